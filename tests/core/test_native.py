@@ -1,0 +1,121 @@
+"""The C kernel is welded to the torch path, bit for bit, and its absence changes nothing but time."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weighted_freezing_fairseq.core import native
+from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.importance import METRICS
+from weighted_freezing_fairseq.core.rules import RULES
+from weighted_freezing_fairseq.core.scope import Slot
+
+pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
+
+
+def masked(sizes, importance, norm, plain, threads=1, special=()):
+    """Gradients after one guided step, by the kernel or in torch."""
+    generator = torch.Generator().manual_seed(1)
+    slots = []
+    for index, size in enumerate(sizes):
+        p = torch.nn.Parameter(torch.randn(size, generator=generator))
+        p.grad = torch.randn(size, generator=generator)
+        for position, value in enumerate(special[:size]):
+            p.grad[position] = value
+        slots.append(Slot(str(index), p, p.shape))
+    rule = RULES["weighted_freeze"]
+    if plain:  # a copy of the row is another row: torch runs it as written
+        rule = rule.__class__(**{f: getattr(rule, f) for f in rule.__dataclass_fields__})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        base = torch.optim.SGD([s.parameter for s in slots], lr=0.1)
+        GuidedOptimizer(base, slots, rule, importance=importance, norm=norm).step()
+    finally:
+        torch.set_num_threads(before)
+    return [s.parameter.grad for s in slots]
+
+
+@pytest.mark.parametrize("importance", METRICS)
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_kernel_equals_torch_bit_for_bit(importance, norm, threads):
+    sizes = [1, 2, 15, 16, 17, 1000, 70_001]
+    fast = masked(sizes, importance, norm, plain=False, threads=threads)
+    slow = masked(sizes, importance, norm, plain=True)
+    for a, b in zip(fast, slow, strict=True):
+        assert torch.equal(a, b)
+    assert any((g == 0).any() for g in fast)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=5))
+def test_kernel_equals_torch_for_any_sizes(sizes):
+    for importance, norm in itertools.product(METRICS, ["tensor", "global"]):
+        pairs = zip(*(masked(sizes, importance, norm, plain) for plain in (False, True)), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_nan_and_infinite_gradients_stay_visible():
+    for plain in (False, True):
+        (grad,) = masked([50], "magnitude", "tensor", plain, special=(torch.nan, torch.inf, -torch.inf))
+        assert grad[0].isnan() and not grad[1:3].isfinite().all()
+        assert grad[3:].isfinite().all()
+
+
+def test_other_devices_dtypes_and_layouts_are_left_to_torch():
+    x = torch.zeros(4, 4)
+    assert native.suits(x, x)
+    assert not native.suits(x.double(), x.double())
+    assert not native.suits(x.t()[:, :2], x[:, :2])
+    assert not native.suits(torch.zeros(4, device="meta"), torch.zeros(4, device="meta"))
+
+
+def run_fresh(code, tmp_path, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, timeout=120,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment},
+    )  # fmt: skip
+
+
+LOAD = """
+import logging
+from weighted_freezing_fairseq.core.native import load
+logging.basicConfig(level=logging.INFO)
+print(load())
+"""
+
+
+def test_compiles_once_into_the_cache_and_loads_from_it(tmp_path):
+    first, second = run_fresh(LOAD, tmp_path), run_fresh(LOAD, tmp_path, PATH="")
+    assert "CDLL" in first.stdout and "CDLL" in second.stdout, first.stderr + second.stderr
+    assert len(list(tmp_path.rglob("*.so"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({"PATH": ""}, "no C compiler"),
+        ({"CC": "false"}, "failed"),
+    ],
+)
+def test_without_a_compiler_torch_takes_over_and_the_log_says_so(tmp_path, environment, reason):
+    done = run_fresh(LOAD, tmp_path, **environment)
+    assert done.stdout.strip() == "None" and reason in done.stderr and "plain torch" in done.stderr
+
+
+def test_switched_off_by_hand(tmp_path):
+    assert run_fresh(LOAD, tmp_path, WFF_NATIVE="0").stdout.strip() == "None"
+    assert not list(tmp_path.iterdir())
+
+
+def test_source_is_shipped():
+    assert native.SOURCE.is_file() and shutil.which("cc")

@@ -1,0 +1,162 @@
+"""The oracle: every row of the table, through the path that trains, equals its f, g, h; a planted error must fail."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.importance import METRICS
+from weighted_freezing_fairseq.core.masks import stream_key, uniform
+from weighted_freezing_fairseq.core.rules import RULES, Given, Rule, Term, as_markdown, sgd_update
+from weighted_freezing_fairseq.core.scope import Slot
+
+ETA, EPS, TAU, LAM, NAME = 0.1, 0.05, 0.4, 0.7, "w"
+GENERATOR = torch.Generator().manual_seed(5)
+THETA, GRAD, ANCHOR, AVERAGE = (torch.randn(6, 7, dtype=torch.float64, generator=GENERATOR) for _ in range(4))
+MASK = torch.rand(6, 7, generator=GENERATOR) < 0.3
+U = uniform(42, stream_key(1, 1, NAME)).view(6, 7).double()
+
+# Each row written out from its source, number by number, without the code under test.
+by_hand: dict[str, Callable[[float, float, int, int], float]] = {}
+
+
+def _magnitudes() -> list[float]:
+    return [abs(x) for row in THETA.tolist() for x in row]
+
+
+def _weighted_freeze(w, g, i, j):
+    lo, hi = min(_magnitudes()), max(_magnitudes())
+    keep = U[i, j].item() <= (hi - abs(w)) / (hi - lo)  # Li et al. Algorithm 1, important weights frozen more often
+    return w - ETA * g * keep
+
+
+def _sage(w, g, i, j):
+    importance, average = abs(w * g), abs(AVERAGE[i, j].item())
+    return w - ETA * (abs(importance - average) + EPS) / (importance + EPS) * g  # Li et al. eq. 2
+
+
+def _ewc(w, g, i, j):
+    fisher, anchor = g * g, ANCHOR[i, j].item()
+    return w - ETA * (g + LAM * fisher * (w - anchor))  # derivative of L_B + lambda / 2 F (theta - theta_A) ** 2
+
+
+by_hand = {
+    "weighted_freeze": _weighted_freeze,
+    "sage": _sage,
+    "fish_mask": lambda w, g, i, j: w - ETA * g * MASK[i, j].item(),
+    "lfr_cm": lambda w, g, i, j: w - ETA * g * (g * g <= TAU),
+    "ewc": _ewc,
+    "intra_distillation": lambda w, g, i, j: w - ETA * g,
+    "self_distillation": lambda w, g, i, j: w - ETA * g,
+    "alignreg": lambda w, g, i, j: (w - ETA * g) * MASK[i, j].item(),
+}
+
+
+def expected(rule: Rule) -> torch.Tensor:
+    return torch.tensor(
+        [[by_hand[rule.name](THETA[i, j].item(), GRAD[i, j].item(), i, j) for j in range(7)] for i in range(6)],
+        dtype=torch.float64,
+    )
+
+
+def table(rule: Rule) -> torch.Tensor:
+    """The row's f, g, h under SGD."""
+    metric = METRICS.get(rule.metric)
+    scores = metric(THETA, GRAD) if metric else torch.zeros_like(THETA)
+    given = Given(
+        lo=scores.min(), hi=scores.max(), u=U, average=AVERAGE.abs(), eps=EPS, tau=TAU, mask=MASK, eta=ETA, lam=LAM,
+        anchor=ANCHOR,
+    )  # fmt: skip
+    return sgd_update(rule, THETA, GRAD, scores, given)
+
+
+def trained(rule: Rule, stage: str | None = None) -> torch.Tensor:
+    """One step of torch's SGD, guided by the row."""
+    parameter = torch.nn.Parameter(THETA.clone())
+    parameter.grad = GRAD.clone()
+    slot = Slot(NAME, parameter, parameter.shape)
+    GuidedOptimizer(torch.optim.SGD([parameter], lr=ETA), [slot], rule, stage=stage).step()
+    return parameter.detach()
+
+
+def check(rule: Rule, got: torch.Tensor) -> None:
+    error = (got - expected(rule)).abs().max().item()
+    assert error <= 1e-6, f"{rule.name} differs from {rule.source} by {error:.2e}"
+
+
+def off_by_a_thousandth(rule: Rule, term: str) -> Rule:
+    """The row with one coefficient 0.1 % off."""
+    right = getattr(rule, term)
+    return dataclasses.replace(
+        rule, **{term: Term(right.text, lambda importance, given: 1.001 * right.value(importance, given))}
+    )
+
+
+TRAINABLE = [r for r in RULES.values() if r.kind == "optimizer" and r.status == "available"]
+
+
+def test_every_row_is_written_out_by_hand():
+    assert by_hand.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_row_equals_its_source(rule):
+    check(rule, table(rule))
+
+
+@pytest.mark.parametrize("stage", [None, "gradient", "update"])
+@pytest.mark.parametrize("rule", TRAINABLE, ids=[r.name for r in TRAINABLE])
+def test_training_step_equals_its_source(rule, stage):
+    check(rule, trained(rule, stage))
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("term", ["f", "g", "h"])
+def test_planted_error_in_the_table_is_found_and_named(rule, term):
+    wrong = off_by_a_thousandth(rule, term)
+    if torch.equal(table(wrong), table(rule)):
+        assert term == "h" and rule.h.text in ("0", "through autograd")  # 1.001 * 0: nothing to find
+        return
+    with pytest.raises(AssertionError, match=f"{rule.name} differs from"):
+        check(wrong, table(wrong))
+
+
+@pytest.mark.parametrize("rule", TRAINABLE, ids=[r.name for r in TRAINABLE])
+@pytest.mark.parametrize("stage", ["gradient", "update"])
+def test_planted_error_in_training_is_found_and_named(rule, stage):
+    wrong = off_by_a_thousandth(rule, "g")
+    with pytest.raises(AssertionError, match=f"{rule.name} differs from {rule.source}"):
+        check(wrong, trained(wrong, stage))
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_row_reads_only_what_it_declares(rule):
+    full = Given(
+        lo=torch.tensor(0.0), hi=torch.tensor(2.0), u=U, average=AVERAGE, eps=EPS, tau=TAU, mask=MASK, eta=ETA,
+        lam=LAM, anchor=ANCHOR,
+    )  # fmt: skip
+    only = Given(**{name: getattr(full, name) for name in rule.needs})
+    for term in (rule.f, rule.g, rule.h):
+        assert torch.equal(term.value(THETA.abs(), only), term.value(THETA.abs(), full))
+
+
+def test_rows_name_a_metric_a_stage_and_a_source():
+    for rule in RULES.values():
+        assert rule.metric in METRICS or rule.metric == "implicit"
+        assert rule.source and rule.extra_state and rule.extra_passes
+        assert (rule.kind == "criterion") == rule.stage.startswith("loss")
+
+
+def test_table_is_read_only():
+    with pytest.raises(TypeError):
+        RULES["new"] = RULES["sage"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RULES["sage"].name = "other"
+
+
+def test_markdown_has_a_row_for_every_method():
+    lines = as_markdown().splitlines()
+    assert len(lines) == 2 + len(RULES)
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1

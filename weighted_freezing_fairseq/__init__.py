@@ -1,0 +1,60 @@
+"""Importance-guided training for machine translation, as a plugin for unmodified fairseq.
+
+The mathematics lives in `core` (pure torch), the adapters in `plugin` (the only place that imports fairseq).
+Importing this package is cheap: neither torch nor fairseq is loaded until it is used. The adapters are registered
+with fairseq at once where fairseq is loaded already, as it is under `--user-dir`, and else when it is first imported.
+"""
+
+import importlib
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "GuidedOptimizer": "core.guided",
+    "RULES": "core.rules",
+    "Rule": "core.rules",
+    "METRICS": "core.importance",
+    "scope_of": "core.scope",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+class _RegisterAfterFairseq(MetaPathFinder):
+    """Registers the adapters when somebody else imports fairseq, however late that is.
+
+    fairseq skips a `--user-dir` whose package is imported already, so a script that imports this package first would
+    otherwise find no `--optimizer weighted_freeze`.
+    """
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname != "fairseq":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_then_register(module: ModuleType) -> None:
+                execute(module)
+                importlib.import_module(f"{__name__}.plugin")
+
+            spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
+        return spec
+
+
+if "fairseq" in sys.modules:
+    importlib.import_module(f"{__name__}.plugin")
+else:
+    sys.meta_path.insert(0, _RegisterAfterFairseq())

@@ -1,0 +1,85 @@
+/* weighted_freeze in one pass over weight and gradient: the fast twin of rules._freeze, bit for bit.
+ *
+ * For each tensor: lo and hi of the importance (first pass), then grad *= keep (second pass, from the cache), with the
+ * counter-based numbers of masks.uniform computed on the way. Importance is never negative, so the order of floats is
+ * the order of their bits, and minimum and maximum become integer reductions, which every compiler vectorises without
+ * unsafe flags; a NaN counts as larger than infinity and freezes, as in torch.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
+#define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONES
+#endif
+
+enum { MAGNITUDE = 0, LOSS_PRESERVING = 1, FISHER = 2 };
+
+static inline float from_bits(int32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); return bits; }
+
+#define IMPORTANCE_OF(metric, w, g)                                        \
+    ((metric) == MAGNITUDE         ? from_bits(to_bits(w) & 0x7fffffff)    \
+     : (metric) == LOSS_PRESERVING ? from_bits(to_bits((w) * (g)) & 0x7fffffff) \
+                                   : (g) * (g))
+
+#define RANGE(metric)                                                                   \
+    for (int64_t i = 0; i < n; i++) {                                                   \
+        int32_t a = to_bits(IMPORTANCE_OF(metric, w[i], g[i]));                         \
+        lo = a < lo ? a : lo;                                                           \
+        hi = a > hi ? a : hi;                                                           \
+    }
+
+#define FREEZE(metric)                                                                  \
+    for (int64_t i = 0; i < n; i++) {                                                   \
+        uint32_t x = (uint32_t)i ^ k0;                                                  \
+        x ^= x >> 16; x *= 0x7feb352dU; x += k1;                                        \
+        x ^= x >> 15; x *= 0x846ca68bU;                                                 \
+        x ^= x >> 16;                                                                   \
+        float u = (float)(int32_t)((x >> 8) + 1) * 0x1p-24f;                            \
+        int keep = u * range <= hi - IMPORTANCE_OF(metric, w[i], g[i]);                 \
+        g[i] *= keep ? 1.0f : 0.0f;                                                     \
+    }
+
+CLONES
+static void range_of(const float *restrict w, const float *restrict g, int64_t n, int metric, float *out) {
+    int32_t lo = 0x7fffffff, hi = 0;
+    switch (metric) {
+    case MAGNITUDE: RANGE(MAGNITUDE) break;
+    case LOSS_PRESERVING: RANGE(LOSS_PRESERVING) break;
+    default: RANGE(FISHER) break;
+    }
+    out[0] = from_bits(lo);
+    out[1] = from_bits(hi);
+}
+
+CLONES
+static void freeze_one(const float *restrict w, float *restrict g, int64_t n, uint32_t k0, uint32_t k1, int metric,
+                       float lo, float hi) {
+    const float range = hi - lo;
+    switch (metric) {
+    case MAGNITUDE: FREEZE(MAGNITUDE) break;
+    case LOSS_PRESERVING: FREEZE(LOSS_PRESERVING) break;
+    default: FREEZE(FISHER) break;
+    }
+}
+
+/* lo and hi of each of `count` tensors, into out[2 * t] and out[2 * t + 1] */
+void wff_ranges(int64_t count, const float **w, const float **g, const int64_t *n, int metric, float *out) {
+    for (int64_t t = 0; t < count; t++) range_of(w[t], g[t], n[t], metric, out + 2 * t);
+}
+
+/* grad *= keep for each of `count` tensors; `shared` holds one lo and hi for all, or is null: each has its own */
+void wff_freeze(int64_t count, const float **w, float **g, const int64_t *n, const uint32_t *keys, int metric,
+                const float *shared) {
+    for (int64_t t = 0; t < count; t++) {
+        float own[2];
+        const float *bounds = shared;
+        if (!bounds) {
+            range_of(w[t], g[t], n[t], metric, own);
+            bounds = own;
+        }
+        freeze_one(w[t], g[t], n[t], keys[2 * t], keys[2 * t + 1], metric, bounds[0], bounds[1]);
+    }
+}

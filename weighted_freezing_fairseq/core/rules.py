@@ -1,0 +1,247 @@
+"""The table: every method of this package as one update (Li et al. 2023, section 3.4 and Table 3).
+
+    theta  <-  f(I) * theta  +  g(I) * eta * grad  +  h(I)
+
+A row names its importance metric I, its f, g, h, the *stage* at which training really applies it, and its source.
+The rows are exact for plain SGD; around Adam a row at stage `loss` goes through the moments and one at `gradient` does
+not reach the weight decay, which is why the stage is part of the table. Left out on purpose: how a row is applied
+(`guided.py`) and how its scores are measured.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .masks import keep_mask
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a term may read beside I; a row lists the names that it reads in `needs`."""
+
+    lo: Tensor | None = None  # smallest score of the tensor (or of the model)
+    hi: Tensor | None = None  # largest score
+    u: Tensor | None = None  # uniform random numbers in (0, 1]
+    average: Tensor | None = None  # moving average of I
+    eps: float = 0.0
+    tau: float | None = None  # threshold on I
+    mask: Tensor | None = None  # 1 = is updated
+    eta: float | None = None  # learning rate
+    lam: float | None = None  # strength of a penalty
+    anchor: Tensor | None = None  # theta_A, the weights to stay near
+
+
+@dataclass(frozen=True)
+class Term:
+    """One of f, g, h: as a reader writes it, and as a function of I."""
+
+    text: str
+    value: Callable[[Tensor, Given], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table."""
+
+    name: str
+    kind: Literal["optimizer", "criterion"]
+    metric: str  # a key of `importance.METRICS`, or "implicit" where the loss does the work
+    f: Term
+    g: Term
+    h: Term
+    stage: Literal["loss", "gradient", "update", "parameter", "loss and parameter"]
+    needs: tuple[str, ...]
+    extra_passes: str
+    extra_state: str
+    source: str
+    status: Literal["available", "planned"] = "planned"
+
+
+def sgd_update(rule: Rule, theta: Tensor, grad: Tensor, importance: Tensor, given: Given) -> Tensor:
+    """The table read aloud: theta' = f(I) * theta + g(I) * eta * grad + h(I), for plain SGD with rate `given.eta`."""
+    assert given.eta is not None
+    f, g, h = (term.value(importance, given) for term in (rule.f, rule.g, rule.h))
+    return f * theta + g * given.eta * grad + h
+
+
+def _constant(text: str, number: float) -> Term:
+    return Term(text, lambda importance, given: torch.full_like(importance, number))
+
+
+ONE, MINUS_ONE, ZERO = _constant("1", 1.0), _constant("-1", -1.0), _constant("0", 0.0)
+AUTOGRAD = _constant("through autograd", 0.0)
+
+
+def _freeze(importance: Tensor, given: Given) -> Tensor:
+    # DEVIATION: Li et al. eq. 7 and Algorithm 1 draw the mask with the normalised score (I - min) / (max - min), and
+    # eq. 7 prints another sign than Algorithm 1; taken literally, important weights would be *trained* more often.
+    # Their text and argument (section 3.3) freeze important weights more often: keep = (max - I) / (max - min).
+    assert given.lo is not None and given.hi is not None and given.u is not None
+    return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
+
+
+def _sage(importance: Tensor, given: Given) -> Tensor:
+    assert given.average is not None
+    return -((importance - given.average).abs() + given.eps) / (importance + given.eps)
+
+
+def _minus_mask(importance: Tensor, given: Given) -> Tensor:
+    assert given.mask is not None
+    return -given.mask.to(importance.dtype)
+
+
+def _mask(importance: Tensor, given: Given) -> Tensor:
+    return -_minus_mask(importance, given)
+
+
+def _below_threshold(importance: Tensor, given: Given) -> Tensor:
+    assert given.tau is not None
+    return -(importance <= given.tau).to(importance.dtype)
+
+
+def _ewc_decay(importance: Tensor, given: Given) -> Tensor:
+    assert given.eta is not None and given.lam is not None
+    return 1 - given.eta * given.lam * importance
+
+
+def _ewc_pull(importance: Tensor, given: Given) -> Tensor:
+    # DEVIATION: Li et al. eq. 5 drops the Fisher factor that their loss and eq. 6 have; eq. 6 is the derivative.
+    assert given.eta is not None and given.lam is not None and given.anchor is not None
+    return given.eta * given.lam * importance * given.anchor
+
+
+_ROWS = (
+    Rule(
+        name="weighted_freeze",
+        kind="optimizer",
+        metric="magnitude",
+        f=ONE,
+        g=Term("-b, b ~ Bernoulli((max I - I) / (max I - min I))", _freeze),
+        h=ZERO,
+        stage="gradient",
+        needs=("lo", "hi", "u"),
+        extra_passes="0",
+        extra_state="none",
+        source="Li et al. 2023, Algorithm 1 and eq. 7",
+        status="available",
+    ),
+    Rule(
+        name="sage",
+        kind="optimizer",
+        metric="loss-preserving",
+        f=ONE,
+        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", _sage),
+        h=ZERO,
+        stage="update",
+        needs=("average", "eps"),
+        extra_passes="0",
+        extra_state="1 per weight in scope",
+        source="Liang et al. 2022; Li et al. 2023, eq. 2",
+    ),
+    Rule(
+        name="fish_mask",
+        kind="optimizer",
+        metric="fisher",
+        f=ONE,
+        g=Term("-1 on the top k of I, else 0", _minus_mask),
+        h=ZERO,
+        stage="gradient",
+        needs=("mask",),
+        extra_passes="0, after the mask is made",
+        extra_state="1 bit per weight",
+        source="Sung et al. 2021, section 2.2",
+    ),
+    Rule(
+        name="lfr_cm",
+        kind="optimizer",
+        metric="fisher",
+        f=ONE,
+        g=Term("-1 where I <= tau, else 0", _below_threshold),
+        h=ZERO,
+        stage="gradient",
+        needs=("tau",),
+        extra_passes="0, after I is measured",
+        extra_state="1 bit per weight",
+        source="Gu et al. 2022; Li et al. 2023, section 2.2",
+    ),
+    Rule(
+        name="ewc",
+        kind="criterion",
+        metric="fisher",
+        f=Term("1 - eta lambda I", _ewc_decay),
+        g=MINUS_ONE,
+        h=Term("eta lambda I theta_A", _ewc_pull),
+        stage="loss",
+        needs=("eta", "lam", "anchor"),
+        extra_passes="0, after I is measured",
+        extra_state="2 per weight",
+        source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
+    ),
+    Rule(
+        name="intra_distillation",
+        kind="criterion",
+        metric="implicit",
+        f=ONE,
+        g=MINUS_ONE,
+        h=AUTOGRAD,
+        stage="loss",
+        needs=(),
+        extra_passes="K - 1",
+        extra_state="none (K outputs are alive at once)",
+        source="Xu et al. 2022, eq. 8 to 12",
+    ),
+    Rule(
+        name="self_distillation",
+        kind="criterion",
+        metric="implicit",
+        f=ONE,
+        g=MINUS_ONE,
+        h=AUTOGRAD,
+        stage="loss",
+        needs=(),
+        extra_passes="1, of the teacher without backward",
+        extra_state="1 per weight (the teacher)",
+        source="Xu et al. 2022, eq. 3",
+    ),
+    Rule(
+        name="alignreg",
+        kind="criterion",
+        metric="magnitude",
+        f=Term("m", _mask),
+        g=Term("-m", _minus_mask),
+        h=AUTOGRAD,
+        stage="loss and parameter",
+        needs=("mask",),
+        extra_passes="0",
+        extra_state="1 per weight (the reference), 1 bit (m)",
+        source="O'Neill et al. 2021, eq. 2, 3 and 6",
+    ),
+)
+
+RULES: Mapping[str, Rule] = MappingProxyType({row.name: row for row in _ROWS})
+
+
+def as_markdown() -> str:
+    """The table of the README."""
+    head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source", "status")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in RULES.values():
+        cells = (
+            f"`{row.name}`",
+            row.kind,
+            row.metric,
+            row.f.text,
+            row.g.text,
+            row.h.text,
+            row.stage,
+            row.extra_passes,
+            row.extra_state,
+            row.source,
+            row.status,
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
