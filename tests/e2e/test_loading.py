@@ -1,0 +1,180 @@
+"""Every way to load the plugin, in every fairseq command; and which checkpoints load."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import USER_DIR, Fairseq, _environment, assert_same
+
+WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
+
+
+@pytest.mark.parametrize(
+    "way", ["absolute", "relative", "slash", "link", "imported before", "another copy imported before"]
+)
+def test_train_loads_the_plugin(fairseq: Fairseq, way: str, tmp_path: Path):
+    environment = _environment()
+    user_dir = {"absolute": str(USER_DIR), "slash": f"{USER_DIR}/", "imported before": str(USER_DIR)}.get(way)
+    code = "from fairseq_cli.train import cli_main; cli_main()"
+    if way == "relative":
+        user_dir = os.path.relpath(USER_DIR, fairseq.folder)
+    elif way == "link":
+        (tmp_path / "weighted_freezing_fairseq").symlink_to(USER_DIR)
+        user_dir = str(tmp_path / "weighted_freezing_fairseq")
+    elif way == "imported before":
+        code = "import weighted_freezing_fairseq; " + code
+    elif way == "another copy imported before":
+        shutil.copytree(USER_DIR, tmp_path / "site/weighted_freezing_fairseq")
+        environment["PYTHONPATH"] = str(tmp_path / "site")
+        code = "import weighted_freezing_fairseq; " + code
+        user_dir = str(USER_DIR)
+    words = fairseq.train_words("run", *WF, plugin=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words), "--user-dir", user_dir],
+        cwd=fairseq.folder, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
+
+
+@pytest.mark.parametrize("trap", ["other version", "other name"])
+def test_a_second_plugin_is_refused_with_what_to_type(fairseq: Fairseq, trap: str, tmp_path: Path):
+    name = "weighted_freezing_fairseq" if trap == "other version" else "renamed"
+    copy = tmp_path / name
+    shutil.copytree(USER_DIR, copy)
+    init = copy / "__init__.py"
+    init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9.'))
+    code = f"import sys; sys.path.insert(0, {str(USER_DIR.parent)!r}); import weighted_freezing_fairseq; " + (
+        "from fairseq_cli.train import cli_main; cli_main()"
+    )
+    words = fairseq.train_words("run", *WF, plugin=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words), "--user-dir", copy],
+        cwd=fairseq.folder, env=_environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0 and "wff user-dir" in done.stderr, done.stderr[-3000:]
+
+
+HYDRA = """
+common: {{cpu: true, user_dir: {user_dir}, log_interval: 1, log_format: json}}
+task: {{_name: translation, data: {data}, source_lang: x, target_lang: y}}
+model:
+  _name: transformer_iwslt_de_en
+  share_decoder_input_output_embed: true
+  dropout: 0.1
+  encoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
+  decoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
+criterion: {{_name: label_smoothed_cross_entropy, label_smoothing: 0.1}}
+optimizer: {{_name: weighted_freeze, base_optimizer: sgd, momentum: 0.5, importance_norm: global}}
+lr_scheduler: {{_name: fixed}}
+dataset: {{max_tokens: 120, num_workers: 0, required_batch_size_multiple: 1, disable_validation: true}}
+optimization: {{max_update: 2, lr: [0.01]}}
+checkpoint: {{save_dir: {save}, no_epoch_checkpoints: true}}
+"""
+
+
+def test_hydra_train_equals_the_command_line(fairseq: Fairseq):
+    flags = ["--base-optimizer", "sgd", "--momentum", "0.5", "--importance-norm", "global"]
+    fairseq.train("argparse", *WF, *flags)
+    text = HYDRA.format(user_dir=USER_DIR, data=fairseq.data, save=fairseq.folder / "hydra")
+    (fairseq.folder / "run.yaml").write_text(text)
+    fairseq("hydra_train", "--config-dir", fairseq.folder, "--config-name", "run")
+    assert_same(fairseq.checkpoint("argparse")["model"], fairseq.checkpoint("hydra")["model"])
+
+
+def test_generate_interactive_and_validate_load_what_was_trained(fairseq: Fairseq):
+    trained = fairseq.train("run", *WF)
+    assert "Warning" not in trained.split("task: TranslationTask")[1], trained
+    path = ["--path", fairseq.folder / "run/checkpoint_last.pt", "--user-dir", USER_DIR, "--cpu"]
+    generated = fairseq("generate", fairseq.data, *path, "--required-batch-size-multiple", 1)
+    assert sum(line.startswith("H-") for line in generated.splitlines()) == 21
+    (fairseq.folder / "in.x").write_text("a b c\n")
+    assert "H-0" in fairseq("interactive", fairseq.data, *path, "--input", "in.x", "-s", "x", "-t", "y")
+    assert "valid" in fairseq(
+        "validate", fairseq.data, *path, "--task", "translation", "--valid-subset", "valid", "--batch-size", 8
+    )
+
+
+SPAWN = """
+import sys
+import torch
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.distributed.utils import distributed_main
+from fairseq_cli.train import main
+if __name__ == "__main__":
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser()))
+    cfg.distributed_training.distributed_rank = None
+    torch.multiprocessing.spawn(distributed_main, args=(main, cfg, {"start_rank": 0}), nprocs=2, join=True)
+"""
+
+
+@pytest.mark.slow
+def test_spawned_workers_load_the_plugin(fairseq: Fairseq):
+    # What fairseq-train does on several GPUs: the workers start from nothing and get the settings by pickle.
+    (fairseq.folder / "spawn.py").write_text(SPAWN)
+    words = fairseq.train_words("run", *WF, "--distributed-world-size", 2, "--distributed-backend", "gloo")
+    words += ["--distributed-init-method", f"file://{fairseq.folder}/rendezvous", "--ddp-backend", "legacy_ddp"]
+    done = subprocess.run(
+        [sys.executable, "spawn.py", *map(str, words)],
+        cwd=fairseq.folder, env=_environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
+
+
+class Hostile:
+    """Unpickling this writes a file."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/never-written-by-weighted-freezing",)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_in_one_sentence(fairseq: Fairseq):
+    fairseq.train("run", *WF)
+    state = fairseq.checkpoint("run")
+    state["extra_state"]["surprise"] = Hostile()
+    torch.save(state, fairseq.folder / "hostile.pt")
+    user_dir = ["--user-dir", USER_DIR]
+    output = fairseq("generate", fairseq.data, "--path", fairseq.folder / "hostile.pt", "--cpu", *user_dir, ok=False)
+    assert "was not loaded: it holds something other than tensors and settings" in output
+    assert "system" in output
+    output = fairseq.train("new", *WF, "--restore-file", fairseq.folder / "hostile.pt", ok=False)
+    assert "was not loaded" in output
+    assert not Path("/tmp/never-written-by-weighted-freezing").exists()
+
+
+def test_checkpoints_of_older_fairseq_load(fairseq: Fairseq):
+    """A state as fairseq 0.9 wrote it (flat Namespace, meters as objects), with the weight copies of 0.12.2."""
+    from fairseq.logging.meters import AverageMeter, StopwatchMeter, TimeMeter
+
+    fairseq.train("run", *WF)
+    state = fairseq.checkpoint("run")
+    old = {name: state[name] for name in ("model", "optimizer_history", "last_optimizer_state")}
+    encoder = [name for name in state["model"] if name.startswith("encoder.layers.0.")]
+    for copy in ("in_proj", "out_proj", "fc1", "fc2"):
+        old["model"] |= {f"encoder.layers.0.{copy}_{kind}": torch.zeros(2) for kind in ("weight", "bias")}
+    assert encoder
+    old["args"] = argparse.Namespace(**vars(state["cfg"]["model"]))
+    old["extra_state"] = {
+        "train_iterator": {"epoch": 1, "iterations_in_epoch": 2, "shuffle": True},
+        "train_meters": {"train_loss": AverageMeter(), "wps": TimeMeter(), "wall": StopwatchMeter()},
+        "val_loss": 1.0,
+    }
+    torch.save(old, fairseq.folder / "old.pt")
+    path = ["--path", fairseq.folder / "old.pt", "--user-dir", USER_DIR, "--cpu"]
+    assert "Generate test" in fairseq("generate", fairseq.data, *path)
+
+
+def test_a_run_with_eval_bleu_resumes(fairseq: Fairseq):
+    flags = ["--eval-bleu", "--eval-bleu-args", '{"beam": 1, "max_len_b": 10}', "--eval-bleu-detok", "space"]
+    flags += ["--optimizer", "weighted_freeze", "--max-update", 40]
+    words = [word for word in fairseq.train_words("run", *flags) if word != "--disable-validation"]
+    fairseq("train", *words)
+    output = fairseq("train", *words, "--max-update", 42)
+    assert "@ 40 updates" in output and '"valid_bleu"' in output

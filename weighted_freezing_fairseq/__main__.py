@@ -1,0 +1,73 @@
+"""`wff`: one command line for every tool of the package, one module a sub-command.
+
+A sub-command is a row of `COMMANDS`. Its module holds `HELP` (one line), `EXAMPLE` (what a user would type),
+`add_arguments(parser)` and `run(args) -> exit status`, and is imported only when it is called, so that `wff user-dir`
+does not wait for torch. A module tells the user of a mistake by raising `UserError`: one line, exit status 2.
+"""
+
+import argparse
+import importlib
+import sys
+from typing import NoReturn
+
+from . import __version__
+from .errors import UserError
+
+COMMANDS = {
+    "rules": ("rules_cli", "print the table of methods"),
+    "doctor": ("doctor", "check this machine and say what to type where something is wrong"),
+    "user-dir": ("user_dir", "print the path for fairseq's --user-dir"),
+    "corpus": ("recipes.corpus", "write the embedded, generated corpus of one language pair"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one line for a mistake, ending in what to type."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; type: {self.prog} --help\n")
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line; only `command`'s module is imported."""
+    parser = _Parser(
+        prog="wff",
+        description="Importance-guided training for machine translation on unmodified fairseq.",
+        epilog="Type `wff COMMAND --help` for a command's options and an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"weighted_freezing_fairseq {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, (module_name, text) in COMMANDS.items():
+        if name != command:
+            commands.add_parser(name, help=text, add_help=False)
+            continue
+        module = importlib.import_module(f".{module_name}", __package__)
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=module.HELP,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(sub)
+        sub.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser(next((word for word in argv if word in COMMANDS), None))
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except UserError as error:
+        print(f"wff {args.command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""What current Python, torch and numpy break in fairseq, and fairseq's own faults in this package's way, mended.
+
+Each mend is one function with its reason, applied once at import and only where it is needed. Left out on purpose:
+anything that would need a copy of a fairseq file.
+"""
+
+import argparse
+import functools
+import importlib.util
+import inspect
+import logging
+import os
+import pickle
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, options, utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.logging import meters
+from fairseq.modules import transformer_layer
+from fairseq.optim.amp_optimizer import AMPOptimizer
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def mend() -> None:
+    """Apply every mend that this machine needs."""
+    quieten_warnings()
+    allow_fairseq_checkpoints()
+    explain_refused_checkpoints()
+    broadcast_checkpoints()
+    accept_this_package_twice()
+    unscale_once_under_amp()
+    use_bf16_without_tpu()
+    show_every_flag_in_help()
+    leave_broken_fast_path()
+
+
+def quieten_warnings() -> None:
+    """Hide warnings about fairseq's own old calls, which a user can do nothing about and which bury the log."""
+    for message in (
+        r".*hydra\.experimental\.(compose|initialize).*",
+        r".*version_base parameter is not specified.*",
+        r".*@package _group_.*",
+        r".*validated against ConfigStore schema.*",
+        r".*strict=None.*|.*strict flag in the compose API is deprecated.*",
+        r".*'pin_memory' argument is set as true but no accelerator.*",
+        r".*torch\.cuda\.amp\..*deprecated.*",
+        r".*torch\.cuda\.amp\.GradScaler is enabled, but CUDA is not available.*",
+        r".*mismatched key_padding_mask and attn_mask.*",
+    ):
+        warnings.filterwarnings("ignore", message="(?s)" + message)
+
+
+def safe_classes() -> list[Any]:
+    """The classes that a fairseq checkpoint may hold beside tensors and plain Python values.
+
+    Model settings are a Namespace; checkpoints of fairseq 0.9 and older hold meters; --eval-bleu leaves numpy numbers.
+    None of them runs code of the file when it is rebuilt.
+    """
+    import numpy as np
+
+    core = getattr(np, "_core", None) or np.core
+    numbers = [np.dtype(name) for name in ("int64", "int32", "float64", "float32", "bool")]
+    scalar, rebuild = core.multiarray.scalar, core.multiarray._reconstruct
+    return [
+        argparse.Namespace,
+        *(getattr(meters, name) for name in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")),
+        np.ndarray,
+        np.dtype,
+        *{type(number) for number in numbers},
+        # numpy 2 moved these; files of either numpy name either module
+        *((function, f"numpy.{module}.multiarray.{function.__name__}") for function in (scalar, rebuild)
+          for module in ("core", "_core")),
+    ]  # fmt: skip
+
+
+def allow_fairseq_checkpoints() -> None:
+    """Since torch 2.6 checkpoints load without running code of the file: name what fairseq's need, and no more.
+
+    Older torch is told to load likewise.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        # Before torch 2.5 a class goes by its own name alone.
+        torch.serialization.add_safe_globals([c[0] if isinstance(c, tuple) else c for c in safe_classes()])
+    else:
+        torch.serialization.add_safe_globals(safe_classes())
+
+
+# Copies of other weights that only the encoder layers of fairseq 0.12.2 keep, for a fast path of its time.
+_COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
+
+
+def explain_refused_checkpoints() -> None:
+    """A checkpoint with code in it is refused in one sentence, not with torch's advice to run the code.
+
+    Also drops the copies that 0.12.2 saved, which strict loading in later fairseq stumbles over.
+    """
+    load = checkpoint_utils.load_checkpoint_to_cpu
+    has_copies = "can_use_fastpath" in inspect.getsource(transformer_layer)
+
+    @functools.wraps(load)
+    def load_or_explain(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            state = load(path, *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)|global,? `?([\w.]+)`?|class `?([\w.]+)", str(error))
+            what = f" ({next(filter(None, found.groups()))})" if found else ""
+            raise RuntimeError(
+                f"{path} was not loaded: it holds something other than tensors and settings{what}, which could run "
+                "code on this machine. If you trust who made it, load it in plain fairseq and save it again."
+            ) from None
+        if not has_copies:
+            state["model"] = {k: v for k, v in state["model"].items() if not _COPIES_OF_0_12_2.fullmatch(k)}
+        return state
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_or_explain
+
+
+def broadcast_checkpoints() -> None:
+    """Resume on several processes: rank 0 sends the checkpoint through `torch.load`, which now refuses its settings.
+
+    The bytes come from our own rank 0, not from a file, so torch's own object broadcast may carry them.
+    """
+
+    def broadcast(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
+        box = [obj]
+        torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
+        return box[0]
+
+    distributed_utils._broadcast_object_slow = broadcast
+
+
+def accept_this_package_twice() -> None:
+    """--user-dir may name this package by another path than it was imported from: installed, linked, or relative.
+
+    fairseq calls that "not globally unique". The same version is the same plugin; another version is a clear error.
+    """
+    load = utils.import_user_module
+
+    @functools.wraps(load)
+    def load_unless_loaded(args: argparse.Namespace) -> None:
+        path = getattr(args, "user_dir", None)
+        if path is None or not _is_copy(Path(path).resolve()):
+            load(args)
+        elif Path(path).resolve() != PACKAGE:
+            logger.info("--user-dir=%s: using this package as it was imported from %s", path, PACKAGE)
+
+    utils.import_user_module = load_unless_loaded
+
+
+def _is_copy(path: Path) -> bool:
+    """Whether `path` is this package, or an equal version of it; another version is refused."""
+    if path == PACKAGE:
+        return True
+    if path.name != PACKAGE.name or not (path / "__init__.py").is_file():
+        return False
+    found = re.search(r'^__version__ = "(.*)"$', (path / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+    mine = sys.modules[__package__.split(".")[0]].__version__
+    if found is None or found[1] != mine:
+        raise ImportError(
+            f"--user-dir={path} holds version {found and found[1]}, but version {mine} is imported from {PACKAGE}; "
+            'type --user-dir "$(wff user-dir)", or install the other one'
+        )
+    return True
+
+
+def unscale_once_under_amp() -> None:
+    """--amp unscales gradients twice: clipping marks the inner optimizer as unscaled, the step looks at the outer one.
+
+    Adam hides it, SGD and every importance of a gradient do not.
+    """
+
+    def step(self: AMPOptimizer) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    AMPOptimizer.step = step
+
+
+def use_bf16_without_tpu() -> None:
+    """--bf16 on the command line means a TPU to fairseq, and crashes on every other machine."""
+    if importlib.util.find_spec("torch_xla") is not None:
+        return
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_without_tpu(*args: Any, **kwargs: Any) -> Any:
+        parsed = parse(*args, **kwargs)
+        (parsed[0] if isinstance(parsed, tuple) else parsed).tpu = False
+        return parsed
+
+    options.parse_args_and_arch = parse_without_tpu
+
+
+def show_every_flag_in_help() -> None:
+    """`--help` ends fairseq's first parse, before the flags of the chosen optimizer, criterion and task are known."""
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_or_help(parser: Any, input_args: Any = None, *args: Any, modify_parser: Any = None, **kwargs: Any) -> Any:
+        words = sys.argv[1:] if input_args is None else input_args
+        wanted = [word for word in words if word not in ("-h", "--help")]
+        if len(wanted) == len(words):
+            return parse(parser, input_args, *args, modify_parser=modify_parser, **kwargs)
+        if "--arch" in parser._option_string_actions and not {"--arch", "-a"} & set(wanted):
+            wanted += ["--arch", "transformer"]  # without one, fairseq stops in the middle of its parse
+        calls = []
+
+        def help_on_second_call(complete: Any) -> None:  # the second call comes when all flags are known
+            if modify_parser is not None:
+                modify_parser(complete)
+            calls.append(complete)
+            if len(calls) == 2:
+                complete.print_help()
+                complete.exit()
+
+        return parse(parser, wanted, *args, modify_parser=help_on_second_call, **kwargs)
+
+    options.parse_args_and_arch = parse_or_help
+
+
+def leave_broken_fast_path() -> None:
+    """fairseq 0.12.2 calls a private torch function in evaluation whose arguments torch 2 changed: it crashes."""
+    layer = transformer_layer.TransformerEncoderLayerBase
+    if "can_use_fastpath" not in inspect.getsource(layer):
+        return
+    build = layer.__init__
+
+    @functools.wraps(build)
+    def build_without_fast_path(self: Any, *args: Any, **kwargs: Any) -> None:
+        build(self, *args, **kwargs)
+        self.can_use_fastpath = False
+
+    layer.__init__ = build_without_fast_path

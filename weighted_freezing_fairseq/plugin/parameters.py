@@ -1,0 +1,89 @@
+"""Which of the optimizer's tensors is which of the model's weights.
+
+fairseq hands an optimizer bare tensors: the model's own parameters (fp32, --amp, memory-efficient modes), float32
+copies without names (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). Only the trainer knows both sides,
+so its `_build_optimizer` is wrapped: it publishes the catalogue of names, and the adapter matches it by identity, by
+order and shape, or by offset. Sharded training, where no rank holds a whole weight, is refused here.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from fairseq.trainer import Trainer
+from torch import Tensor, nn
+
+from ..core.rules import RULES
+from ..core.scope import Entry, Scope, Slot, catalogue, nonempty
+
+Catalogue = list[tuple[Entry, nn.Parameter]]
+_published: ContextVar[Catalogue | None] = ContextVar("catalogue of the trainer's parameters", default=None)
+
+
+@contextmanager
+def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[None]:
+    """While this lasts, optimizers that are built know the names of these modules' parameters."""
+    entries = catalogue(model)
+    known = {id(parameter) for _, parameter in entries}
+    for entry, parameter in catalogue(criterion) if criterion is not None else []:
+        if id(parameter) not in known:
+            names = tuple(f"criterion.{alias}" for alias in entry.aliases)
+            entries.append((Entry(names[0], names, entry.owners, entry.shape), parameter))
+    token = _published.set([(entry, p) for entry, p in entries if p.requires_grad])
+    try:
+        yield
+    finally:
+        _published.reset(token)
+
+
+def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
+    """Slots of the weights in `scope`, found among the tensors that an optimizer is built with."""
+    entries = _published.get()
+    if entries is None:
+        raise RuntimeError(
+            "the names of the parameters are not known: build the optimizer through fairseq's Trainer, "
+            "or around it with `plugin.parameters.published(model)`"
+        )
+    params = list(params)
+    own = {id(parameter): entry for entry, parameter in entries}
+    if all(id(p) in own for p in params):
+        pairs = [(own[id(p)], Slot(own[id(p)].name, p, p.shape)) for p in params]
+    elif [tuple(p.shape) for p in params] == [tuple(entry.shape) for entry, _ in entries]:
+        pairs = [(entry, Slot(entry.name, p, entry.shape)) for (entry, _), p in zip(entries, params, strict=True)]
+    elif len(params) == 1 and params[0].numel() == sum(entry.shape.numel() for entry, _ in entries):
+        pairs, start = [], 0
+        for entry, _ in entries:
+            pairs.append((entry, Slot(entry.name, params[0], entry.shape, start)))
+            start += entry.shape.numel()
+    else:
+        raise RuntimeError(
+            "this training mode gives the optimizer tensors that are not the model's weights; "
+            "with --fp16 add --fp16-no-flatten-grads, and use --ddp-backend legacy_ddp or c10d"
+        )
+    return nonempty([slot for entry, slot in pairs if entry.within(scope)], scope)
+
+
+def refuse_sharding(cfg: Any) -> None:
+    """Stop where a rank would see shards in place of weights."""
+    if cfg.distributed_training.ddp_backend == "fully_sharded":
+        raise ValueError(
+            "guided optimizers need whole weights; replace --ddp-backend fully_sharded by legacy_ddp or c10d"
+        )
+    if cfg.distributed_training.zero_sharding != "none":
+        raise ValueError("guided optimizers need whole weights; leave out --zero-sharding")
+
+
+def install() -> None:
+    """Have every trainer publish the catalogue of its parameters while it builds its optimizer."""
+    build = Trainer._build_optimizer
+
+    @functools.wraps(build)
+    def build_with_names(self: Trainer) -> None:
+        if getattr(self.cfg.optimizer, "_name", None) in RULES:
+            refuse_sharding(self.cfg)
+        with published(self.get_model(), self.get_criterion()):
+            build(self)
+
+    Trainer._build_optimizer = build_with_names
