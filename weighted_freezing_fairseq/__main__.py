@@ -14,9 +14,12 @@ from . import __version__
 from .errors import UserError
 
 COMMANDS = {
+    "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
     "rules": ("rules_cli", "print the table of methods"),
     "doctor": ("doctor", "check this machine and say what to type where something is wrong"),
     "user-dir": ("user_dir", "print the path for fairseq's --user-dir"),
+    "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),
+    "bench": ("analysis.bench", "measure what each method costs beside standard training"),
     "corpus": ("recipes.corpus", "write the embedded, generated corpus of one language pair"),
 }
 

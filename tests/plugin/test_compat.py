@@ -1,0 +1,107 @@
+"""Each mend of fairseq, at the place that was broken; the commands themselves are tested in tests/e2e."""
+
+import argparse
+import copy
+import warnings
+
+import pytest
+import torch
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.optim import FP16Optimizer
+from fairseq.optim.amp_optimizer import AMPOptimizer
+from omegaconf import OmegaConf
+from torch import nn
+
+from weighted_freezing_fairseq.plugin import compat, parameters
+from weighted_freezing_fairseq.plugin.optimizers import BASES, base_settings
+
+
+def settings(**optimizer):
+    cfg = OmegaConf.structured(FairseqConfig)
+    OmegaConf.set_struct(cfg, False)
+    cfg.optimizer = {"_name": "weighted_freeze", "lr": [0.1], "seed": 1, "log_interval": 1, "tpu": False, **optimizer}
+    return cfg
+
+
+def an_optimizer(kind, model, **optimizer):
+    with warnings.catch_warnings(), parameters.published(model):
+        warnings.simplefilter("ignore")
+        return kind.build_optimizer(settings(**optimizer), list(model.parameters()))
+
+
+def a_model():
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+
+
+def test_amp_unscales_once():
+    model, plain = a_model(), a_model()
+    amp = an_optimizer(AMPOptimizer, model, base_optimizer="sgd", importance_start=100)
+    amp._grad_scaler = torch.amp.GradScaler("cpu", init_scale=128.0)  # fairseq's own needs a GPU
+    amp.backward(model(torch.ones(3, 4)).sum())
+    amp.clip_grad_norm(0.0)
+    amp.step()
+    sgd = torch.optim.SGD(plain.parameters(), lr=0.1)
+    plain(torch.ones(3, 4)).sum().backward()
+    sgd.step()
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_overflow_skips_the_update_and_touches_nothing(bad):
+    model = a_model().half()
+    cfg = settings(base_optimizer="sgd")
+    cfg.common.fp16 = cfg.common.fp16_no_flatten_grads = True
+    with parameters.published(model):
+        fp16 = FP16Optimizer.build_optimizer(cfg, list(model.parameters()))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    next(model.parameters()).grad[0, 0] = bad
+    fp16._needs_sync = True
+    before = copy.deepcopy(list(model.parameters()))
+    with pytest.raises(OverflowError):
+        fp16.clip_grad_norm(0.0)
+    assert fp16.fp32_optimizer.optimizer.updates == 0
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_allow_list_holds_data_classes_only():
+    classes = [c[0] if isinstance(c, tuple) else c for c in compat.safe_classes()]
+    assert argparse.Namespace in classes
+    for cls in classes:
+        assert cls.__module__.split(".")[0] in ("argparse", "fairseq", "numpy")
+
+
+def test_another_user_dir_is_loaded_as_ever(tmp_path):
+    from fairseq import utils
+
+    (tmp_path / "my_own_plugin").mkdir()
+    (tmp_path / "my_own_plugin/__init__.py").write_text("LOADED = True\n")
+    utils.import_user_module(argparse.Namespace(user_dir=str(tmp_path / "my_own_plugin")))
+    import my_own_plugin
+
+    assert my_own_plugin.LOADED
+
+
+def test_every_base_of_fairseq_is_offered_with_its_settings():
+    assert {"adam", "sgd", "nag", "adamax", "adagrad", "adadelta", "adafactor"} <= set(BASES)
+    assert base_settings("sgd")["momentum"][:2] == (float, 0.0)
+    assert base_settings("nag")["momentum"][1] == 0.99
+    assert base_settings("adafactor")["beta1"][1] is None
+
+
+@pytest.mark.parametrize("base", ["adam", "adamax", "sgd", "nag", "adagrad", "adadelta", "adafactor"])
+def test_base_keeps_its_own_defaults_and_takes_ours(base):
+    from fairseq.optim import OPTIMIZER_REGISTRY, build_optimizer
+
+    model = a_model()
+    with parameters.published(model):
+        default = build_optimizer(settings(base_optimizer=base).optimizer, list(model.parameters()))
+        decayed = build_optimizer(settings(base_optimizer=base, weight_decay=0.5).optimizer, list(model.parameters()))
+    assert type(default.base) is OPTIMIZER_REGISTRY[base]
+    plain = base_settings(base)["weight_decay"][1]
+    assert default.optimizer_config["weight_decay"] == plain and decayed.optimizer_config["weight_decay"] == 0.5
+    assert decayed.param_groups[0]["weight_decay"] == 0.5
+    assert default.supports_flat_params == default.base.supports_flat_params
+    assert not default.supports_step_with_scale and not default.supports_groups

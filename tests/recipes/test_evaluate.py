@@ -1,0 +1,101 @@
+"""Scoring: the whole set, the raw reference, and what is refused."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from conftest import Fairseq
+
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.recipes.evaluate import read_lines, refuse_processed, score, write_atomically
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes("a\u2028b\rc\nd\x85e\n\nf\n".encode())
+    assert read_lines(path) == ["a\u2028b\rc", "d\x85e", "", "f"]
+    path.write_bytes(b"no end")
+    assert read_lines(path) == ["no end"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+
+
+def test_broken_files_say_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        read_lines(tmp_path / "missing")
+    (tmp_path / "latin").write_bytes("für".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8 \\(byte 1\\); type: iconv"):
+        read_lines(tmp_path / "latin")
+
+
+@pytest.mark.parametrize("line", ["▁A ▁dog", "A do@@ g", "it &apos;s"])
+def test_a_processed_reference_is_refused(line, tmp_path):
+    with pytest.raises(UserError, match="line 2 .* give --reference the raw, untouched text"):
+        refuse_processed(["a dog.", line], tmp_path)
+
+
+def test_score_equals_sacrebleu_and_carries_signatures():
+    hypotheses, reference = ["the cat sat on the mat .", "hello"], ["the cat sat on a mat .", "hello there"]
+    found = score(hypotheses, reference)
+    assert "tok:13a" in found.bleu_signature and "nc:6" in found.chrf_signature and found.sentences == 2
+    assert score(reference, reference).bleu == pytest.approx(100)
+    # By hand: n-gram precisions 7/8, 4/6, 2/5, 1/4 and brevity exp(1 - 9/8). chrF: the sacrebleu command says 59.7.
+    assert found.bleu == pytest.approx(100 * math.exp(1 - 9 / 8) * (7 / 8 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25)
+    assert found.chrf == pytest.approx(59.7, abs=0.05)
+
+
+def test_counts_must_agree_and_empty_hypotheses_count():
+    with pytest.raises(UserError, match="2 hypotheses against 3 reference lines"):
+        score(["a", "b"], ["a", "b", "c"])
+    with pytest.raises(UserError, match="nothing to score"):
+        score([], [])
+    assert score(["", ""], ["a b", "c"]).bleu == 0
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    write_atomically(tmp_path / "deep/file", "text\n")
+    assert (tmp_path / "deep/file").read_text() == "text\n" and len(list((tmp_path / "deep").iterdir())) == 1
+
+
+def wff(*words, ok=True):
+    done = subprocess.run(
+        [sys.executable, "-m", "weighted_freezing_fairseq", *map(str, words)], capture_output=True, text=True
+    )
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done
+
+
+def test_every_sentence_is_translated_and_scored(fairseq: Fairseq):
+    fairseq.train("run", "--optimizer", "weighted_freeze", "--max-update", "3")
+    checkpoint, reference = fairseq.folder / "run/checkpoint_last.pt", fairseq.data.parent / "test.y"
+    out = fairseq.folder / "scores"
+    words = [
+        "evaluate",
+        checkpoint,
+        "--data",
+        fairseq.data,
+        "--reference",
+        reference,
+        "--device",
+        "cpu",
+        "--max-len-b",
+        20,
+    ]
+    done = wff(*words, "--out", out, "--json")
+    found = json.loads(done.stdout)[str(checkpoint)]
+    assert found["sentences"] == 21  # fairseq alone would give 16
+    assert found == json.loads((out / "checkpoint_last.score.json").read_text())
+    assert len((out / "checkpoint_last.hyp.txt").read_text().split("\n")) == 22
+    short = fairseq.folder / "short.y"
+    short.write_text("a b\n")
+    refused = wff(*[short if word == reference else word for word in words], ok=False)
+    assert refused.returncode == 2 and "21 hypotheses against 1 reference lines" in refused.stderr
+
+
+def test_missing_checkpoint_and_data_are_named(tmp_path):
+    (tmp_path / "ref").write_text("a\n")
+    words = ["evaluate", tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
+    assert "make it with fairseq-preprocess" in wff(*words, tmp_path / "bin", ok=False).stderr
+    assert "there is no checkpoint" in wff(*words, tmp_path, ok=False).stderr

@@ -1,0 +1,58 @@
+"""What the README says is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from weighted_freezing_fairseq.core.rules import as_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def between(start: str, end: str) -> str:
+    return README.split(start)[1].split(end)[0].strip()
+
+
+def deviations() -> list[str]:
+    """Every `# DEVIATION:` comment of the package, as one sentence each."""
+    found = []
+    for path in sorted((ROOT / "weighted_freezing_fairseq").rglob("*.py")):
+        for block in re.findall(r"# DEVIATION: (.*(?:\n\s*#.*)*)", path.read_text(encoding="utf-8")):
+            found.append(re.sub(r"\s*\n\s*# ?", " ", block))
+    return found
+
+
+def test_the_table_is_the_code():
+    assert between("<!-- rules -->", "<!-- /rules -->") == as_markdown(), "paste the output of: wff rules --markdown"
+
+
+def test_every_deviation_is_listed():
+    listed = [
+        re.sub(r"\s+", " ", item).strip()
+        for item in between("<!-- deviations -->", "<!-- /deviations -->").split("\n- ")
+    ]
+    listed[0] = listed[0].removeprefix("- ")
+    assert sorted(listed) == sorted(deviations()) and listed
+
+
+def test_the_plain_loop_runs_and_changes_the_model():
+    code = between("<!-- loop -->", "<!-- /loop -->").removeprefix("```python").removesuffix("```")
+    assert len(code.strip().splitlines()) <= 11
+    names: dict = {}
+    exec(code, names)
+    assert names["optimizer"].updates == 100
+
+
+@pytest.mark.parametrize("path", sorted({p for p in re.findall(r"`(configs/[\w/]+|scripts/[\w.]+)`", README)}))
+def test_files_that_are_named_exist(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_option_that_is_named_exists():
+    from weighted_freezing_fairseq.plugin.optimizers import GuidedConfig
+
+    table = between("| option | default | meaning |", "In YAML")
+    for option in re.findall(r"^\| `--([\w-]+)`", table, re.MULTILINE):
+        assert option.replace("-", "_") in GuidedConfig.__dataclass_fields__

@@ -1,0 +1,312 @@
+"""`wff bench`: what each method costs next to standard training, measured side by side in one process.
+
+Every round runs one whole update of every method on the same batch, so that a noisy machine disturbs all alike; what
+is reported are medians of the per-round ratios with their quartiles. Memory on a CPU is the sum of torch's own
+allocations (the profiler's memory events), on a GPU the allocator's peak. Left out on purpose: absolute seconds as a
+result, and counts of operations.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+HELP = "Measure time and memory of every method beside standard training, interleaved in one process."
+EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and a batch: layers, width, feed-forward width, heads, vocabulary, sentences and their length."""
+
+    layers: int
+    width: int
+    feed_forward: int
+    heads: int
+    vocabulary: int
+    sentences: int
+    length: int
+
+    def overrides(self) -> list[str]:
+        """As settings of a run."""
+        sides = [
+            f"model.{side}.{key}={value}"
+            for side in ("encoder", "decoder")
+            for key, value in (
+                ("layers", self.layers),
+                ("embed_dim", self.width),
+                ("ffn_embed_dim", self.feed_forward),
+                ("attention_heads", self.heads),
+            )
+        ]
+        return [*sides, "common.log_interval=1000000"]
+
+
+SIZES = {
+    "toy": Size(2, 128, 256, 4, 2000, 50, 16),
+    "small": Size(3, 256, 1024, 4, 6000, 80, 16),
+    "iwslt": Size(6, 512, 1024, 4, 10_000, 56, 16),
+    "big": Size(6, 1024, 4096, 16, 32_000, 56, 16),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method at one size; ratios are to standard training, `low` and `high` are quartiles over rounds."""
+
+    method: str
+    size: str
+    time_ratio: float
+    time_low: float
+    time_high: float
+    step_ratio: float
+    step_share_added: float  # (step of the method - standard step) / standard update
+    step_share_low: float
+    step_share_high: float
+    memory_ratio: float
+    transient_ratio: float
+    state_bytes: int  # optimizer state beyond standard's
+    update_seconds: float
+    parameters: int
+    rounds: int
+
+
+@dataclass
+class _Subject:
+    """A method under measurement."""
+
+    method: str
+    trainer: Any
+
+    def update(self, sample: dict[str, Any]) -> None:
+        self.trainer.train_step([sample])
+
+    def step(self) -> None:
+        self.trainer.optimizer.optimizer.step()
+
+    def state_bytes(self) -> int:
+        return sum(_bytes(state.values()) for state in self.trainer.optimizer.optimizer.state.values())
+
+    def resident_bytes(self) -> int:
+        """Weights and optimizer state."""
+        return _bytes(self.trainer.model.parameters()) + self.state_bytes()
+
+
+def _bytes(values: Iterable[Any]) -> int:
+    return sum(v.numel() * v.element_size() for v in values if hasattr(v, "element_size"))
+
+
+def measure(folder: Path, methods: Sequence[str], name: str, rounds: int, device: str, seed: int = 1) -> list[Row]:
+    """Rows of `methods` (standard first) at size `name`, from the YAML files in `folder`."""
+    size = SIZES[name]
+    sample, task = _synthetic(size, seed)
+    subjects = [_subject(folder, method, size, device, seed, task) for method in methods]
+    seconds: dict[str, list[float]] = {method: [] for method in methods}
+    steps: dict[str, list[float]] = {method: [] for method in methods}
+    for subject in subjects:
+        for _ in range(2):  # allocate states, compile kernels, warm caches
+            subject.update(sample)
+    transients = {subject.method: _transient_bytes(lambda s=subject: s.update(sample), device) for subject in subjects}
+    for turn in range(rounds):
+        order = subjects[turn % len(subjects) :] + subjects[: turn % len(subjects)]
+        for subject in order:
+            seconds[subject.method].append(_timed(lambda s=subject: s.update(sample), device))
+        for subject in order:
+            steps[subject.method].append(_timed(subject.step, device))
+        print(f"\rbench {name}: round {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    base = subjects[0]
+    rows = []
+    for subject in subjects:
+        time_low, time_mid, time_high = _quartiles(_ratios(seconds[subject.method], seconds[base.method]))
+        added = [
+            (mine - plain) / update
+            for mine, plain, update in zip(steps[subject.method], steps[base.method], seconds[base.method], strict=True)
+        ]
+        share_low, share_mid, share_high = _quartiles(added)
+        total = {s.method: s.resident_bytes() + transients[s.method] for s in (subject, base)}
+        rows.append(
+            Row(
+                method=subject.method,
+                size=name,
+                time_ratio=time_mid,
+                time_low=time_low,
+                time_high=time_high,
+                step_ratio=_quartiles(_ratios(steps[subject.method], steps[base.method]))[1],
+                step_share_added=share_mid,
+                step_share_low=share_low,
+                step_share_high=share_high,
+                memory_ratio=total[subject.method] / total[base.method],
+                transient_ratio=transients[subject.method] / transients[base.method],
+                state_bytes=subject.state_bytes() - base.state_bytes(),
+                update_seconds=statistics.median(seconds[subject.method]),
+                parameters=sum(p.numel() for p in subject.trainer.model.parameters()),
+                rounds=rounds,
+            )
+        )
+    return rows
+
+
+def _synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
+    """One batch of random tokens, full but for a ragged end, and the translation task it belongs to."""
+    import torch
+    from fairseq.data import Dictionary
+    from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+    words = Dictionary()
+    for index in range(size.vocabulary - len(words)):
+        words.add_symbol(f"w{index}")
+    words.finalize(padding_factor=1)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (size.sentences, size.length)
+    source, target = (torch.randint(words.nspecial, len(words), shape, generator=generator) for _ in range(2))
+    lengths = torch.randint(size.length // 2, size.length + 1, (size.sentences,), generator=generator)
+    padded = torch.arange(size.length) >= lengths[:, None]
+    target[padded] = words.pad()
+    previous = torch.cat([torch.full((size.sentences, 1), words.eos()), target[:, :-1]], dim=1)
+    sample = {
+        "id": torch.arange(size.sentences),
+        "nsentences": size.sentences,
+        "ntokens": int((~padded).sum()),
+        "net_input": {
+            "src_tokens": source,
+            "src_lengths": torch.full((size.sentences,), size.length),
+            "prev_output_tokens": previous,
+        },
+        "target": target,
+    }
+    return sample, TranslationTask(TranslationConfig(), words, words)
+
+
+def _subject(folder: Path, method: str, size: Size, device: str, seed: int, task: Any) -> _Subject:
+    import torch
+
+    from ..plugin.runs import build_trainer, config_path, load_config
+
+    overrides = [
+        *size.overrides(),
+        "task.data=unused",
+        "checkpoint.save_dir=unused",
+        f"common.cpu={device == 'cpu'}",
+        f"common.seed={seed}",
+    ]
+    torch.manual_seed(seed)
+    return _Subject(method, build_trainer(load_config(config_path(folder, method), overrides), task))
+
+
+def _timed(work: Callable[[], None], device: str) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _transient_bytes(work: Callable[[], None], device: str) -> int:
+    """The most bytes alive at once during `work` beyond those that were alive before it."""
+    import torch
+
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def _ratios(mine: Sequence[float], base: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(mine, base, strict=True)]
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return (values[0],) * 3
+    low, mid, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, mid, high
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """Medians and, in brackets, quartiles."""
+    lines = [
+        "| size | method | update time | step | step on top, in updates | peak memory | transient | more state |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.size} ({row.parameters / 1e6:.1f} M) | `{row.method}` "
+            f"| {row.time_ratio:.3f} [{row.time_low:.3f}, {row.time_high:.3f}] | {row.step_ratio:.2f} "
+            f"| {100 * row.step_share_added:+.2f} % "
+            f"[{100 * row.step_share_low:+.2f}, {100 * row.step_share_high:+.2f}] "
+            f"| {row.memory_ratio:.3f} | {row.transient_ratio:.3f} | {row.state_bytes:,} B |"
+        )
+    return "\n".join(lines)
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    """bench.csv and bench.md in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "bench.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [field.name for field in fields(Row)])
+        table.writeheader()
+        table.writerows(asdict(row) for row in rows)
+    (out / "bench.md").write_text(as_markdown(rows) + "\n", encoding="utf-8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, how often, where to put it."""
+    parser.add_argument("--methods", help="comma-separated; default: every method with a YAML in --configs")
+    parser.add_argument(
+        "--configs", type=Path, help="folder of METHOD.yaml files (default: configs/toy of the repository)"
+    )
+    parser.add_argument("--size", action="append", choices=list(SIZES), help="repeat for several (default: small)")
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds per size (default 15)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="folder for bench.csv and bench.md")
+    parser.add_argument("--json", action="store_true", help="rows as JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    import fairseq  # noqa: F401  (registers the plugin's adapters)
+
+    from ..plugin.runs import CONFIGS, methods_in
+
+    logging.disable(logging.INFO)
+    folder = args.configs or CONFIGS / "toy"
+    if args.rounds < 1:
+        raise UserError("--rounds must be at least 1; type --rounds 15")
+    methods = args.methods.split(",") if args.methods else methods_in(folder)
+    methods = ["standard", *(m for m in methods if m != "standard")]
+    rows = [
+        row
+        for size in args.size or ["small"]
+        for row in measure(folder, methods, size, args.rounds, args.device, args.seed)
+    ]
+    print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
+    if args.out:
+        write(rows, args.out)
+    return 0

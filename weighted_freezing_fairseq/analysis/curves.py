@@ -1,0 +1,85 @@
+"""Learning curves of several runs: first a CSV read from fairseq's JSON logs, then a picture drawn from the CSV.
+
+Left out on purpose: every other figure of the papers, which read checkpoints and not logs.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; each run also has its own dash and marker.
+_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLUMNS = ("run", "split", "update", "loss", "nll_loss")
+
+
+def read_log(path: Path) -> list[dict[str, float | str]]:
+    """Training (per interval) and validation losses of one log; a resumed run's repeated updates count once."""
+    found: dict[tuple[str, int], dict[str, float | str]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for kind, split, prefix in (("train_inner", "train", ""), ("valid", "valid", "valid_")):
+            if f"| {kind} | {{" not in line and f"[{kind}][INFO] - {{" not in line:
+                continue
+            try:
+                values = json.loads(line[line.index("{") :])
+            except json.JSONDecodeError:  # a line that a killed run left half written
+                continue
+            if f"{prefix}nll_loss" in values:
+                update = int(values[f"{prefix}num_updates"])
+                losses = {name: float(values[f"{prefix}{name}"]) for name in ("loss", "nll_loss")}
+                found[split, update] = {"split": split, "update": update, **losses}
+    return [found[key] for key in sorted(found)]
+
+
+def write_csv(logs: Mapping[str, Path], path: Path) -> None:
+    """One row a run, split and update."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for run, log in logs.items():
+            table.writerows({"run": run, **row} for row in read_log(log))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows as they were written."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def draw(table: Path, picture: Path, title: str = "") -> None:
+    """Training loss above, validation nll below, over updates; one line a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_csv(table)
+    panels = (
+        ("train", "loss", "training loss (bits, smoothed labels)"),
+        ("valid", "nll_loss", "validation nll (bits)"),
+    )
+    figure, axes = pyplot.subplots(2, 1, sharex=True, figsize=(6.4, 6.4), layout="constrained")
+    for axis, (split, column, label) in zip(axes, panels, strict=True):
+        for index, run in enumerate(_unique(row["run"] for row in rows)):
+            points = [(int(r["update"]), float(r[column])) for r in rows if r["run"] == run and r["split"] == split]
+            axis.plot(
+                *zip(*points, strict=True) if points else ((), ()),
+                label=run,
+                color=_COLOURS[index % len(_COLOURS)],
+                linestyle=_DASHES[index % len(_DASHES)],
+                marker=_MARKERS[index % len(_MARKERS)],
+                markersize=3,
+            )
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].legend(title=title or None)
+    axes[1].set_xlabel("updates")
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

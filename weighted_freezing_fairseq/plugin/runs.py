@@ -1,0 +1,49 @@
+"""A training run from its YAML, inside this process: for measurements that must hold several runs side by side.
+
+fairseq-hydra-train reads the same files; what Hydra adds (sweeps, its own output folders) is left out on purpose.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fairseq import tasks
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.dataclass.initialize import add_defaults
+from fairseq.dataclass.utils import omegaconf_no_object_check
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import UserError
+
+# The repository's own; a run from an installed wheel names its folder.
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def methods_in(folder: Path) -> list[str]:
+    """The methods that have a YAML in `folder`, standard training first."""
+    return sorted((path.stem for path in folder.glob("*.yaml")), key=lambda name: (name != "standard", name))
+
+
+def config_path(folder: Path, method: str) -> Path:
+    """The YAML of `method`, or what may be typed in its place."""
+    path = folder / f"{method}.yaml"
+    if not path.is_file():
+        raise UserError(f"no method {method!r} in {folder}; choose from: {', '.join(methods_in(folder))}")
+    return path
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """The complete settings of a run, as fairseq-hydra-train would resolve them; overrides are `part.key=value`."""
+    cfg = OmegaConf.structured(FairseqConfig)
+    OmegaConf.set_struct(cfg, False)
+    cfg = OmegaConf.merge(cfg, OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+    add_defaults(cfg)
+    with omegaconf_no_object_check():
+        return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+
+
+def build_trainer(cfg: DictConfig, task: Any = None) -> Trainer:
+    """The trainer of one run, its model freshly initialised."""
+    task = tasks.setup_task(cfg.task) if task is None else task
+    return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
