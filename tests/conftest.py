@@ -20,8 +20,10 @@ TOY_RUN = """--lr 0.01 --criterion label_smoothed_cross_entropy --label-smoothin
   --no-epoch-checkpoints --disable-validation --dropout 0.1""".split()
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+def environment() -> dict[str, str]:
+    # The plugin, loaded into this process by other tests, tells older torch through this variable to load safely.
+    inherited = {key: value for key, value in os.environ.items() if key != "TORCH_FORCE_WEIGHTS_ONLY_LOAD"}
+    return {**inherited, "OMP_NUM_THREADS": "1"}
 
 
 class Fairseq:
@@ -32,7 +34,7 @@ class Fairseq:
 
     def start(self, command: str, *args: object, **kwargs) -> subprocess.Popen:
         words = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, args)]
-        kwargs = {"cwd": self.folder, "env": _environment(), **kwargs}
+        kwargs = {"cwd": self.folder, "env": environment(), **kwargs}
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
     def __call__(self, command: str, *args: object, ok: bool = True, **kwargs) -> str:
@@ -66,6 +68,8 @@ def assert_same(a: object, b: object, path: str = "") -> None:
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), path
         for key in a:
+            if str(key).endswith("embed_positions._float_tensor"):
+                continue  # fairseq 0.12.2 saves one number that it never sets
             assert_same(a[key], b[key], f"{path}/{key}")
     elif isinstance(a, list | tuple):
         assert len(a) == len(b), path

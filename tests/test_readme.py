@@ -45,7 +45,7 @@ def test_the_plain_loop_runs_and_changes_the_model():
     assert names["optimizer"].updates == 100
 
 
-@pytest.mark.parametrize("path", sorted({p for p in re.findall(r"`(configs/[\w/]+|scripts/[\w.]+)`", README)}))
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(configs/[\w/]+|scripts/[\w.]+)`", README))))
 def test_files_that_are_named_exist(path):
     assert (ROOT / path).exists()
 

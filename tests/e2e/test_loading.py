@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import USER_DIR, Fairseq, _environment, assert_same
+from conftest import USER_DIR, Fairseq, assert_same, environment
 
 WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 
@@ -18,7 +18,7 @@ WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
     "way", ["absolute", "relative", "slash", "link", "imported before", "another copy imported before"]
 )
 def test_train_loads_the_plugin(fairseq: Fairseq, way: str, tmp_path: Path):
-    environment = _environment()
+    variables = environment()
     user_dir = {"absolute": str(USER_DIR), "slash": f"{USER_DIR}/", "imported before": str(USER_DIR)}.get(way)
     code = "from fairseq_cli.train import cli_main; cli_main()"
     if way == "relative":
@@ -30,13 +30,13 @@ def test_train_loads_the_plugin(fairseq: Fairseq, way: str, tmp_path: Path):
         code = "import weighted_freezing_fairseq; " + code
     elif way == "another copy imported before":
         shutil.copytree(USER_DIR, tmp_path / "site/weighted_freezing_fairseq")
-        environment["PYTHONPATH"] = str(tmp_path / "site")
+        variables["PYTHONPATH"] = str(tmp_path / "site")
         code = "import weighted_freezing_fairseq; " + code
         user_dir = str(USER_DIR)
     words = fairseq.train_words("run", *WF, plugin=False)
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words), "--user-dir", user_dir],
-        cwd=fairseq.folder, env=environment, capture_output=True, text=True, timeout=300,
+        cwd=fairseq.folder, env=variables, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
@@ -55,7 +55,7 @@ def test_a_second_plugin_is_refused_with_what_to_type(fairseq: Fairseq, trap: st
     words = fairseq.train_words("run", *WF, plugin=False)
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words), "--user-dir", copy],
-        cwd=fairseq.folder, env=_environment(), capture_output=True, text=True, timeout=300,
+        cwd=fairseq.folder, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0 and "wff user-dir" in done.stderr, done.stderr[-3000:]
 
@@ -67,6 +67,7 @@ model:
   _name: transformer_iwslt_de_en
   share_decoder_input_output_embed: true
   dropout: 0.1
+  base_layers: 0  # fairseq 0.12.2 wants to be told
   encoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
   decoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
 criterion: {{_name: label_smoothed_cross_entropy, label_smoothing: 0.1}}
@@ -122,7 +123,7 @@ def test_spawned_workers_load_the_plugin(fairseq: Fairseq):
     words += ["--distributed-init-method", f"file://{fairseq.folder}/rendezvous", "--ddp-backend", "legacy_ddp"]
     done = subprocess.run(
         [sys.executable, "spawn.py", *map(str, words)],
-        cwd=fairseq.folder, env=_environment(), capture_output=True, text=True, timeout=300,
+        cwd=fairseq.folder, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2

@@ -5,6 +5,7 @@ anything that would need a copy of a fairseq file.
 """
 
 import argparse
+import codecs
 import functools
 import importlib.util
 import inspect
@@ -21,6 +22,7 @@ import torch
 from fairseq import checkpoint_utils, options, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import meters
+from fairseq.models import distributed_fairseq_model
 from fairseq.modules import transformer_layer
 from fairseq.optim.amp_optimizer import AMPOptimizer
 
@@ -35,6 +37,7 @@ def mend() -> None:
     allow_fairseq_checkpoints()
     explain_refused_checkpoints()
     broadcast_checkpoints()
+    wrap_on_cpu_too()
     accept_this_package_twice()
     unscale_once_under_amp()
     use_bf16_without_tpu()
@@ -66,9 +69,8 @@ def safe_classes() -> list[Any]:
     """
     import numpy as np
 
-    core = getattr(np, "_core", None) or np.core
     numbers = [np.dtype(name) for name in ("int64", "int32", "float64", "float32", "bool")]
-    scalar, rebuild = core.multiarray.scalar, core.multiarray._reconstruct
+    scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     return [
         argparse.Namespace,
         *(getattr(meters, name) for name in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")),
@@ -88,8 +90,9 @@ def allow_fairseq_checkpoints() -> None:
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
-        # Before torch 2.5 a class goes by its own name alone.
+        # Before torch 2.5 a class goes by its own name alone; and numpy 1 writes its bytes as encoded text.
         torch.serialization.add_safe_globals([c[0] if isinstance(c, tuple) else c for c in safe_classes()])
+        torch.serialization.add_safe_globals([codecs.encode])
     else:
         torch.serialization.add_safe_globals(safe_classes())
 
@@ -136,6 +139,18 @@ def broadcast_checkpoints() -> None:
         return box[0]
 
     distributed_utils._broadcast_object_slow = broadcast
+
+
+def wrap_on_cpu_too() -> None:
+    """The default --ddp-backend names a GPU for every model; for one on the CPU torch refuses that."""
+    wrap = distributed_fairseq_model.DistributedDataParallel
+
+    def wrap_where_it_is(*, module: torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
+        if all(p.device.type == "cpu" for p in module.parameters()):
+            kwargs |= {"device_ids": None, "output_device": None}
+        return wrap(module=module, **kwargs)
+
+    distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
 
 
 def accept_this_package_twice() -> None:

@@ -62,7 +62,9 @@ def refuse_processed(reference: Sequence[str], path: Path) -> None:
             )
 
 
-def generate(checkpoint: Path, data: Path, subset: str, decode: Decode, device: str) -> list[str]:
+def generate(
+    checkpoint: Path, data: Path, subset: str, decode: Decode, device: str, threads: int | None = None
+) -> list[str]:
     """The detokenised hypotheses of `subset`, in the order of the set."""
     if not checkpoint.is_file():
         raise UserError(f"there is no checkpoint {checkpoint}")
@@ -74,7 +76,8 @@ def generate(checkpoint: Path, data: Path, subset: str, decode: Decode, device: 
     ]  # fmt: skip
     if device == "cpu":
         command.append("--cpu")
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise UserError(f"fairseq-generate failed on {checkpoint}: {' '.join(reason)}")

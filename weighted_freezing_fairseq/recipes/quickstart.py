@@ -8,7 +8,9 @@ show that the pipeline works; they say nothing of the papers' claims.
 
 import argparse
 import csv
+import fcntl
 import hashlib
+import io
 import json
 import os
 import statistics
@@ -16,8 +18,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +114,20 @@ def _environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
 
 
+# A training whose quickstart was killed must die with it, or the next call would train in the same folder beside it.
+_UNTIL_PARENT_DIES = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
 def _fairseq(command: str, words: Sequence[Any], log: Path, threads: int = 1, watch: Callable | None = None) -> None:
     """One fairseq command with its output in `log`, each line also handed to `watch`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, words)],
+        [sys.executable, "-c", _UNTIL_PARENT_DIES, f"fairseq_cli.{command}", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=_environment(threads),
     )  # fmt: skip
@@ -152,12 +164,14 @@ def train(run: Run, config: Path, data: Path, pair: str, threads: int, device: s
     )
     total = settings.optimization.max_update
     begun = time.monotonic()
+    shown = [begun]
 
     def watch(line: str) -> None:
         if "train_inner" in line and '"num_updates"' in line:
             values = json.loads(line[line.index("{") :])
-            done = int(values["num_updates"])
-            if done % 100 == 0:
+            done, now = int(values["num_updates"]), time.monotonic()
+            if done == total or now - shown[0] > 10:
+                shown[0] = now
                 say(f"{run.name}: update {done} of {total}, loss {values['loss']}, {values['ups']} updates/s")
 
     def work() -> None:
@@ -171,14 +185,14 @@ def train(run: Run, config: Path, data: Path, pair: str, threads: int, device: s
     once(run.folder, "training", {"config": OmegaConf.to_container(settings)}, work)
 
 
-def evaluate(run: Run, data: Path, reference: Path, device: str) -> Score:
+def evaluate(run: Run, data: Path, reference: Path, threads: int, device: str) -> Score:
     """Translate and score the test set with the last weights of `run`."""
     goal = run.folder / "score.json"
 
     def work() -> None:
         say(f"{run.name}: translating the test set")
         lines = read_lines(reference)
-        hypotheses = generate(run.folder / "checkpoints/checkpoint_last.pt", data, "test", DECODE, device)
+        hypotheses = generate(run.folder / "checkpoints/checkpoint_last.pt", data, "test", DECODE, device, threads)
         write_atomically(run.folder / "test.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
         write_atomically(goal, json.dumps(asdict(score(hypotheses, lines)), indent=2) + "\n")
 
@@ -246,6 +260,18 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold `folder` against a second quickstart; the system lets go of it when this process ends, however that is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another quickstart is at work in {folder}; wait for it, or give another --out") from None
+        yield
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to compare, and where."""
     parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(corpus.PAIRS)} (default de-en)")
@@ -280,24 +306,31 @@ def run(args: argparse.Namespace) -> int:
     jobs = min(args.jobs or (cores if device == "cpu" else 1), len(runs))
     threads = max(1, cores // jobs)
 
-    prepare(args.pair, folder)
-    say(f"training {len(runs)} runs, {jobs} at a time with {threads} threads each, on {device}")
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(lambda r: train(r, configs / f"{r.method}.yaml", data, args.pair, threads, device), runs))
-        scores = dict(zip(runs, pool.map(lambda r: evaluate(r, data, reference, device), runs), strict=True))
-    costs = cost(out, methods, configs, cores, device)
-
-    text, rows = table(scores, costs, args.pair)
-    write_atomically(folder / "table.md", text + "\n")
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    _draw_curves(runs, folder, args.pair)
+    with alone_in(folder):
+        prepare(args.pair, folder)
+        say(f"training {len(runs)} runs, {jobs} at a time with {threads} threads each, on {device}")
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda r: train(r, configs / f"{r.method}.yaml", data, args.pair, threads, device), runs))
+            found = list(pool.map(lambda r: evaluate(r, data, reference, threads, device), runs))
+        costs = cost(out, methods, configs, cores, device)
+        text = _write_results(dict(zip(runs, found, strict=True)), costs, folder, args.pair)
     print(text)
     print(f"\nTables, learning curves and logs: {folder}/ (table.md, table.csv, curves.png, */train.log)")
     print(f"TensorBoard: tensorboard --logdir {folder}")
     return 0
+
+
+def _write_results(scores: dict[Run, Score], costs: dict[str, dict[str, str]], folder: Path, pair: str) -> str:
+    """table.md, table.csv, curves.csv and curves.png; returns the table."""
+    text, rows = table(scores, costs, pair)
+    write_atomically(folder / "table.md", text + "\n")
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "table.csv", lines.getvalue())
+    _draw_curves(list(scores), folder, pair)
+    return text
 
 
 def _draw_curves(runs: Sequence[Run], folder: Path, pair: str) -> None:

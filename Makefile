@@ -1,0 +1,43 @@
+# Short names for the scripts; what they do is said by `bash scripts/NAME.sh --help`.
+.DEFAULT_GOAL := help
+.PHONY: help setup test quick lint format types quickstart matrix
+
+BIN := .venv/bin
+
+help:  ## show these lines
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## make .venv with torch, fairseq and this package (minutes the first time)
+	@bash scripts/setup.sh
+
+test:  ## everything that CI runs: linters, types, all tests
+	@bash scripts/test.sh
+
+quick:  ## the same without the slow tests
+	@bash scripts/test.sh --quick
+
+lint: setup  ## ruff and shellcheck; changes no file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find scripts .ci -type f -exec $(BIN)/shellcheck {} +
+
+format: setup  ## let ruff rewrite what `make lint` complains of
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup  ## mypy on the core
+	$(BIN)/mypy
+
+quickstart:  ## a small model, trained and evaluated, in minutes
+	@bash scripts/quickstart.sh
+
+matrix:  ## all tests on each of Python 3.10, 3.11, 3.12 that is here, in .venv-3.10 and so on
+	@failed=""; missing=""; \
+	for version in 3.10 3.11 3.12; do \
+	    if ! python=$$(bash scripts/setup.sh --find $$version 2>/dev/null); then missing="$$missing $$version"; continue; fi; \
+	    echo "==> Python $$version: $$python"; \
+	    bash scripts/setup.sh --venv .venv-$$version --python "$$python" \
+	        && bash scripts/test.sh --venv .venv-$$version || failed="$$failed $$version"; \
+	done; \
+	if [ -n "$$missing" ]; then echo "not found, not tested: Python$$missing"; fi; \
+	if [ -n "$$failed" ]; then echo "failed on: Python$$failed"; exit 1; fi

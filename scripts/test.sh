@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Judges the whole repository: linters, types, tests. CI runs this script and nothing else.
+#
+# Every step runs, whatever came before, and none of them changes a file. The tests come last and their closing line
+# ends the output; the other steps are summed up just before them.
+set -euo pipefail
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+SELF="bash scripts/test.sh"
+
+usage() {
+    cat <<END
+usage: $SELF [--here] [--venv DIR] [--quick] [-- PYTEST OPTIONS]
+
+ruff, shellcheck, mypy, then pytest. Makes .venv first where it is missing (scripts/setup.sh).
+
+  --here       use the active environment, which must be complete (see scripts/setup.sh --here)
+  --venv DIR   another environment than .venv
+  --quick      leave out the tests marked slow
+  --           what follows goes to pytest: $SELF --quick -- -k doctor -x
+
+Exit status 1 if any step failed.
+END
+}
+
+wrong_call() {
+    printf 'test.sh: %s; type: %s --help\n' "$1" "$SELF" >&2
+    exit 2
+}
+
+setup=() pytest=()
+venv="$ROOT/.venv" here=""
+while (($#)); do
+    case $1 in
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    --here) here=1 setup+=(--here) ;;
+    --venv)
+        (($# > 1)) || wrong_call "$1 needs a value"
+        venv=$2 setup+=(--venv "$2")
+        shift
+        ;;
+    --quick) pytest+=(-m "not slow") ;;
+    --)
+        shift
+        pytest+=("$@")
+        break
+        ;;
+    *) wrong_call "unknown option $1 (pytest's own come after --)" ;;
+    esac
+    shift
+done
+
+bash "$ROOT/scripts/setup.sh" ${setup[@]+"${setup[@]}"}
+if [[ -n $here ]]; then
+    bin=$(dirname -- "$(command -v python3)")
+    [[ -z ${VIRTUAL_ENV:-${CONDA_PREFIX:-}} ]] || bin="${VIRTUAL_ENV:-$CONDA_PREFIX}/bin"
+else
+    bin=$(cd -- "$venv/bin" && pwd)
+fi
+cd -- "$ROOT"
+export PATH="$bin:$PATH"
+unset PYTHONPATH
+
+# Two processes, one thread each: most of the time goes to subprocesses that import torch and fairseq. More processes
+# than cores, or more threads than one in each, only wait for one another.
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+cores=$(python3 -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+workers=$((cores < 4 ? cores : 4))
+
+failed=() lines=()
+# step NAME COMMAND...: run it, note its duration and whether it failed, and go on.
+step() {
+    local name=$1 start=$SECONDS verdict=ok
+    shift
+    printf '==> %s\n' "$name"
+    "$@" || {
+        verdict=FAILED
+        failed+=("$name")
+    }
+    lines+=("$(printf '%-18s %-7s %3d s' "$name" "$verdict" $((SECONDS - start)))")
+    printf '    %s in %d s\n' "$verdict" $((SECONDS - start))
+}
+
+scripts=()
+while IFS= read -r -d '' file; do scripts+=("$file"); done < <(find scripts .ci -type f -print0)
+
+step "ruff check" ruff check .
+step "ruff format" ruff format --check .
+step "shellcheck" shellcheck "${scripts[@]}"
+step "mypy" mypy
+
+printf '==> before the tests\n'
+printf '    %s\n' "${lines[@]}"
+printf '==> pytest, %s at a time\n' "$workers"
+# worksteal: the few long end-to-end tests must not all wait in one process while the other has nothing to do.
+pytest -n "$workers" --dist worksteal ${pytest[@]+"${pytest[@]}"} || failed+=(pytest)
+
+if ((${#failed[@]})); then
+    printf 'test.sh: failed: %s\n' "$(printf '%s, ' "${failed[@]}" | sed 's/, $//')" >&2
+    exit 1
+fi

@@ -1,0 +1,66 @@
+"""The cost measurement: known answers, and a real run."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from weighted_freezing_fairseq.analysis.bench import _quartiles, _ratios, _transient_bytes
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
+
+
+def wff(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "weighted_freezing_fairseq", *map(str, words)], capture_output=True, text=True
+    )
+
+
+def test_transient_memory_of_known_allocations():
+    def work():
+        a = torch.zeros(1_000_000)  # 4 MB
+        b = a + 1  # 8 MB
+        del a
+        return b * 2  # 8 MB again
+
+    assert _transient_bytes(work, "cpu") == pytest.approx(8e6, rel=0.01)
+
+
+def test_ratios_are_taken_within_a_round():
+    # A machine that is ten times slower in the second round leaves the ratios alone.
+    assert _ratios([2.0, 20.0, 2.2], [1.0, 10.0, 1.0]) == [2.0, 2.0, 2.2]
+    assert _quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
+    assert _quartiles([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_a_real_measurement(tmp_path):
+    for path in CONFIGS.glob("*.yaml"):
+        (tmp_path / path.name).write_text(path.read_text())
+    text = (tmp_path / "standard.yaml").read_text()
+    sgd = re.sub(r"optimizer:\n  _name: adam\n  adam_betas: .*\n", "optimizer:\n  _name: nag\n  momentum: 0.5\n", text)
+    assert sgd != text
+    (tmp_path / "nag.yaml").write_text(sgd)
+    words = ["bench", "--configs", tmp_path, "--size", "toy", "--rounds", 2, "--out", tmp_path / "out", "--json"]
+    done = wff(*words, "--methods", "standard,weighted_freeze,nag")
+    assert done.returncode == 0, done.stderr
+    rows = {row["method"]: row for row in json.loads(done.stdout)}
+    standard, freeze, nag = rows["standard"], rows["weighted_freeze"], rows["nag"]
+    assert standard["time_ratio"] == standard["memory_ratio"] == 1 and standard["step_share_added"] == 0
+    assert freeze["state_bytes"] == 0  # the method's own claim
+    assert freeze["transient_ratio"] == pytest.approx(1, abs=0.02)
+    assert nag["state_bytes"] == -4 * standard["parameters"]  # one moment in place of two, in float32
+    assert nag["memory_ratio"] < 1
+    with (tmp_path / "out/bench.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == list(rows)
+    assert "| `weighted_freeze` |" in (tmp_path / "out/bench.md").read_text()
+
+
+def test_wrong_calls_say_what_to_type():
+    done = wff("bench", "--methods", "weighted_freze")
+    assert done.returncode == 2 and "choose from: standard, weighted_freeze" in done.stderr
+    assert wff("bench", "--rounds", 0).returncode == 2

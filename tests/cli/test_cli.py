@@ -1,0 +1,91 @@
+"""The command line from outside: help, mistakes, speed. What each command does is tested beside its module."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from weighted_freezing_fairseq import __version__
+from weighted_freezing_fairseq.__main__ import COMMANDS, main
+
+WFF = [str(Path(sys.executable).parent / "wff")]
+MODULE = [sys.executable, "-m", "weighted_freezing_fairseq"]
+
+
+def run(*words: str, command: list[str] = MODULE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert text.startswith(f"usage: wff {command}")
+    example = text.split("example:\n")[1]
+    assert f"wff {command}" in example
+
+
+def test_help_lists_every_command():
+    done = run("--help")
+    assert done.returncode == 0
+    words = " ".join(done.stdout.split())  # argparse breaks lines as it likes
+    for command, (_, text) in COMMANDS.items():
+        assert f"{command} {text}" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "COMMAND"),
+        (["no-such-command"], "no-such-command"),
+        (["doctor", "--no-such-option"], "--no-such-option"),
+        (["user-dir", "surplus"], "surplus"),
+    ],
+    ids=["nothing", "command", "option", "argument"],
+)
+def test_a_mistake_is_one_line_that_says_what_to_type(words, named):
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr
+    assert "; type: wff" in done.stderr
+    assert done.stderr.rstrip().endswith("--help")
+
+
+def test_user_dir_is_a_folder_that_fairseq_can_import():
+    folder = Path(run("user-dir").stdout.rstrip("\n"))
+    assert (folder / "__init__.py").is_file()
+    assert folder.name == "weighted_freezing_fairseq"
+
+
+@pytest.mark.parametrize("words", [["user-dir"], ["--help"], ["--version"]])
+def test_what_needs_no_torch_does_not_wait_for_it(words):
+    done = run(*words, command=[sys.executable, "-X", "importtime", "-m", "weighted_freezing_fairseq"])
+    imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"torch", "fairseq", "numpy"}
+
+
+@pytest.mark.parametrize("words", [["user-dir"], ["--help"], ["--version"], ["no-such-command"]])
+def test_wff_and_the_module_are_the_same(words):
+    script, module = run(*words, command=WFF), run(*words)
+    assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
+
+
+def test_version():
+    assert run("--version").stdout == f"weighted_freezing_fairseq {__version__}\n"
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        ["bash", "-c", '"$@" | true; exit "${PIPESTATUS[0]}"', "-", *MODULE, "user-dir"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0

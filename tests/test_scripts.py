@@ -1,0 +1,155 @@
+"""The shell scripts: linted, documented, and harmless where there is nothing to do or something in the way."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path for folder in ("scripts", ".ci") for path in (ROOT / folder).rglob("*") if path.is_file())
+KNOWN = {"scripts/setup.sh", "scripts/test.sh", ".ci/run"}
+ids = [str(path.relative_to(ROOT)) for path in SCRIPTS]
+
+
+def bash(script: str, *words: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(ROOT / script), *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_known_scripts_are_found():
+    assert set(ids) >= KNOWN
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=ids)
+def test_shellcheck_has_nothing_to_say(script):
+    command = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([command, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=ids)
+def test_a_failing_line_ends_the_script(script):
+    code = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert code[0] == "set -euo pipefail"
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+
+
+@pytest.mark.parametrize("script", [name for name in ids if name.endswith(".sh")])
+def test_help_comes_from_any_folder(script, tmp_path):
+    done = bash(script, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"bash {script}" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "named"),
+    [
+        ("scripts/setup.sh", ["--no-such-option"], "--no-such-option"),
+        ("scripts/setup.sh", ["--python"], "--python"),
+        ("scripts/setup.sh", ["--here", "--venv", "x"], "--venv"),
+        ("scripts/setup.sh", ["--find", "2.7"], "--find"),
+        ("scripts/setup.sh", ["--here", "--python", sys.executable, "--extras", "nonsense"], "nonsense"),
+        ("scripts/test.sh", ["--no-such-option"], "--no-such-option"),
+        ("scripts/test.sh", ["--venv"], "--venv"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_status_2(script, words, named):
+    done = bash(script, *words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr
+    assert f"type: bash {script} --help" in done.stderr
+
+
+def test_setup_has_nothing_to_do_in_a_complete_environment(tmp_path):
+    here = ("--here", "--python", sys.executable)
+    complete = bash("scripts/setup.sh", *here, "--check", cwd=tmp_path)
+    assert complete.returncode == 0, f"these tests run in an environment that setup.py does not know: {complete.stdout}"
+    first = bash("scripts/setup.sh", *here, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "nothing" in first.stdout
+    start = time.monotonic()
+    second = bash("scripts/setup.sh", *here, cwd=tmp_path)
+    assert second.returncode == 0
+    assert "nothing to do" in second.stdout
+    assert time.monotonic() - start < 10  # one second on an idle machine; minutes if it did install
+
+
+def test_setup_leaves_alone_what_it_did_not_make(tmp_path):
+    folder = tmp_path / "not an environment"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    done = bash("scripts/setup.sh", "--venv", folder)
+    assert done.returncode == 1
+    assert "was not made by this script" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_setup_refuses_a_python_that_does_not_run(tmp_path):
+    broken = tmp_path / "python3.11"
+    broken.write_text("#!/bin/sh\nexit 127\n")  # what a shim does whose version is not selected
+    broken.chmod(0o755)
+    done = bash("scripts/setup.sh", "--venv", tmp_path / "env", "--python", broken)
+    assert done.returncode == 1
+    assert "--python /path/to/python3.11" in done.stderr
+    assert not (tmp_path / "env").exists()
+
+
+def test_setup_looks_past_a_python_that_does_not_run(tmp_path):
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    for folder in ("shims", "real"):
+        (tmp_path / folder).mkdir()
+    shim = tmp_path / "shims" / f"python{version}"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    (tmp_path / "real" / f"python{version}").symlink_to(sys.executable)
+    path = f"{tmp_path / 'shims'}:{tmp_path / 'real'}:{os.environ['PATH']}"
+    done = bash("scripts/setup.sh", "--find", version, PATH=path)
+    assert done.returncode == 0
+    assert Path(done.stdout.strip()).samefile(sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("log", "cure"),
+    [
+        ("error: command 'g++' failed: No such file or directory", "install gcc and g++"),
+        ("fatal error: Python.h: No such file or directory", "python3-dev"),
+        ("OSError: [Errno 28] No space left on device", "the disk is full"),
+        ("c++: fatal error: Killed signal terminated program cc1plus", "MAX_JOBS=1"),
+        ("error: externally-managed-environment", "leave --here out"),
+        ("ERROR: No matching distribution found for torch==9.9", "TORCH_SPEC="),
+        ("Max retries exceeded with url", "the network failed"),
+        ("something never seen", "the whole log is"),
+    ],
+)
+def test_a_failed_step_is_followed_by_advice(log, cure, tmp_path):
+    text = (ROOT / "scripts" / "setup.sh").read_text()
+    functions = re.search(r"^advice\(\) \{.*?^\}", text, re.DOTALL | re.MULTILINE)
+    (tmp_path / "log").write_text(log + "\n")
+    program = (
+        f'say() {{ printf "%s\\n" "$*"; }}\nSELF="bash scripts/setup.sh"\nAGAIN=$SELF\n{functions[0]}\nadvice "$1"'
+    )
+    done = subprocess.run(["bash", "-c", program, "-", tmp_path / "log"], capture_output=True, text=True, timeout=30)
+    assert cure in done.stdout
+    assert "bash scripts/setup.sh" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lists_its_targets():
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [line.split()[1] for line in done.stdout.splitlines()] == declared[1].split()
