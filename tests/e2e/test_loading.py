@@ -178,4 +178,4 @@ def test_a_run_with_eval_bleu_resumes(fairseq: Fairseq):
     words = [word for word in fairseq.train_words("run", *flags) if word != "--disable-validation"]
     fairseq("train", *words)
     output = fairseq("train", *words, "--max-update", 42)
-    assert "@ 40 updates" in output and '"valid_bleu"' in output
+    assert "checkpoint_last.pt (epoch 3 @ 40 updates)" in output and '"valid_bleu"' in output

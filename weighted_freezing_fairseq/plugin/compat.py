@@ -25,6 +25,7 @@ from fairseq.logging import meters
 from fairseq.models import distributed_fairseq_model
 from fairseq.modules import transformer_layer
 from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq.tasks import FairseqTask
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def mend() -> None:
     allow_fairseq_checkpoints()
     explain_refused_checkpoints()
     broadcast_checkpoints()
+    resume_on_the_same_batches()
     wrap_on_cpu_too()
     accept_this_package_twice()
     unscale_once_under_amp()
@@ -139,6 +141,26 @@ def broadcast_checkpoints() -> None:
         return box[0]
 
     distributed_utils._broadcast_object_slow = broadcast
+
+
+def resume_on_the_same_batches() -> None:
+    """fairseq after 0.12.2 groups sentences into batches by seed + *the epoch it was started in*.
+
+    A run that keeps its batches from epoch 1 to the end goes on with others when it is resumed in a later epoch.
+    """
+    build = FairseqTask.get_batch_iterator
+
+    @functools.wraps(build)
+    def build_as_in_epoch_one(self: FairseqTask, dataset: Any, *args: Any, epoch: int = 1, **kwargs: Any) -> Any:
+        changing = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
+        if changing or not self.can_reuse_epoch_itr(dataset) or dataset in self.dataset_to_epoch_iter:
+            return build(self, dataset, *args, epoch=epoch, **kwargs)
+        iterator = build(self, dataset, *args, epoch=1, **kwargs)
+        dataset.set_epoch(epoch)
+        iterator.epoch = epoch
+        return iterator
+
+    FairseqTask.get_batch_iterator = build_as_in_epoch_one
 
 
 def wrap_on_cpu_too() -> None:
