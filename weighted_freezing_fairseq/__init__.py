@@ -5,6 +5,8 @@ Importing this package is cheap: neither torch nor fairseq is loaded until it is
 with fairseq at once where fairseq is loaded already, as it is under `--user-dir`, and else when it is first imported.
 """
 
+from __future__ import annotations  # an older Python must get as far as saying that it is too old
+
 import importlib
 import importlib.util
 import sys

@@ -5,6 +5,8 @@ A sub-command is a row of `COMMANDS`. Its module holds `HELP` (one line), `EXAMP
 does not wait for torch. A module tells the user of a mistake by raising `UserError`: one line, exit status 2.
 """
 
+from __future__ import annotations  # an older Python must get as far as `wff doctor`
+
 import argparse
 import importlib
 import sys

@@ -6,6 +6,8 @@ in a process of its own, because a broken compiled extension ends its process in
 Left out on purpose: nothing is installed or mended from here, and no verdict on speed.
 """
 
+from __future__ import annotations  # an older Python must get as far as saying that it is too old
+
 import argparse
 import importlib.metadata
 import json
@@ -322,7 +324,7 @@ def gather() -> Facts:
     # Not importlib's find_spec: it would set off the package's own hook that waits for fairseq.
     present = [name for name in sources if {name, f"{name}-fixed"} & versions.keys() or PathFinder.find_spec(name)]
     with ThreadPoolExecutor() as pool:
-        for name, (answer, error) in zip(present, pool.map(probe, [sources[name] for name in present]), strict=True):
+        for name, (answer, error) in zip(present, pool.map(probe, [sources[name] for name in present])):  # noqa: B905 (3.9)
             answers[name] = answer
             if error:
                 errors[name] = error

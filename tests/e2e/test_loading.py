@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import USER_DIR, Fairseq, assert_same, environment
+from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 
 WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 

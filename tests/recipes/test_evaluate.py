@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import Fairseq
+from fairseq_runs import Fairseq
 
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.recipes.evaluate import read_lines, refuse_processed, score, write_atomically

@@ -144,20 +144,19 @@ class GuidedOptimizer(torch.optim.Optimizer):
 
     def _guide_gradients(self, active: Sequence[Slot]) -> None:
         """grad <- -g(I) * grad: by the C twin where that reads the tensors, else block by block in torch."""
-        if active and all(self._suits_native(slot) for slot in active):
-            pairs = [(slot.weight, _grad(slot)) for slot in active]
-            keys = [self._key(slot) for slot in active]
-            native.freeze_(pairs, keys, self.importance, self.norm == "global")
+        pairs = [(slot.weight, _grad(slot)) for slot in active]
+        if pairs and self._native_reads(pairs):
+            native.freeze_(pairs, [self._key(slot) for slot in active], self.importance, self.norm == "global")
             return
         for slot, bounds in self._ranged(active):
             for start, (weight, grad) in self._blocks(slot):
                 grad.mul_(self._minus_g(slot, bounds, start, weight, grad))
 
-    def _suits_native(self, slot: Slot) -> bool:
+    def _native_reads(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
         # Identity, not the name: a row that somebody changed must run as changed.
         return (
             self.rule is RULES["weighted_freeze"]
-            and native.suits(slot.weight, _grad(slot))
+            and all(native.suits(weight, grad) for weight, grad in pairs)
             and native.load() is not None
         )
 
