@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,21 @@ def quickstart(*words):
         [sys.executable, "-m", "weighted_freezing_fairseq", "quickstart", *map(str, words)],
         capture_output=True, text=True, timeout=900,
     )  # fmt: skip
+
+
+def kill_when_there(goal, *words):
+    """kill -9 a quickstart as soon as `goal` exists; what it started dies with it."""
+    command = [sys.executable, "-m", "weighted_freezing_fairseq", "quickstart", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 300
+    while not goal.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -9 and goal.exists()
+    time.sleep(1)
+    size = (goal.parents[1] / "train.log").stat().st_size
+    time.sleep(2)
+    assert (goal.parents[1] / "train.log").stat().st_size == size
 
 
 def test_twins_differ_in_the_optimizer_only():
@@ -41,9 +57,12 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
         text = re.sub(r"(validate|save)_interval_updates: \d+", r"\1_interval_updates: 10", text)
         (configs / f"{method}.yaml").write_text(text)
     words = ["--configs", configs, "--out", out, "--pair", "nl-en", "--device", "cpu"]
+    folder = out / "nl-en"
+    kill_when_there(folder / "standard-1/checkpoints/checkpoint_last.pt", *words)
     done = quickstart(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    folder = out / "nl-en"
+    log = (folder / "standard-1/train.log").read_text()
+    assert "Loaded checkpoint" in log and log.index("Loaded checkpoint") > log.index("10 updates")
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == list(METHODS)

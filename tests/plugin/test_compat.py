@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import resource
+import signal
 import warnings
 
 import pytest
@@ -71,6 +73,26 @@ def test_allow_list_holds_data_classes_only():
     assert argparse.Namespace in classes
     for cls in classes:
         assert cls.__module__.split(".")[0] in ("argparse", "fairseq", "numpy")
+
+
+def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):
+    from fairseq.file_io import PathManager
+
+    new, last = tmp_path / "checkpoint_1_10.pt", tmp_path / "checkpoint_last.pt"
+    new.write_bytes(b"new" * 10_000)
+    last.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # the disk is full in the middle of the copy
+    try:
+        with pytest.raises(OSError):
+            PathManager.copy(str(new), str(last), True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert last.read_bytes() == b"old"
+    PathManager.copy(str(new), str(last), True)
+    assert last.read_bytes() == new.read_bytes() and not list(tmp_path.glob("*.part"))
 
 
 def test_another_user_dir_is_loaded_as_ever(tmp_path):

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, options, utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from fairseq.logging import meters
 from fairseq.models import distributed_fairseq_model
 from fairseq.modules import transformer_layer
@@ -38,6 +39,7 @@ def mend() -> None:
     allow_fairseq_checkpoints()
     explain_refused_checkpoints()
     broadcast_checkpoints()
+    copy_checkpoints_whole()
     resume_on_the_same_batches()
     wrap_on_cpu_too()
     accept_this_package_twice()
@@ -141,6 +143,25 @@ def broadcast_checkpoints() -> None:
         return box[0]
 
     distributed_utils._broadcast_object_slow = broadcast
+
+
+def copy_checkpoints_whole() -> None:
+    """checkpoint_last.pt is a copy of the newest one, written in place: a kill in that moment leaves half a file.
+
+    The run could then not be resumed. Copying beside it and renaming leaves the old one or the new one.
+    """
+    copy = PathManager.copy
+
+    @functools.wraps(copy)
+    def copy_then_rename(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        if not Path(dst_path).parent.is_dir() or (Path(dst_path).exists() and not overwrite):
+            return copy(src_path, dst_path, overwrite)
+        part = f"{dst_path}.part"
+        copied = copy(src_path, part, True)
+        Path(part).replace(dst_path)
+        return copied
+
+    PathManager.copy = staticmethod(copy_then_rename)
 
 
 def resume_on_the_same_batches() -> None:

@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,9 +84,18 @@ def prepare(pair: str, folder: Path) -> None:
     corpus.write(pair, raw)
     versions = {"pieces": PIECES, "corpus": read_lines(raw / corpus.MANIFEST)}
     once(folder, "subwords", versions, lambda: _segment(folder, raw, (source, target)))
-    words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", folder / "bin"]
-    words += [w for split in corpus.SIZES for w in (f"--{split}pref", folder / "pieces" / split)]
-    once(folder, "binarised", versions, lambda: _fairseq("preprocess", words, folder / "preprocess.log"))
+    once(folder, "binarised", versions, lambda: _binarise(folder, source, target))
+
+
+def _binarise(folder: Path, source: str, target: str) -> None:
+    """fairseq-preprocess, into a folder that appears when it is whole: fairseq refuses to go on in a half-made one."""
+    if (folder / "bin").is_dir():
+        return
+    with tempfile.TemporaryDirectory(prefix=".bin-", dir=folder) as half:
+        words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", f"{half}/bin"]
+        words += [str(w) for split in corpus.SIZES for w in (f"--{split}pref", folder / "pieces" / split)]
+        _fairseq("preprocess", words, folder / "preprocess.log")
+        (Path(half) / "bin").replace(folder / "bin")
 
 
 def _segment(folder: Path, raw: Path, languages: Sequence[str]) -> None:
