@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import logging
+import os
 import statistics
 import sys
 import time
@@ -307,6 +308,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported: its profiler prints its own probes
     import fairseq  # noqa: F401  (registers the plugin's adapters)
 
     from ..plugin.runs import CONFIGS, methods_in
