@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from fairseq_runs import USER_DIR, Fairseq, assert_same, environment, logged
+from fairseq_runs import USER_DIR, Fairseq, assert_close, assert_same, environment, logged
 
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
 
@@ -183,13 +183,12 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
     straight = on_two_processes(fairseq, "two", *flags, "--max-update", 20)
     assert_same(*straight)
     fairseq.train("one", *flags, "--max-update", 20, "--update-freq", 2)
-    one = fairseq.checkpoint("one")["model"]
-    for name, weight in straight[0].items():
-        torch.testing.assert_close(one[name], weight, rtol=1e-3, atol=1e-4, msg=name)
-    c10d = on_two_processes(fairseq, "c10d", *flags, "--max-update", 20, backend="c10d")
+    assert_close(fairseq.checkpoint("one")["model"], straight[0])
+    # fairseq 0.12.2 has parameters without gradients, which torch's own wrapper must be told.
+    unused = ["--find-unused-parameters"] if sys.version_info < (3, 11) else []
+    c10d = on_two_processes(fairseq, "c10d", *flags, *unused, "--max-update", 20, backend="c10d")
     assert_same(*c10d)
-    for name, weight in straight[0].items():
-        torch.testing.assert_close(c10d[0][name], weight, rtol=1e-3, atol=1e-4, msg=name)
+    assert_close(c10d[0], straight[0])
     on_two_processes(fairseq, "half", *flags, "--max-update", 10)
     resumed = on_two_processes(fairseq, "half", *flags, "--max-update", 20)  # broadcasts the checkpoint to rank 1
     assert_same(resumed[0], resumed[1])
