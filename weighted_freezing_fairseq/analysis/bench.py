@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..configs import CONFIGS, config_path, methods_in
 from ..errors import UserError
 
 HELP = "Measure time and memory of every method beside standard training, interleaved in one process."
@@ -207,7 +208,7 @@ def _synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
 def _subject(folder: Path, method: str, size: Size, device: str, seed: int, task: Any) -> _Subject:
     import torch
 
-    from ..plugin.runs import build_trainer, config_path, load_config
+    from ..plugin.runs import build_trainer, load_config
 
     overrides = [
         *size.overrides(),
@@ -310,8 +311,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported: its profiler prints its own probes
     import fairseq  # noqa: F401  (registers the plugin's adapters)
-
-    from ..plugin.runs import CONFIGS, methods_in
 
     logging.disable(logging.INFO)
     folder = args.configs or CONFIGS / "toy"

@@ -14,24 +14,6 @@ from fairseq.dataclass.utils import omegaconf_no_object_check
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from ..errors import UserError
-
-# The repository's own; a run from an installed wheel names its folder.
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-
-def methods_in(folder: Path) -> list[str]:
-    """The methods that have a YAML in `folder`, standard training first."""
-    return sorted((path.stem for path in folder.glob("*.yaml")), key=lambda name: (name != "standard", name))
-
-
-def config_path(folder: Path, method: str) -> Path:
-    """The YAML of `method`, or what may be typed in its place."""
-    path = folder / f"{method}.yaml"
-    if not path.is_file():
-        raise UserError(f"no method {method!r} in {folder}; choose from: {', '.join(methods_in(folder))}")
-    return path
-
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
     """The complete settings of a run, as fairseq-hydra-train would resolve them; overrides are `part.key=value`."""

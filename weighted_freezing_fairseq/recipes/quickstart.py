@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..configs import CONFIGS, methods_in
 from ..errors import UserError
 from ..user_dir import USER_DIR
 from . import corpus
@@ -301,9 +302,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"unknown pair {args.pair!r}; type --pair with one of: {', '.join(corpus.PAIRS)}")
     if args.seeds < 1:
         raise UserError("--seeds must be at least 1; type --seeds 1")
-    configs = (args.configs or USER_DIR.parent / "configs" / "toy").resolve()
+    configs = (args.configs or CONFIGS / "toy").resolve()
     methods = ["standard", *(m for m in args.methods.split(",") if m != "standard")]
-    known = sorted(path.stem for path in configs.glob("*.yaml"))
+    known = methods_in(configs)
     for method in methods:
         if method not in known:
             raise UserError(f"no method {method!r} in {configs}; type --methods with some of: {','.join(known)}")
