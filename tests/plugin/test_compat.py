@@ -4,6 +4,8 @@ import argparse
 import copy
 import resource
 import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -93,6 +95,31 @@ def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):
     assert last.read_bytes() == b"old"
     PathManager.copy(str(new), str(last), True)
     assert last.read_bytes() == new.read_bytes() and not list(tmp_path.glob("*.part"))
+
+
+READS_AHEAD = """
+import torch
+from fairseq.data.iterators import BufferedIterator
+import weighted_freezing_fairseq.plugin
+
+class Endless:
+    def __len__(self):
+        return 10**9
+    def __iter__(self):
+        while True:
+            yield torch.rand(100).sort()
+
+batches = BufferedIterator({size}, Endless())
+next(batches)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("size", [2, 10**6], ids=["full buffer", "busy reader"])
+def test_a_command_ends_well_while_batches_are_read_ahead(size):
+    code = READS_AHEAD.format(size=size)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 def test_another_user_dir_is_loaded_as_ever(tmp_path):

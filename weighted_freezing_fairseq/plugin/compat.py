@@ -5,21 +5,29 @@ anything that would need a copy of a fairseq file.
 """
 
 import argparse
+import atexit
 import codecs
+import contextlib
 import functools
 import importlib.util
 import inspect
 import logging
 import os
 import pickle
+import queue
 import re
 import sys
+import threading
+import time
 import warnings
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, options, utils
+from fairseq.data import iterators
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import meters
@@ -41,6 +49,7 @@ def mend() -> None:
     broadcast_checkpoints()
     copy_checkpoints_whole()
     resume_on_the_same_batches()
+    stop_reading_ahead_at_exit()
     wrap_on_cpu_too()
     accept_this_package_twice()
     unscale_once_under_amp()
@@ -182,6 +191,40 @@ def resume_on_the_same_batches() -> None:
         return iterator
 
     FairseqTask.get_batch_iterator = build_as_in_epoch_one
+
+
+def stop_reading_ahead_at_exit() -> None:
+    """A finished command aborts now and then: its thread that reads batches ahead is still inside torch at exit.
+
+    Python ends such a thread when it asks for the interpreter's lock, and C++ answers "terminate called without an
+    active exception", status 134, after everything was written. So the thread is stopped before Python leaves.
+    """
+    create = iterators.BackgroundConsumer.__init__
+    leaving = threading.Event()
+    readers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+    def until_exit(source: Iterable[Any]) -> Iterator[Any]:
+        for item in source:
+            if leaving.is_set():
+                return
+            yield item
+
+    @functools.wraps(create)
+    def create_stoppable(self: Any, buffer: Any, source: Any, *args: Any) -> None:
+        create(self, buffer, until_exit(source), *args)
+        readers.add(self)
+
+    def stop() -> None:
+        leaving.set()
+        deadline = time.monotonic() + 10  # a reader that waits for another process may never come back
+        for reader in list(readers):
+            while reader.is_alive() and time.monotonic() < deadline:
+                with contextlib.suppress(queue.Empty):  # make room, or it waits for ever to put its batch
+                    reader._queue.get_nowait()
+                reader.join(0.01)
+
+    iterators.BackgroundConsumer.__init__ = create_stoppable
+    atexit.register(stop)
 
 
 def wrap_on_cpu_too() -> None:
