@@ -1,4 +1,4 @@
-"""The counter-based generator and the Bernoulli masks made from it."""
+"""The counter-based generator, the Bernoulli masks made from it, and selection by score."""
 
 import math
 import subprocess
@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_freezing_fairseq.core.masks import keep_mask, keep_probability, stream_key, uniform
+from weighted_freezing_fairseq.core import masks
+from weighted_freezing_fairseq.core.masks import keep_mask, keep_probability, largest, quantile, stream_key, uniform
 
 KEY = (0x9E3779B9, 0x7F4A7C15)
 
@@ -104,3 +105,46 @@ def test_empirical_frequency_lies_within_binomial_bounds():
     p = keep_probability(levels, lo, hi)
     sigma = (p * (1 - p) / count).sqrt()
     assert ((kept - p).abs() <= 5 * sigma + 1e-12).all()
+
+
+SCORES = st.lists(st.lists(st.integers(0, 6), max_size=12), min_size=1, max_size=4)
+
+
+@given(SCORES, st.data())
+def test_exactly_k_are_selected_under_ties_and_they_are_the_largest(values, data):
+    scores = [torch.tensor(v, dtype=torch.float32) * 1e-9 for v in values]
+    together = torch.cat(scores)
+    k = data.draw(st.integers(0, len(together)))
+    kept = torch.cat(largest(scores, k))
+    assert kept.sum() == k
+    if 0 < k < len(together):
+        assert together[kept].min() >= together[~kept].max()
+        ties = together == together[kept].min()
+        assert kept[ties].int().diff().le(0).all()  # of equal scores the first ones
+
+
+@given(SCORES.filter(lambda v: any(v)), st.floats(0.001, 1))
+def test_quantile_is_the_smallest_score_that_covers_the_fraction(values, fraction):
+    scores = [torch.tensor(v, dtype=torch.float32) for v in values]
+    together = torch.cat(scores)
+    tau = quantile(scores, fraction)
+    assert (together <= tau).sum() >= fraction * len(together) > (together < tau).sum()
+
+
+def test_selection_over_tensors_of_any_precision_and_shape_and_many_blocks(monkeypatch):
+    generator = torch.Generator().manual_seed(2)
+    scores = [torch.rand(50, 7, generator=generator), torch.rand(9, 9, generator=generator).t().half()]
+    whole = [m.clone() for m in largest(scores, 100)]
+    monkeypatch.setattr(masks, "_SELECT_BLOCK", 16)
+    assert all(torch.equal(a, b) for a, b in zip(largest(scores, 100), whole, strict=True))
+    together = torch.cat([s.float().flatten() for s in scores])
+    kept = torch.cat([m.flatten() for m in whole])
+    assert together[kept].min() == together.sort(descending=True).values[99]
+
+
+@pytest.mark.parametrize("bad", [-1.0, torch.nan, torch.inf])
+def test_scores_that_have_no_order_are_refused(bad):
+    with pytest.raises(ValueError, match="finite and not negative"):
+        largest([torch.tensor([1.0, bad])], 1)
+    with pytest.raises(ValueError, match="no 3-th largest of 2"):
+        largest([torch.ones(2)], 3)

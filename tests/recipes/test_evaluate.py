@@ -9,7 +9,7 @@ import pytest
 from fairseq_runs import Fairseq
 
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.evaluate import read_lines, refuse_processed, score, write_atomically
+from weighted_freezing_fairseq.recipes.evaluate import read_lines, refuse_processed, score
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
@@ -52,11 +52,6 @@ def test_counts_must_agree_and_empty_hypotheses_count():
     with pytest.raises(UserError, match="nothing to score"):
         score([], [])
     assert score(["", ""], ["a b", "c"]).bleu == 0
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path):
-    write_atomically(tmp_path / "deep/file", "text\n")
-    assert (tmp_path / "deep/file").read_text() == "text\n" and len(list((tmp_path / "deep").iterdir())) == 1
 
 
 def wff(*words, ok=True):

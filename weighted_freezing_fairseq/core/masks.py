@@ -1,11 +1,13 @@
-"""Random masks that are a function of (seed, update, parameter name, position) alone.
+"""Masks: Bernoulli as a function of (seed, update, parameter name, position) alone, and the top k of all scores.
 
 A counter-based generator has no state: ranks agree, a resumed run agrees, and no other random stream (dropout) moves.
-One polarity in the whole project: 1 = is updated. Left out on purpose: top-k and quantile masks, until a method needs
-them.
+Selection counts the bits of the scores, so that no copy of the model is sorted or concatenated. One polarity in the
+whole project: 1 = is updated.
 """
 
 import hashlib
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -51,3 +53,65 @@ def keep_mask(importance: Tensor, lo: Tensor, hi: Tensor, u: Tensor) -> Tensor:
     Without the division, and therefore with no case of its own for hi = lo (0 <= 0 keeps everything).
     """
     return u * (hi - lo) <= hi - importance
+
+
+# Selection over all tensors at once --------------------------------------------------------------------------------
+
+_SELECT_BLOCK = 1 << 22
+
+
+def _bits(scores: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Scores as int32, a block at a time: the bits of a float32 that is not negative are ordered as the number is."""
+    for score in scores:
+        for block in score.detach().reshape(-1).split(_SELECT_BLOCK):
+            block = block.float() + 0.0  # no negative zero
+            if not bool(((block >= 0) & block.isfinite()).all()):
+                raise ValueError("scores must be finite and not negative, but some are not")
+            yield block.view(torch.int32)
+
+
+def _bin_of(histogram: Tensor, k: int) -> tuple[int, int]:
+    """The bin that holds the k-th largest, and how many lie in the bins above it."""
+    from_top = histogram.flip(0).cumsum(0)
+    index = int(torch.searchsorted(from_top, k))
+    found = len(histogram) - 1 - index
+    return found, int(from_top[index] - histogram[found])
+
+
+def _kth_largest(scores: Sequence[Tensor], k: int) -> tuple[Tensor, int]:
+    """The bits of the k-th largest of all scores together, and how many are larger: two passes over histograms."""
+    count = sum(score.numel() for score in scores)
+    if not 1 <= k <= count:
+        raise ValueError(f"there is no {k}-th largest of {count} scores")
+    high_parts, low_parts = torch.zeros(1 << 15, dtype=torch.int64), torch.zeros(1 << 16, dtype=torch.int64)
+    for bits in _bits(scores):
+        high_parts += torch.bincount(bits >> 16, minlength=1 << 15).cpu()
+    high, above = _bin_of(high_parts, k)
+    for bits in _bits(scores):
+        low_parts += torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=1 << 16).cpu()
+    low, between = _bin_of(low_parts, k - above)
+    return torch.tensor(high << 16 | low, dtype=torch.int32), above + between
+
+
+def largest(scores: Sequence[Tensor], k: int) -> list[Tensor]:
+    """Masks of exactly the k largest of all scores together; of equal scores the first ones are taken."""
+    if k == 0:
+        return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
+    bits, larger = _kth_largest(scores, k)
+    threshold, ties_left = bits.view(torch.float32), k - larger
+    masks = []
+    for score in scores:
+        values = score.detach().float().contiguous()
+        mask = values > threshold.to(score.device)
+        ties = (values == threshold.to(score.device)).view(-1).nonzero().view(-1)[:ties_left]
+        mask.view(-1)[ties] = True
+        ties_left -= len(ties)
+        masks.append(mask)
+    return masks
+
+
+def quantile(scores: Sequence[Tensor], fraction: float) -> float:
+    """The smallest score that at least `fraction` of all scores do not exceed (fraction > 0)."""
+    count = sum(score.numel() for score in scores)
+    rank = max(1, math.ceil(fraction * count))
+    return float(_kth_largest(scores, count - rank + 1)[0].view(torch.float32))

@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from random import Random
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_atomically
 
 try:
     from babel import Locale, dates, lists, numbers, units
@@ -418,14 +418,8 @@ def _write_all(out: Path, contents: Mapping[str, bytes]) -> None:
     for name, data in contents.items():
         if (out / name).exists() and (out / name).read_bytes() != data:
             raise UserError(f"{out / name} exists and is not of this corpus; type another folder: --out DIR")
-    out.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
-        unfinished = out / f".{name}.{os.getpid()}"
-        try:
-            unfinished.write_bytes(data)
-            unfinished.replace(out / name)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomically(out / name, data)
 
 
 # The command ---------------------------------------------------------------------------------------------------------

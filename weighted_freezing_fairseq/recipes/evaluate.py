@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import write_atomically
 from ..user_dir import USER_DIR
 
 HELP = "Translate a whole test set with each checkpoint and score it with sacreBLEU against the raw reference."
@@ -106,14 +107,6 @@ def score(hypotheses: Sequence[str], reference: Sequence[str]) -> Score:
     bleu, chrf = BLEU(), CHRF()
     bleu_score, chrf_score = (m.corpus_score(list(hypotheses), [list(reference)]).score for m in (bleu, chrf))
     return Score(bleu_score, str(bleu.get_signature()), chrf_score, str(chrf.get_signature()), len(reference))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside the goal, then rename: nobody ever reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,9 +28,10 @@ from typing import Any
 
 from ..configs import CONFIGS, methods_in
 from ..errors import UserError
+from ..files import write_atomically
 from ..user_dir import USER_DIR
 from . import corpus
-from .evaluate import Decode, Score, a_device, generate, read_lines, score, write_atomically
+from .evaluate import Decode, Score, a_device, generate, read_lines, score
 
 HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
 EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"

@@ -1,0 +1,104 @@
+"""Named tensors on disk with a header that says what they are: Fisher information, masks.
+
+A snapshot belongs to one model: names and shapes are compared when it is loaded, and every number is a tensor or a
+plain value, so that torch loads it without running code of the file. Left out on purpose: whole checkpoints, which
+are fairseq's own.
+"""
+
+import hashlib
+import math
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import whole
+
+Kind = Literal["fisher", "mask"]
+_FORMAT = "weighted_freezing_fairseq snapshot 1"
+_WEIGHTS_OF_BITS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a file holds: `about` says where the tensors come from; masks are bool, 1 = is updated."""
+
+    kind: Kind
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """A bool tensor as bytes, eight numbers each, the first in the lowest bit."""
+    flat = mask.reshape(-1)
+    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).view(-1, 8)
+    return (padded * padded.new_tensor(_WEIGHTS_OF_BITS)).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """The bool tensor of `shape` that `pack_bits` made bytes of."""
+    bits = packed[:, None].bitwise_and(packed.new_tensor(_WEIGHTS_OF_BITS)) != 0
+    return bits.view(-1)[: math.prod(shape)].view(tuple(shape))
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes: equal for equal tensors, wherever they are stored."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(path: Path, kind: Kind, tensors: Mapping[str, Tensor], **about: Any) -> None:
+    """Write a snapshot, whole or not at all. `about` holds plain values only."""
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    stored = {name: pack_bits(t) if kind == "mask" else t.detach().cpu().clone() for name, t in tensors.items()}
+    with whole(path) as part:
+        torch.save({"format": _FORMAT, "kind": kind, "about": about, "shapes": shapes, "tensors": stored}, part)
+
+
+def load(path: Path, kind: Kind) -> Snapshot:
+    """Read a snapshot of `kind`; anything else is refused with what to make instead."""
+    remedy = f"make one with: wff fisher CHECKPOINT --data BIN --out FILE{' --mask-density D' * (kind == 'mask')}"
+    if not path.is_file():
+        raise UserError(f"there is no file {path}; {remedy}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != _FORMAT:
+            raise KeyError("format")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is not a whole snapshot of this package; {remedy}") from None
+    if content["kind"] != kind:
+        raise UserError(f"{path} is a snapshot of kind {content['kind']!r}, not {kind!r}; {remedy}")
+    shapes, tensors = content["shapes"], content["tensors"]
+    if kind == "mask":
+        tensors = {name: unpack_bits(packed, shapes[name]) for name, packed in tensors.items()}
+    return Snapshot(kind, content["about"], tensors)
+
+
+def of_this_model(snapshot: Snapshot, path: Path, wanted: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
+    """The tensors of the weights `wanted` (name, shape); a snapshot of another model is refused."""
+    found, wrong = {}, []
+    for name, shape in wanted:
+        tensor = snapshot.tensors.get(name)
+        if tensor is None:
+            wrong.append(f"{name} is missing")
+        elif tuple(tensor.shape) != tuple(shape):
+            wrong.append(f"{name} is {tuple(tensor.shape)} there and {tuple(shape)} here")
+        else:
+            found[name] = tensor
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{path} was made from another model: {'; '.join(wrong[:3])}{more}; "
+            "make one from the checkpoint that this run starts from, with: wff fisher"
+        )
+    return found

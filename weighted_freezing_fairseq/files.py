@@ -1,0 +1,24 @@
+"""Files that are whole or not there: written beside their goal, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; it becomes `path` when the block ends well, and goes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """`data` as the whole content of `path`; text as UTF-8 with line feeds."""
+    with whole(path) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
