@@ -47,7 +47,8 @@ class Fairseq:
         return output
 
     def train_words(self, name: str, *args: object, plugin: bool = True) -> list[object]:
-        user_dir = ["--user-dir", USER_DIR] if plugin else []
+        # Stock fairseq aborts now and then when it leaves while its thread reads ahead, see compat.py.
+        user_dir = ["--user-dir", USER_DIR] if plugin else ["--data-buffer-size", 0]
         save = ["--save-dir", self.folder / name]
         return [self.data, *user_dir, *TOY_MODEL, *TOY_RUN, *save, *args]
 

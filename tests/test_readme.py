@@ -1,5 +1,6 @@
 """What the README says is what the code does."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -50,9 +51,18 @@ def test_files_that_are_named_exist(path):
     assert (ROOT / path).exists()
 
 
-def test_every_option_that_is_named_exists():
-    from weighted_freezing_fairseq.plugin.optimizers import GuidedConfig
+def test_every_option_is_named_with_its_default():
+    from weighted_freezing_fairseq.plugin.optimizers import FishConfig, FreezeConfig, LfrConfig, SageConfig
 
     table = between("| option | default | meaning |", "In YAML")
-    for option in re.findall(r"^\| `--([\w-]+)`", table, re.MULTILINE):
-        assert option.replace("-", "_") in GuidedConfig.__dataclass_fields__
+    named = dict(re.findall(r"^\| `--([\w-]+)` \| ([^|]*) \|", table, re.MULTILINE))
+    named.pop("optimizer")
+    fields = {f.name: f for c in (FreezeConfig, SageConfig, FishConfig, LfrConfig) for f in dataclasses.fields(c)}
+    fields = {name: f for name, f in fields.items() if name not in ("_name", "seed", "log_interval")}
+    assert {name.replace("-", "_") for name in named} == fields.keys()
+    for name, default in named.items():
+        mine = fields[name.replace("-", "_")].default
+        if mine is None or mine == "":
+            assert default.strip() in ("", "by method"), name
+        else:
+            assert float(default) == mine if isinstance(mine, int | float) else default == str(mine), name

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "GuidedOptimizer": "core.guided",
+    "FixedMaskOptimizer": "core.fixed",
     "RULES": "core.rules",
     "Rule": "core.rules",
     "METRICS": "core.importance",

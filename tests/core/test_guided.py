@@ -1,58 +1,17 @@
-"""The guided optimizer around real torch optimizers."""
-
-import copy
+"""Rows that measure I in every update: what Weighted Freezing and SAGE do, number by number."""
 
 import pytest
 import torch
+from guided_rows import BASES, a_model, same, train
 from torch import nn
 
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
-BASES = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
-    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
-    "adadelta": lambda p: torch.optim.Adadelta(p),
-    "adamax": lambda p: torch.optim.Adamax(p, lr=0.01),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
-}
-METHODS = ["weighted_freeze"]
-
-
-def a_model(dtype=torch.float32) -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.LayerNorm(20), nn.Linear(20, 3)).to(dtype)
-
-
-def train(model, optimizer, steps, first=0):
-    for step in range(first, first + steps):
-        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).to(next(model.parameters()).dtype)
-        optimizer.zero_grad()
-        model(x).pow(2).mean().backward()
-        optimizer.step()
-    return [p.detach().clone() for p in model.parameters()]
-
 
 def guided(model, base="adam", **settings):
     return GuidedOptimizer(BASES[base](model.parameters()), scope_of(model), **settings)
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("base", BASES)
-def test_before_start_training_is_bit_identical_to_the_base(base, method):
-    plain_model, model = a_model(), a_model()
-    plain = train(plain_model, BASES[base](plain_model.parameters()), 5)
-    optimizer = guided(model, base, method=method, start=6)
-    assert same(train(model, optimizer, 5), plain)
-    assert not same(train(model, optimizer, 1, 5), train(plain_model, BASES[base](plain_model.parameters()), 1, 5))
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -119,41 +78,6 @@ def test_global_norm_freezes_by_the_range_of_all_weights():
     assert optimizer.recorded["frozen_fraction"] == pytest.approx(frozen.item() / len(total))
 
 
-def test_recording_changes_nothing():
-    plain, recorded = a_model(), a_model()
-    optimizer = guided(recorded)
-    optimizer.record = True
-    assert same(train(plain, guided(plain), 3), train(recorded, optimizer, 3))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_masks_leave_dropout_alone(method):
-    model = a_model()
-    optimizer = guided(model, method=method)
-    train(model, optimizer, 1)
-    torch.manual_seed(9)
-    optimizer.step()
-    after = torch.rand(3)
-    torch.manual_seed(9)
-    assert torch.equal(after, torch.rand(3))
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("base", BASES)
-def test_a_resumed_run_is_an_uninterrupted_one(base, method):
-    whole = a_model()
-    expected = train(whole, guided(whole, base, method=method), 6)
-    first = a_model()
-    optimizer = guided(first, base, method=method)
-    train(first, optimizer, 3)
-    second = a_model()
-    second.load_state_dict(copy.deepcopy(first.state_dict()))
-    resumed = guided(second, base, method=method)
-    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert resumed.updates == 3
-    assert same(train(second, resumed, 3, first=3), expected)
-
-
 def test_state_is_the_base_state_and_a_few_words():
     model = a_model()
     optimizer = guided(model)
@@ -161,34 +85,6 @@ def test_state_is_the_base_state_and_a_few_words():
     state = optimizer.state_dict()
     assert state.pop("guided") == {"method": "weighted_freeze", "base": "Adam", "updates": 2}
     assert state.keys() == optimizer.base.state_dict().keys()
-
-
-def test_a_plain_state_starts_afresh_and_another_base_is_refused(caplog):
-    model = a_model()
-    plain = BASES["adam"](model.parameters())
-    train(model, plain, 2)
-    optimizer = guided(model)
-    optimizer.load_state_dict(plain.state_dict())
-    assert optimizer.updates == 0 and "starts afresh" in caplog.text
-    with pytest.raises(ValueError, match="saved with base 'Adam', but this run has 'SGD'"):
-        guided(model, "sgd").load_state_dict(optimizer.state_dict())
-
-
-def test_flat_parameter_gets_the_very_same_masks():
-    model = a_model()
-    reference = guided(model, "sgd")
-    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    slots, start = [], 0
-    for name, p in model.named_parameters():
-        slots.append(Slot(name, flat, p.shape, start))
-        start += p.numel()
-    in_scope = {slot.name for slot in reference.slots}
-    optimizer = GuidedOptimizer(torch.optim.SGD([flat], lr=0.1), [s for s in slots if s.name in in_scope])
-    for step in range(3):
-        train(model, reference, 1, first=step)
-        flat.grad = torch.cat([p.grad.flatten() for p in model.parameters()])  # masked already: masking is idempotent
-        optimizer.step()
-        assert torch.equal(flat, torch.cat([p.detach().flatten() for p in model.parameters()]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -207,78 +103,75 @@ def test_other_precisions_stay_finite_and_freeze_the_most_important(dtype, impor
         assert after.view(-1)[top] == before.view(-1)[top]
 
 
-def test_a_transposed_parameter_is_masked_in_logical_order():
-    torch.manual_seed(1)
-    straight = nn.Parameter(torch.randn(5, 9))
-    turned = nn.Parameter(straight.detach().t().contiguous().t())
-    grad = torch.randn(5, 9)
-    for p in (straight, turned):
-        p.grad = grad.clone()
-        GuidedOptimizer(torch.optim.SGD([p], lr=0.1), [Slot("w", p, p.shape)]).step()
-    assert not turned.is_contiguous() and torch.equal(straight, turned)
+# SAGE, two steps deep. theta = (1, -2), gradients (0.5, 0.25) and then (0.1, 0.25), SGD with rate 0.1, beta 0.75.
+# I_1 = |1 * 0.5|, |-2 * 0.25| = 0.5, 0.5; the average, corrected for its short life, is I_1 itself.
+# full:    factor (0 + eps) / (0.5 + eps), eps = 0.5: 0.5, 0.5  ->  theta_1 = 1 - 0.1 * 0.5 * 0.5, -2 - 0.1 * 0.5 * 0.25
+GOLDEN_FIRST = (0.975, -2.0125)
+# I_2 = 0.975 * 0.1 = 0.0975, 2.0125 * 0.25 = 0.503125
+# average before correction: 0.75 * (0.25 * 0.5) + 0.25 * I_2 = 0.118125, 0.21953125; divided by 1 - 0.75 ** 2 = 0.4375:
+# 0.27, 0.501785714...
+# full:    (|0.0975 - 0.27| + 0.5) / (0.0975 + 0.5) = 0.6725 / 0.5975;  (0.00133928571 + 0.5) / 1.003125
+# average: 0.6725 / (0.27 + 0.5);                                       0.50133928571 / 1.001785714
+# light, first update: mean I = 0.5: (0.5 + 0.5) / (0.5 + 0.5) = 1, so theta_1 = 0.95, -2.025;
+# second: I = 0.095, 0.50625, mean 0.300625: 0.800625 / 0.595 and 0.800625 / 1.00625
+GOLDEN = {
+    "": (GOLDEN_FIRST, (0.975 - 0.01 * 0.6725 / 0.5975, -2.0125 - 0.025 * 0.50133928571 / 1.003125)),
+    "average": (GOLDEN_FIRST, (0.975 - 0.01 * 0.6725 / 0.77, -2.0125 - 0.025 * 0.50133928571 / 1.001785714)),
+    "light": ((0.95, -2.025), (0.95 - 0.01 * 0.800625 / 0.595, -2.025 - 0.025 * 0.800625 / 1.00625)),
+}
 
 
-def test_missing_gradients_empty_tensors_and_nan():
+@pytest.mark.parametrize("variant", GOLDEN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sage_two_steps_deep(variant, dtype):
+    theta = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
+    slot = Slot("w", theta, theta.shape)
+    base = torch.optim.SGD([theta], lr=0.1)
+    optimizer = GuidedOptimizer(base, [slot], "sage", variant=variant, beta=0.75, eps=0.5, max_scale=10)
+    for grad, expected in zip(((0.5, 0.25), (0.1, 0.25)), GOLDEN[variant], strict=True):
+        theta.grad = torch.tensor(grad, dtype=dtype)
+        optimizer.step()
+        torch.testing.assert_close(theta.detach(), torch.tensor(expected, dtype=dtype))
+
+
+def test_sage_scales_momentum_and_decay_and_bounds_the_factor():
+    plain_model, model = a_model(), a_model()
+    train(plain_model, BASES["adamw"](plain_model.parameters()), 1)
+    start = [slot.weight.clone() for slot in scope_of(a_model())]
+    optimizer = guided(model, "adamw", method="sage", variant="light", max_scale=2.0)
+    train(model, optimizer, 1)
+    for slot, plain, old in zip(optimizer.slots, scope_of(plain_model), start, strict=True):
+        ratio = (slot.weight - old) / (plain.weight - old)
+        assert ratio.max() <= 2.001 and ratio.min() >= 0 and (ratio - 2).abs().lt(1e-2).any() and ratio.min() < 0.9
+
+
+def test_sage_keeps_one_average_a_weight_in_the_precision_asked_for():
+    count = sum(map(len, scope_of(a_model())))
+    for settings, size in (
+        ({}, 4), ({"state_dtype": torch.bfloat16}, 2), ({"variant": "average"}, 4), ({"variant": "light"}, 0),
+    ):  # fmt: skip
+        model = a_model()
+        optimizer = guided(model, method="sage", **settings)
+        train(model, optimizer, 2)
+        assert optimizer.extra_bytes == size * count
+        assert ("averages" in optimizer.state_dict()["guided"]) == (size > 0)
+    half = a_model(torch.float16)
+    optimizer = guided(half, "sgd", method="sage")
+    train(half, optimizer, 2)
+    averages = optimizer.averages.values()
+    assert all(average.dtype == torch.bfloat16 and (average > 0).float().mean() > 0.9 for average in averages)
+
+
+def test_sage_of_a_global_mean_compares_with_all_weights():
     model = a_model()
-    empty = nn.Parameter(torch.zeros(0, 3))
-    empty.grad = torch.zeros(0, 3)
-    base = torch.optim.SGD([*model.parameters(), empty], lr=0.1)
-    optimizer = GuidedOptimizer(base, [*scope_of(model), Slot("empty", empty, empty.shape)])
-    before = [p.clone() for p in model.parameters()]
-    optimizer.step()  # no gradient anywhere
-    assert same([p.detach() for p in model.parameters()], before)
-    optimizer.slots[0].parameter.grad = torch.full_like(optimizer.slots[0].weight, torch.nan)
-    optimizer.step()
-    assert optimizer.slots[0].weight.isnan().all()  # a NaN is shown, frozen or not
-
-
-def test_closure_scheduler_scaler_and_hooks_work_as_in_torch():
-    model = a_model()
-    optimizer = guided(model)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    called = []
-    optimizer.register_step_post_hook(lambda *_: called.append(1))
-
-    def closure():
-        optimizer.zero_grad()
-        loss = model(torch.ones(2, 6)).sum()
-        loss.backward()
-        return loss
-
-    assert optimizer.step(closure).requires_grad
-    schedule.step()
-    assert optimizer.base.param_groups[0]["lr"] == 0.005
-    scaler.scale(model(torch.ones(2, 6)).sum()).backward()
-    scaler.step(optimizer)
-    assert optimizer.updates == 2 and called == [1, 1]
-    scaler.update()
-    optimizer.zero_grad()
-    scaler.scale(model(torch.full((2, 6), torch.inf)).sum()).backward()
-    scaler.step(optimizer)  # overflow: skipped, and not counted
-    assert optimizer.updates == 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"method": "sgae"}, "choose one of: weighted_freeze"),
-        ({"method": "ewc"}, "choose one of: weighted_freeze"),
-        ({"importance": "size"}, "choose one of: magnitude, loss-preserving, fisher"),
-        ({"norm": "row"}, "choose one of: tensor, global"),
-        ({"stage": "loss"}, "choose one of: gradient, update"),
-    ],
-)
-def test_wrong_settings_say_what_is_right(settings, words):
-    with pytest.raises(ValueError, match=words):
-        guided(a_model(), **settings)
-
-
-def test_foreign_and_doubled_slots_are_refused():
-    model, other = a_model(), a_model()
-    with pytest.raises(ValueError, match="build both from one model"):
-        GuidedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), scope_of(other))
-    with pytest.raises(ValueError, match="a name of its own"):
-        GuidedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), scope_of(model) * 2)
-    with pytest.raises(ValueError, match="scope='all'"):
-        GuidedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), [])
+    optimizer = guided(model, "sgd", method="sage", variant="light", norm="global", max_scale=1e9)
+    with torch.no_grad():
+        optimizer.slots[1].weight.mul_(100)  # next to these, the first matrix is unimportant
+    optimizer.record = True
+    before = [p.detach().clone() for p in model.parameters()]
+    train(model, optimizer, 1)
+    grads = [slot.parameter.grad for slot in optimizer.slots]
+    scores = [(old * g).abs() for old, g in zip((before[0], before[4]), grads, strict=True)]
+    mean = torch.cat([s.flatten() for s in scores]).mean()
+    for slot, old, grad, score in zip(optimizer.slots, (before[0], before[4]), grads, scores, strict=True):
+        torch.testing.assert_close(slot.weight, old - 0.1 * mean / score * grad, rtol=1e-3, atol=1e-5)

@@ -1,5 +1,6 @@
 """The C kernel is welded to the torch path, bit for bit, and its absence changes nothing but time."""
 
+import dataclasses
 import itertools
 import os
 import shutil
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from weighted_freezing_fairseq.core import native
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
-from weighted_freezing_fairseq.core.rules import RULES
+from weighted_freezing_fairseq.core.rules import RULES, rule_of
 from weighted_freezing_fairseq.core.scope import Slot
 
 pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
@@ -32,7 +33,7 @@ def masked(sizes, importance, norm, plain, threads=1, special=()):
         slots.append(Slot(str(index), p, p.shape))
     rule = RULES["weighted_freeze"]
     if plain:  # a copy of the row is another row: torch runs it as written
-        rule = rule.__class__(**{f: getattr(rule, f) for f in rule.__dataclass_fields__})
+        rule = dataclasses.replace(rule)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -61,6 +62,47 @@ def test_kernel_equals_torch_for_any_sizes(sizes):
     for importance, norm in itertools.product(METRICS, ["tensor", "global"]):
         pairs = zip(*(masked(sizes, importance, norm, plain) for plain in (False, True)), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def scaled(sizes, variant, plain, threads=1, special=(), **settings):
+    """Weights and averages after three SAGE updates around Adam, by the kernel or in torch."""
+    generator = torch.Generator().manual_seed(1)
+    parameters = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
+    slots = [Slot(str(index), p, p.shape) for index, p in enumerate(parameters)]
+    rule = rule_of("sage", variant)
+    if plain:
+        rule = dataclasses.replace(rule)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        base = torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.1)
+        optimizer = GuidedOptimizer(base, slots, rule, **settings)
+        for _ in range(3):
+            for p in parameters:
+                p.grad = torch.randn(p.shape, generator=generator) * 1e-3
+                for position, value in enumerate(special[: len(p)]):
+                    p.grad[position] = value
+            optimizer.step()
+    finally:
+        torch.set_num_threads(before)
+    return [*(p.detach() for p in parameters), *optimizer.averages.values()]
+
+
+@pytest.mark.parametrize("variant", ["", "average", "light"])
+@pytest.mark.parametrize("settings", [{}, {"state_dtype": torch.bfloat16}, {"norm": "global", "eps": 1e-4}])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sage_kernel_equals_torch_bit_for_bit(variant, settings, threads):
+    sizes = [1, 2, 15, 16, 17, 1000, 70_001]
+    fast = scaled(sizes, variant, plain=False, threads=threads, special=(0.0, 1e-30), **settings)
+    slow = scaled(sizes, variant, plain=True, special=(0.0, 1e-30), **settings)
+    assert len(fast) == len(slow) and all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("variant", ["", "average", "light"])
+def test_sage_shows_nan_and_infinite_gradients_as_torch_does(variant):
+    fast, slow = (scaled([50], variant, plain, special=(torch.nan, torch.inf)) for plain in (False, True))
+    assert all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(fast, slow, strict=True))
+    assert not fast[0][:2].isfinite().any()
 
 
 def test_nan_and_infinite_gradients_stay_visible():

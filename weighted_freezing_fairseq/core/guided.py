@@ -1,47 +1,51 @@
-"""One optimizer that composes any torch optimizer with one row of the table.
+"""Guided by scores that are measured in every update: Weighted Freezing, SAGE, and whatever row measures its I.
 
-The base optimizer is never patched or subclassed: `GuidedOptimizer` changes what it sees (stage `gradient`) or what it
-did (stage `update`), and hands everything else through. Left out on purpose: rows that act inside the loss, which are
-criterions, and anything of fairseq.
+The row of the table says by which factor -g(I) a weight's gradient (stage `gradient`) or its whole change (stage
+`update`) is multiplied; this module measures I, keeps what the row needs beside it, and applies the factor. Left out
+on purpose: masks that stay (`fixed.py`), rows that act inside the loss, which are criterions, and anything of fairseq.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import native
-from .importance import METRICS
 from .masks import stream_key, uniform
 from .rules import RULES, Given, Rule
-from .scope import Slot, blocks
+from .scope import CPU_BLOCK, Slot, blocks
+from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row, statistics
 
-logger = logging.getLogger(__name__)
-
-STATE_KEY = "guided"
 NORMS = ("tensor", "global")
 STAGES = ("gradient", "update")
-# 64 Ki numbers: the temporaries of one block stay in the second-level cache of a CPU core.
-_CPU_BLOCK = 1 << 16
 
-Range = tuple[Tensor, Tensor]
+Summary = dict[str, Tensor]
 
 
-class GuidedOptimizer(torch.optim.Optimizer):
-    """`base` with its updates guided by the importance of each weight in `slots`.
+class Change(NamedTuple):
+    """A weight, what it was before the step, and the share of its change that it keeps."""
+
+    weight: Tensor
+    old: Tensor
+    factor: Tensor
+
+
+class GuidedOptimizer(WrappedOptimizer):
+    """`base` with its updates guided by the importance of each weight in `slots`, measured in every update.
 
     One step at stage `gradient`: I = metric(theta, grad); grad <- -g(I) * grad; `base.step()`. At stage `update`:
     theta' = what `base` makes of theta; theta <- theta + -g(I) * (theta' - theta), so that g = 0 undoes momentum and
     weight decay too. For plain SGD both are the row's f, g, h (`rules.py`).
 
-    method: a row of the table, by name. slots: the weights that it acts on (`scope_of(model)`).
-    importance: another metric than the row's. norm: scores are normalised within a `tensor` or over all (`global`).
+    method, variant: a row of the table, by name. slots: the weights that it acts on (`scope_of(model)`).
+    importance: another metric than the row's. norm: scores are summed up within a `tensor` or over all (`global`).
     stage: where g acts; default is the row's. start: the first update (counted from 1) at which the method acts.
+    Rows with a factor (sage): eps, and the bound max_scale. Rows with a moving average of I: its rate beta, and
+    state_dtype, its precision; the average is divided by 1 - beta ** t, t updates after it began.
 
     Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. The gradient
-    is changed in place, so measure it before `step()`. A base that needs a closure (LBFGS) cannot be guided.
+    is changed in place, so measure it before `step()`. bfloat16 averages stand still when beta is above about 0.99.
     """
 
     def __init__(
@@ -50,191 +54,192 @@ class GuidedOptimizer(torch.optim.Optimizer):
         slots: Iterable[Slot],
         method: str | Rule = "weighted_freeze",
         *,
+        variant: str = "",
         importance: str | None = None,
         norm: Literal["tensor", "global"] = "tensor",
         stage: Literal["gradient", "update"] | None = None,
         start: int = 1,
         seed: int = 1,
+        beta: float = 0.75,
+        eps: float = 1e-12,
+        max_scale: float = 3.0,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
-        rule = method if isinstance(method, Rule) else RULES.get(method)
-        if rule is None or rule.kind != "optimizer" or rule.status != "available":
-            known = ", ".join(
-                row.name for row in RULES.values() if row.kind == "optimizer" and row.status == "available"
-            )
-            raise ValueError(f"unknown or not yet available optimizer method {method!r}; choose one of: {known}")
-        self.base = base
-        super().__setstate__({})  # torch's step hooks, without a second copy of param_groups and state
-        self.slots = list(slots)
-        self.rule = rule
-        self.importance = _choice("importance", importance or rule.metric, METRICS)
-        self.norm = _choice("norm", norm, NORMS)
-        self.stage = _choice("stage", stage or rule.stage, STAGES)
+        rule = optimizer_row(method, variant, measured=True)
+        super().__init__(base, slots, rule, importance, seed)
+        self.norm = choice("norm", norm, NORMS)
+        self.stage = choice("stage", stage or rule.stage, STAGES)
         self.start = start
-        self.seed = seed
-        self.updates = 0
-        self.record = False
-        self.recorded: dict[str, Tensor] = {}
-        _check_slots(base, self.slots)
+        if not (0 <= beta < 1 and eps >= 0 and max_scale > 0):
+            raise ValueError(f"beta {beta}, eps {eps}, max_scale {max_scale}: give 0 <= beta < 1, eps >= 0, scale > 0")
+        self.beta, self.eps, self.max_scale, self.state_dtype = beta, eps, max_scale, state_dtype
+        self.averages: dict[str, Tensor] = {}
 
-    # What a torch optimizer is asked for, answered by the base.
+    def _own_state(self) -> dict[str, Any]:
+        return {"averages": dict(self.averages)} if self.averages else {}
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        return self.base.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        return self.base.state
+    def _load_own_state(self, own: dict[str, Any]) -> None:
+        saved = own.get("averages", {})
+        self.averages = {s.name: self._average_of(s).copy_(saved[s.name]) for s in self.slots if s.name in saved}
 
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        return self.base.defaults
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        self.base.zero_grad(set_to_none)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Hand new parameters to the base; they are not guided."""
-        self.base.add_param_group(param_group)
-
-    def __repr__(self) -> str:
-        return f"GuidedOptimizer({self.rule.name}, {self.stage}, {len(self.slots)} slots, base={self.base!r})"
-
-    # State: the base's, and one small entry beside it.
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base's state dict with one more key: what is needed to draw the same masks after a resume."""
-        own = {"method": self.rule.name, "base": type(self.base).__name__, "updates": self.updates}
-        return {**self.base.state_dict(), STATE_KEY: own}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this method, or of the bare base optimizer, whose updates then count as none."""
-        own = state_dict.get(STATE_KEY)
-        if own is None:
-            logger.warning("this state is of a plain optimizer: %s starts afresh on it", self.rule.name)
-        else:
-            for what, mine in (("method", self.rule.name), ("base", type(self.base).__name__)):
-                if own[what] != mine:
-                    raise ValueError(f"this state was saved with {what} {own[what]!r}, but this run has {mine!r}")
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != STATE_KEY})
-        self.updates = 0 if own is None else int(own["updates"])
+    def extra_bytes(self) -> int:
+        return sum(average.numel() * average.element_size() for average in self.averages.values())
 
     # The step.
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One update of the base, guided. `closure` recomputes loss and gradients first, as in torch."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.updates += 1
-        acts = self.updates >= self.start
-        active = [slot for slot in self.slots if acts and len(slot) and slot.grad is not None]
-        self.recorded = self._statistics(active) if self.record else {}
+    def _update(self, active: Sequence[Slot]) -> None:
+        if self.updates < self.start:
+            active = []
         if self.stage == "gradient":
+            self._learn(active)
+            self._note(active)
             self._guide_gradients(active)
             self.base.step()
         else:
-            before = [(slot.weight, slot.weight.clone(), self._factor(slot, r)) for slot, r in self._ranged(active)]
+            changes = self._remember(active)
+            self._note(active)
             self.base.step()
-            for weight, old, factor in before:
-                weight.copy_(torch.lerp(old, weight, factor.to(weight.dtype)))
-        return loss
+            _advance_(changes)
 
     def _guide_gradients(self, active: Sequence[Slot]) -> None:
         """grad <- -g(I) * grad: by the C twin where that reads the tensors, else block by block in torch."""
-        pairs = [(slot.weight, _grad(slot)) for slot in active]
-        if pairs and self._native_reads(pairs):
+        pairs = [(slot.weight, gradient(slot)) for slot in active]
+        # Identity, not the name: a row that somebody changed must run as changed.
+        if pairs and self.rule is RULES["weighted_freeze"] and native.ready(pairs):
             native.freeze_(pairs, [self._key(slot) for slot in active], self.importance, self.norm == "global")
             return
-        for slot, bounds in self._ranged(active):
-            for start, (weight, grad) in self._blocks(slot):
-                grad.mul_(self._minus_g(slot, bounds, start, weight, grad))
+        for slot, summary in self._summed_up(active):
+            for start, block in self._blocks(slot, *self._average_read(slot)):
+                block[1].mul_(self._minus_g(slot, summary, start, *block))
 
-    def _native_reads(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
-        # Identity, not the name: a row that somebody changed must run as changed.
-        return (
-            self.rule is RULES["weighted_freeze"]
-            and all(native.suits(weight, grad) for weight, grad in pairs)
-            and native.load() is not None
-        )
+    # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
+    # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
+    def _remember(self, active: Sequence[Slot]) -> list[Change]:
+        """Each slot's weight before the step and the factor -g(I) for its change, by the C twin where it can."""
+        summed_up = list(self._summed_up(active))
+        changes = [
+            Change(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=_precise(slot)))
+            for slot in active
+        ]
+        averages = [self._average_read(slot) for slot in active]
+        kind = native.scale_kind(self.rule, self.importance)
+        if kind is not None and native.ready((c.weight, gradient(s)) for c, s in zip(changes, active, strict=True)):
+            means = [summary.get("mean") for _, summary in summed_up]
+            numbers = (self.beta, self._correction(), self.eps, self.max_scale)
+            native.scale_(kind, changes, [gradient(slot) for slot in active], averages, means, numbers)
+            return changes
+        self._learn(active)
+        for (slot, summary), change, average in zip(summed_up, changes, averages, strict=True):
+            change.old.copy_(change.weight)
+            for start, block in self._blocks(slot, *average, change.factor):
+                block[-1].copy_(self._minus_g(slot, summary, start, *block[:-1]))
+        return changes
+
+    def _minus_g(
+        self, slot: Slot, summary: Summary, start: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
+    ) -> Tensor:
+        """-g(I) for one block."""
+        scores = self._scores(weight, grad)
+        given = dict[str, Any](summary)
+        if "u" in self.rule.needs:
+            given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
+        if average is not None:
+            given["average"] = average.to(scores.dtype) * self._correction()
+        return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
 
     def _key(self, slot: Slot) -> tuple[int, int]:
         return stream_key(self.seed, self.updates, slot.name)
 
-    def _blocks(self, slot: Slot) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
-        size = _CPU_BLOCK if slot.parameter.device.type == "cpu" else len(slot)
-        return blocks(len(slot), size, slot.weight, _grad(slot))
+    # The moving average of I.
 
-    def _scores(self, weight: Tensor, grad: Tensor) -> Tensor:
-        """I, in float32 at least: half precision cannot hold a square of a gradient."""
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return METRICS[self.importance](weight.to(dtype), grad.to(dtype))
+    def _average_of(self, slot: Slot) -> Tensor:
+        """The average of a slot, zero when it begins: in the parameter's precision, or bfloat16 for float16.
 
-    def _ranged(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Range]]:
-        """Each slot with the smallest and largest score that its own are normalised by."""
-        ranges = (self._range(slot) for slot in active)
-        if self.norm == "global" and active:
-            found = list(ranges)
-            lo = torch.stack([bounds[0].to(found[0][0]) for bounds in found]).amin()
-            hi = torch.stack([bounds[1].to(found[0][1]) for bounds in found]).amax()
-            ranges = ((lo.to(slot.parameter.device), hi.to(slot.parameter.device)) for slot in active)
-        return zip(active, ranges, strict=True)
-
-    def _range(self, slot: Slot) -> Range:
-        found = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
-        return torch.stack([f.min for f in found]).amin(), torch.stack([f.max for f in found]).amax()
-
-    def _minus_g(self, slot: Slot, bounds: Range, start: int, weight: Tensor, grad: Tensor) -> Tensor:
-        """-g(I) for one block."""
-        scores = self._scores(weight, grad)
-        u = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
-        return -self.rule.g.value(scores, Given(lo=bounds[0], hi=bounds[1], u=u))
-
-    def _factor(self, slot: Slot, bounds: Range) -> Tensor:
-        """-g(I) for a whole slot, in the weight's shape."""
-        parts = [self._minus_g(slot, bounds, start, *pair) for start, pair in self._blocks(slot)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts).view(slot.shape)
-
-    def _statistics(self, active: Sequence[Slot]) -> dict[str, Tensor]:
-        """Fraction frozen (-g = 0) of the weights in scope, mean and standard deviation of I; nothing is synchronised.
-
-        Empty before `start`. Costs one pass more: record only the updates that are logged.
+        I is a product of two small numbers, which float16 rounds to nothing.
         """
+        if slot.name not in self.averages:
+            dtype = self.state_dtype or slot.parameter.dtype
+            dtype = torch.bfloat16 if dtype == torch.float16 else dtype
+            self.averages[slot.name] = torch.zeros(slot.shape, dtype=dtype, device=slot.parameter.device)
+        return self.averages[slot.name]
+
+    def _average_read(self, slot: Slot) -> tuple[Tensor, ...]:
+        return (self._average_of(slot),) if "average" in self.rule.needs else ()
+
+    def _learn(self, active: Sequence[Slot]) -> None:
+        """average <- beta * average + (1 - beta) * I, where the row has an average."""
+        for slot in active if "average" in self.rule.needs else ():
+            for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
+                scores = self._scores(weight, grad)
+                average.copy_(average.to(scores.dtype).mul_(self.beta).add_(scores * (1 - self.beta)))
+
+    def _correction(self) -> float:
+        # DEVIATION: neither paper prints a correction of the average for its start at zero. The code of Liang et al.
+        # has it for Adam and not for Adamax; here it is always there, so that in the first update the average is I
+        # itself and (but for eps) nothing moves.
+        return 1 / (1 - self.beta ** (self.updates - self.start + 1))
+
+    # What is summed up over a tensor, or over all.
+
+    def _summed_up(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Summary]]:
+        """Each slot with the smallest and largest score, or the mean score, that its own are compared with."""
+        summaries: Iterable[Summary] = (self._summary(slot) for slot in active)
+        if self.norm == "global" and active:
+            found = [{k: v.to(active[0].parameter.device) for k, v in summary.items()} for summary in summaries]
+            shared = {}
+            if "lo" in self.rule.needs:
+                shared = {"lo": torch.stack([f["lo"] for f in found]).amin()}
+                shared["hi"] = torch.stack([f["hi"] for f in found]).amax()
+            if "mean" in self.rule.needs:
+                total = sum(map(len, active))
+                parts = [f["mean"].double() * (len(slot) / total) for f, slot in zip(found, active, strict=True)]
+                shared["mean"] = torch.stack(parts).sum().to(found[0]["mean"].dtype)
+            summaries = ({k: v.to(slot.parameter.device) for k, v in shared.items()} for slot in active)
+        return zip(active, summaries, strict=True)
+
+    def _summary(self, slot: Slot) -> Summary:
+        if "lo" in self.rule.needs:
+            found = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
+            return {"lo": torch.stack([f.min for f in found]).amin(), "hi": torch.stack([f.max for f in found]).amax()}
+        if "mean" in self.rule.needs:
+            scores = (self._scores(weight, grad) for _, (weight, grad) in self._blocks(slot))
+            sums, dtype = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
+            return {"mean": (torch.stack(sums).sum() / len(slot)).to(dtype[0])}
+        return {}
+
+    def _note(self, active: Sequence[Slot]) -> None:
+        """Have I and its effect measured, if this update is recorded; empty before `start`.
+
+        Costs one pass more: record only the updates that are logged.
+        """
+        self.recorded = {}
+        if not self.record:
+            return
+        scales = "max_scale" in self.rule.needs
         sums = None
-        for slot, bounds in self._ranged(active):
-            for start, (weight, grad) in self._blocks(slot):
-                scores = self._scores(weight, grad).double()
-                frozen = (self._minus_g(slot, bounds, start, weight, grad) == 0).sum()
-                part = torch.stack([frozen.double(), scores.sum(), scores.square().sum()])
+        for slot, summary in self._summed_up(active):
+            for start, block in self._blocks(slot, *self._average_read(slot)):
+                scores = self._scores(*block[:2]).double()
+                factor = self._minus_g(slot, summary, start, *block)
+                effect = factor.double().sum() if scales else (factor == 0).sum().double()
+                part = torch.stack([effect, scores.sum(), scores.square().sum()])
                 sums = part if sums is None else sums + part.to(sums.device)
-        if sums is None:
-            return {}
-        frozen, total, squares = sums / sum(map(len, active))
-        deviation = (squares - total.square()).clamp_min(0).sqrt()
-        return {"frozen_fraction": frozen, "importance_mean": total, "importance_std": deviation}
+        self.recorded = statistics("scale_mean" if scales else "frozen_fraction", sums, sum(map(len, active)))
 
 
-def _choice(what: str, value: str, known: Iterable[str]) -> str:
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}; choose one of: {', '.join(known)}")
-    return value
+def _precise(slot: Slot) -> torch.dtype:
+    return torch.promote_types(slot.parameter.dtype, torch.float32)
 
 
-def _grad(slot: Slot) -> Tensor:
-    grad = slot.grad
-    assert grad is not None
-    return grad
-
-
-def _check_slots(base: torch.optim.Optimizer, slots: Sequence[Slot]) -> None:
-    """Every slot lies in a parameter that the base updates, and no two share a name (or they would share a mask)."""
-    held = {id(p) for group in base.param_groups for p in group["params"]}
-    strangers = [slot.name for slot in slots if id(slot.parameter) not in held]
-    if strangers:
-        raise ValueError(f"the base optimizer does not hold {', '.join(strangers[:3])}; build both from one model")
-    if len({slot.name for slot in slots}) != len(slots):
-        raise ValueError("two weights have the same name; give each slot a name of its own")
-    if not slots:
-        raise ValueError("there is no weight to guide; build the slots with scope_of(model, scope='all')")
+def _advance_(changes: Sequence[Change]) -> None:
+    """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
+    if native.ready((change.weight, change.old) for change in changes):
+        native.advance_(changes)
+        return
+    for change in changes:
+        size = CPU_BLOCK if change.weight.device.type == "cpu" else change.weight.numel()
+        for _, (weight, old, factor) in blocks(change.weight.numel(), size, *change):
+            end = weight.to(factor.dtype)
+            step = end - old.to(factor.dtype)
+            weight.copy_(torch.where(factor < 0.5, old + factor * step, end - (1 - factor) * step))

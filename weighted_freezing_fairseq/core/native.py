@@ -1,4 +1,4 @@
-"""The C twin of `weighted_freeze`, compiled on first use and loaded with ctypes; absent where no compiler is.
+"""The C twins of `weighted_freeze` and `sage`, compiled on first use, loaded with ctypes; absent without a compiler.
 
 A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs half a second and is
 kept in the user's cache. Whoever calls must be ready for None: the torch path of `guided.py` gives the same bits.
@@ -13,19 +13,24 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .rules import RULES, VARIANTS, Rule
+
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("freeze.c")
+_T = TypeVar("_T")
+
+SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-_METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in freeze.c
+_METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in kernels.c
 
 
 def cache_folder() -> Path:
@@ -54,15 +59,16 @@ def load() -> ctypes.CDLL | None:
     if os.environ.get("WFF_NATIVE") == "0":
         return None
     recipe = (SOURCE.read_bytes(), _FLAGS, os.environ.get("CC"), platform.machine(), platform.libc_ver())
-    library = cache_folder() / f"freeze-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
+    library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
     try:
         if not library.exists():
             _compile(library)
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("weighted_freeze runs in plain torch, without its C kernel: %s", error)
+        logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    kernels.wff_ranges.restype = kernels.wff_freeze.restype = None
+    for function in (kernels.wff_ranges, kernels.wff_freeze, kernels.wff_scale, kernels.wff_advance):
+        function.restype = None
     return kernels
 
 
@@ -71,54 +77,118 @@ def suits(weight: Tensor, grad: Tensor) -> bool:
     return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in (weight, grad))
 
 
+def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
+    """Whether the kernels are there and can read every pair."""
+    return all(suits(*pair) for pair in pairs) and load() is not None
+
+
+def scale_kind(rule: Rule, importance: str) -> int | None:
+    """The kernel's number for a row that it computes; identity, so that a row that somebody changed runs as changed."""
+    twins = (RULES["sage"], *(row for row in VARIANTS if row.name == "sage"))  # the order of the enum in kernels.c
+    return next((k for k, row in enumerate(twins) if row is rule), None) if importance == "loss-preserving" else None
+
+
 @cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="wff")
 
 
-def _shares(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[list[int]]:
+def _shares(tensors: Sequence[Tensor]) -> list[list[int]]:
     """Indices of whole tensors for each thread, largest first to the least loaded."""
     shares: list[list[int]] = [[] for _ in range(torch.get_num_threads())]
     load = [0] * len(shares)
-    for index in sorted(range(len(pairs)), key=lambda i: -pairs[i][0].numel()):
+    for index in sorted(range(len(tensors)), key=lambda i: -tensors[i].numel()):
         least = load.index(min(load))
         shares[least].append(index)
-        load[least] += pairs[index][0].numel()
+        load[least] += tensors[index].numel()
     return [share for share in shares if share]
+
+
+def _on_shares(tensors: Sequence[Tensor], work: Callable[[list[int]], _T]) -> list[_T]:
+    """`work` on the share of each thread; ctypes lets go of the interpreter's lock, so they run side by side."""
+    shares = _shares(tensors)
+    return list(map(work, shares) if len(shares) <= 1 else _threads(len(shares)).map(work, shares))
 
 
 def freeze_(
     pairs: Sequence[tuple[Tensor, Tensor]], keys: Sequence[tuple[int, int]], metric: str, shared_range: bool
 ) -> None:
-    """grad *= keep for every (weight, gradient) of `pairs`, in place; `load()` must have succeeded.
+    """grad *= keep for every (weight, gradient) of `pairs`, in place; `ready(pairs)` must hold.
 
-    With `shared_range` one minimum and maximum serve all tensors. ctypes lets go of the interpreter's lock, so the
-    threads really run side by side.
+    With `shared_range` one minimum and maximum serve all tensors.
     """
-    kernels = load()
-    assert kernels is not None
-    shares = _shares(pairs)
-    packed = [_pack(pairs, keys, share) for share in shares]
+    kernels = _loaded()
+    weights, grads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     kind = ctypes.c_int(_METRICS.index(metric))
-    run = map if len(shares) == 1 else _threads(len(shares)).map
     bounds = None
     if shared_range:
-        found = [(ctypes.c_float * (2 * len(share)))() for share in shares]
-        list(run(lambda p, out: kernels.wff_ranges(*p[:4], kind, out), packed, found))
-        lows, highs = [low for out in found for low in out[::2]], [high for out in found for high in out[1::2]]
-        bounds = (ctypes.c_float * 2)(min(lows), max(highs))
-    list(run(lambda p: kernels.wff_freeze(*p, kind, bounds), packed))
+
+        def range_of(share: list[int]) -> list[float]:
+            found = (ctypes.c_float * (2 * len(share)))()
+            kernels.wff_ranges(*_sizes(weights, share), _floats(weights, share), _floats(grads, share), kind, found)
+            return list(found)
+
+        found = _on_shares(weights, range_of)
+        lowest, highest = min(min(f[::2]) for f in found), max(max(f[1::2]) for f in found)
+        bounds = (ctypes.c_float * 2)(lowest, highest)
+
+    def freeze(share: list[int]) -> None:
+        words = (ctypes.c_uint32 * (2 * len(share)))(*(word for i in share for word in keys[i]))
+        pointers = _floats(weights, share), _floats(grads, share)
+        kernels.wff_freeze(*_sizes(weights, share), *pointers, words, kind, bounds)
+
+    _on_shares(weights, freeze)
 
 
-def _pack(
-    pairs: Sequence[tuple[Tensor, Tensor]], keys: Sequence[tuple[int, int]], share: list[int]
-) -> tuple[object, ...]:
-    """C arrays of pointers, lengths and keys for one thread."""
-    count = len(share)
-    return (
-        ctypes.c_int64(count),
-        (ctypes.c_void_p * count)(*(pairs[i][0].data_ptr() for i in share)),
-        (ctypes.c_void_p * count)(*(pairs[i][1].data_ptr() for i in share)),
-        (ctypes.c_int64 * count)(*(pairs[i][0].numel() for i in share)),
-        (ctypes.c_uint32 * (2 * count))(*(word for i in share for word in keys[i])),
-    )
+def scale_(
+    kind: int,
+    changes: Sequence[tuple[Tensor, Tensor, Tensor]],
+    grads: Sequence[Tensor],
+    averages: Sequence[tuple[Tensor, ...]],
+    means: Sequence[Tensor | None],
+    numbers: tuple[float, float, float, float],
+) -> None:
+    """For each (weight, old, factor) of `changes`: move the average of I, old = weight, factor = -g(I) of the row.
+
+    numbers: beta, the average's bias correction, eps, max_scale. `ready` must hold for weights and gradients.
+    """
+    kernels = _loaded()
+    weights, olds, factors = ([change[k] for change in changes] for k in range(3))
+    beta, correction, eps, max_scale = numbers
+    constants = (ctypes.c_float * 5)(beta, 1 - beta, correction, eps, max_scale)
+    halves = ctypes.c_int(any(a.dtype == torch.bfloat16 for average in averages for a in average))
+
+    def scale(share: list[int]) -> None:
+        kept = _floats([average[0] for average in averages], share) if averages[0] else None
+        given = (ctypes.c_float * len(share))(*(float(means[i] or 0) for i in share))
+        tensors = _floats(weights, share), _floats(grads, share), kept, _floats(olds, share), _floats(factors, share)
+        kernels.wff_scale(*_sizes(weights, share), *tensors, given, ctypes.c_int(kind), halves, constants)
+
+    _on_shares(weights, scale)
+
+
+def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
+    kernels = _loaded()
+    columns = [[change[k] for change in changes] for k in range(3)]
+
+    def advance(share: list[int]) -> None:
+        kernels.wff_advance(*_sizes(columns[0], share), *(_floats(column, share) for column in columns))
+
+    _on_shares(columns[0], advance)
+
+
+def _loaded() -> ctypes.CDLL:
+    kernels = load()
+    assert kernels is not None
+    return kernels
+
+
+def _sizes(tensors: Sequence[Tensor], share: list[int]) -> tuple[object, object]:
+    """How many tensors a share has, and their lengths."""
+    return ctypes.c_int64(len(share)), (ctypes.c_int64 * len(share))(*(tensors[i].numel() for i in share))
+
+
+def _floats(tensors: Sequence[Tensor], share: list[int]) -> object:
+    """Their addresses."""
+    return (ctypes.c_void_p * len(share))(*(tensors[i].data_ptr() for i in share))

@@ -8,8 +8,9 @@ not reach the weight decay, which is why the stage is part of the table. Left ou
 (`guided.py`) and how its scores are measured.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .masks import keep_mask
+from .scope import Scope
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class Given:
     lo: Tensor | None = None  # smallest score of the tensor (or of the model)
     hi: Tensor | None = None  # largest score
     u: Tensor | None = None  # uniform random numbers in (0, 1]
-    average: Tensor | None = None  # moving average of I
+    average: Tensor | None = None  # moving average of I, bias-corrected
+    mean: Tensor | None = None  # mean of I over the tensor (or over the model)
     eps: float = 0.0
+    max_scale: float = math.inf  # bound on a factor
     tau: float | None = None  # threshold on I
     mask: Tensor | None = None  # 1 = is updated
     eta: float | None = None  # learning rate
@@ -59,6 +63,18 @@ class Rule:
     extra_state: str
     source: str
     status: Literal["available", "planned"] = "planned"
+    variant: str = ""  # another form of the row of this name
+    scope: Scope = "linear"  # the weights that it acts on unless told otherwise
+
+    @property
+    def measured(self) -> bool:
+        """Whether an optimizer row measures I in every update; else its mask is made once and stays."""
+        return not {"mask", "tau"} & set(self.needs)
+
+    @property
+    def label(self) -> str:
+        """Name and variant."""
+        return f"{self.name} ({self.variant})" if self.variant else self.name
 
 
 def sgd_update(rule: Rule, theta: Tensor, grad: Tensor, importance: Tensor, given: Given) -> Tensor:
@@ -84,9 +100,29 @@ def _freeze(importance: Tensor, given: Given) -> Tensor:
     return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
 
 
+# DEVIATION: Liang et al. and their code have no bound on the factor, and their code has eps below the line only. With
+# I below the line (Li et al. eq. 2) the factor grows without bound where a gradient happens to be near zero, so it is
+# bounded by max_scale; eps stands above and below, as in both papers, so that a weight that never mattered keeps 1.
+
+
 def _sage(importance: Tensor, given: Given) -> Tensor:
     assert given.average is not None
-    return -((importance - given.average).abs() + given.eps) / (importance + given.eps)
+    factor = ((importance - given.average).abs() + given.eps) / (importance + given.eps)
+    return -factor.clamp_max(given.max_scale)
+
+
+def _sage_by_average(importance: Tensor, given: Given) -> Tensor:
+    assert given.average is not None
+    factor = ((importance - given.average).abs() + given.eps) / (given.average + given.eps)
+    return -factor.clamp_max(given.max_scale)
+
+
+def _sage_light(importance: Tensor, given: Given) -> Tensor:
+    # DEVIATION: Li et al. section 4.2 say only that SAGE* has no moving average. Without one eq. 2 is eq. 4, C / I,
+    # and its constant C is the mean of I over the tensor here: an unimportant weight is sped up, an important one
+    # slowed down, and the scale of the loss cancels.
+    assert given.mean is not None
+    return -((given.mean + given.eps) / (importance + given.eps)).clamp_max(given.max_scale)
 
 
 def _minus_mask(importance: Tensor, given: Given) -> Tensor:
@@ -99,6 +135,8 @@ def _mask(importance: Tensor, given: Given) -> Tensor:
 
 
 def _below_threshold(importance: Tensor, given: Given) -> Tensor:
+    # DEVIATION: the code of Gu et al. fixes the 75 % of the weights with the largest Fisher information and also bounds
+    # how far the others may go from their start; here, as in Li et al. section 2.2, the others are free.
     assert given.tau is not None
     return -(importance <= given.tau).to(importance.dtype)
 
@@ -137,10 +175,11 @@ _ROWS = (
         g=Term("-(|I - EMA(I)| + eps) / (I + eps)", _sage),
         h=ZERO,
         stage="update",
-        needs=("average", "eps"),
+        needs=("average", "eps", "max_scale"),
         extra_passes="0",
         extra_state="1 per weight in scope",
         source="Liang et al. 2022; Li et al. 2023, eq. 2",
+        status="available",
     ),
     Rule(
         name="fish_mask",
@@ -149,11 +188,13 @@ _ROWS = (
         f=ONE,
         g=Term("-1 on the top k of I, else 0", _minus_mask),
         h=ZERO,
-        stage="gradient",
+        stage="parameter",
         needs=("mask",),
         extra_passes="0, after the mask is made",
         extra_state="1 bit per weight",
         source="Sung et al. 2021, section 2.2",
+        status="available",
+        scope="all",
     ),
     Rule(
         name="lfr_cm",
@@ -162,11 +203,13 @@ _ROWS = (
         f=ONE,
         g=Term("-1 where I <= tau, else 0", _below_threshold),
         h=ZERO,
-        stage="gradient",
+        stage="parameter",
         needs=("tau",),
         extra_passes="0, after I is measured",
         extra_state="1 bit per weight",
         source="Gu et al. 2022; Li et al. 2023, section 2.2",
+        status="available",
+        scope="all",
     ),
     Rule(
         name="ewc",
@@ -224,14 +267,46 @@ _ROWS = (
 
 RULES: Mapping[str, Rule] = MappingProxyType({row.name: row for row in _ROWS})
 
+# Other forms of a row: another g under the same name.
+VARIANTS: tuple[Rule, ...] = (
+    replace(
+        RULES["sage"],
+        variant="average",
+        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", _sage_by_average),
+        source="Liang et al. 2022, section 3",
+    ),
+    replace(
+        RULES["sage"],
+        variant="light",
+        g=Term("-(mean I + eps) / (I + eps)", _sage_light),
+        needs=("mean", "eps", "max_scale"),
+        extra_state="none",
+        source="Li et al. 2023, eq. 4 and section 4.2 (SAGE*)",
+    ),
+)
+
+
+def rule_of(name: str, variant: str = "") -> Rule:
+    """The row `name`, or one of its other forms."""
+    found = [row for row in (RULES[name], *VARIANTS) if (row.name, row.variant) == (name, variant)]
+    if not found:
+        known = ", ".join(row.variant for row in VARIANTS if row.name == name) or "none"
+        raise ValueError(f"{name} has no variant {variant!r}; its variants: {known}")
+    return found[0]
+
+
+def rows() -> list[Rule]:
+    """Every row, each followed by its other forms."""
+    return [form for row in RULES.values() for form in (row, *(v for v in VARIANTS if v.name == row.name))]
+
 
 def as_markdown() -> str:
     """The table of the README."""
     head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source", "status")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in RULES.values():
+    for row in rows():
         cells = (
-            f"`{row.name}`",
+            f"`{row.name}`" + f" ({row.variant})" * bool(row.variant),
             row.kind,
             row.metric,
             row.f.text,

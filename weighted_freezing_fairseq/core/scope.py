@@ -16,6 +16,8 @@ from torch import Tensor, nn
 Scope = Literal["linear", "all"]
 SCOPES: tuple[Scope, ...] = ("linear", "all")
 
+# 64 Ki numbers: the temporaries of one block stay in the second-level cache of a CPU core.
+CPU_BLOCK = 1 << 16
 # fairseq's name for the projection onto the vocabulary, which is neither attention nor feed-forward, tied or not.
 _OUTPUT_PROJECTION = "output_projection"
 
@@ -74,7 +76,7 @@ class Slot:
     @property
     def weight(self) -> Tensor:
         """The weight: a view, so that a change of it is a change of the model."""
-        return self._part(self.parameter.detach())
+        return self.part(self.parameter.detach())
 
     @property
     def grad(self) -> Tensor | None:
@@ -83,9 +85,10 @@ class Slot:
             return None
         if self.parameter.grad.is_sparse:
             raise ValueError(f"{self.name} has a sparse gradient; use --importance-scope linear (scope='linear')")
-        return self._part(self.parameter.grad)
+        return self.part(self.parameter.grad)
 
-    def _part(self, tensor: Tensor) -> Tensor:
+    def part(self, tensor: Tensor) -> Tensor:
+        """Its numbers in a tensor of the parameter's shape."""
         return tensor if self.start is None else tensor[self.start : self.start + len(self)].view(self.shape)
 
 

@@ -50,7 +50,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, dtypes, shapes and bytes: equal for equal tensors, wherever they are stored."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format)
         digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
         if tensor.numel():
             digest.update(tensor.view(-1).view(torch.uint8).numpy().data)

@@ -1,15 +1,16 @@
-"""`--optimizer weighted_freeze`, and every later optimizer row: one adapter class a row, no mathematics.
+"""`--optimizer weighted_freeze`, `sage`, `fish_mask`, `lfr_cm`: one adapter class a row, no mathematics.
 
-An adapter builds any base optimizer of fairseq from that optimizer's own settings, wraps its torch optimizer in a
-`GuidedOptimizer`, and hands everything else through. Settings are one dataclass: ours plus the union of all bases',
-where None means "the base's own default", so that command line and YAML both know them.
+An adapter builds any base optimizer of fairseq from that optimizer's own settings, wraps its torch optimizer in the one
+of `core` that its row asks for, and hands everything else through. Settings are one dataclass: ours plus the union of
+all bases', where None means "the base's own default", so that command line and YAML both know them.
 """
 
 import argparse
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
@@ -18,16 +19,23 @@ from fairseq.logging import metrics
 from fairseq.optim import OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
 from omegaconf import II, DictConfig, OmegaConf
 
-from ..core.guided import NORMS, STAGES, STATE_KEY, GuidedOptimizer
+from ..core import snapshot
+from ..core.fixed import SOURCES, FixedMaskOptimizer
+from ..core.guided import NORMS, STAGES, GuidedOptimizer
 from ..core.importance import METRICS
 from ..core.rules import RULES
-from ..core.scope import SCOPES
+from ..core.scope import SCOPES, Slot
+from ..core.wrapped import STATE_KEY, WrappedOptimizer
+from ..errors import UserError
 from . import parameters
 
 logger = logging.getLogger(__name__)
 
 # A composite has no settings of its own to wrap: inside one, give each group a guided optimizer.
 BASES = tuple(sorted(name for name in OPTIMIZER_REGISTRY if name != "composite"))
+
+
+STATE_DTYPES = {"parameter": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -37,23 +45,87 @@ class GuidedConfig(FairseqDataclass):
     base_optimizer: ChoiceEnum(BASES) = field(  # type: ignore[valid-type]
         default="adam", metadata={"help": "optimizer that makes the update; its own flags stay usable"}
     )
+    importance_scope: Optional[ChoiceEnum(SCOPES)] = field(  # type: ignore[valid-type]  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "linear: matrices of attention and feed-forward layers; all: every parameter "
+            "(default: linear for weighted_freeze and sage, all for fish_mask and lfr_cm)"
+        },
+    )
+    seed: int = II("common.seed")
+    log_interval: int = II("common.log_interval")
+
+
+@dataclass
+class MeasuredConfig(GuidedConfig):
+    """Settings of the rows that measure the importance in every update."""
+
     importance: Optional[ChoiceEnum(list(METRICS))] = field(  # type: ignore[valid-type]  # noqa: UP045
         default=None, metadata={"help": "importance metric (default: the method's own, see `wff rules`)"}
     )
     importance_norm: ChoiceEnum(NORMS) = field(  # type: ignore[valid-type]
-        default="tensor", metadata={"help": "normalise scores within each tensor or over the whole scope"}
-    )
-    importance_scope: ChoiceEnum(SCOPES) = field(  # type: ignore[valid-type]
-        default="linear",
-        metadata={"help": "linear: matrices of attention and feed-forward layers; all: every parameter"},
+        default="tensor", metadata={"help": "range and mean of scores: within each tensor or over the whole scope"}
     )
     importance_start: int = field(default=1, metadata={"help": "first update at which the method acts"})
+
+
+@dataclass
+class FreezeConfig(MeasuredConfig):
     freeze_apply: ChoiceEnum(STAGES) = field(  # type: ignore[valid-type]
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
     )
-    seed: int = II("common.seed")
-    log_interval: int = II("common.log_interval")
+
+
+@dataclass
+class SageConfig(MeasuredConfig):
+    sage_variant: ChoiceEnum(["full", "light"]) = field(  # type: ignore[valid-type]
+        default="full", metadata={"help": "light: SAGE* of Li et al., mean(I) / I without moving average or state"}
+    )
+    sage_denominator: ChoiceEnum(["importance", "average"]) = field(  # type: ignore[valid-type]
+        default="importance",
+        metadata={"help": "below |I - average|: I (Li et al. eq. 2), or its moving average (Liang et al.)"},
+    )
+    sage_beta: float = field(default=0.75, metadata={"help": "rate of the moving average of I"})
+    sage_eps: float = field(default=1e-12, metadata={"help": "smoothing, above and below the line"})
+    sage_max_scale: float = field(default=3.0, metadata={"help": "upper bound of the factor on a learning rate"})
+    sage_state_dtype: ChoiceEnum(list(STATE_DTYPES)) = field(  # type: ignore[valid-type]
+        default="parameter",
+        metadata={"help": "precision of the moving average; parameter: as the weights (bf16 for fp16 weights)"},
+    )
+
+
+@dataclass
+class FishConfig(GuidedConfig):
+    fish_density: Optional[float] = field(  # noqa: UP045
+        default=None, metadata={"help": "fraction of the parameters in scope that is updated"}
+    )
+    fish_mask: Optional[str] = field(  # noqa: UP045
+        default=None, metadata={"help": "mask made by `wff fisher --mask-density` (default: estimated while training)"}
+    )
+    fish_updates: int = field(
+        default=32, metadata={"help": "estimate the mask in this many first updates, in which no weight moves"}
+    )
+    fish_source: ChoiceEnum(["fisher", *SOURCES]) = field(  # type: ignore[valid-type]
+        default="fisher",
+        metadata={"help": "what chooses the mask; baselines: random, magnitude, bias (BitFit, needs no density)"},
+    )
+    fish_always: str = field(
+        default="", metadata={"help": "regular expression: parameters with such a name are always updated"}
+    )
+
+
+@dataclass
+class LfrConfig(GuidedConfig):
+    fisher: Optional[str] = field(  # noqa: UP045
+        default=None, metadata={"help": "Fisher information of the old domain, made by `wff fisher`"}
+    )
+    lfr_threshold: Optional[float] = field(  # noqa: UP045
+        default=None, metadata={"help": "weights with Fisher information up to this are trained"}
+    )
+    lfr_quantile: Optional[float] = field(  # noqa: UP045
+        default=None, metadata={"help": "this fraction of the weights, those with the least Fisher, is trained"}
+    )
 
 
 def base_settings(name: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
@@ -78,8 +150,8 @@ def base_settings(name: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
     return found
 
 
-def _merged_settings() -> list[tuple[str, Any, Any]]:
-    """The union of all bases' settings as dataclass fields; one that several bases share appears once."""
+def _with_base_settings(own: type[GuidedConfig]) -> type[GuidedConfig]:
+    """`own` and the union of all bases' settings as one dataclass; a setting that several bases share appears once."""
     merged: dict[str, tuple[str, Any, Any]] = {}
     users: dict[str, list[str]] = {}
     aliases: dict[str, str] = {}
@@ -102,8 +174,12 @@ def _merged_settings() -> list[tuple[str, Any, Any]]:
             text = f"{spec.metadata.get('help') or key} (base: {', '.join(users[key])}; default: the base's)"
             alias = {"argparse_alias": aliases[key]} if key in aliases else {}
             spec.metadata = {"help": text, **alias}
-    taken = {f.name for f in dataclasses.fields(GuidedConfig)}
-    return [entry for key, entry in merged.items() if key not in taken]
+    taken = {f.name for f in dataclasses.fields(own)}
+    name = f"{own.__name__}WithBase"
+    both = make_dataclass(name, [entry for key, entry in merged.items() if key not in taken], bases=(own,))
+    both.__module__ = __name__
+    globals()[name] = both  # where pickle looks for it
+    return both
 
 
 def build_base(name: str, settings: DictConfig, params: list[torch.nn.Parameter]) -> FairseqOptimizer:
@@ -125,7 +201,7 @@ def build_base(name: str, settings: DictConfig, params: list[torch.nn.Parameter]
 
 
 class GuidedFairseqOptimizer(FairseqOptimizer):
-    """A base optimizer of fairseq, guided by one row of the table; subclasses only name the row."""
+    """A base optimizer of fairseq, guided by one row of the table; subclasses say how the row is built."""
 
     method: str
 
@@ -134,35 +210,25 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
         params = list(params)
         flat = [p for group in params for p in group["params"]] if isinstance(params[0], dict) else params
         self.base = build_base(cfg.base_optimizer, cfg, params)
-        self._optimizer = self._guide(parameters.match(flat, cfg.importance_scope))
+        slots = parameters.match(flat, cfg.importance_scope or RULES[self.method].scope)
+        self._optimizer = self._guide(slots)
+        logger.info(
+            "%s around %s: %d weights in %d tensors are guided by %s",
+            self.method, cfg.base_optimizer, sum(map(len, slots)), len(slots), self._optimizer.importance,
+        )  # fmt: skip
         # Hooks, since not every wrapper of fairseq calls `step` of this class: --amp steps the torch optimizer.
         self._optimizer.register_step_pre_hook(self._record)
         self._optimizer.register_step_post_hook(self._log)
 
-    def _guide(self, slots) -> GuidedOptimizer:
-        cfg = self.cfg
-        guided = GuidedOptimizer(
-            self.base.optimizer,
-            slots,
-            self.method,
-            importance=cfg.importance,
-            norm=cfg.importance_norm,
-            stage=cfg.freeze_apply,
-            start=cfg.importance_start,
-            seed=cfg.seed,
-        )
-        count = sum(map(len, slots))
-        logger.info(
-            "%s around %s: %d weights in %d tensors are guided by %s",
-            self.method, cfg.base_optimizer, count, len(slots), guided.importance,
-        )  # fmt: skip
-        return guided
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        """The row's optimizer around the base's."""
+        raise NotImplementedError
 
-    def _record(self, guided: GuidedOptimizer, *_: Any) -> None:
+    def _record(self, guided: WrappedOptimizer, *_: Any) -> None:
         """Before a step: have it measured if this update is logged."""
         guided.record = (guided.updates + 1) % self.cfg.log_interval == 0
 
-    def _log(self, guided: GuidedOptimizer, *_: Any) -> None:
+    def _log(self, guided: WrappedOptimizer, *_: Any) -> None:
         """After a step: hand what was measured to the progress bar and TensorBoard."""
         for priority, (key, value) in enumerate(guided.recorded.items(), start=600):
             metrics.log_scalar(key, value, weight=1, priority=priority, round=6)
@@ -175,7 +241,7 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
             if STATE_KEY not in state_dict:
                 raise
             raise ValueError(
-                f"{error}: give --optimizer and --base-optimizer as in that run, or add --reset-optimizer"
+                f"{error}: give the flags of --optimizer as in that run, or add --reset-optimizer"
             ) from error
 
     @property
@@ -204,14 +270,99 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
         self.base.average_params()
 
 
-def _register(name: str, class_name: str) -> None:
-    """Register the row `name` as `--optimizer name`."""
-    doc = f"{RULES[name].source}; g(I) = {RULES[name].g.text}."
-    settings = make_dataclass(f"{class_name}Config", _merged_settings(), bases=(GuidedConfig,))
-    settings.__module__ = __name__
-    adapter = type(class_name, (GuidedFairseqOptimizer,), {"method": name, "__doc__": doc, "__module__": __name__})
-    globals()[class_name] = register_optimizer(name, dataclass=settings)(adapter)
-    globals()[settings.__name__] = settings
+def _register(adapter: type[GuidedFairseqOptimizer], settings: type[GuidedConfig]) -> None:
+    """Register an adapter under the name of its row, which is also its docstring."""
+    rule = RULES[adapter.method]
+    adapter.__doc__ = f"{rule.source}; g(I) = {rule.g.text}."
+    register_optimizer(adapter.method, dataclass=_with_base_settings(settings))(adapter)
 
 
-_register("weighted_freeze", "WeightedFreeze")
+class WeightedFreeze(GuidedFairseqOptimizer):
+    method = "weighted_freeze"
+
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        return GuidedOptimizer(
+            self.base.optimizer, slots, self.method, stage=self.cfg.freeze_apply, **_measured(self.cfg)
+        )
+
+
+class Sage(GuidedFairseqOptimizer):
+    method = "sage"
+
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        cfg = self.cfg
+        variant = {"full": "", "light": "light"}[cfg.sage_variant]
+        if cfg.sage_denominator == "average":
+            if variant:
+                raise UserError("--sage-variant light has no average; leave out --sage-denominator average")
+            variant = "average"
+        return GuidedOptimizer(
+            self.base.optimizer,
+            slots,
+            self.method,
+            variant=variant,
+            beta=cfg.sage_beta,
+            eps=cfg.sage_eps,
+            max_scale=cfg.sage_max_scale,
+            state_dtype=STATE_DTYPES[cfg.sage_state_dtype],
+            **_measured(cfg),
+        )
+
+
+class FishMask(GuidedFairseqOptimizer):
+    method = "fish_mask"
+
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        cfg = self.cfg
+        if cfg.fish_mask is None and cfg.fish_density is None and cfg.fish_source != "bias":
+            raise UserError("--optimizer fish_mask needs --fish-density 0.005, or --fish-mask FILE made by wff fisher")
+        if cfg.fish_mask is not None and cfg.fish_density is not None:
+            raise UserError("--fish-mask has a density of its own; leave out --fish-density")
+        return FixedMaskOptimizer(
+            self.base.optimizer,
+            slots,
+            self.method,
+            masks=None if cfg.fish_mask is None else _tensors_of(cfg.fish_mask, "mask", slots),
+            density=cfg.fish_density,
+            source=str(cfg.fish_source),
+            observe=cfg.fish_updates,
+            always=cfg.fish_always,
+            seed=cfg.seed,
+        )
+
+
+class LfrCm(GuidedFairseqOptimizer):
+    method = "lfr_cm"
+
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        cfg = self.cfg
+        if cfg.fisher is None:
+            raise UserError("--optimizer lfr_cm needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
+        if (cfg.lfr_threshold is None) == (cfg.lfr_quantile is None):
+            raise UserError("--optimizer lfr_cm needs one of --lfr-quantile 0.25 and --lfr-threshold TAU")
+        return FixedMaskOptimizer(
+            self.base.optimizer,
+            slots,
+            self.method,
+            tau=cfg.lfr_threshold,
+            quantile=cfg.lfr_quantile,
+            source=_tensors_of(cfg.fisher, "fisher", slots),
+            seed=cfg.seed,
+        )
+
+
+def _measured(cfg: DictConfig) -> dict[str, Any]:
+    """What `MeasuredConfig` says, as `GuidedOptimizer` takes it."""
+    return {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start, "seed": cfg.seed}
+
+
+def _tensors_of(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
+    """The snapshot's tensors for these slots."""
+    found = snapshot.load(Path(path), kind)
+    return snapshot.of_this_model(found, Path(path), [(slot.name, slot.shape) for slot in slots])
+
+
+_register(WeightedFreeze, FreezeConfig)
+_register(Sage, SageConfig)
+_register(FishMask, FishConfig)
+_register(LfrCm, LfrConfig)

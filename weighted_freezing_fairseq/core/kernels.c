@@ -1,5 +1,6 @@
-/* weighted_freeze in one pass over weight and gradient: the fast twin of rules._freeze, bit for bit.
+/* weighted_freeze and sage in one pass over weight and gradient, bit for bit as in torch.
  *
+ * weighted_freeze, the fast twin of rules._freeze:
  * For each tensor: lo and hi of the importance (first pass), then grad *= keep (second pass, from the cache), with the
  * counter-based numbers of masks.uniform computed on the way. Importance is never negative, so the order of floats is
  * the order of their bits, and minimum and maximum become integer reductions, which every compiler vectorises without
@@ -65,13 +66,13 @@ static void freeze_one(const float *restrict w, float *restrict g, int64_t n, ui
     }
 }
 
-/* lo and hi of each of `count` tensors, into out[2 * t] and out[2 * t + 1] */
-void wff_ranges(int64_t count, const float **w, const float **g, const int64_t *n, int metric, float *out) {
+/* lo and hi of each of `count` tensors of n[t] numbers, into out[2 * t] and out[2 * t + 1] */
+void wff_ranges(int64_t count, const int64_t *n, const float **w, const float **g, int metric, float *out) {
     for (int64_t t = 0; t < count; t++) range_of(w[t], g[t], n[t], metric, out + 2 * t);
 }
 
 /* grad *= keep for each of `count` tensors; `shared` holds one lo and hi for all, or is null: each has its own */
-void wff_freeze(int64_t count, const float **w, float **g, const int64_t *n, const uint32_t *keys, int metric,
+void wff_freeze(int64_t count, const int64_t *n, const float **w, float **g, const uint32_t *keys, int metric,
                 const float *shared) {
     for (int64_t t = 0; t < count; t++) {
         float own[2];
@@ -82,4 +83,71 @@ void wff_freeze(int64_t count, const float **w, float **g, const int64_t *n, con
         }
         freeze_one(w[t], g[t], n[t], keys[2 * t], keys[2 * t + 1], metric, bounds[0], bounds[1]);
     }
+}
+
+/* sage, the fast twin of rules._sage, _sage_by_average and _sage_light: I = |w * g| moves its average, which is kept in
+ * float or bfloat16, and gives the factor that the change of w will be multiplied by; w itself is copied to old. */
+
+enum { BY_IMPORTANCE = 0, BY_AVERAGE = 1, LIGHT = 2 };
+enum { BETA = 0, ONE_MINUS_BETA = 1, CORRECTION = 2, EPS = 3, MAX_SCALE = 4 };
+
+static inline float from_half(uint16_t half) { return from_bits((int32_t)((uint32_t)half << 16)); }
+static inline uint16_t to_half(float x) { /* to the nearest, ties to even, as torch rounds */
+    uint32_t bits = (uint32_t)to_bits(x);
+    return x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#define SCALE(above, below, learn)                                        \
+    for (int64_t i = 0; i < n; i++) {                                     \
+        float importance = from_bits(to_bits(w[i] * g[i]) & 0x7fffffff);  \
+        learn                                                             \
+        float scale = ((above) + c[EPS]) / ((below) + c[EPS]);            \
+        factor[i] = scale > c[MAX_SCALE] ? c[MAX_SCALE] : scale;          \
+        old[i] = w[i];                                                    \
+    }
+#define MOVED(kept) ((kept) * c[BETA] + importance * c[ONE_MINUS_BETA])
+#define LEARN(T, to, from)                                                \
+    ((T *)average)[i] = to(MOVED(from(((T *)average)[i])));               \
+    float usual = from(((T *)average)[i]) * c[CORRECTION];
+#define AS_IS(x) (x)
+#define DISTANCE from_bits(to_bits(importance - usual) & 0x7fffffff)
+
+CLONES
+static void scale_one(const float *restrict w, const float *restrict g, void *restrict average, float *restrict old,
+                      float *restrict factor, int64_t n, float mean, int kind, int half, const float *restrict c) {
+    if (kind == LIGHT) {
+        SCALE(mean, importance, )
+    } else if (kind == BY_AVERAGE) {
+        if (half) {
+            SCALE(DISTANCE, usual, LEARN(uint16_t, to_half, from_half))
+        } else {
+            SCALE(DISTANCE, usual, LEARN(float, AS_IS, AS_IS))
+        }
+    } else {
+        if (half) {
+            SCALE(DISTANCE, importance, LEARN(uint16_t, to_half, from_half))
+        } else {
+            SCALE(DISTANCE, importance, LEARN(float, AS_IS, AS_IS))
+        }
+    }
+}
+
+CLONES
+static void advance_one(float *restrict w, const float *restrict old, const float *restrict factor, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float f = factor[i], step = w[i] - old[i];
+        float near_old = old[i] + f * step, near_new = w[i] - (1.0f - f) * step;
+        w[i] = f < 0.5f ? near_old : near_new;
+    }
+}
+
+void wff_scale(int64_t count, const int64_t *n, const float **w, const float **g, void **average, float **old,
+               float **factor, const float *mean, int kind, int half, const float *constants) {
+    for (int64_t t = 0; t < count; t++)
+        scale_one(w[t], g[t], average ? average[t] : 0, old[t], factor[t], n[t], mean[t], kind, half, constants);
+}
+
+/* w <- old + factor * (w - old), exact for factors 0 and 1 */
+void wff_advance(int64_t count, const int64_t *n, float **w, const float **old, const float **factor) {
+    for (int64_t t = 0; t < count; t++) advance_one(w[t], old[t], factor[t], n[t]);
 }

@@ -1,15 +1,17 @@
-"""`--optimizer weighted_freeze` through the real fairseq-train: bases, precisions, resume, processes."""
+"""Every optimizer row through the real fairseq-train: bases, precisions, resume, processes, logging, mistakes."""
 
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from fairseq_runs import USER_DIR, Fairseq, assert_close, assert_same, environment, logged
 
+from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
 
 WF = ["--optimizer", "weighted_freeze"]
@@ -38,14 +40,55 @@ PRECISIONS = {
 }
 
 
+# Row -> flags of an ordinary run, flags that leave training as it is. FISHER stands for a file of the toy model.
+ROWS = {
+    "weighted_freeze": ([], ["--importance-start", 1000]),
+    "sage": ([], ["--sage-eps", 1e30]),
+    "fish_mask": (["--fish-density", 0.05, "--fish-updates", 2], ["--fish-density", 1, "--fish-source", "magnitude"]),
+    "lfr_cm": (["--lfr-quantile", 0.25, "--fisher", "FISHER"], ["--lfr-quantile", 1, "--fisher", "FISHER"]),
+}
+every_row = pytest.mark.parametrize("row", ROWS)
+
+
+@pytest.fixture(scope="session")
+def toy_fisher(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fisher information of the toy model as a file gives it: numbers that every run can read."""
+    folder = tmp_path_factory.mktemp("fisher")
+    fairseq = Fairseq(toy_data, folder)
+    fairseq.train("start", "--optimizer", "sgd", "--max-update", 1, plugin=False)
+    generator = torch.Generator().manual_seed(1)
+    model = fairseq.checkpoint("start")["model"]
+    weights = {n: torch.rand(t.shape, generator=generator) for n, t in model.items() if t.is_floating_point()}
+    weights.pop("decoder.output_projection.weight")  # tied: counted once
+    snapshot.save(folder / "fisher.pt", "fisher", weights)
+    return folder / "fisher.pt"
+
+
+@pytest.fixture
+def flags_of(toy_fisher: Path):
+    def flags(row: str, neutral: bool = False) -> list[object]:
+        given = [toy_fisher if flag == "FISHER" else flag for flag in ROWS[row][neutral]]
+        return ["--optimizer", row, *given]
+
+    return flags
+
+
+_plain: dict[str, dict] = {}
+
+
+@every_row
 @pytest.mark.parametrize(
     "base", [b if b in ("adam", "sgd") else pytest.param(b, marks=pytest.mark.slow) for b in BASE_FLAGS]
 )
-def test_neutral_run_is_bit_identical_to_its_base(fairseq: Fairseq, base: str):
+def test_neutral_run_is_bit_identical_to_its_base(fairseq: Fairseq, flags_of, base: str, row: str):
+    if row != "weighted_freeze" and base not in ("adam", "sgd", "adafactor"):
+        pytest.skip("the other bases differ from these in nothing that a row sees; tests/core has them all")
     flags = [*BASE_FLAGS[base], "--max-update", 3, "--clip-norm", 0.5]
-    fairseq.train("plain", "--optimizer", base, *flags, plugin=False)
-    fairseq.train("guided", *WF, "--base-optimizer", base, "--importance-start", 1000, *flags)
-    plain, guided = fairseq.checkpoint("plain"), fairseq.checkpoint("guided")
+    if base not in _plain:
+        fairseq.train("plain", "--optimizer", base, *flags, plugin=False)
+        _plain[base] = fairseq.checkpoint("plain")
+    fairseq.train("guided", *flags_of(row, neutral=True), "--base-optimizer", base, *flags)
+    plain, guided = _plain[base], fairseq.checkpoint("guided")
     assert_same(plain["model"], guided["model"])
     guided["last_optimizer_state"].pop("guided")
     assert_same(plain["last_optimizer_state"], guided["last_optimizer_state"])
@@ -82,6 +125,49 @@ def test_every_precision_freezes_the_weights_that_the_mask_names(fairseq: Fairse
         assert float(line["importance_mean"]) > 0 and float(line["importance_std"]) > 0
 
 
+@pytest.mark.parametrize("row", ["sage", "fish_mask", "lfr_cm"])
+@pytest.mark.parametrize(
+    "mode", [m if m in ("fp32", "bf16") else pytest.param(m, marks=pytest.mark.slow) for m in PRECISIONS]
+)
+def test_every_precision_trains_what_the_row_lets_move(fairseq: Fairseq, flags_of, row: str, mode: str):
+    output = fairseq.train(
+        mode, *flags_of(row), "--weight-decay", 0.1, "--max-update", 5, "--save-interval-updates", 1,
+        "--keep-interval-updates", 5, "--update-freq", 2, "--clip-norm", 1, *PRECISIONS[mode],
+    )  # fmt: skip
+    first, last = (fairseq.checkpoint(mode, f"checkpoint_1_{u}.pt") for u in (2, 5))
+    own = last["last_optimizer_state"]["guided"]
+    moved = {name: last["model"][name] != first["model"][name] for name in GUIDED}
+    if row == "sage":
+        assert all(change.float().mean() > 0.3 for change in moved.values())
+        assert own["averages"].keys() == set(GUIDED) and all((a > 0).any() for a in own["averages"].values())
+        effect, lowest, highest = "scale_mean", 0.3, 3
+    else:
+        masks = {name: snapshot.unpack_bits(own["masks"][name], moved[name].shape) for name in GUIDED}
+        assert not any((moved[name] & ~masks[name]).any() for name in GUIDED)
+        assert any(change.any() for change in moved.values())
+        effect, lowest, highest = "frozen_fraction", 0.7, 1
+    for line in logged(output)[2:]:
+        assert lowest < float(line[effect]) < highest
+        assert float(line["importance_mean"]) > 0 and float(line["importance_std"]) > 0
+
+
+def test_a_mask_estimated_in_training_moves_exactly_k_weights_and_saves_state(fairseq: Fairseq):
+    fish = ["--optimizer", "fish_mask", "--fish-density", 0.01, "--fish-updates", 3]
+    common = ["--weight-decay", 0.1, "--save-interval-updates", 1, "--keep-interval-updates", 9, "--max-update", 9]
+    fairseq.train("fish", *fish, *common)
+    fairseq.train("plain", "--optimizer", "adam", *common, plugin=False)
+    models = {u: fairseq.checkpoint("fish", f"checkpoint_1_{u}.pt")["model"] for u in (1, 3, 9)}
+    assert_same(models[1], models[3])  # no weight moves
+    state = fairseq.checkpoint("fish")["last_optimizer_state"]
+    names = list(state["guided"]["masks"])
+    total = sum(models[1][n].numel() for n in names)
+    assert sum((models[9][n] != models[3][n]).sum() for n in names) == round(0.01 * total)
+    held = sum(v.numel() for entry in state["state"].values() for v in entry.values() if torch.is_tensor(v))
+    assert held < 0.1 * 2 * total  # small tensors in which many numbers move are kept whole
+    sizes = [(fairseq.folder / name / "checkpoint_last.pt").stat().st_size for name in ("fish", "plain")]
+    assert sizes[1] - sizes[0] > 0.8 * 8 * total - 40_000  # less bookkeeping
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it works")
 def test_flat_fp16_needs_a_gpu(fairseq: Fairseq):
     # fairseq itself flattens on GPUs only; the matching of flat tensors is tested in tests/plugin.
@@ -101,8 +187,9 @@ def kill_when_saved(fairseq: Fairseq, name: str, file: str, *args: object) -> No
     assert process.returncode == -signal.SIGKILL and goal.exists()
 
 
-def test_forty_updates_equal_twenty_a_kill_and_twenty(fairseq: Fairseq):
-    flags = [*WF, "--max-update", 40, "--save-interval-updates", 20, "--lr-scheduler", "inverse_sqrt"]
+@every_row
+def test_forty_updates_equal_twenty_a_kill_and_twenty(fairseq: Fairseq, flags_of, row: str):
+    flags = [*flags_of(row), "--max-update", 40, "--save-interval-updates", 20, "--lr-scheduler", "inverse_sqrt"]
     flags += ["--warmup-updates", 10, "--weight-decay", 0.01]
     fairseq.train("straight", *flags)
     kill_when_saved(fairseq, "killed", "checkpoint_2_20.pt", *flags, "--max-update", 4000)
@@ -178,17 +265,31 @@ def on_two_processes(fairseq: Fairseq, name: str, *args: object, backend: str = 
     return [torch.load(fairseq.folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fairseq: Fairseq):
-    flags = [*WF, "--dropout", 0, "--attention-dropout", 0, "--clip-norm", 1, "--lr", 0.003, "--weight-decay", 0.01]
+@every_row
+def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fairseq: Fairseq, flags_of, row: str):
+    flags = [
+        *flags_of(row),
+        "--dropout",
+        0,
+        "--attention-dropout",
+        0,
+        "--clip-norm",
+        1,
+        "--lr",
+        0.003,
+        "--weight-decay",
+        0.01,
+    ]
     straight = on_two_processes(fairseq, "two", *flags, "--max-update", 20)
     assert_same(*straight)
     fairseq.train("one", *flags, "--max-update", 20, "--update-freq", 2)
     assert_close(fairseq.checkpoint("one")["model"], straight[0])
-    # fairseq 0.12.2 has parameters without gradients, which torch's own wrapper must be told.
-    unused = ["--find-unused-parameters"] if sys.version_info < (3, 11) else []
-    c10d = on_two_processes(fairseq, "c10d", *flags, *unused, "--max-update", 20, backend="c10d")
-    assert_same(*c10d)
-    assert_close(c10d[0], straight[0])
+    if row == "weighted_freeze":  # how gradients travel is nothing that a row sees
+        # fairseq 0.12.2 has parameters without gradients, which torch's own wrapper must be told.
+        unused = ["--find-unused-parameters"] if sys.version_info < (3, 11) else []
+        c10d = on_two_processes(fairseq, "c10d", *flags, *unused, "--max-update", 20, backend="c10d")
+        assert_same(*c10d)
+        assert_close(c10d[0], straight[0])
     on_two_processes(fairseq, "half", *flags, "--max-update", 10)
     resumed = on_two_processes(fairseq, "half", *flags, "--max-update", 20)  # broadcasts the checkpoint to rank 1
     assert_same(resumed[0], resumed[1])
@@ -198,17 +299,41 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--zero-sharding", "os"], "leave out --zero-sharding"),
-        (["--importance-scope", "attention"], "invalid choice"),
-        (["--base-optimizer", "adamw"], "invalid choice"),
+        ([*WF, "--zero-sharding", "os"], "leave out --zero-sharding"),
+        ([*WF, "--importance-scope", "attention"], "invalid choice"),
+        ([*WF, "--base-optimizer", "adamw"], "invalid choice"),
+        (["--optimizer", "sage", "--sage-variant", "light", "--sage-denominator", "average"], "leave out --sage-denom"),
+        (["--optimizer", "fish_mask"], "needs --fish-density 0.005, or --fish-mask FILE"),
+        (["--optimizer", "fish_mask", "--fish-mask", "no.pt"], "there is no file no.pt; make one with: wff fisher"),
+        (["--optimizer", "fish_mask", "--fish-mask", "FISHER"], "kind 'fisher', not 'mask'"),
+        (["--optimizer", "lfr_cm", "--lfr-quantile", 0.5], "needs --fisher FILE"),
+        (["--optimizer", "lfr_cm", "--fisher", "FISHER"], "needs one of --lfr-quantile"),
+        (["--optimizer", "lfr_cm", "--fisher", "FISHER", "--lfr-quantile", 0.5, "--encoder-ffn-embed-dim", 64],
+         "encoder.layers.0.fc1.weight is (32, 16) there and (64, 16) here"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_are_refused_with_what_to_type(fairseq: Fairseq, toy_fisher: Path, flags, words):
+    flags = [toy_fisher if flag == "FISHER" else flag for flag in flags]
+    assert words in fairseq.train("refused", *flags, "--max-update", 1, ok=False)
+
+
+def test_another_mask_in_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_of):
+    fairseq.train("run", *flags_of("lfr_cm"), "--max-update", 2)
+    output = fairseq.train("run", *flags_of("lfr_cm"), "--lfr-quantile", 0.5, "--max-update", 4, ok=False)
+    assert "another mask than this run's" in output and "--reset-optimizer" in output
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("weighted_freeze", ["--importance-start", "--freeze-apply"]),
+        ("sage", ["--sage-variant", "--sage-denominator", "--sage-max-scale", "--sage-state-dtype"]),
+        ("fish_mask", ["--fish-density", "--fish-mask", "--fish-updates", "--fish-source", "--fish-always"]),
+        ("lfr_cm", ["--fisher", "--lfr-threshold", "--lfr-quantile"]),
     ],
 )
-def test_impossible_settings_are_refused_with_what_to_type(fairseq: Fairseq, flags, words):
-    assert words in fairseq.train("refused", *WF, *flags, "--max-update", 1, ok=False)
-
-
-def test_help_names_the_flags_and_their_bases(fairseq: Fairseq):
-    text = " ".join(fairseq("train", "--user-dir", USER_DIR, *WF, "--help").split())
-    for word in ("--base-optimizer", "--importance-start", "--freeze-apply", "--adam-betas", "--wd"):
+def test_help_names_the_flags_and_their_bases(fairseq: Fairseq, row, words):
+    text = " ".join(fairseq("train", "--user-dir", USER_DIR, "--optimizer", row, "--help").split())
+    for word in ("--base-optimizer", "--importance-scope", "--adam-betas", "--wd", *words):
         assert word in text
     assert "momentum factor (base: nag, sgd; default: the base's)" in text

@@ -1,0 +1,72 @@
+"""Every optimizer row around every base, on a tiny model: what the tests of the core share."""
+
+import torch
+from torch import nn
+
+from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
+from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.scope import Slot, scope_of
+
+BASES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.01),
+    "adadelta": lambda p: torch.optim.Adadelta(p),
+    "adamax": lambda p: torch.optim.Adamax(p, lr=0.01),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+}
+
+
+def a_model(dtype=torch.float32) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.LayerNorm(20), nn.Linear(20, 3)).to(dtype)
+
+
+def train(model, optimizer, steps, first=0):
+    for step in range(first, first + steps):
+        x = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).to(next(model.parameters()).dtype)
+        optimizer.zero_grad()
+        model(x).pow(2).mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
+    """Fisher information as a file would give it: the same numbers in every process."""
+    generator = torch.Generator().manual_seed(11)
+    return {slot.name: torch.rand(slot.shape, generator=generator) for slot in slots}
+
+
+# Row -> class, ordinary settings, settings that leave training as it is.
+ROWS = {
+    "weighted_freeze": (GuidedOptimizer, {}, {"start": 10**9}),
+    "sage": (GuidedOptimizer, {}, {"eps": 1e30}),
+    "sage (average)": (GuidedOptimizer, {}, {"eps": 1e30}),
+    "sage (light)": (GuidedOptimizer, {}, {"eps": 1e30}),
+    "fish_mask": (FixedMaskOptimizer, {"density": 0.2, "observe": 2}, {"density": 1.0, "source": "magnitude"}),
+    "lfr_cm": (FixedMaskOptimizer, {"quantile": 0.6}, {"quantile": 1.0}),
+}
+
+
+def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **settings):
+    """The optimizer of one row around one base."""
+    cls, usual, without_effect = ROWS[row]
+    method, _, variant = row.partition(" ")
+    settings = {**(without_effect if neutral else usual), **settings}
+    if variant:
+        settings["variant"] = variant.strip("()")
+    if method == "lfr_cm":
+        settings.setdefault("source", some_fisher(slots))
+    return cls(BASES[base](params), slots, method, **settings)
+
+
+def guided_model(row: str, model: nn.Module, base="adam", neutral=False, **settings):
+    """The same for a whole model: linear matrices, or every parameter where the mask is to cover all."""
+    scope = "all" if ROWS[row][0] is FixedMaskOptimizer else "linear"
+    return guided(row, model.parameters(), scope_of(model, scope), base, neutral, **settings)

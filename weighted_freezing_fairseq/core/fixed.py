@@ -1,0 +1,311 @@
+"""Guided by a mask that is made once and stays: FISH Mask (Sung et al. 2021) and LFR-CM (Gu et al. 2022).
+
+A weight outside the mask is bit-identical to its start after any number of updates, whatever momentum and decay do.
+Where few numbers of a parameter move and the base works number by number, the base gets a short vector of just these:
+then it keeps no state for the others. Left out on purpose: how Fisher information is measured well (`fisher.py`); what
+is measured here, in the first updates, is the cheap squared gradient of the batch.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .importance import fisher
+from .masks import largest, quantile, stream_key, uniform
+from .rules import Given, Rule
+from .scope import Slot
+from .snapshot import pack_bits, unpack_bits
+from .wrapped import WrappedOptimizer, gradient, optimizer_row, statistics
+
+# Optimizers that treat every number by itself, so that a vector of some of them is updated as they would be in place.
+# Not among them: Adafactor (rows and columns), LAMB and LARS (norms of whole tensors).
+ELEMENTWISE = frozenset(
+    ("SGD", "NAG", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Rprop")
+)
+# A number that moves costs a position (8 bytes) and a copy more, one that does not saves its state.
+_NARROW_UP_TO = 0.25
+
+# What a mask can be chosen by, beside Fisher information: the baselines of Sung et al. 2021, section 4.
+SOURCES: Mapping[str, Callable[[Slot, int], Tensor]] = MappingProxyType(
+    {
+        "random": lambda slot, seed: uniform(len(slot), stream_key(seed, 0, slot.name), 0, slot.weight.device).view(
+            slot.shape
+        ),
+        "magnitude": lambda slot, seed: slot.weight.abs().float(),
+        "bias": lambda slot, seed: torch.full(slot.shape, float(slot.name.endswith("bias")), device=slot.weight.device),
+    }
+)
+
+
+class FixedMaskOptimizer(WrappedOptimizer):
+    """`base`, updating only the numbers that a mask lets move, the same ones in every update.
+
+    method: `fish_mask` or `lfr_cm`. slots: the weights that are masked; others train as ever. What decides is, for
+    fish_mask, `masks` (by slot name, 1 = is updated) or `density`: exactly k = round(density * n) of the n numbers in
+    all slots, those with the largest scores; for lfr_cm `tau` or `quantile`: the numbers with scores up to tau, or up
+    to the score that this fraction of all numbers does not exceed.
+    source: the scores, by slot name; or `fisher`: the mean of grad ** 2 over the first `observe` updates, in which no
+    weight in scope or out of it moves; or `random`, `magnitude`; or `bias`: exactly the biases (BitFit), no density.
+    always: a regular expression; parameters whose name it finds are in the mask, and count in k.
+
+    Not for training from scratch: what is important there is not known before. The gradient is masked in place.
+    """
+
+    def __init__(
+        self,
+        base: torch.optim.Optimizer,
+        slots: Iterable[Slot],
+        method: str | Rule = "fish_mask",
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        density: float | None = None,
+        tau: float | None = None,
+        quantile: float | None = None,
+        source: str | Mapping[str, Tensor] = "fisher",
+        observe: int = 1,
+        always: str = "",
+        seed: int = 1,
+    ) -> None:
+        super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed)
+        self.density, self.tau, self.quantile, self.source, self.observe = density, tau, quantile, source, observe
+        self.always = re.compile(always) if always else None
+        self.masks: dict[str, Tensor] | None = None
+        self.observed: dict[str, Tensor] = {}
+        self._narrow: _Narrow | None = None
+        self._held: list[tuple[Tensor, Tensor]] = []
+        self._check()
+        if masks is not None:
+            self.masks = self._by_the_row([Given(mask=masks[s.name] | self._forced(s)) for s in self.slots], None)
+        elif not isinstance(source, str) or source in ("random", "bias"):
+            self.masks = self._chosen()  # neither weights nor gradients are needed
+
+    # Which numbers move.
+
+    def _check(self) -> None:
+        known = ("fisher", *SOURCES)
+        if isinstance(self.source, str) and self.source not in known:
+            raise ValueError(f"unknown source {self.source!r}; choose one of: {', '.join(known)}")
+        if self.density is not None and not 0 < self.density <= 1:
+            raise ValueError(f"density {self.density} is no fraction; give 0 < density <= 1")
+        if self.quantile is not None and not 0 < self.quantile <= 1:
+            raise ValueError(f"quantile {self.quantile} is no fraction; give 0 < quantile <= 1")
+        if self.observe < 1:
+            raise ValueError("no update to estimate the mask in; give observe >= 1")
+        if self.always and not any(self.always.search(slot.name) for slot in self.slots):
+            raise ValueError(f"no parameter in scope has a name with {self.always.pattern!r} in it, such as "
+                             f"{self.slots[0].name}")  # fmt: skip
+
+    def _forced(self, slot: Slot) -> bool:
+        return bool(self.always and self.always.search(slot.name))
+
+    def _chosen(self) -> dict[str, Tensor]:
+        """The masks that source and fraction give."""
+        scores = [self._score(slot).to(slot.parameter.device) for slot in self.slots]
+        if "tau" in self.rule.needs:
+            tau = self.tau
+            if self.quantile is not None:
+                tau = quantile(scores, self.quantile)
+            if tau is None:
+                raise ValueError(f"{self.rule.name} needs tau or quantile")
+            return self._by_the_row([Given(tau=tau)] * len(scores), scores)
+        if self.source == "bias":
+            return self._by_the_row([Given(mask=(s > 0) | self._forced(slot)) for s, slot in self._with(scores)], None)
+        if self.density is None:
+            raise ValueError(f"{self.rule.name} needs masks or density")
+        forced = [slot for slot in self.slots if self._forced(slot)]
+        wanted, taken = round(self.density * sum(map(len, self.slots))), sum(map(len, forced))
+        if taken > wanted:
+            least = taken / sum(map(len, self.slots))
+            raise ValueError(
+                f"{taken} numbers are always in the mask, but density {self.density} lets only {wanted} move; "
+                f"give a density of at least {least:.6f}"
+            )
+        free = iter(largest([s for s, slot in self._with(scores) if not self._forced(slot)], wanted - taken))
+        return self._by_the_row(
+            [Given(mask=torch.ones_like(s, dtype=torch.bool) if self._forced(slot) else next(free))
+             for s, slot in self._with(scores)], None,
+        )  # fmt: skip
+
+    def _with(self, scores: Sequence[Tensor]) -> Iterable[tuple[Tensor, Slot]]:
+        return zip(scores, self.slots, strict=True)
+
+    def _score(self, slot: Slot) -> Tensor:
+        if not isinstance(self.source, str):
+            return self.source[slot.name]
+        if self.source == "fisher":
+            return self.observed.get(slot.name, torch.zeros(slot.shape)) / self.observe
+        return SOURCES[self.source](slot, self.seed)
+
+    def _by_the_row(self, givens: Sequence[Given], scores: Sequence[Tensor] | None) -> dict[str, Tensor]:
+        """-g(I) of the row, which must be a mask."""
+        masks = {}
+        for index, (slot, given) in enumerate(zip(self.slots, givens, strict=True)):
+            of = torch.zeros(slot.shape) if scores is None else scores[index]
+            factor = -self.rule.g.value(of.to(slot.parameter.device), given)
+            if not bool(((factor == 0) | (factor == 1)).all()):
+                raise ValueError(f"{self.rule.name} differs from {self.rule.source}: its factor is not 0 or 1")
+            masks[slot.name] = factor.bool()
+        return masks
+
+    # State.
+
+    def _own_state(self) -> dict[str, Any]:
+        if self.masks is not None:
+            return {"masks": {name: pack_bits(mask) for name, mask in self.masks.items()}}
+        return {"observed": dict(self.observed)}
+
+    def _load_own_state(self, own: dict[str, Any]) -> None:
+        if "masks" in own:
+            shapes = {slot.name: (slot.shape, slot.parameter.device) for slot in self.slots}
+            if own["masks"].keys() != shapes.keys():
+                raise ValueError("this state was saved with a mask over other weights than this run's scope")
+            saved = {name: unpack_bits(own["masks"][name].to(dev), shape) for name, (shape, dev) in shapes.items()}
+            if self.masks is not None and any(not torch.equal(saved[name], mask) for name, mask in self.masks.items()):
+                raise ValueError("this state was saved with another mask than this run's")
+            self.masks = saved
+            self._settle()
+        self.observed = {
+            slot.name: own["observed"][slot.name].to(slot.parameter.device, torch.float32)
+            for slot in self.slots
+            if slot.name in own.get("observed", {})
+        }
+
+    def _load_base_state(self, state_dict: dict[str, Any]) -> None:
+        super()._load_base_state(state_dict)
+        if self._narrow is not None:
+            self._narrow.take_options_of_base()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        return self.base.param_groups if self._narrow is None else self._narrow.groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if self._narrow is not None:
+            raise ValueError("add parameters before the first step: the base holds only what the mask lets move")
+        self.base.add_param_group(param_group)
+
+    @property
+    def extra_bytes(self) -> int:
+        own = [*(self.masks or {}).values(), *self.observed.values(), *self._positions()]
+        return sum(t.numel() * t.element_size() for t in own)
+
+    def _positions(self) -> list[Tensor]:
+        return [] if self._narrow is None else [t for part in self._narrow.parts for t in part[1:]]
+
+    # The step.
+
+    def _update(self, active: Sequence[Slot]) -> None:
+        self._note(active)
+        if self.masks is None:
+            if self.source == "fisher" and not self._observe(active):
+                return
+            self.masks = self._chosen()
+            self.observed = {}
+            if self.source == "fisher":
+                return  # the last of the updates in which no weight moves
+        self._settle()
+        olds = []
+        for parameter, mask in self._held:
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+            olds.append(parameter.detach().clone())
+        self.base.step() if self._narrow is None else self._narrow.step()
+        for (parameter, mask), old in zip(self._held, olds, strict=True):
+            parameter.copy_(torch.where(mask, parameter, old))
+
+    def _observe(self, active: Sequence[Slot]) -> bool:
+        """Add grad ** 2; whether this was the last of the updates in which no weight moves."""
+        for slot in active:
+            square = fisher(slot.weight, gradient(slot).float())
+            self.observed[slot.name] = self.observed[slot.name].add_(square) if slot.name in self.observed else square
+        return self.updates >= self.observe
+
+    def _settle(self) -> None:
+        """Sort the parameters by how they are kept in place: by a short vector, by hand, or not at all."""
+        if self._narrow is not None or self._held or self.masks is None:
+            return
+        keep = dict[Tensor, Tensor]()
+        for slot in self.slots:
+            whole = keep.setdefault(slot.parameter, torch.ones_like(slot.parameter, dtype=torch.bool))
+            slot.part(whole).copy_(self.masks[slot.name])
+        elementwise = type(self.base).__name__ in ELEMENTWISE
+        short = {}
+        for parameter, mask in keep.items():
+            kept = int(mask.sum())
+            if kept == mask.numel():
+                continue
+            if elementwise and parameter.is_contiguous() and kept <= _NARROW_UP_TO * mask.numel():
+                short[parameter] = mask
+            else:
+                self._held.append((parameter, mask))
+        if short:
+            self._narrow = _Narrow(self.base, short)
+
+    def _note(self, active: Sequence[Slot]) -> None:
+        """Have I of this batch and the frozen fraction measured, if this update is recorded."""
+        self.recorded = {}
+        if not self.record or not active:
+            return
+        sums = None
+        for slot in active:
+            mask = None if self.masks is None else self.masks[slot.name]
+            frozen = len(slot) - (0 if mask is None else mask.sum())
+            for _, (weight, grad) in self._blocks(slot):
+                scores = self._scores(weight, grad).double()
+                part = torch.stack([scores.new_zeros(()), scores.sum(), scores.square().sum()])
+                sums = part if sums is None else sums + part.to(sums.device)
+            assert sums is not None
+            sums[0] += frozen
+        self.recorded = statistics("frozen_fraction", sums, sum(map(len, active)))
+
+
+class _Narrow:
+    """A base optimizer that was made to hold only the numbers of its parameters that a mask lets move.
+
+    groups: what the outside sees, with the whole parameters; options set there reach the base before each step.
+    parts: (whole parameter, positions, short parameter).
+    """
+
+    def __init__(self, base: torch.optim.Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
+        self.base = base
+        self.groups = [dict(group) for group in base.param_groups]
+        self.parts: list[tuple[Tensor, Tensor, nn.Parameter]] = []
+        for group in base.param_groups:
+            group["params"] = [self._shortened(p, keep[p]) if p in keep else p for p in group["params"]]
+
+    def _shortened(self, whole: Tensor, mask: Tensor) -> nn.Parameter:
+        """The numbers that move, with what the base remembers of them."""
+        positions = mask.view(-1).nonzero().view(-1)
+        short = nn.Parameter(whole.detach().view(-1)[positions])
+        self.parts.append((whole, positions, short))
+        if whole in self.base.state:
+            self.base.state[short] = {
+                key: value.view(-1)[positions]
+                if isinstance(value, Tensor) and value.shape == whole.shape and key != "step"
+                else value
+                for key, value in self.base.state.pop(whole).items()
+            }
+        return short
+
+    def take_options_of_base(self) -> None:
+        """Learning rate and the like, after the base loaded them."""
+        for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
+            mine.update({key: value for key, value in theirs.items() if key != "params"})
+
+    def step(self) -> None:
+        """One step of the base on the short parameters."""
+        for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
+            theirs.update({key: value for key, value in mine.items() if key != "params"})
+        moving = [part for part in self.parts if part[0].grad is not None and len(part[1])]
+        for whole, positions, short in moving:
+            assert whole.grad is not None
+            short.copy_(whole.detach().view(-1)[positions])
+            short.grad = whole.grad.reshape(-1)[positions]
+        self.base.step()
+        for whole, positions, short in moving:
+            whole.detach().view(-1)[positions] = short.detach()
+            short.grad = None
