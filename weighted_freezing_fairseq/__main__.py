@@ -9,6 +9,7 @@ from __future__ import annotations  # an older Python must get as far as `wff do
 
 import argparse
 import importlib
+import logging
 import sys
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from .errors import UserError
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
+    "adapt": ("recipes.adapt", "adapt a model to a new domain and measure what it forgets"),
     "rules": ("rules_cli", "print the table of methods"),
     "doctor": ("doctor", "check this machine and say what to type where something is wrong"),
     "user-dir": ("user_dir", "print the path for fairseq's --user-dir"),
@@ -65,6 +67,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong."""
     argv = sys.argv[1:] if argv is None else argv
+    # When it is imported, fairseq says that one of its speech tasks would like another package.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     args = parser.parse_args(argv)
     try:

@@ -8,14 +8,16 @@ from .errors import UserError
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def methods_in(folder: Path) -> list[str]:
-    """The methods that have a YAML in `folder`, standard training first."""
-    return sorted((path.stem for path in folder.glob("*.yaml")), key=lambda name: (name != "standard", name))
+def methods_in(*folders: Path) -> list[str]:
+    """The methods that have a YAML in one of `folders`, standard training first."""
+    found = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    return sorted(found, key=lambda name: (name != "standard", name))
 
 
-def config_path(folder: Path, method: str) -> Path:
-    """The YAML of `method`, or what may be typed in its place."""
-    path = folder / f"{method}.yaml"
-    if not path.is_file():
-        raise UserError(f"no method {method!r} in {folder}; choose from: {', '.join(methods_in(folder))}")
-    return path
+def config_path(method: str, *folders: Path) -> Path:
+    """The YAML of `method` in the first folder that has one, or what may be typed in its place."""
+    for folder in folders:
+        if (folder / f"{method}.yaml").is_file():
+            return folder / f"{method}.yaml"
+    where = " or ".join(map(str, folders))
+    raise UserError(f"no method {method!r} in {where}; choose from: {', '.join(methods_in(*folders))}")

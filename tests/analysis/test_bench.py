@@ -13,6 +13,7 @@ import torch
 from weighted_freezing_fairseq.analysis.bench import _quartiles, _ratios, _transient_bytes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
+ADAPT = CONFIGS.parent / "adapt"
 
 
 def wff(*words):
@@ -46,13 +47,19 @@ def test_a_real_measurement(tmp_path):
     assert sgd != text
     (tmp_path / "nag.yaml").write_text(sgd)
     words = ["bench", "--configs", tmp_path, "--size", "toy", "--rounds", 2, "--out", tmp_path / "out", "--json"]
-    done = wff(*words, "--methods", "standard,weighted_freeze,nag")
+    done = wff(*words, "--configs", ADAPT, "--methods", "standard,weighted_freeze,sage,fish_mask,lfr_cm,nag")
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in json.loads(done.stdout)}
     standard, freeze, nag = rows["standard"], rows["weighted_freeze"], rows["nag"]
     assert standard["time_ratio"] == standard["memory_ratio"] == 1 and standard["step_share_added"] == 0
     assert freeze["state_bytes"] == 0  # the method's own claim
     assert freeze["transient_ratio"] == pytest.approx(1, abs=0.02)
+    # SAGE: one average a weight of attention and feed-forward layers: 2 encoder layers with 4 matrices of attention, 2
+    # decoder layers with 8, and two matrices of feed-forward each.
+    assert rows["sage"]["state_bytes"] == 4 * (2 * (4 + 8) * 128**2 + 4 * 2 * 128 * 256)
+    # FISH Mask at density 0.005: a byte a weight for the mask, and nearly none of Adam's 8.
+    assert rows["fish_mask"]["state_bytes"] == pytest.approx(-6.9 * standard["parameters"], rel=0.02)
+    assert rows["fish_mask"]["memory_ratio"] < 1 and rows["lfr_cm"]["time_ratio"] > 0
     # One moment in place of two, in float32. The encoder layers of fairseq 0.12.2 hold copies that are never trained.
     idle = 2 * (4 * 128 * (128 + 1) + 128 * 256 * 2 + 128 + 256) if sys.version_info < (3, 11) else 0
     assert nag["state_bytes"] == -4 * (standard["parameters"] - idle)
@@ -64,5 +71,5 @@ def test_a_real_measurement(tmp_path):
 
 def test_wrong_calls_say_what_to_type():
     done = wff("bench", "--methods", "weighted_freze")
-    assert done.returncode == 2 and "choose from: standard, weighted_freeze" in done.stderr
+    assert done.returncode == 2 and "choose from: standard, fish_mask, lfr_cm, sage, weighted_freeze" in done.stderr
     assert wff("bench", "--rounds", 0).returncode == 2

@@ -13,6 +13,7 @@ import logging
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -27,6 +28,7 @@ EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
 
 
 _SETTLING_STEPS = 20
+MASK_DENSITY = 0.005  # of the random mask that fish_mask is measured with
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class _Subject:
         self.update(sample)
 
     def state_bytes(self) -> int:
-        return sum(_bytes(state.values()) for state in self.trainer.optimizer.optimizer.state.values())
+        optimizer = self.trainer.optimizer.optimizer
+        own = getattr(optimizer, "extra_bytes", 0)  # of a guided one
+        return own + sum(_bytes(state.values()) for state in optimizer.state.values())
 
     def resident_bytes(self) -> int:
         """Weights and optimizer state."""
@@ -124,11 +128,13 @@ def _bytes(values: Iterable[Any]) -> int:
     return sum(v.numel() * v.element_size() for v in values if hasattr(v, "element_size"))
 
 
-def measure(folder: Path, methods: Sequence[str], name: str, rounds: int, device: str, seed: int = 1) -> list[Row]:
-    """Rows of `methods` (standard first) at size `name`, from the YAML files in `folder`."""
+def measure(
+    folders: Sequence[Path], methods: Sequence[str], name: str, rounds: int, device: str, seed: int = 1
+) -> list[Row]:
+    """Rows of `methods` (standard first) at size `name`, from the YAML files in `folders`."""
     size = SIZES[name]
-    sample, task = _synthetic(size, seed)
-    subjects = [_subject(folder, method, size, device, seed, task) for method in methods]
+    sample, task = synthetic(size, seed)
+    subjects = [_subject(config_path(method, *folders), size, device, seed, task) for method in methods]
     seconds: dict[str, list[float]] = {method: [] for method in methods}
     steps: dict[str, list[float]] = {method: [] for method in methods}
     for subject in subjects:
@@ -174,7 +180,7 @@ def measure(folder: Path, methods: Sequence[str], name: str, rounds: int, device
     return rows
 
 
-def _synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
+def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
     """One batch of random tokens, full but for a ragged end, and the translation task it belongs to."""
     import torch
     from fairseq.data import Dictionary
@@ -205,7 +211,7 @@ def _synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
     return sample, TranslationTask(TranslationConfig(), words, words)
 
 
-def _subject(folder: Path, method: str, size: Size, device: str, seed: int, task: Any) -> _Subject:
+def _subject(config: Path, size: Size, device: str, seed: int, task: Any) -> _Subject:
     import torch
 
     from ..plugin.runs import build_trainer, load_config
@@ -214,11 +220,41 @@ def _subject(folder: Path, method: str, size: Size, device: str, seed: int, task
         *size.overrides(),
         "task.data=unused",
         "checkpoint.save_dir=unused",
+        "checkpoint.finetune_from_model=unused",
         f"common.cpu={device == 'cpu'}",
         f"common.seed={seed}",
     ]
-    torch.manual_seed(seed)
-    return _Subject(method, build_trainer(load_config(config_path(folder, method), overrides), task))
+    with tempfile.TemporaryDirectory() as folder:
+        overrides += _snapshots(config, size, task, Path(folder))
+        torch.manual_seed(seed)
+        subject = _Subject(config.stem, build_trainer(load_config(config, overrides), task))
+        assert subject.trainer.optimizer  # built, and with it the snapshots read, while they are there
+    return subject
+
+
+def _snapshots(config: Path, size: Size, task: Any, folder: Path) -> list[str]:
+    """What a YAML leaves open, Fisher information or a mask, as random numbers: cost does not depend on them."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from ..core import scope, snapshot
+    from ..plugin.runs import load_config
+
+    settings = OmegaConf.load(config)
+    open_ones = [key for key in ("fisher", "fish_mask") if OmegaConf.is_missing(settings.optimizer, key)]
+    if not open_ones:
+        return []
+    dummies = [f"optimizer.{key}=unused" for key in open_ones]
+    cfg = load_config(config, [*size.overrides(), *dummies, "task.data=unused", "checkpoint.save_dir=unused",
+                               "checkpoint.finetune_from_model=unused"])  # fmt: skip
+    weights = {entry.name: torch.rand(p.shape) for entry, p in scope.catalogue(task.build_model(cfg.model))}
+    for key in open_ones:
+        path = folder / f"{key}.pt"
+        if key == "fisher":
+            snapshot.save(path, "fisher", weights)
+        else:
+            snapshot.save(path, "mask", {name: w < MASK_DENSITY for name, w in weights.items()})
+    return [f"optimizer.{key}={folder / key}.pt" for key in open_ones]
 
 
 def _timed(work: Callable[[], None], device: str) -> float:
@@ -298,7 +334,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, how often, where to put it."""
     parser.add_argument("--methods", help="comma-separated; default: every method with a YAML in --configs")
     parser.add_argument(
-        "--configs", type=Path, help="folder of METHOD.yaml files (default: configs/toy of the repository)"
+        "--configs",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="folder of METHOD.yaml files; repeat for several (default: configs/toy and configs/adapt)",
     )
     parser.add_argument("--size", action="append", choices=list(SIZES), help="repeat for several (default: small)")
     parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds per size (default 15)")
@@ -313,15 +353,15 @@ def run(args: argparse.Namespace) -> int:
     import fairseq  # noqa: F401  (registers the plugin's adapters)
 
     logging.disable(logging.INFO)
-    folder = args.configs or CONFIGS / "toy"
+    folders = args.configs or [CONFIGS / "toy", CONFIGS / "adapt"]
     if args.rounds < 1:
         raise UserError("--rounds must be at least 1; type --rounds 15")
-    methods = args.methods.split(",") if args.methods else methods_in(folder)
+    methods = args.methods.split(",") if args.methods else methods_in(*folders)
     methods = ["standard", *(m for m in methods if m != "standard")]
     rows = [
         row
         for size in args.size or ["small"]
-        for row in measure(folder, methods, size, args.rounds, args.device, args.seed)
+        for row in measure(folders, methods, size, args.rounds, args.device, args.seed)
     ]
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
     if args.out:

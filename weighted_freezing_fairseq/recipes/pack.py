@@ -9,7 +9,6 @@ averages of --store-ema) is stored whole.
 
 import argparse
 import json
-import logging
 import pickle
 import shlex
 import zipfile
@@ -122,8 +121,6 @@ def _read(path: Path, load: Callable[[Path], Any], kind: str, remedy: str) -> An
     """The content of a file of torch; one with code in it, or of which a part is missing, is refused."""
     if not path.is_file():
         raise UserError(f"there is no file {path}; {remedy}")
-    # fairseq says when it is imported that one of its speech tasks would like another package
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     from .. import plugin  # noqa: F401  its import allows what fairseq's checkpoints hold
 
     try:

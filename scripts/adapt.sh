@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Domain adaptation: set up where needed, train a model on one domain, adapt it to another with plain fine-tuning,
+# fish_mask and lfr_cm, and print BLEU on the old and on the new domain in one table.
+#
+#   bash scripts/adapt.sh [--pair de-en] [--methods standard,fish_mask,lfr_cm] [--seeds N] [--out runs/adapt]
+#
+# All options are those of `wff adapt`. A second call reuses what is done; a killed one goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,7s/^# \{0,1\}//p' "scripts/adapt.sh"
+    exit 0
+    ;;
+esac
+bash scripts/setup.sh
+exec .venv/bin/wff adapt "$@"

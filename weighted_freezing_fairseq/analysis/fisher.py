@@ -1,0 +1,415 @@
+"""`wff fisher`: the diagonal Fisher information of a checkpoint on its own data, and masks of its largest entries.
+
+A measurement is a plan (sentences in the order they were drawn, each half cut into batches) and sums over it, one part
+file a process, so that it can be killed and called again. The halves show whether more sentences would change the mask.
+Left out on purpose: the mathematics (`core/fisher.py`) and fairseq's model and data (`plugin/trained.py`).
+"""
+
+import argparse
+import contextlib
+import logging
+import multiprocessing
+import os
+import queue
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .. import __version__
+from ..core import fisher, masks, scope, snapshot
+from ..errors import UserError
+from ..files import whole
+
+HELP = "Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries."
+EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
+
+ESTIMATORS = ("per-sample", "sampled", "batch")
+_SHOWN_DENSITY = 0.005
+_SECONDS_BETWEEN_PARTS = 30.0
+_SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One measurement. What follows `seed` changes how it is computed and not, but for rounding, what comes out."""
+
+    checkpoint: str
+    data: str
+    split: str
+    estimator: str
+    samples: int
+    draws: int
+    seed: int
+    max_tokens: int
+    memory: int  # bytes
+    device: str
+    processes: int
+
+    def about(self, used: int, fingerprint: str) -> dict[str, Any]:
+        """What the snapshot says of itself. A batch estimate depends on the batches."""
+        names = ("estimator", "draws", "seed", "split", "data", "checkpoint")
+        more = {"max_tokens": self.max_tokens} if self.estimator == "batch" else {}
+        return {
+            "metric": "fisher",
+            "samples": used,
+            **{name: getattr(self, name) for name in names},
+            **more,
+            "fingerprint": fingerprint,
+            "version": __version__,
+        }
+
+
+@dataclass
+class Plan:
+    """The drawn sentences: batches of the first half of the draw, then of the second, each longest first."""
+
+    batches: list[tuple[int, list[int]]]  # (half, sentence ids)
+    counts: tuple[int, int]
+    too_long: int
+
+
+def plan(trained: Any, settings: Settings) -> Plan:
+    """Every drawn sentence once; the same for every number of processes."""
+    ids, too_long = trained.draw(settings.samples, settings.seed)
+    lengths = {number: max(trained.dataset.size(number)) for number in ids}
+    halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+    cut = [
+        (half, batch)
+        for half, members in enumerate(halves)
+        for batch in fisher.batches(members, lengths.__getitem__, settings.max_tokens)
+    ]
+    planned = sorted(number for _, batch in cut for number in batch)
+    if planned != sorted(ids):
+        raise RuntimeError(f"{len(planned)} of {len(ids)} drawn sentences are in batches")
+    return Plan(cut, (len(halves[0]), len(halves[1])), too_long)
+
+
+# One process --------------------------------------------------------------------------------------------------------
+
+
+class _Adder(Protocol):
+    def __call__(self, totals: fisher.Totals, ids: Sequence[int]) -> None: ...
+
+
+def _adder(trained: Any, settings: Settings, drawn: Sequence[int]) -> _Adder:
+    """What adds the squares of a batch of sentences to the totals."""
+    from ..plugin.trained import length
+
+    parameters = fisher.trainable(trained.model)
+    if settings.estimator == "batch":
+        return lambda totals, ids: fisher.add_squared_sum_(
+            totals, parameters, trained.log_likelihoods, trained.gold(ids)
+        )
+    by_length = sorted(drawn, key=lambda number: max(trained.dataset.size(number)))
+    probe = [by_length[len(by_length) * quarter // 4] for quarter in (1, 2, 3)]
+    squares = fisher.SquaredGradients(trained.model, trained.log_likelihoods, trained.gold(probe), settings.memory)
+    if squares.looped:
+        logger.warning("measured one sentence at a time: %s", ", ".join(squares.looped))
+
+    def add(totals: fisher.Totals, ids: Sequence[int]) -> None:
+        if settings.estimator == "per-sample":
+            squares.add_(totals, trained.gold(ids))
+            return
+        for draw in range(settings.draws):
+            pairs = trained.sampled(ids, draw, settings.seed)
+            for batch in fisher.batches(pairs, length, settings.max_tokens):
+                squares.add_(totals, batch)
+
+    return add
+
+
+@dataclass
+class Part:
+    """The sums of one process over the first `done` batches of its share, one for each half of the draw."""
+
+    key: dict[str, Any]
+    done: int
+    sums: tuple[fisher.Totals, fisher.Totals]
+
+    def save(self, path: Path) -> None:
+        with whole(path) as part:
+            torch.save({"key": self.key, "done": self.done, "sums": self.sums}, part)
+
+
+def part_path(out: Path, rank: int, processes: int) -> Path:
+    return out.with_name(f".{out.name}.part-{rank}-of-{processes}")
+
+
+def load_part(path: Path, key: dict[str, Any]) -> Part | None:
+    """The part at `path`, if it belongs to this very measurement."""
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        part = Part(**content)
+    except Exception as error:
+        logger.warning("%s cannot be read (%s); this share is measured again", path, type(error).__name__)
+        return None
+    if part.key != key:
+        logger.warning("%s is of other settings or another checkpoint; this share is measured again", path)
+        return None
+    return part
+
+
+def measure_share(
+    trained: Any, settings: Settings, key: dict[str, Any], out: Path, rank: int, report: Callable[[int], None]
+) -> None:
+    """Every P-th batch of the plan, summed; `report` hears how many sentences are done. Leaves a part file."""
+    from ..plugin.trained import attention_by_layers
+
+    whole_plan = plan(trained, settings)
+    share = whole_plan.batches[rank :: settings.processes]
+    path = part_path(out, rank, settings.processes)
+    part = load_part(path, key)
+    if part is None:
+        parameters = fisher.trainable(trained.model)
+        part = Part(key, 0, (fisher.zeros(parameters), fisher.zeros(parameters)))
+    else:
+        for totals in part.sums:
+            totals.update({name: total.to(trained.device) for name, total in totals.items()})
+        report(sum(len(ids) for _, ids in share[: part.done]))
+    with fisher.without_dropout(trained.model), attention_by_layers(trained.model):
+        add = _adder(trained, settings, [number for _, ids in whole_plan.batches for number in ids])
+        saved, cost = time.monotonic(), 0.0
+        for half, ids in share[part.done :]:
+            add(part.sums[half], ids)
+            part.done += 1
+            report(len(ids))
+            if time.monotonic() - saved > max(_SECONDS_BETWEEN_PARTS, _SAVES_APART * cost):
+                start = time.monotonic()
+                part.save(path)
+                saved = time.monotonic()
+                cost = saved - start
+    part.save(path)
+
+
+def _worker(settings: Settings, key: dict[str, Any], out: Path, rank: int, threads: int, heard: Any) -> None:
+    """A spawned process. It ends when its parent is gone, or a killed run would go on behind the next one."""
+    logging.disable(logging.INFO)
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def report(count: int) -> None:
+        if parent is not None and not parent.is_alive():
+            os._exit(1)
+        heard.put(count)
+
+    device = f"cuda:{rank}" if settings.device == "cuda" else settings.device
+    measure_share(_load(settings, device), settings, key, out, rank, report)
+
+
+# The whole measurement ----------------------------------------------------------------------------------------------
+
+
+def _load(settings: Settings, device: str) -> Any:
+    from ..plugin.trained import Trained
+
+    return Trained.load(Path(settings.checkpoint), Path(settings.data), settings.split, device)
+
+
+def measure(trained: Any, settings: Settings, key: dict[str, Any], out: Path, count: int) -> list[fisher.Totals]:
+    """The sums over each half, from all processes."""
+    from tqdm import tqdm
+
+    with tqdm(total=count, unit="sentence", disable=None, file=sys.stderr) as bar:
+        if settings.processes == 1:
+            measure_share(trained, settings, key, out, 0, bar.update)
+        else:
+            _measure_in_processes(settings, key, out, bar.update)
+    sums: list[fisher.Totals] = [{}, {}]
+    for rank in range(settings.processes):
+        part = load_part(part_path(out, rank, settings.processes), key)
+        if part is None:
+            raise RuntimeError(f"the part of process {rank} is gone")
+        for mine, total in zip(part.sums, sums, strict=True):
+            for name, tensor in mine.items():
+                total[name] = total[name] + tensor if name in total else tensor.cpu()
+    return sums
+
+
+def _measure_in_processes(settings: Settings, key: dict[str, Any], out: Path, report: Callable[[int], Any]) -> None:
+    context = multiprocessing.get_context("spawn")
+    heard = context.Queue()
+    threads = max(1, torch.get_num_threads() // settings.processes)
+    workers = [
+        context.Process(target=_worker, args=(settings, key, out, rank, threads, heard), daemon=True)
+        for rank in range(settings.processes)
+    ]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers) or not heard.empty():
+        with contextlib.suppress(queue.Empty):
+            report(heard.get(timeout=0.2))
+        if any(worker.exitcode not in (None, 0) for worker in workers):
+            break
+    failed = [rank for rank, worker in enumerate(workers) if worker.exitcode != 0]
+    for worker in workers:
+        worker.terminate()
+        worker.join()
+    if failed:
+        raise UserError(f"process {failed[0]} failed, see above; the same call goes on where the last parts were saved")
+
+
+def _finished(out: Path, kind: snapshot.Kind, about: dict[str, Any]) -> bool:
+    """Whether `out` is there already, from equal settings; any other file is not overwritten."""
+    if not out.exists():
+        return False
+    try:
+        found = snapshot.load(out, kind).about
+    except UserError:
+        found = {}
+    if found != about:
+        raise UserError(f"{out} exists and is not what this call would write; choose another --out, or remove it")
+    print(f"{out} is there already, from the same settings")
+    return True
+
+
+def write_mask(out: Path, tensors: fisher.Totals, density: float, about: dict[str, Any]) -> None:
+    """The mask of exactly round(density * n) of all n numbers, 1 = is updated."""
+    n = sum(tensor.numel() for tensor in tensors.values())
+    k = round(density * n)
+    if k == 0:
+        raise UserError(f"--mask-density {density:g} of {n:,} parameters is none; type a larger one")
+    found = masks.largest(list(tensors.values()), k)
+    snapshot.save(out, "mask", dict(zip(tensors, found, strict=True)), **about)
+    print(f"wrote {out}: the largest {k:,} of {n:,} are updated")
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, how, and where to put it."""
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
+    parser.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="snapshot to write")
+    parser.add_argument(
+        "--mask-density",
+        type=float,
+        metavar="D",
+        help="write the mask of the largest share D of all parameters in place of the Fisher information itself",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FISHER",
+        help="make the mask from this Fisher snapshot and measure nothing",
+    )
+    parser.add_argument(
+        "--estimator",
+        choices=ESTIMATORS,
+        default=ESTIMATORS[0],
+        help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
+        "sampled: with targets drawn from the model, the standard Fisher; batch: squared gradients of batches, cheap, "
+        "and dependent on --max-tokens",
+    )
+    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="sentences to draw (default 1000)")
+    parser.add_argument("--draws", type=int, default=1, metavar="D", help="targets drawn a sentence (default 1)")
+    parser.add_argument("--split", default="train", help="(default train)")
+    parser.add_argument("--seed", type=int, default=1, help="of the sentences and drawn targets (default 1)")
+    parser.add_argument("--max-tokens", type=int, default=4000, help="longest batch, padding included (default 4000)")
+    parser.add_argument(
+        "--memory", type=int, default=512, metavar="MB", help="most memory for gradients of sentences (default 512)"
+    )
+    parser.add_argument("--processes", type=int, default=1, metavar="P", help="on GPUs one a device (default 1)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    density = args.mask_density
+    if density is not None and not 0 < density <= 1:
+        raise UserError("--mask-density must be above 0 and at most 1; type --mask-density 0.005")
+    if args.source is not None:
+        return _mask_from(args)
+    settings = _settings(args)
+    logging.disable(logging.INFO)  # fairseq's own account of dictionaries and data
+    trained = _load(settings, "cuda:0" if settings.device == "cuda" else "cpu")
+    planned = plan(trained, settings)
+    used = sum(planned.counts)
+    weights = {entry.name: parameter for entry, parameter in scope.catalogue(trained.model)}
+    about = settings.about(used, snapshot.fingerprint(weights))
+    kind: snapshot.Kind = "fisher" if density is None else "mask"
+    final = about if density is None else {**about, "density": density}
+    if _finished(args.out, kind, final):
+        return 0
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    if planned.too_long:
+        print(f"left out {planned.too_long} sentences of {settings.split} that are too long for the model")
+    whole_split = " (all of them)" if used < settings.samples else ""
+    print(f"{settings.estimator} Fisher information from {used} sentences of {settings.split}{whole_split}", flush=True)
+    # Batches and shares decide which sums a part holds.
+    key = {**about, "max_tokens": settings.max_tokens, "processes": settings.processes}
+    first, second = measure(trained, settings, key, args.out, used)
+    draws = settings.draws if settings.estimator == "sampled" else 1
+    everything = {name: (first[name] + second[name]) / (used * draws) for name in first}
+    _refuse_overflow(everything)
+    shown = density or _SHOWN_DENSITY
+    print(f"the top {100 * shown:g} % of the first {planned.counts[0]} and of all {used} sentences "
+          f"overlap by {100 * fisher.overlap(first, everything, shown):.1f} %")  # fmt: skip
+    if density is None:
+        snapshot.save(args.out, "fisher", everything, **final)
+        print(f"wrote {args.out}")
+    else:
+        write_mask(args.out, everything, density, final)
+    for part in list(_parts(args.out)):
+        part.unlink(missing_ok=True)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The call, with what can be judged before anything is loaded."""
+    if args.checkpoint is None or args.data is None:
+        raise UserError("give a checkpoint and --data, or --from; type: wff fisher --help")
+    for name, least in (("samples", 2), ("draws", 1), ("max_tokens", 1), ("memory", 1), ("processes", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}; type: wff fisher --help")
+    if args.draws > 1 and args.estimator != "sampled":
+        raise UserError("--draws is of drawn targets; type --estimator sampled")
+    if args.device == "cuda" and args.processes > torch.cuda.device_count():
+        raise UserError(
+            f"torch sees {torch.cuda.device_count()} GPUs; type --processes with at most that, or --device cpu"
+        )
+    same = {name: getattr(args, name) for name in ("split", "estimator", "samples", "draws", "seed", "max_tokens")}
+    return Settings(
+        checkpoint=str(args.checkpoint.resolve()),
+        data=str(args.data.resolve()),
+        memory=args.memory << 20,
+        device=args.device,
+        processes=args.processes,
+        **same,
+    )
+
+
+def _mask_from(args: argparse.Namespace) -> int:
+    """--from: a mask of another density without another measurement."""
+    if args.mask_density is None:
+        raise UserError("--from makes a mask; type --mask-density 0.005 with it")
+    if args.checkpoint is not None or args.data is not None:
+        raise UserError("--from measures nothing; leave out the checkpoint and --data")
+    found = snapshot.load(args.source, "fisher")
+    about = {**found.about, "density": args.mask_density}
+    if not _finished(args.out, "mask", about):
+        write_mask(args.out, found.tensors, args.mask_density, about)
+    return 0
+
+
+def _refuse_overflow(tensors: fisher.Totals) -> None:
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise UserError(
+            f"the Fisher information of {bad[0]} is not finite: the checkpoint diverged; give an earlier one"
+        )
+
+
+def _parts(out: Path) -> Iterator[Path]:
+    """Part files of `out`, and what a kill left of one that was being written."""
+    for name in (f".{out.name}.part-", f"..{out.name}.part-"):
+        yield from (path for path in out.parent.iterdir() if path.name.startswith(name))

@@ -1,0 +1,312 @@
+"""The steps that recipes on the embedded corpus share: raw text to a trained and scored run.
+
+Raw text -> SentencePiece learnt on train only -> fairseq-preprocess -> fairseq-hydra-train -> fairseq-generate ->
+sacreBLEU against the raw reference. Each step leaves a stamp with its settings, so that a second call reuses what is
+done, and a killed one goes on.
+"""
+
+import argparse
+import csv
+import fcntl
+import io
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import UserError
+from ..files import write_atomically
+from ..user_dir import USER_DIR
+from . import corpus
+from .evaluate import Decode, Score, a_device, generate, read_lines, score
+
+PIECES = 2000
+DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
+_say_lock = threading.Lock()
+_started = time.monotonic()
+_T, _U = TypeVar("_T"), TypeVar("_U")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What trains: where, how many runs at once, threads for each."""
+
+    device: str
+    jobs: int
+    threads: int
+
+    @classmethod
+    def of(cls, device: str | None, jobs: int | None, runs: int) -> "Machine":
+        """The user's choice, or: a GPU where there is one, and one run a core or a GPU."""
+        device = device or a_device()
+        jobs = min(jobs or (cores() if device == "cpu" else 1), runs)
+        return cls(device, jobs, max(1, cores() // jobs))
+
+    def map(self, work: Callable[[_T], _U], runs: Iterable[_T]) -> list[_U]:
+        """`work` on each of `runs`, `jobs` at a time."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return list(pool.map(work, runs))
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a method, a seed, a folder."""
+
+    method: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For a reader."""
+        return f"{self.method}, seed {self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its last weights."""
+        return self.folder / "checkpoints/checkpoint_last.pt"
+
+
+def say(text: str) -> None:
+    """One line of progress with the time since the start."""
+    with _say_lock:
+        print(f"[{time.monotonic() - _started:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+def once(folder: Path, name: str, settings: dict[str, Any], work: Callable[[], None]) -> None:
+    """Do `work` unless `folder` has it done with the same settings; other settings are the user's to sort out."""
+    stamp = folder / f".{name}.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    if stamp.is_file():
+        if json.loads(stamp.read_text(encoding="utf-8")) == settings:
+            say(f"{folder.name}: {name} is done already")
+            return
+        raise UserError(f"{folder} holds a {name} of other settings; give another --out, or move that folder away")
+    begun = folder / f".{name}.begun.json"
+    if begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) != settings:
+        raise UserError(f"{folder} holds a half-done {name} of other settings; give another --out")
+    write_atomically(begun, json.dumps(settings))
+    work()
+    begun.replace(stamp)
+
+
+def prepare(pair: str, folder: Path, kinds: Sequence[str] | None = None, like: Path | None = None) -> None:
+    """Corpus, subwords, binarised data in `folder`; with subwords and dictionary of the folder `like`, if given."""
+    source, target = pair.split("-")
+    raw = folder / "raw"
+    say(f"{folder.name}: writing the corpus")
+    corpus.write(pair, raw, kinds=kinds)
+    versions = {"pieces": PIECES, "corpus": read_lines(raw / corpus.MANIFEST)}
+    if like is not None:
+        versions["like"] = read_lines(like / "raw" / corpus.MANIFEST)
+    once(folder, "subwords", versions, lambda: _segment(folder, raw, (source, target), like))
+    once(folder, "binarised", versions, lambda: _binarise(folder, source, target, like))
+
+
+def _binarise(folder: Path, source: str, target: str, like: Path | None) -> None:
+    """fairseq-preprocess, into a folder that appears when it is whole: fairseq refuses to go on in a half-made one."""
+    if (folder / "bin").is_dir():
+        return
+    with tempfile.TemporaryDirectory(prefix=".bin-", dir=folder) as half:
+        words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", f"{half}/bin"]
+        if like is not None:
+            words += ["--srcdict", str(like / "bin" / f"dict.{source}.txt")]
+        words += [str(w) for split in corpus.SIZES for w in (f"--{split}pref", folder / "pieces" / split)]
+        fairseq("preprocess", words, folder / "preprocess.log")
+        (Path(half) / "bin").replace(folder / "bin")
+
+
+def _segment(folder: Path, raw: Path, languages: Sequence[str], like: Path | None) -> None:
+    """Text in pieces of SentencePiece, which is learnt on the two sides of train unless another folder has it."""
+    import sentencepiece
+
+    if like is None:
+        _learn_pieces(folder, raw, languages)
+    model = sentencepiece.SentencePieceProcessor(model_file=str((like or folder) / "spm.model"))
+    for split in corpus.SIZES:
+        for language in languages:
+            lines = [" ".join(model.encode(line, out_type=str)) for line in read_lines(raw / f"{split}.{language}")]
+            write_atomically(folder / "pieces" / f"{split}.{language}", "".join(f"{line}\n" for line in lines))
+
+
+def _learn_pieces(folder: Path, raw: Path, languages: Sequence[str]) -> None:
+    """SentencePiece on the two sides of train and on nothing else."""
+    import sentencepiece
+
+    say(f"{folder.name}: learning {PIECES} subwords on train")
+    sentencepiece.SentencePieceTrainer.train(
+        input=[str(raw / f"train.{language}") for language in languages],
+        model_prefix=str(folder / "spm"),
+        vocab_size=PIECES,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        split_digits=True,
+        num_threads=1,  # with more, the order of sums and so the pieces may differ
+        minloglevel=2,
+    )
+
+
+def wff(words: Sequence[Any], threads: int) -> str:
+    """What one of this package's own commands prints."""
+    words = list(map(str, words))
+    done = subprocess.run(
+        [sys.executable, "-m", "weighted_freezing_fairseq", *words],
+        capture_output=True, text=True, env=environment(threads), check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        reason = done.stderr.strip().splitlines()[-1:]
+        raise UserError(f"wff {words[0]} failed: {''.join(reason)}; type it by hand: wff {shlex.join(words)}")
+    return done.stdout
+
+
+def environment(threads: int) -> dict[str, str]:
+    """This process's, with a number of threads for what is started."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+
+
+# A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
+_UNTIL_PARENT_DIES = """
+import ctypes, runpy, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+def fairseq(command: str, words: Sequence[Any], log: Path, threads: int = 1, watch: Callable | None = None) -> None:
+    """One fairseq command with its output in `log`, each line also handed to `watch`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _UNTIL_PARENT_DIES, f"fairseq_cli.{command}", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+        cwd=log.parent, env=environment(threads),
+    )  # fmt: skip
+    assert process.stdout is not None
+    last = ""
+    with log.open("a", encoding="utf-8") as file:
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            last = line.strip() or last
+            if watch is not None:
+                watch(line)
+    if process.wait() != 0:
+        raise UserError(f"fairseq-{command.replace('_', '-')} failed: {last}; the whole log is {log}")
+
+
+def train(
+    run: Run, config: Path, data: Path, pair: str, machine: Machine, more: Mapping[str, Any] | None = None
+) -> None:
+    """fairseq-hydra-train of one YAML (with `more` settings); fairseq itself goes on from the last checkpoint."""
+    from omegaconf import OmegaConf
+
+    source, target = pair.split("-")
+    settings = OmegaConf.merge(
+        OmegaConf.load(config),
+        {
+            "task": {"data": str(data), "source_lang": source, "target_lang": target},
+            "common": {
+                "seed": run.seed,
+                "user_dir": str(USER_DIR),
+                "cpu": machine.device == "cpu",
+                "tensorboard_logdir": str(run.folder / "tensorboard"),
+            },
+            "checkpoint": {"save_dir": str(run.folder / "checkpoints")},
+        },
+        more or {},
+    )
+    total = settings.optimization.max_update
+    begun = time.monotonic()
+    shown = [begun]
+
+    def watch(line: str) -> None:
+        if "train_inner" in line and '"num_updates"' in line:
+            values = json.loads(line[line.index("{") :])
+            done, now = int(values["num_updates"]), time.monotonic()
+            if done == total or now - shown[0] > 10:
+                shown[0] = now
+                say(f"{run.name}: update {done} of {total}, loss {values['loss']}, {values['ups']} updates/s")
+
+    def work() -> None:
+        # The run folder keeps its complete settings: what was trained can be trained again from it alone.
+        # Not called config.yaml: fairseq has one of its own, which would win.
+        write_atomically(run.folder / "run.yaml", OmegaConf.to_yaml(settings))
+        words = ["--config-dir", run.folder, "--config-name", "run", "hydra.run.dir=.", "hydra.output_subdir=null"]
+        fairseq("hydra_train", words, run.folder / "train.log", machine.threads, watch)
+        say(f"{run.name}: trained in {time.monotonic() - begun:.0f} s")
+
+    once(run.folder, "training", {"config": OmegaConf.to_container(settings)}, work)
+
+
+def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str = "test") -> Score:
+    """Translate and score the test set of `data` with the last weights of `run`; `name` is for several sets."""
+    goal = run.folder / ("score.json" if name == "test" else f"{name}.score.json")
+
+    def work() -> None:
+        say(f"{run.name}: translating the {name} set")
+        lines = read_lines(reference)
+        hypotheses = generate(
+            run.folder / "checkpoints/checkpoint_last.pt", data, "test", DECODE, machine.device, machine.threads
+        )
+        write_atomically(run.folder / f"{name}.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
+        write_atomically(goal, json.dumps(asdict(score(hypotheses, lines)), indent=2) + "\n")
+
+    once(run.folder, "scoring" if name == "test" else f"scoring-{name}", asdict(DECODE), work)
+    return Score(**json.loads(goal.read_text(encoding="utf-8")))
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV."""
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue()
+
+
+def mean(values: Sequence[float]) -> str:
+    """Mean, and standard deviation where there are several."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold `folder` against a second call; the system lets go of it when this process ends, however that is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another call is at work in {folder}; wait for it, or give another --out") from None
+        yield
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to train, and how much at once."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
+    parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
+
+
+def refuse_unknown(pair: str, seeds: int) -> None:
+    """What every recipe on the embedded corpus is asked for."""
+    if pair not in corpus.PAIRS:
+        raise UserError(f"unknown pair {pair!r}; type --pair with one of: {', '.join(corpus.PAIRS)}")
+    if seeds < 1:
+        raise UserError("--seeds must be at least 1; type --seeds 1")
