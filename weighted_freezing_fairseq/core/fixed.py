@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import native
 from .importance import fisher
 from .masks import largest, quantile, stream_key, uniform
 from .rules import Given, Rule
@@ -26,8 +27,8 @@ from .wrapped import WrappedOptimizer, gradient, optimizer_row, statistics
 ELEMENTWISE = frozenset(
     ("SGD", "NAG", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Rprop")
 )
-# A number that moves costs a position (8 bytes) and a copy more, one that does not saves its state.
-_NARROW_UP_TO = 0.25
+# A number that moves costs a position (8 bytes) and a copy more, one that does not saves its state and its time.
+_NARROW_UP_TO = 0.5
 
 # What a mask can be chosen by, beside Fisher information: the baselines of Sung et al. 2021, section 4.
 SOURCES: Mapping[str, Callable[[Slot, int], Tensor]] = MappingProxyType(
@@ -208,14 +209,20 @@ class FixedMaskOptimizer(WrappedOptimizer):
             if self.source == "fisher":
                 return  # the last of the updates in which no weight moves
         self._settle()
-        olds = []
-        for parameter, mask in self._held:
-            if parameter.grad is not None:
+        held = [(parameter, parameter.detach().clone(), mask) for parameter, mask in self._held]
+        for parameter, _, mask in held:
+            if parameter.grad is not None and not self._elementwise:  # or a number that stays moves its neighbours
                 parameter.grad.mul_(mask)
-            olds.append(parameter.detach().clone())
         self.base.step() if self._narrow is None else self._narrow.step()
-        for (parameter, mask), old in zip(self._held, olds, strict=True):
-            parameter.copy_(torch.where(mask, parameter, old))
+        if native.ready((parameter, old) for parameter, old, _ in held):
+            native.restore_(held)
+        else:
+            for parameter, old, mask in held:
+                torch.where(mask, parameter, old, out=parameter)
+
+    @property
+    def _elementwise(self) -> bool:
+        return type(self.base).__name__ in ELEMENTWISE
 
     def _observe(self, active: Sequence[Slot]) -> bool:
         """Add grad ** 2; whether this was the last of the updates in which no weight moves."""
@@ -232,13 +239,12 @@ class FixedMaskOptimizer(WrappedOptimizer):
         for slot in self.slots:
             whole = keep.setdefault(slot.parameter, torch.ones_like(slot.parameter, dtype=torch.bool))
             slot.part(whole).copy_(self.masks[slot.name])
-        elementwise = type(self.base).__name__ in ELEMENTWISE
         short = {}
         for parameter, mask in keep.items():
             kept = int(mask.sum())
             if kept == mask.numel():
                 continue
-            if elementwise and parameter.is_contiguous() and kept <= _NARROW_UP_TO * mask.numel():
+            if self._elementwise and parameter.is_contiguous() and kept <= _NARROW_UP_TO * mask.numel():
                 short[parameter] = mask
             else:
                 self._held.append((parameter, mask))

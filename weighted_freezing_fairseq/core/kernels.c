@@ -151,3 +151,16 @@ void wff_scale(int64_t count, const int64_t *n, const float **w, const float **g
 void wff_advance(int64_t count, const int64_t *n, float **w, const float **old, const float **factor) {
     for (int64_t t = 0; t < count; t++) advance_one(w[t], old[t], factor[t], n[t]);
 }
+
+/* w <- old where mask is 0 */
+CLONES
+static void restore_one(float *restrict w, const float *restrict old, const uint8_t *restrict mask, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float kept = w[i], before = old[i];
+        w[i] = mask[i] ? kept : before;
+    }
+}
+
+void wff_restore(int64_t count, const int64_t *n, float **w, const float **old, const uint8_t **mask) {
+    for (int64_t t = 0; t < count; t++) restore_one(w[t], old[t], mask[t], n[t]);
+}

@@ -67,8 +67,8 @@ def load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    for function in (kernels.wff_ranges, kernels.wff_freeze, kernels.wff_scale, kernels.wff_advance):
-        function.restype = None
+    for name in ("ranges", "freeze", "scale", "advance", "restore"):
+        getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
 
@@ -125,7 +125,7 @@ def freeze_(
 
         def range_of(share: list[int]) -> list[float]:
             found = (ctypes.c_float * (2 * len(share)))()
-            kernels.wff_ranges(*_sizes(weights, share), _floats(weights, share), _floats(grads, share), kind, found)
+            kernels.wff_ranges(*_sizes(weights, share), _at(weights, share), _at(grads, share), kind, found)
             return list(found)
 
         found = _on_shares(weights, range_of)
@@ -134,7 +134,7 @@ def freeze_(
 
     def freeze(share: list[int]) -> None:
         words = (ctypes.c_uint32 * (2 * len(share)))(*(word for i in share for word in keys[i]))
-        pointers = _floats(weights, share), _floats(grads, share)
+        pointers = _at(weights, share), _at(grads, share)
         kernels.wff_freeze(*_sizes(weights, share), *pointers, words, kind, bounds)
 
     _on_shares(weights, freeze)
@@ -159,9 +159,15 @@ def scale_(
     halves = ctypes.c_int(any(a.dtype == torch.bfloat16 for average in averages for a in average))
 
     def scale(share: list[int]) -> None:
-        kept = _floats([average[0] for average in averages], share) if averages[0] else None
+        kept = _at([average[0] for average in averages], share) if averages[0] else None
         given = (ctypes.c_float * len(share))(*(float(means[i] or 0) for i in share))
-        tensors = _floats(weights, share), _floats(grads, share), kept, _floats(olds, share), _floats(factors, share)
+        tensors = (
+            _at(weights, share),
+            _at(grads, share),
+            kept,
+            _at(olds, share),
+            _at(factors, share),
+        )
         kernels.wff_scale(*_sizes(weights, share), *tensors, given, ctypes.c_int(kind), halves, constants)
 
     _on_shares(weights, scale)
@@ -169,13 +175,22 @@ def scale_(
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
+    _on_triples("wff_advance", changes)
+
+
+def restore_(held: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """weight <- old where the mask is 0, for each (weight, old, mask)."""
+    _on_triples("wff_restore", held)
+
+
+def _on_triples(kernel: str, triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     kernels = _loaded()
-    columns = [[change[k] for change in changes] for k in range(3)]
+    columns = [[triple[k] for triple in triples] for k in range(3)]
 
-    def advance(share: list[int]) -> None:
-        kernels.wff_advance(*_sizes(columns[0], share), *(_floats(column, share) for column in columns))
+    def work(share: list[int]) -> None:
+        getattr(kernels, kernel)(*_sizes(columns[0], share), *(_at(column, share) for column in columns))
 
-    _on_shares(columns[0], advance)
+    _on_shares(columns[0], work)
 
 
 def _loaded() -> ctypes.CDLL:
@@ -189,6 +204,6 @@ def _sizes(tensors: Sequence[Tensor], share: list[int]) -> tuple[object, object]
     return ctypes.c_int64(len(share)), (ctypes.c_int64 * len(share))(*(tensors[i].numel() for i in share))
 
 
-def _floats(tensors: Sequence[Tensor], share: list[int]) -> object:
-    """Their addresses."""
+def _at(tensors: Sequence[Tensor], share: list[int]) -> object:
+    """Where their numbers begin."""
     return (ctypes.c_void_p * len(share))(*(tensors[i].data_ptr() for i in share))
