@@ -148,7 +148,7 @@ def test_sage_scales_momentum_and_decay_and_bounds_the_factor():
 def test_sage_keeps_one_average_a_weight_in_the_precision_asked_for():
     count = sum(map(len, scope_of(a_model())))
     for settings, size in (
-        ({}, 4), ({"state_dtype": torch.bfloat16}, 2), ({"variant": "average"}, 4), ({"variant": "light"}, 0),
+        ({}, 4), ({"state_dtype": torch.bfloat16}, 2), ({"state_dtype": torch.float64}, 8), ({"variant": "average"}, 4), ({"variant": "light"}, 0),
     ):  # fmt: skip
         model = a_model()
         optimizer = guided(model, method="sage", **settings)
@@ -175,3 +175,11 @@ def test_sage_of_a_global_mean_compares_with_all_weights():
     mean = torch.cat([s.flatten() for s in scores]).mean()
     for slot, old, grad, score in zip(optimizer.slots, (before[0], before[4]), grads, scores, strict=True):
         torch.testing.assert_close(slot.weight, old - 0.1 * mean / score * grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_state_of_another_variant_is_refused():
+    model = a_model()
+    optimizer = guided(model, method="sage", variant="light")
+    train(model, optimizer, 1)
+    with pytest.raises(ValueError, match=r"saved with method 'sage \(light\)', but this run has 'sage'"):
+        guided(a_model(), method="sage").load_state_dict(optimizer.state_dict())

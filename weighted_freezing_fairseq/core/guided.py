@@ -123,7 +123,7 @@ class GuidedOptimizer(WrappedOptimizer):
             for slot in active
         ]
         averages = [self._average_read(slot) for slot in active]
-        kind = native.scale_kind(self.rule, self.importance)
+        kind = native.scale_kind(self.rule, self.importance, (a for average in averages for a in average))
         if kind is not None and native.ready((c.weight, gradient(s)) for c, s in zip(changes, active, strict=True)):
             means = [summary.get("mean") for _, summary in summed_up]
             numbers = (self.beta, self._correction(), self.eps, self.max_scale)

@@ -82,10 +82,16 @@ def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
     return all(suits(*pair) for pair in pairs) and load() is not None
 
 
-def scale_kind(rule: Rule, importance: str) -> int | None:
-    """The kernel's number for a row that it computes; identity, so that a row that somebody changed runs as changed."""
+def scale_kind(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int | None:
+    """The kernel's number for a row that it computes, with averages that it can read; else None.
+
+    Identity, not the name: a row that somebody changed must run as changed.
+    """
+    dtypes = {average.dtype for average in averages}
+    if importance != "loss-preserving" or len(dtypes) > 1 or not dtypes <= {torch.float32, torch.bfloat16}:
+        return None
     twins = (RULES["sage"], *(row for row in VARIANTS if row.name == "sage"))  # the order of the enum in kernels.c
-    return next((k for k, row in enumerate(twins) if row is rule), None) if importance == "loss-preserving" else None
+    return next((number for number, row in enumerate(twins) if row is rule), None)
 
 
 @cache

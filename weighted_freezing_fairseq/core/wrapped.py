@@ -79,7 +79,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict with one more key: what is needed to go on with the same masks and averages."""
-        own = {"method": self.rule.name, "base": type(self.base).__name__, "updates": self.updates}
+        own = {"method": self.rule.label, "base": type(self.base).__name__, "updates": self.updates}
         return {**self.base.state_dict(), STATE_KEY: {**own, **self._own_state()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         if own is None:
             logger.warning("this state is of a plain optimizer: %s starts afresh on it", self.rule.name)
         else:
-            for what, mine in (("method", self.rule.name), ("base", type(self.base).__name__)):
+            for what, mine in (("method", self.rule.label), ("base", type(self.base).__name__)):
                 if own[what] != mine:
                     raise ValueError(f"this state was saved with {what} {own[what]!r}, but this run has {mine!r}")
         self._load_own_state(own or {})
