@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from weighted_freezing_fairseq.core import fisher, native, per_sample
+from weighted_freezing_fairseq.core import fisher, per_sample
 
 PAD = 1
 
@@ -118,8 +118,7 @@ def test_batches_equal_single_samples(memory):
     assert found["dead.weight"].eq(0).all() and found["target.weight"].gt(0).any()
 
 
-def test_memory_bounds_the_gradients_that_are_alive_at_once(monkeypatch):
-    monkeypatch.setattr(native, "load", lambda: None)  # the kernel keeps none
+def test_memory_bounds_the_gradients_that_are_alive_at_once():
     use = per_sample._Outer(torch.randn(64, 3, 16), torch.randn(64, 3, 32))
     seen = []
 
@@ -133,45 +132,6 @@ def test_memory_bounds_the_gradients_that_are_alive_at_once(monkeypatch):
     per_sample.add_squares_(whole, [use], 64, memory=1 << 30)
     assert max(seen) == 5 * 32 * 16 * 4 and len(seen) == 13
     torch.testing.assert_close(total, whole)
-
-
-@pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
-@pytest.mark.parametrize("shape", [(3, 5, 16, 32), (1, 1, 1, 1), (4, 3, 17, 9), (2, 7, 40, 130), (5, 2, 15, 3)])
-@pytest.mark.parametrize("time_first", [False, True])
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_kernel_and_torch_agree(shape, time_first, tied, monkeypatch):
-    samples, times, width, rows = shape
-    generator = torch.Generator().manual_seed(3)
-
-    def a_tensor(size):
-        if time_first:
-            return torch.randn(times, samples, size, generator=generator).transpose(0, 1)
-        return torch.randn(samples, times, size, generator=generator)
-
-    uses = [per_sample._Outer(a_tensor(width), a_tensor(rows))]
-    if tied:
-        tokens = torch.randint(0, rows, (samples, times), generator=generator)
-        uses.append(per_sample._lookup(tokens, torch.randn(samples, times, width, generator=generator), padding=0))
-    fast, slow = torch.ones(rows, width), torch.ones(rows, width)
-    per_sample.add_squares_(fast, uses, samples, 1 << 20)
-    monkeypatch.setattr(native, "load", lambda: None)
-    per_sample.add_squares_(slow, uses, samples, 1 << 20)
-    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
-    # by hand
-    whole = torch.einsum("bto,bti->boi", uses[0].grads, uses[0].inputs)
-    if tied:
-        for sample, token, grad in zip(uses[1].samples, uses[1].tokens, uses[1].grads, strict=True):
-            whole[sample, token] += grad
-    torch.testing.assert_close(fast, 1 + whole.square().sum(0), rtol=1e-5, atol=1e-5)
-
-
-def test_opposite_uses_of_a_tied_matrix_leave_no_negative_rest():
-    # One sample whose lookup takes back what its product gives: the square is 0, not 0 but for rounding.
-    product = per_sample._Outer(torch.full((1, 1, 32), 0.1), torch.full((1, 1, 8), 0.3))
-    lookup = per_sample._lookup(torch.tensor([[3]]), torch.full((1, 1, 32), -0.03), padding=None)
-    total = torch.zeros(8, 32)
-    per_sample.add_squares_(total, [product, lookup], 1, 1 << 20)
-    assert (total >= 0).all() and total[3].max() < 1e-9 < total[2].min()
 
 
 @pytest.mark.parametrize("sizes", [(6,), (1, 5), (2, 2, 2), (1,) * 6], ids=str)

@@ -11,10 +11,8 @@
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
 #define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#define FUSED __attribute__((target_clones("fma", "default"), optimize("fp-contract=fast")))
 #else
 #define CLONES
-#define FUSED
 #endif
 
 enum { MAGNITUDE = 0, LOSS_PRESERVING = 1, FISHER = 2 };
@@ -165,42 +163,4 @@ static void restore_one(float *restrict w, const float *restrict old, const uint
 
 void wff_restore(int64_t count, const int64_t *n, float **w, const float **old, const uint8_t **mask) {
     for (int64_t t = 0; t < count; t++) restore_one(w[t], old[t], mask[t], n[t]);
-}
-
-/* total[o][i] += sum over samples b of (sum over t of g[b][t][o] * x[b][t][i]) ** 2, for rows `from` to `to`: the squared
- * gradients of single samples, which are never stored. Strides are in numbers; the last axes are dense. Here sums may be
- * fused: nothing else gives the same bits. */
-
-typedef float lanes __attribute__((vector_size(32)));
-typedef float loose __attribute__((vector_size(32), aligned(4), may_alias));
-enum { ROWS = 4, COLUMNS = 16 };
-
-#define EACH(n, k) for (int k = 0; k < (n); k++)
-
-FUSED
-void wff_squares(const float *restrict x, const float *restrict g, float *restrict total, int64_t samples, int64_t times,
-                 int64_t width, int64_t from, int64_t to, const int64_t *stride) {
-    const int64_t xb = stride[0], xt = stride[1], gb = stride[2], gt = stride[3];
-    const int64_t last_row = from + (to - from) / ROWS * ROWS, last_column = width / COLUMNS * COLUMNS;
-    for (int64_t i = 0; i < last_column; i += COLUMNS)
-        for (int64_t o = from; o < last_row; o += ROWS) {
-            lanes sum[ROWS][2] = {{{0}}};
-            for (int64_t b = 0; b < samples; b++) {
-                lanes one[ROWS][2] = {{{0}}};
-                const float *xs = x + b * xb + i, *gs = g + b * gb + o;
-                for (int64_t t = 0; t < times; t++, xs += xt, gs += gt) {
-                    const lanes left = *(const loose *)xs, right = *(const loose *)(xs + 8);
-                    EACH(ROWS, r) one[r][0] += gs[r] * left, one[r][1] += gs[r] * right;
-                }
-                EACH(ROWS, r) EACH(2, k) sum[r][k] += one[r][k] * one[r][k];
-            }
-            EACH(ROWS, r) EACH(2, k) *(loose *)(total + (o + r) * width + i + 8 * k) += sum[r][k];
-        }
-    for (int64_t o = from; o < to; o++) /* what no tile covers */
-        for (int64_t i = o < last_row ? last_column : 0; i < width; i++)
-            for (int64_t b = 0; b < samples; b++) {
-                float one = 0;
-                for (int64_t t = 0; t < times; t++) one += g[b * gb + t * gt + o] * x[b * xb + t * xt + i];
-                total[o * width + i] += one * one;
-            }
 }

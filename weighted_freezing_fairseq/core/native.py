@@ -1,4 +1,4 @@
-"""C twins of what is costly in torch, compiled on first use and loaded with ctypes; absent without a compiler.
+"""The C twins of `weighted_freeze` and `sage`, compiled on first use, loaded with ctypes; absent without a compiler.
 
 A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs half a second and is
 kept in the user's cache. Whoever calls must be ready for None: the torch path of `guided.py` gives the same bits.
@@ -67,7 +67,7 @@ def load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    for name in ("ranges", "freeze", "scale", "advance", "restore", "squares"):
+    for name in ("ranges", "freeze", "scale", "advance", "restore"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -187,29 +187,6 @@ def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
 def restore_(held: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old where the mask is 0, for each (weight, old, mask)."""
     _on_triples("wff_restore", held)
-
-
-def squares_ready(total: Tensor, inputs: Tensor, grads: Tensor) -> bool:
-    """Whether `add_squares_` can read these: float32 on a CPU, dense along the last axis."""
-    tensors = (total, inputs, grads)
-    good = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.stride(-1) == 1 for t in tensors)
-    return good and total.is_contiguous() and load() is not None
-
-
-def add_squares_(total: Tensor, inputs: Tensor, grads: Tensor) -> None:
-    """total (out, in) += sum over b of (sum over t of grads[b, t] x inputs[b, t]) ** 2; `squares_ready` must hold."""
-    kernels = _loaded()
-    (samples, times, width), rows = inputs.shape, grads.shape[2]
-    strides = (ctypes.c_int64 * 4)(*inputs.stride()[:2], *grads.stride()[:2])
-    at = [ctypes.c_void_p(t.data_ptr()) for t in (inputs, grads, total)]
-    step = -(-rows // (4 * torch.get_num_threads())) * 4  # whole tiles for each thread
-
-    def work(start: int) -> None:
-        numbers = (samples, times, width, start, min(start + step, rows))
-        kernels.wff_squares(*at, *map(ctypes.c_int64, numbers), strides)
-
-    starts = range(0, rows, step)
-    list(map(work, starts) if len(starts) <= 1 else _threads(len(starts)).map(work, starts))
 
 
 def _on_triples(kernel: str, triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

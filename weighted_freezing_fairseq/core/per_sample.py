@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import native
-
 # A batch of per-sample gradients that stays in a CPU's cache is squared two to four times as fast.
 _CACHED_BYTES = 4 << 20
 _FEW = 8
@@ -83,17 +81,9 @@ def _lookup(tokens: Tensor, grads: Tensor, padding: int | None) -> _Lookup:
 
 def add_squares_(total: Tensor, uses: Sequence[Use], count: int, memory: int) -> None:
     """total += sum over `count` samples of (the sum of a sample's gradients over `uses`) ** 2."""
-    lookups = [use for use in uses if isinstance(use, _Lookup)]
-    products = [use for use in uses if isinstance(use, _Outer)]
-    if len(products) + len(lookups) == len(uses) and len(products) <= 1:
-        if not products:
-            _add_sparse_squares_(total, *_by_row(total, lookups))
-            return
-        if native.squares_ready(total, products[0].inputs, products[0].grads):
-            native.add_squares_(total, products[0].inputs, products[0].grads)
-            if lookups:
-                _add_mixed_squares_(total, products[0], *_by_row(total, lookups))
-            return
+    if all(isinstance(use, _Lookup) for use in uses):
+        _add_sparse_squares_(total, [use for use in uses if isinstance(use, _Lookup)])
+        return
     uses = sorted(uses, key=lambda use: isinstance(use, _Lookup))  # a lookup adds to what is there
     bytes_at_once = min(memory, _CACHED_BYTES) if total.device.type == "cpu" else memory
     size = min(count, max(1, bytes_at_once // max(1, 4 * total.numel())))
@@ -110,28 +100,12 @@ def add_squares_(total: Tensor, uses: Sequence[Use], count: int, memory: int) ->
             total += out.square_().sum(0)
 
 
-def _by_row(total: Tensor, lookups: Sequence[_Lookup]) -> tuple[Tensor, Tensor, Tensor]:
-    """(sample, row, gradient) wherever a sample touches a row: no sample touches more rows than it has tokens."""
-    keys = torch.cat([use.samples * total.shape[0] + use.tokens for use in lookups])
+def _add_sparse_squares_(total: Tensor, uses: Sequence[_Lookup]) -> None:
+    """A matrix that is only looked up: no sample touches more rows than it has tokens."""
+    keys = torch.cat([use.samples * total.shape[0] + use.tokens for use in uses])
     pairs, place = keys.unique(return_inverse=True)
-    sums = total.new_zeros(len(pairs), total.shape[1]).index_add_(0, place, torch.cat([use.grads for use in lookups]))
-    return pairs // total.shape[0], pairs % total.shape[0], sums
-
-
-def _add_sparse_squares_(total: Tensor, samples: Tensor, rows: Tensor, sums: Tensor) -> None:
-    """A matrix that is only looked up."""
-    total.index_add_(0, rows, sums.square_())
-
-
-def _add_mixed_squares_(total: Tensor, product: _Outer, samples: Tensor, rows: Tensor, sums: Tensor) -> None:
-    """A matrix that is looked up and multiplied with, its products being squared already.
-
-    (p + s) ** 2 = p ** 2 + s (2 p + s), where s is not zero on few rows of a sample: p is made again on these.
-    """
-    grads = product.grads[samples, :, rows]
-    products = torch.bmm(grads[:, None], product.inputs[samples]).squeeze(1)
-    total.index_add_(0, rows, sums * (2 * products + sums))
-    total.clamp_(min=0)  # a sum of squares, but for rounding
+    sums = total.new_zeros(len(pairs), total.shape[1]).index_add_(0, place, torch.cat([use.grads for use in uses]))
+    total.index_add_(0, pairs % total.shape[0], sums.square_())
 
 
 # Watching a forward pass -------------------------------------------------------------------------------------------
