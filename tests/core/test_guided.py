@@ -148,7 +148,8 @@ def test_sage_scales_momentum_and_decay_and_bounds_the_factor():
 def test_sage_keeps_one_average_a_weight_in_the_precision_asked_for():
     count = sum(map(len, scope_of(a_model())))
     for settings, size in (
-        ({}, 4), ({"state_dtype": torch.bfloat16}, 2), ({"state_dtype": torch.float64}, 8), ({"variant": "average"}, 4), ({"variant": "light"}, 0),
+        ({}, 4), ({"state_dtype": torch.bfloat16}, 2), ({"state_dtype": torch.float64}, 8),
+        ({"variant": "average"}, 4), ({"variant": "light"}, 0),
     ):  # fmt: skip
         model = a_model()
         optimizer = guided(model, method="sage", **settings)
