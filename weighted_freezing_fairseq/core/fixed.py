@@ -53,7 +53,8 @@ class FixedMaskOptimizer(WrappedOptimizer):
     weight in scope or out of it moves; or `random`, `magnitude`; or `bias`: exactly the biases (BitFit), no density.
     always: a regular expression; parameters whose name it finds are in the mask, and count in k.
 
-    Not for training from scratch: what is important there is not known before. The gradient is masked in place.
+    Not for training from scratch: what is important there is not known before. Around a base that does not treat every
+    number by itself (Adafactor) the gradient is masked in place, and no state is saved.
     """
 
     def __init__(

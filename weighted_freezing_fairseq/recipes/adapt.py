@@ -37,8 +37,8 @@ from .runs import (
 HELP = "Adapt a model to a new domain with several methods, and measure what it learns and what it forgets."
 EXAMPLE = "wff adapt --pair de-en --methods standard,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
 
-OLD = ("date", "time", "relative", "number", "measure", "currency", "language", "territory", "city")
-NEW = ("money", "percent")
+OLD = ("date", "time", "relative", "number", "money", "measure", "language", "territory", "city")
+NEW = ("percent", "currency")
 PARENT = "parent"
 
 
