@@ -267,19 +267,8 @@ def on_two_processes(fairseq: Fairseq, name: str, *args: object, backend: str = 
 
 @every_row
 def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fairseq: Fairseq, flags_of, row: str):
-    flags = [
-        *flags_of(row),
-        "--dropout",
-        0,
-        "--attention-dropout",
-        0,
-        "--clip-norm",
-        1,
-        "--lr",
-        0.003,
-        "--weight-decay",
-        0.01,
-    ]
+    flags = [*flags_of(row), "--dropout", 0, "--attention-dropout", 0, "--clip-norm", 1, "--lr", 0.003]
+    flags += ["--weight-decay", 0.01]
     straight = on_two_processes(fairseq, "two", *flags, "--max-update", 20)
     assert_same(*straight)
     fairseq.train("one", *flags, "--max-update", 20, "--update-freq", 2)
@@ -290,6 +279,8 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         c10d = on_two_processes(fairseq, "c10d", *flags, *unused, "--max-update", 20, backend="c10d")
         assert_same(*c10d)
         assert_close(c10d[0], straight[0])
+    if row == "lfr_cm":  # its state is fish_mask's
+        return
     on_two_processes(fairseq, "half", *flags, "--max-update", 10)
     resumed = on_two_processes(fairseq, "half", *flags, "--max-update", 20)  # broadcasts the checkpoint to rank 1
     assert_same(resumed[0], resumed[1])
