@@ -225,14 +225,14 @@ def _subject(config: Path, size: Size, device: str, seed: int, task: Any) -> _Su
         f"common.seed={seed}",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        overrides += _snapshots(config, size, task, Path(folder))
+        overrides += _snapshots(config, overrides, task, Path(folder))
         torch.manual_seed(seed)
         subject = _Subject(config.stem, build_trainer(load_config(config, overrides), task))
         assert subject.trainer.optimizer  # built, and with it the snapshots read, while they are there
     return subject
 
 
-def _snapshots(config: Path, size: Size, task: Any, folder: Path) -> list[str]:
+def _snapshots(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
     """What a YAML leaves open, Fisher information or a mask, as random numbers: cost does not depend on them."""
     import torch
     from omegaconf import OmegaConf
@@ -244,9 +244,7 @@ def _snapshots(config: Path, size: Size, task: Any, folder: Path) -> list[str]:
     open_ones = [key for key in ("fisher", "fish_mask") if OmegaConf.is_missing(settings.optimizer, key)]
     if not open_ones:
         return []
-    dummies = [f"optimizer.{key}=unused" for key in open_ones]
-    cfg = load_config(config, [*size.overrides(), *dummies, "task.data=unused", "checkpoint.save_dir=unused",
-                               "checkpoint.finetune_from_model=unused"])  # fmt: skip
+    cfg = load_config(config, [*overrides, *(f"optimizer.{key}=unused" for key in open_ones)])
     weights = {entry.name: torch.rand(p.shape) for entry, p in scope.catalogue(task.build_model(cfg.model))}
     for key in open_ones:
         path = folder / f"{key}.pt"

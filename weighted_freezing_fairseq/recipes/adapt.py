@@ -29,6 +29,7 @@ from .runs import (
     once,
     prepare,
     refuse_unknown,
+    refuse_unknown_methods,
     say,
     train,
     wff,
@@ -171,11 +172,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.density <= 1:
         raise UserError(f"--density {args.density} is no fraction; type --density 0.05")
     configs = (args.configs or CONFIGS / "adapt").resolve()
-    known = methods_in(configs)
-    methods = args.methods.split(",") if args.methods else known
-    for method in methods:
-        if method not in known:
-            raise UserError(f"no method {method!r} in {configs}; type --methods with some of: {','.join(known)}")
+    methods = args.methods.split(",") if args.methods else methods_in(configs)
+    refuse_unknown_methods(methods, configs)
     folder = args.out.resolve() / args.pair
     with alone_in(folder):
         text = main_steps(args, methods, configs, folder)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs import CONFIGS, methods_in
-from ..errors import UserError
+from ..configs import CONFIGS
 from ..files import write_atomically
 from . import corpus
 from .evaluate import Score
@@ -29,6 +28,7 @@ from .runs import (
     once,
     prepare,
     refuse_unknown,
+    refuse_unknown_methods,
     say,
     train,
     wff,
@@ -106,10 +106,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_unknown(args.pair, args.seeds)
     configs = (args.configs or CONFIGS / "toy").resolve()
     methods = ["standard", *(m for m in args.methods.split(",") if m != "standard")]
-    known = methods_in(configs)
-    for method in methods:
-        if method not in known:
-            raise UserError(f"no method {method!r} in {configs}; type --methods with some of: {','.join(known)}")
+    refuse_unknown_methods(methods, configs)
     out = args.out.resolve()
     folder = out / args.pair
     data, reference = folder / "bin", folder / "raw" / f"test.{args.pair.split('-')[1]}"

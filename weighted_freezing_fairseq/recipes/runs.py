@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..configs import methods_in
 from ..errors import UserError
 from ..files import write_atomically
 from ..user_dir import USER_DIR
@@ -302,6 +303,14 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to train, and how much at once."""
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
     parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
+
+
+def refuse_unknown_methods(methods: Iterable[str], configs: Path) -> None:
+    """Each method must have a YAML in `configs`."""
+    known = methods_in(configs)
+    for method in methods:
+        if method not in known:
+            raise UserError(f"no method {method!r} in {configs}; type --methods with some of: {','.join(known)}")
 
 
 def refuse_unknown(pair: str, seeds: int) -> None:
