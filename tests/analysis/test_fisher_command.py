@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from fairseq_runs import Fairseq, environment
+from fairseq_runs import Fairseq, assert_same, environment
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import fisher, masks, scope, snapshot
@@ -83,8 +83,30 @@ def test_per_sample_equals_single_sentences(wff, model, caplog):
     assert_close(found.tensors, by_hand(model, model.draw(50, 1)[0]))
     assert not list(wff.out.glob(".*"))
     weights = {entry.name: p for entry, p in scope.catalogue(model.model)}
-    assert found.about["fingerprint"] == snapshot.fingerprint(weights)
+    assert found.about["fingerprint"] == snapshot.fingerprint(weights) == snapshot.fingerprint(found.weights)
     assert found.about["metric"] == "fisher" and found.about["samples"] == 50
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_the_checkpoints_weights_come_along_to_the_last_bit(wff, trained, tmp_path, precision):
+    state = torch.load(trained, weights_only=False)
+    assert {tensor.dtype for tensor in state["model"].values()} == {torch.float32}
+    state["model"] = {name: tensor.to(precision) for name, tensor in state["model"].items()}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    wff("--samples", 4, checkpoint=tmp_path / "checkpoint.pt")
+    found = snapshot.load(wff.out / "f.pt", "fisher")
+    assert found.weights.keys() == found.tensors.keys()
+    assert_same(found.weights, {name: state["model"][name] for name in found.tensors})
+    assert {tensor.dtype for tensor in found.weights.values()} == {precision}
+    assert {tensor.dtype for tensor in found.tensors.values()} == {torch.float32}
+
+
+def test_a_file_of_before_weights_were_kept_makes_masks_and_is_not_overwritten(wff):
+    wff("--samples", 10)
+    found = snapshot.load(wff.out / "f.pt", "fisher")
+    snapshot.save(wff.out / "f.pt", "fisher", found.tensors, **found.about)
+    assert "choose another --out, or remove it" in wff("--samples", 10, ok=False)
+    wff("--from", wff.out / "f.pt", "--mask-density", 0.1, checkpoint=None, out="m.pt")
 
 
 def test_log_likelihood_is_the_plain_sum_over_tokens(model):
@@ -107,6 +129,7 @@ def test_how_it_is_computed_does_not_matter(wff, estimator, words):
     one, other = (snapshot.load(wff.out / name, "fisher") for name in ("f.pt", "g.pt"))
     assert_close(other.tensors, one.tensors)
     assert other.about == one.about
+    assert snapshot.fingerprint(other.weights) == snapshot.fingerprint(one.weights)
 
 
 def test_batch_of_one_is_per_sample_and_the_batch_is_recorded(wff):
@@ -147,6 +170,7 @@ def test_more_draws_are_averaged(wff):
 def test_a_mask_holds_exactly_the_largest(wff):
     said = wff("--samples", 300, "--mask-density", 0.1, out="m.pt")
     mask = snapshot.load(wff.out / "m.pt", "mask")
+    assert mask.weights is None
     wff("--samples", 400)
     found = snapshot.load(wff.out / "f.pt", "fisher")
     n = sum(t.numel() for t in found.tensors.values())
@@ -216,8 +240,9 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
     )
     wff(*words)
     assert 0 < len(counted) < 60
-    whole, resumed = (snapshot.load(wff.out / name, "fisher").tensors for name in ("whole.pt", "f.pt"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    whole, resumed = (snapshot.load(wff.out / name, "fisher") for name in ("whole.pt", "f.pt"))
+    assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
+    assert snapshot.fingerprint(whole.weights) == snapshot.fingerprint(resumed.weights)
     assert not list(wff.out.glob(".*"))
 
 

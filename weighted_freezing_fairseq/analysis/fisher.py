@@ -2,18 +2,20 @@
 
 A measurement is a plan (sentences in the order they were drawn, each half cut into batches) and sums over it, one part
 file a process, so that it can be killed and called again. The halves show whether more sentences would change the mask.
-Left out on purpose: the mathematics (`core/fisher.py`) and fairseq's model and data (`plugin/trained.py`).
+What it writes is a snapshot (`core/snapshot.py`): Fisher information in float32 beside the checkpoint's weights, or a
+mask alone. Left out on purpose: the mathematics (`core/fisher.py`) and fairseq's model and data (`plugin/trained.py`).
 """
 
 import argparse
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
 import queue
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +26,12 @@ from .. import __version__
 from ..core import fisher, masks, scope, snapshot
 from ..errors import UserError
 from ..files import whole
+from ..recipes.pack import read_checkpoint
 
-HELP = "Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries."
+HELP = """\
+Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
+information also holds the weights that it was measured at: 4 bytes a parameter for the one and, as in the checkpoint, 4
+or 2 for the other. A mask takes one bit a parameter."""
 EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
 
 ESTIMATORS = ("per-sample", "sampled", "batch")
@@ -262,13 +268,22 @@ def _finished(out: Path, kind: snapshot.Kind, about: dict[str, Any]) -> bool:
     if not out.exists():
         return False
     try:
-        found = snapshot.load(out, kind).about
+        found = snapshot.load(out, kind)
+        # Earlier versions wrote Fisher information without weights.
+        equal = found.about == about and (kind == "mask" or found.weights is not None)
     except UserError:
-        found = {}
-    if found != about:
+        equal = False
+    if not equal:
         raise UserError(f"{out} exists and is not what this call would write; choose another --out, or remove it")
     print(f"{out} is there already, from the same settings")
     return True
+
+
+def _as_stored(parameters: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Weights that were loaded as float32, in the checkpoint's precision again: its widest type, so that none loses."""
+    types = {tensor.dtype for tensor in read_checkpoint(checkpoint)[1].values() if tensor.is_floating_point()}
+    precision = functools.reduce(torch.promote_types, types)
+    return {name: parameter.detach().to(precision) for name, parameter in parameters.items()}
 
 
 def write_mask(out: Path, tensors: fisher.Totals, density: float, about: dict[str, Any]) -> None:
@@ -345,6 +360,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out {planned.too_long} sentences of {settings.split} that are too long for the model")
     whole_split = " (all of them)" if used < settings.samples else ""
     print(f"{settings.estimator} Fisher information from {used} sentences of {settings.split}{whole_split}", flush=True)
+    # Now, while the checkpoint is there for certain: a training run may remove it in the hours to come.
+    theta = _as_stored(fisher.trainable(trained.model), args.checkpoint) if density is None else {}
     # Batches and shares decide which sums a part holds.
     key = {**about, "max_tokens": settings.max_tokens, "processes": settings.processes}
     first, second = measure(trained, settings, key, args.out, used)
@@ -355,7 +372,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"the top {100 * shown:g} % of the first {planned.counts[0]} and of all {used} sentences "
           f"overlap by {100 * fisher.overlap(first, everything, shown):.1f} %")  # fmt: skip
     if density is None:
-        snapshot.save(args.out, "fisher", everything, **final)
+        snapshot.save(args.out, "fisher", everything, weights=theta, **final)
         print(f"wrote {args.out}")
     else:
         write_mask(args.out, everything, density, final)

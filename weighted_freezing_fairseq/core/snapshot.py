@@ -1,7 +1,8 @@
 """Named tensors on disk with a header that says what they are: Fisher information, masks.
 
 A snapshot belongs to one model: names and shapes are compared when it is loaded, and every number is a tensor or a
-plain value, so that torch loads it without running code of the file. Left out on purpose: whole checkpoints, which
+plain value, so that torch loads it without running code of the file. Fisher information comes with the weights that it
+was measured at, which EWC (Kirkpatrick et al. 2017, eq. 3) pulls back to. Left out on purpose: whole checkpoints, which
 are fairseq's own.
 """
 
@@ -26,11 +27,16 @@ _WEIGHTS_OF_BITS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a file holds: `about` says where the tensors come from; masks are bool, 1 = is updated."""
+    """What a file holds: `about` says where the tensors come from; masks are bool, 1 = is updated.
+
+    `weights` are what the Fisher information was measured at, by the same names; None in a mask, and where Fisher
+    information was saved alone. The numbers of a loaded snapshot stay in its file until they are used: keep copies.
+    """
 
     kind: Kind
     about: dict[str, Any]
     tensors: dict[str, Tensor]
+    weights: dict[str, Tensor] | None = None
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -57,21 +63,35 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save(path: Path, kind: Kind, tensors: Mapping[str, Tensor], **about: Any) -> None:
+def save(
+    path: Path, kind: Kind, tensors: Mapping[str, Tensor], *, weights: Mapping[str, Tensor] | None = None, **about: Any
+) -> None:
     """Write a snapshot, whole or not at all. `about` holds plain values only."""
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    stored = {name: pack_bits(t) if kind == "mask" else t.detach().cpu().clone() for name, t in tensors.items()}
+    content = {
+        "format": _FORMAT,
+        "kind": kind,
+        "about": about,
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        "tensors": {name: pack_bits(t) for name, t in tensors.items()} if kind == "mask" else _alone(tensors),
+        "weights": None if weights is None else _alone(weights),
+    }
     with whole(path) as part:
-        torch.save({"format": _FORMAT, "kind": kind, "about": about, "shapes": shapes, "tensors": stored}, part)
+        torch.save(content, part)
+
+
+def _alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies: torch would save the whole tensor that one of them is a view of."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def load(path: Path, kind: Kind) -> Snapshot:
     """Read a snapshot of `kind`; anything else is refused with what to make instead."""
-    remedy = f"make one with: wff fisher CHECKPOINT --data BIN --out FILE{' --mask-density D' * (kind == 'mask')}"
+    remedy = _remedy(kind)
     if not path.is_file():
         raise UserError(f"there is no file {path}; {remedy}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, not read: whoever needs the Fisher information alone does not pay for the weights.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if content["format"] != _FORMAT:
             raise KeyError("format")
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
@@ -81,20 +101,45 @@ def load(path: Path, kind: Kind) -> Snapshot:
     shapes, tensors = content["shapes"], content["tensors"]
     if kind == "mask":
         tensors = {name: unpack_bits(packed, shapes[name]) for name, packed in tensors.items()}
-    return Snapshot(kind, content["about"], tensors)
+    return Snapshot(kind, content["about"], tensors, content.get("weights"))  # earlier versions wrote none
+
+
+def _remedy(kind: Kind) -> str:
+    return f"make one with: wff fisher CHECKPOINT --data BIN --out FILE{' --mask-density D' * (kind == 'mask')}"
 
 
 def of_this_model(snapshot: Snapshot, path: Path, wanted: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
     """The tensors of the weights `wanted` (name, shape); a snapshot of another model is refused."""
+    return _matching(snapshot.tensors, path, wanted)
+
+
+def fisher_and_weights(
+    snapshot: Snapshot, path: Path, wanted: Iterable[tuple[str, Sequence[int]]]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The Fisher information of the weights `wanted` (name, shape), and these weights where it was measured.
+
+    The weights are in the precision of their checkpoint. A snapshot of another model is refused, and one without
+    weights.
+    """
+    if snapshot.weights is None:
+        raise UserError(f"{path} is a snapshot without the weights that it was measured at; {_remedy('fisher')}")
+    wanted = list(wanted)
+    return _matching(snapshot.tensors, path, wanted), _matching(snapshot.weights, path, wanted)
+
+
+def _matching(
+    tensors: Mapping[str, Tensor], path: Path, wanted: Iterable[tuple[str, Sequence[int]]]
+) -> dict[str, Tensor]:
+    """Copies of the `wanted`, since a mapped file that is overwritten would change them, or end the process."""
     found, wrong = {}, []
     for name, shape in wanted:
-        tensor = snapshot.tensors.get(name)
+        tensor = tensors.get(name)
         if tensor is None:
             wrong.append(f"{name} is missing")
         elif tuple(tensor.shape) != tuple(shape):
             wrong.append(f"{name} is {tuple(tensor.shape)} there and {tuple(shape)} here")
         else:
-            found[name] = tensor
+            found[name] = tensor.clone()
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
