@@ -24,6 +24,11 @@ _PUBLIC = {
     "Rule": "core.rules",
     "METRICS": "core.importance",
     "scope_of": "core.scope",
+    "passes_loss": "core.fused",
+    "x_divergence": "core.losses",
+    "js_divergence": "core.losses",
+    "quadratic_penalty": "core.losses",
+    "adaptive_alpha": "core.schedules",
 }
 __all__ = ["__version__", *_PUBLIC]
 
