@@ -62,7 +62,9 @@ by_hand = {
     "fish_mask": lambda w, g, i, j: w - ETA * g * MASK[i, j].item(),
     "lfr_cm": lambda w, g, i, j: w - ETA * g * (g * g <= TAU),
     "ewc": _ewc,
-    "intra_distillation": lambda w, g, i, j: w - ETA * g,
+    **dict.fromkeys(
+        ("intra_distillation", "intra_distillation (js)", "intra_distillation (r_drop)"), lambda w, g, i, j: w - ETA * g
+    ),
     "self_distillation": lambda w, g, i, j: w - ETA * g,
     "alignreg": lambda w, g, i, j: (w - ETA * g) * MASK[i, j].item(),
 }

@@ -223,6 +223,8 @@ _ROWS = (
         extra_passes="0, after I is measured",
         extra_state="2 per weight",
         source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
+        status="available",
+        scope="all",
     ),
     Rule(
         name="intra_distillation",
@@ -236,6 +238,7 @@ _ROWS = (
         extra_passes="K - 1",
         extra_state="none (K outputs are alive at once)",
         source="Xu et al. 2022, eq. 8 to 12",
+        status="available",
     ),
     Rule(
         name="self_distillation",
@@ -249,6 +252,7 @@ _ROWS = (
         extra_passes="1, of the teacher without backward",
         extra_state="1 per weight (the teacher)",
         source="Xu et al. 2022, eq. 3",
+        status="available",
     ),
     Rule(
         name="alignreg",
@@ -267,7 +271,7 @@ _ROWS = (
 
 RULES: Mapping[str, Rule] = MappingProxyType({row.name: row for row in _ROWS})
 
-# Other forms of a row: another g under the same name.
+# Other forms of a row, under the same name.
 VARIANTS: tuple[Rule, ...] = (
     replace(
         RULES["sage"],
@@ -282,6 +286,14 @@ VARIANTS: tuple[Rule, ...] = (
         needs=("mean", "eps", "max_scale"),
         extra_state="none",
         source="Li et al. 2023, eq. 4 and section 4.2 (SAGE*)",
+    ),
+    replace(RULES["intra_distillation"], variant="js", source="Xu et al. 2022, section 4.2"),
+    replace(
+        RULES["intra_distillation"],
+        variant="r_drop",
+        extra_passes="1",
+        extra_state="none (2 outputs are alive at once)",
+        source="Wu et al. 2021; K = 2, constant alpha",
     ),
 )
 

@@ -12,9 +12,9 @@ if "weighted_freeze" in OPTIMIZER_REGISTRY:
         'give fairseq one path to it: --user-dir "$(wff user-dir)"'
     )
 
-from . import compat, optimizers, parameters  # noqa: E402
+from . import compat, criterions, optimizers, trainers  # noqa: E402
 
 compat.mend()
-parameters.install()
+trainers.install()
 
-__all__ = ["compat", "optimizers", "parameters"]
+__all__ = ["compat", "criterions", "optimizers", "trainers"]

@@ -67,7 +67,7 @@ def quieten_warnings() -> None:
         r".*validated against ConfigStore schema.*",
         r".*strict=None.*|.*strict flag in the compose API is deprecated.*",
         r".*'pin_memory' argument is set as true but no accelerator.*",
-        r".*torch\.cuda\.amp\..*deprecated.*",
+        r".*torch\.(cuda|cpu)\.amp\..*deprecated.*",
         r".*torch\.cuda\.amp\.GradScaler is enabled, but CUDA is not available.*",
         r".*mismatched key_padding_mask and attn_mask.*",
     ):

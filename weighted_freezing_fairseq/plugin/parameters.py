@@ -1,21 +1,18 @@
 """Which of the optimizer's tensors is which of the model's weights.
 
 fairseq hands an optimizer bare tensors: the model's own parameters (fp32, --amp, memory-efficient modes), float32
-copies without names (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). Only the trainer knows both sides,
-so its `_build_optimizer` is wrapped: it publishes the catalogue of names, and the adapter matches it by identity, by
-order and shape, or by offset. Sharded training, where no rank holds a whole weight, is refused here.
+copies without names (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). Only the trainer knows both sides:
+it publishes the catalogue of names (`trainers.py`), and the adapter matches it by identity, by order and shape, or by
+offset. Sharded training, where no rank holds a whole weight, is refused here.
 """
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
-from ..core.rules import RULES
 from ..core.scope import Entry, Scope, Slot, catalogue, nonempty
 
 Catalogue = list[tuple[Entry, nn.Parameter]]
@@ -65,25 +62,14 @@ def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
     return nonempty([slot for entry, slot in pairs if entry.within(scope)], scope)
 
 
-def refuse_sharding(cfg: Any) -> None:
+def refuse_sharding(cfg: Any, method: str) -> None:
     """Stop where a rank would see shards in place of weights."""
     if cfg.distributed_training.ddp_backend == "fully_sharded":
-        raise ValueError(
-            "guided optimizers need whole weights; replace --ddp-backend fully_sharded by legacy_ddp or c10d"
-        )
+        raise ValueError(f"{method} needs whole weights; replace --ddp-backend fully_sharded by legacy_ddp or c10d")
     if cfg.distributed_training.zero_sharding != "none":
-        raise ValueError("guided optimizers need whole weights; leave out --zero-sharding")
+        raise ValueError(f"{method} needs whole weights; leave out --zero-sharding")
 
 
-def install() -> None:
-    """Have every trainer publish the catalogue of its parameters while it builds its optimizer."""
-    build = Trainer._build_optimizer
-
-    @functools.wraps(build)
-    def build_with_names(self: Trainer) -> None:
-        if getattr(self.cfg.optimizer, "_name", None) in RULES:
-            refuse_sharding(self.cfg)
-        with published(self.get_model(), self.get_criterion()):
-            build(self)
-
-    Trainer._build_optimizer = build_with_names
+def by_name() -> dict[str, nn.Parameter]:
+    """The published parameters of the model itself."""
+    return {entry.name: parameter for entry, parameter in _published.get() or []}

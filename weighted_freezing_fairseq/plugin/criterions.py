@@ -1,0 +1,410 @@
+"""`--criterion intra_distillation`, `ewc`, `self_distillation`: label-smoothed cross entropy and one more term.
+
+Cross entropy, validation and every neutral setting are fairseq's own `label_smoothed_cross_entropy`, whose class is the
+base of these. Left out on purpose: the mathematics (`core/losses.py`, `core/fused.py`) and the passes (`passes.py`).
+"""
+
+import logging
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
+from fairseq.dataclass import ChoiceEnum
+from fairseq.logging import metrics
+from fairseq.trainer import Trainer
+from omegaconf import II, DictConfig
+from torch import Tensor, nn
+
+from ..core import snapshot
+from ..core.fused import passes_loss
+from ..core.losses import DIVERGENCES, quadratic_penalty
+from ..core.rules import RULES
+from ..core.schedules import adaptive_alpha
+from ..core.scope import SCOPES, Slot
+from ..errors import UserError
+from . import parameters
+from .passes import PASS_MODES, Outputs, looped
+from .teachers import Teachers
+
+logger = logging.getLogger(__name__)
+
+
+class GuidedCriterion(LabelSmoothedCrossEntropyCriterion):
+    """fairseq's label-smoothed cross entropy, with one more term of a row of the table while training."""
+
+    method: str
+    in_bits: tuple[str, ...] = ()  # terms of the loss, logged in base 2 like it
+    as_is: tuple[str, ...] = ()  # other numbers to log
+
+    def __init__(self, task: Any, cfg: DictConfig) -> None:
+        super().__init__(
+            task,
+            cfg.sentence_avg,
+            cfg.label_smoothing,
+            ignore_prefix_size=cfg.ignore_prefix_size,
+            report_accuracy=cfg.report_accuracy,
+        )
+        self.cfg = cfg
+        self._trainer: weakref.ref[Trainer] | None = None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether the settings leave nothing but the cross entropy."""
+        raise NotImplementedError
+
+    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+        """The loss of one batch, summed like the cross entropy, and what is logged, summed likewise."""
+        raise NotImplementedError
+
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
+        """Loss, sample size and what is logged. In validation, per sentence, and when neutral: fairseq's own."""
+        if self.neutral or not model.training or not reduce:
+            return super().forward(model, sample, reduce)
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        loss, logged = self.guided(model, sample, sample_size)
+        size = {"ntokens": sample["ntokens"], "nsentences": sample["target"].size(0), "sample_size": sample_size}
+        return loss, sample_size, {**logged, "loss": loss.detach(), **size}
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log the loss as fairseq does, and every term beside it, from sums over ranks and micro-batches."""
+        super().reduce_metrics(logging_outputs)
+        size = sum(log["sample_size"] for log in logging_outputs)
+        for key in cls.in_bits + cls.as_is:
+            if all(key in log for log in logging_outputs):
+                unit = math.log(2) if key in cls.in_bits else 1
+                metrics.log_scalar(key, sum(log[key] for log in logging_outputs) / size / unit, size, round=6)
+
+    def fused(
+        self,
+        outputs: Outputs,
+        sample: Mapping[str, Any],
+        term: str,
+        divergence: str,
+        strength: float,
+        teachers: Teachers | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Cross entropy and `strength` times a divergence, logged as `term`, of the targets that count.
+
+        Padding and an ignored prefix are left out before anything is computed.
+        """
+        target = sample["target"]
+        counts = target.ne(self.padding_idx)
+        counts[:, : self.ignore_prefix_size] = False
+        rows = counts.view(-1).nonzero().view(-1)
+        teacher = None if teachers is None else teachers.probabilities(sample, rows)
+        made, weight = outputs
+        sums = passes_loss(
+            made.index_select(1, rows),
+            target.view(-1)[rows],
+            weight,
+            eps=self.eps,
+            divergence=divergence,
+            strength=strength,
+            teacher=teacher,
+            count_correct=self.report_accuracy,
+        )
+        logged = {"nll_loss": sums.nll, "ce_loss": sums.cross_entropy, term: sums.divergence}
+        if self.report_accuracy:
+            logged |= {"n_correct": sums.correct, "total": len(rows)}
+        return sums.loss, logged
+
+    # What the trainer tells, see trainers.py.
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that this criterion works for."""
+        trainer = None if self._trainer is None else self._trainer()
+        if trainer is None:
+            raise RuntimeError(f"{self.method} trains only through fairseq's Trainer, which counts its updates")
+        return trainer
+
+    def attach(self, trainer: Trainer) -> None:
+        """Called once, when the trainer is made."""
+        self._trainer = weakref.ref(trainer)
+
+    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called when the trainer has built its optimizer, also anew after a checkpoint is loaded; names are known."""
+
+    def clipped(self, factor: float | Tensor) -> None:
+        """Called before every optimizer step with what clipping multiplied the gradients by."""
+
+    def own_state(self) -> dict[str, Any]:
+        """Tensors and plain values that a resumed run needs."""
+        return {}
+
+    def load_own_state(self, own: dict[str, Any]) -> None:
+        """Take them back; an empty dict means a checkpoint of another criterion."""
+
+
+@dataclass
+class IntraDistillationConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    num_passes: int = field(default=3, metadata={"help": "K, passes of each batch, each with its own dropout"})
+    divergence: ChoiceEnum(list(DIVERGENCES)) = field(  # type: ignore[valid-type]
+        default="x",
+        metadata={"help": "what keeps the passes together: X-divergence, Jensen-Shannon, squared difference"},
+    )
+    alpha: float = field(default=5.0, metadata={"help": "strength of the divergence; 0: plain training in one pass"})
+    alpha_schedule: ChoiceEnum(["adaptive", "constant"]) = field(  # type: ignore[valid-type]
+        default="adaptive", metadata={"help": "adaptive: from 0 over 1 at N/q to alpha at N/p, with N = --max-update"}
+    )
+    alpha_p: float = field(default=5.0, metadata={"help": "p: alpha is reached at update N/p"})
+    alpha_q: float = field(default=10.0, metadata={"help": "q: strength 1 is reached at update N/q"})
+    pass_mode: ChoiceEnum(list(PASS_MODES)) = field(  # type: ignore[valid-type]
+        default="concat",
+        metadata={
+            "help": "concat: one forward pass of K copies; loop: K forward passes; "
+            "recompute: K forward passes in the memory of one, each but the last made twice"
+        },
+    )
+    max_update: int = II("optimization.max_update")
+
+
+class IntraDistillation(GuidedCriterion):
+    method = "intra_distillation"
+    in_bits = ("ce_loss", "divergence")
+    as_is = ("alpha",)
+
+    def __init__(self, task: Any, cfg: DictConfig) -> None:
+        super().__init__(task, cfg)
+        if cfg.num_passes < 1:
+            raise UserError(f"--num-passes {cfg.num_passes} is no number of passes; type --num-passes 3")
+        if cfg.alpha < 0:
+            raise UserError(f"--alpha {cfg.alpha:g} would drive the passes apart; type --alpha 5")
+        if self.neutral or cfg.alpha_schedule == "constant" or cfg.alpha <= 1:
+            return
+        if not cfg.alpha_q > cfg.alpha_p > 0:
+            raise UserError(
+                f"--alpha-p {cfg.alpha_p:g} --alpha-q {cfg.alpha_q:g}: the schedule needs q > p > 0; "
+                "type --alpha-p 5 --alpha-q 10"
+            )
+        if cfg.max_update <= 0:
+            raise UserError(
+                "the adaptive alpha needs to know how long the training is: add --max-update 50000, "
+                "or --alpha-schedule constant"
+            )
+
+    @property
+    def neutral(self) -> bool:
+        return self.cfg.num_passes == 1 or self.cfg.alpha == 0
+
+    @property
+    def strength(self) -> float:
+        """alpha' of the update that is being made."""
+        cfg = self.cfg
+        if cfg.alpha_schedule == "constant":
+            return float(cfg.alpha)
+        return adaptive_alpha(self.trainer.get_num_updates(), cfg.max_update, cfg.alpha, cfg.alpha_p, cfg.alpha_q)
+
+    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+        outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes)
+        strength = self.strength
+        loss, logged = self.fused(outputs, sample, "divergence", str(self.cfg.divergence), strength)
+        return loss, {**logged, "alpha": strength * sample_size}
+
+
+@dataclass
+class EwcConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    ewc_lambda: Optional[float] = field(  # noqa: UP045
+        default=None, metadata={"help": "strength of the pull to the anchor; 0: plain training"}
+    )
+    ewc_anchor: str = field(
+        default="previous",
+        metadata={
+            "help": "previous: the weights one update earlier, with the squared gradient of that update as Fisher; "
+            "or a snapshot made by `wff fisher` on the old task"
+        },
+    )
+    ewc_start: Optional[int] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "first update with the penalty (default: the first one; with previous, after the warm-up)"},
+    )
+    importance_scope: Optional[ChoiceEnum(SCOPES)] = field(  # type: ignore[valid-type]  # noqa: UP045
+        default=None,
+        metadata={"help": "linear: matrices of attention and feed-forward layers; all: every parameter (default)"},
+    )
+
+
+class Ewc(GuidedCriterion):
+    """Beside the weights it holds F and theta_A of each weight in scope, by name, both in float32."""
+
+    method = "ewc"
+    in_bits = ("ce_loss", "ewc")
+
+    def __init__(self, task: Any, cfg: DictConfig) -> None:
+        super().__init__(task, cfg)
+        if cfg.ewc_lambda is None:
+            raise UserError(
+                "--criterion ewc needs --ewc-lambda; how much is right depends on the loss: "
+                "start with --ewc-lambda 1e4 and compare ewc with ce_loss in the log"
+            )
+        if cfg.ewc_lambda < 0:
+            raise UserError(
+                f"--ewc-lambda {cfg.ewc_lambda:g} would drive weights from their anchor; give a positive one"
+            )
+        self._weights: list[tuple[nn.Parameter, Slot]] = []
+        self._fisher: dict[str, Tensor] = {}
+        self._anchor: dict[str, Tensor] = {}
+        self._clipped: float | Tensor = 1.0
+
+    @property
+    def neutral(self) -> bool:
+        return self.cfg.ewc_lambda == 0
+
+    @property
+    def start(self) -> int:
+        """The first update with the penalty."""
+        if self.cfg.ewc_start is not None:
+            return int(self.cfg.ewc_start)
+        warm_up = getattr(self.trainer.cfg.lr_scheduler, "warmup_updates", 0)
+        return int(warm_up) + 1 if self.cfg.ewc_anchor == "previous" else 1
+
+    @property
+    def update(self) -> int:
+        """The update that is being made, counted from 1."""
+        return int(self.trainer.get_num_updates()) + 1
+
+    @property
+    def penalised(self) -> bool:
+        """Whether the update that is being made has the penalty."""
+        return self.update >= self.start and bool(self._anchor)
+
+    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+        loss, _, logged = LabelSmoothedCrossEntropyCriterion.forward(self, model, sample)
+        penalty = loss.new_zeros(())
+        if self.penalised:
+            penalty = (
+                self.cfg.ewc_lambda
+                * torch.stack(
+                    [
+                        quadratic_penalty(parameter, self._fisher[slot.name], self._anchor[slot.name], slot.weight)
+                        for parameter, slot in self._weights
+                    ]
+                ).sum()
+            )
+        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
+        logged |= {"ce_loss": logged["loss"], "ewc": penalty.detach() * sample_size}
+        return loss + penalty * sample_size, logged
+
+    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.neutral:
+            return
+        parameters.refuse_sharding(self.trainer.cfg, self.method)
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        slots = parameters.match(held, self.cfg.importance_scope or RULES[self.method].scope)
+        named = parameters.by_name()
+        self._weights = [(named[slot.name], slot) for slot in slots]
+        if self.cfg.ewc_anchor == "previous":
+            optimizer.register_step_pre_hook(self._remember)
+        elif not self._anchor:
+            self._load_anchor(Path(self.cfg.ewc_anchor), slots)
+
+    def _load_anchor(self, path: Path, slots: Sequence[Slot]) -> None:
+        """Fisher information and weights of the old task."""
+        wanted = [(slot.name, slot.shape) for slot in slots]
+        fisher, weights = snapshot.fisher_and_weights(snapshot.load(path, "fisher"), path, wanted)
+        for slot in slots:
+            self._fisher[slot.name] = fisher[slot.name].to(slot.weight.device, torch.float32)
+            self._anchor[slot.name] = weights[slot.name].to(slot.weight.device, torch.float32)
+
+    @torch.no_grad()
+    def _remember(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
+        """Before a step: the weights that it starts from, and the square of its gradient."""
+        # DEVIATION: Li et al. section 3.1 does not say which loss the Fisher information of the previous mini-batch is
+        # of. It is the squared gradient of the cross entropy, averaged over the batch and clipped: not the mean of
+        # squared gradients per sentence, which is what `wff fisher` measures, and without the penalty's own part, which
+        # would feed on itself and grow without bound.
+        if self.update < self.start - 1:
+            return
+        active = self.penalised
+        for _, slot in self._weights:
+            if slot.name not in self._anchor:
+                self._anchor[slot.name] = torch.empty_like(slot.weight, dtype=torch.float32)
+                self._fisher[slot.name] = torch.zeros_like(self._anchor[slot.name])
+            fisher, anchor = self._fisher[slot.name], self._anchor[slot.name]
+            own = anchor.sub_(slot.weight).mul_(fisher).mul_(self.cfg.ewc_lambda * self._clipped) if active else None
+            if slot.grad is None:
+                fisher.zero_()
+            else:  # a fused half-precision optimizer gets its gradients unscaled only inside its step
+                fisher.copy_(slot.grad).div_(kwargs.get("scale", 1.0))
+                if own is not None:
+                    fisher.add_(own)
+                fisher.square_()
+            anchor.copy_(slot.weight)
+
+    def clipped(self, factor: float | Tensor) -> None:
+        self._clipped = factor
+
+    def own_state(self) -> dict[str, Any]:
+        if self.cfg.ewc_anchor != "previous" or not self._anchor:
+            return {}
+        return {"fisher": dict(self._fisher), "anchor": dict(self._anchor)}
+
+    def load_own_state(self, own: dict[str, Any]) -> None:
+        if self.neutral or self.cfg.ewc_anchor != "previous":
+            return
+        if not own:
+            logger.warning("this checkpoint has no state of ewc: the penalty starts after the next update")
+        self._fisher, self._anchor = (
+            {slot.name: own[key][slot.name].to(slot.weight.device, copy=True) for _, slot in self._weights}
+            if own
+            else {}
+            for key in ("fisher", "anchor")
+        )
+
+
+@dataclass
+class SelfDistillationConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    teacher: Optional[str] = field(  # noqa: UP045
+        default=None, metadata={"help": "checkpoint of the teacher, or PATH:PATH... for an ensemble"}
+    )
+    teacher_weight: float = field(
+        default=1.0, metadata={"help": "weight of KL(teacher || student); 0: plain training without a teacher"}
+    )
+
+
+class SelfDistillation(GuidedCriterion):
+    method = "self_distillation"
+    in_bits = ("ce_loss", "teacher_kl")
+
+    def __init__(self, task: Any, cfg: DictConfig) -> None:
+        super().__init__(task, cfg)
+        if cfg.teacher_weight < 0:
+            raise UserError(f"--teacher-weight {cfg.teacher_weight:g} would drive away from the teacher; give 1")
+        if cfg.teacher is None and not self.neutral:
+            raise UserError("--criterion self_distillation needs --teacher CHECKPOINT of a trained model")
+        self._teachers: Teachers | None = None
+
+    @property
+    def neutral(self) -> bool:
+        return self.cfg.teacher_weight == 0
+
+    def attach(self, trainer: Trainer) -> None:
+        super().attach(trainer)
+        if not self.neutral:
+            self._teachers = Teachers.load(self.cfg.teacher, trainer.get_model(), trainer.task)
+
+    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+        assert self._teachers is not None
+        outputs = looped(model, sample, 1)
+        return self.fused(outputs, sample, "teacher_kl", "teacher", self.cfg.teacher_weight, self._teachers)
+
+
+def _register(criterion: type[GuidedCriterion], settings: type[LabelSmoothedCrossEntropyCriterionConfig]) -> None:
+    """Register a criterion under the name of its row."""
+    criterion.__doc__ = f"{RULES[criterion.method].source}."
+    register_criterion(criterion.method, dataclass=settings)(criterion)
+
+
+_register(IntraDistillation, IntraDistillationConfig)
+_register(Ewc, EwcConfig)
+_register(SelfDistillation, SelfDistillationConfig)

@@ -1,0 +1,74 @@
+"""The seams in fairseq's Trainer: what guided optimizers and criterions learn from it, and what it keeps for them.
+
+An optimizer is not told the names of its tensors. A criterion is not told which update is being made, does not see the
+optimizer, and is saved only if it has Parameters, which would break --finetune-from-model. So the trainer publishes
+names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it how gradients
+were clipped, and carries its state in its own.
+"""
+
+import functools
+from typing import Any
+
+from fairseq.trainer import Trainer
+
+from ..core.rules import RULES
+from .criterions import GuidedCriterion
+from .parameters import published, refuse_sharding
+
+_STATE_KEY = "guided_criterion"
+
+
+def install() -> None:
+    """Change every trainer that is made from now on."""
+    create, build, clip = Trainer.__init__, Trainer._build_optimizer, Trainer.clip_grad_norm
+    save, load = Trainer.state_dict, Trainer.load_checkpoint
+
+    @functools.wraps(create)
+    def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        create(self, *args, **kwargs)
+        if (criterion := _guided_criterion(self)) is not None:
+            criterion.attach(self)
+
+    @functools.wraps(build)
+    def build_with_names(self: Trainer) -> None:
+        if (method := getattr(self.cfg.optimizer, "_name", None)) in RULES:
+            refuse_sharding(self.cfg, method)
+        with published(self.get_model(), self.get_criterion()):
+            build(self)
+            if (criterion := _guided_criterion(self)) is not None:
+                criterion.optimizer_built(self.optimizer.optimizer)
+
+    @functools.wraps(clip)
+    def clip_and_tell(self: Trainer, clip_norm: float) -> Any:
+        norm = clip(self, clip_norm)
+        if (criterion := _guided_criterion(self)) is not None:
+            criterion.clipped((clip_norm / (norm + 1e-6)).clamp_max(1) if clip_norm > 0 else 1.0)
+        return norm
+
+    @functools.wraps(save)
+    def save_with_criterion(self: Trainer) -> dict[str, Any]:
+        state = save(self)
+        criterion = _guided_criterion(self)
+        if criterion is not None and (own := criterion.own_state()):
+            state["extra_state"][_STATE_KEY] = {"method": criterion.method, **own}
+        return state
+
+    @functools.wraps(load)
+    def load_with_criterion(self: Trainer, filename: str, reset_optimizer: bool = False, *args: Any, **kw: Any) -> Any:
+        extra_state = load(self, filename, reset_optimizer, *args, **kw)
+        criterion = _guided_criterion(self)
+        if criterion is not None and extra_state is not None and not reset_optimizer:
+            own = extra_state.get(_STATE_KEY, {})
+            criterion.load_own_state(own if own.get("method") == criterion.method else {})
+        return extra_state
+
+    Trainer.__init__ = create_and_attach
+    Trainer._build_optimizer = build_with_names
+    Trainer.clip_grad_norm = clip_and_tell
+    Trainer.state_dict = save_with_criterion
+    Trainer.load_checkpoint = load_with_criterion
+
+
+def _guided_criterion(trainer: Trainer) -> GuidedCriterion | None:
+    criterion = trainer.get_criterion()
+    return criterion if isinstance(criterion, GuidedCriterion) else None
