@@ -61,6 +61,11 @@ class GuidedCriterion(LabelSmoothedCrossEntropyCriterion):
         """Whether the settings leave nothing but the cross entropy."""
         raise NotImplementedError
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        """Whether training that shards weights over processes must be refused."""
+        return False
+
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
         """The loss of one batch, summed like the cross entropy, and what is logged, summed likewise."""
         raise NotImplementedError
@@ -261,6 +266,10 @@ class Ewc(GuidedCriterion):
         return self.cfg.ewc_lambda == 0
 
     @property
+    def needs_whole_weights(self) -> bool:
+        return not self.neutral
+
+    @property
     def start(self) -> int:
         """The first update with the penalty."""
         if self.cfg.ewc_start is not None:
@@ -298,7 +307,6 @@ class Ewc(GuidedCriterion):
     def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
         if self.neutral:
             return
-        parameters.refuse_sharding(self.trainer.cfg, self.method)
         held = [p for group in optimizer.param_groups for p in group["params"]]
         slots = parameters.match(held, self.cfg.importance_scope or RULES[self.method].scope)
         named = parameters.by_name()

@@ -96,10 +96,13 @@ def _shapes(weights: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]
 def _other_dictionary(its: Any, task: Any) -> str | None:
     """How the dictionaries that a checkpoint was trained with differ from this run's, if they are still there."""
     folder = Path(str(its.data).split(":")[0])
-    for language, mine in ((its.source_lang, task.source_dictionary), (its.target_lang, task.target_dictionary)):
+    for side, mine in (("source", task.source_dictionary), ("target", task.target_dictionary)):
+        language = task.cfg[f"{side}_lang"]
+        if its[f"{side}_lang"] not in (None, language):  # None: fairseq found it out from the folder
+            return f"its {side} language is {its[f'{side}_lang']} and not {language}"
         file = folder / f"dict.{language}.txt"
         if not file.is_file():
             logger.info("the teacher's dictionary %s is gone: only its size is compared", file)
-        elif (theirs := task.load_dictionary(str(file))) != mine:
-            return f"another dictionary: {file} has {len(theirs)} words that are not this run's {len(mine)}"
+        elif task.load_dictionary(str(file)) != mine:
+            return f"another dictionary: the words of {file} are not this run's"
     return None

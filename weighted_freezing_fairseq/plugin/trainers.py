@@ -31,11 +31,14 @@ def install() -> None:
 
     @functools.wraps(build)
     def build_with_names(self: Trainer) -> None:
+        criterion = _guided_criterion(self)
         if (method := getattr(self.cfg.optimizer, "_name", None)) in RULES:
-            refuse_sharding(self.cfg, method)
+            refuse_sharding(self.cfg, str(method))
+        if criterion is not None and criterion.needs_whole_weights:
+            refuse_sharding(self.cfg, criterion.method)
         with published(self.get_model(), self.get_criterion()):
             build(self)
-            if (criterion := _guided_criterion(self)) is not None:
+            if criterion is not None:
                 criterion.optimizer_built(self.optimizer.optimizer)
 
     @functools.wraps(clip)
