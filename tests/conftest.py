@@ -1,8 +1,6 @@
 """Shared fixtures: a toy corpus binarised by the real fairseq-preprocess, and a folder to run fairseq in."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +18,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{split}.y").write_text("".join(" ".join(line[::-1]) + "\n" for line in lines), encoding="utf-8")
     words = ["-s", "x", "-t", "y", "--destdir", folder / "bin", "--workers", 1]
     words += [word for split in ("train", "valid", "test") for word in (f"--{split}pref", folder / split)]
-    subprocess.run(
-        [sys.executable, "-m", "fairseq_cli.preprocess", *map(str, words)], check=True, capture_output=True, cwd=folder
-    )
+    Fairseq(folder, folder)("preprocess", *words)
     return folder / "bin"
 
 

@@ -1,13 +1,16 @@
 """Runs of the real fairseq commands on a toy model, and what tests ask of their logs and checkpoints."""
 
 import json
-import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
+import warm_python
 
 USER_DIR = Path(__file__).resolve().parents[1] / "weighted_freezing_fairseq"
 
@@ -17,6 +20,14 @@ TOY_MODEL = """--arch transformer_iwslt_de_en --share-decoder-input-output-embed
 TOY_RUN = """--lr 0.01 --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 120
   --required-batch-size-multiple 1 --num-workers 0 --cpu --log-format json --log-interval 1
   --no-epoch-checkpoints --disable-validation --dropout 0.1""".split()
+PRECISIONS = {
+    "fp32": [],
+    "fp16": ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "4"],
+    "memory-efficient-fp16": ["--memory-efficient-fp16", "--fp16-init-scale", "4"],
+    "bf16": ["--bf16"],
+    "memory-efficient-bf16": ["--memory-efficient-bf16"],
+    "amp": ["--amp"],
+}
 
 
 # fairseq 0.12.2 saves a number that it never sets, and copies of weights that it makes when it loads a checkpoint.
@@ -24,21 +35,29 @@ _UNSET_IN_0_12_2 = re.compile(r"embed_positions\._float_tensor|encoder\.layers\.
 
 
 def environment() -> dict[str, str]:
-    # The plugin, loaded into this process by other tests, tells older torch through this variable to load safely.
-    inherited = {key: value for key, value in os.environ.items() if key != "TORCH_FORCE_WEIGHTS_ONLY_LOAD"}
-    return {**inherited, "OMP_NUM_THREADS": "1"}
+    return dict(warm_python.ENVIRONMENT)
 
 
 class Fairseq:
-    """The real fairseq commands, as subprocesses."""
+    """The real fairseq commands, as subprocesses.
 
-    def __init__(self, data: Path, folder: Path) -> None:
-        self.data, self.folder = data, folder
+    A warm start forks the subprocess from a Python that has imported torch and stock fairseq (warm_python.py): it runs
+    the same entry point in a process of its own, only without seconds of imports. Cold starts, fresh interpreters as a
+    user types them, are for tests of how the plugin is loaded (`warm=False`), and for calls with `env=...`.
+    """
+
+    def __init__(self, data: Path, folder: Path, warm: bool = True) -> None:
+        self.data, self.folder, self.warm = data, folder, warm
 
     def start(self, command: str, *args: object, **kwargs) -> subprocess.Popen:
-        words = [sys.executable, "-m", f"fairseq_cli.{command}", *map(str, args)]
+        return self.python("-m", f"fairseq_cli.{command}", *args, **kwargs)
+
+    def python(self, *words: object, **kwargs) -> subprocess.Popen:
+        warm = self.warm and kwargs.keys() <= {"cwd"} and warm_python.server()
+        popen = warm_python.Popen if warm else subprocess.Popen
         kwargs = {"cwd": self.folder, "env": environment(), **kwargs}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+        words = [sys.executable, *map(str, words)]
+        return popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
 
     def __call__(self, command: str, *args: object, ok: bool = True, **kwargs) -> str:
         process = self.start(command, *args, **kwargs)
@@ -46,14 +65,14 @@ class Fairseq:
         assert (process.returncode == 0) == ok, output[-6000:]
         return output
 
-    def train_words(self, name: str, *args: object, plugin: bool = True) -> list[object]:
+    def train_words(self, name: str, *args: object, plugin: bool = True, without: str = "") -> list[object]:
         # Stock fairseq aborts now and then when it leaves while its thread reads ahead, see compat.py.
         user_dir = ["--user-dir", USER_DIR] if plugin else ["--data-buffer-size", 0]
         save = ["--save-dir", self.folder / name]
-        return [self.data, *user_dir, *TOY_MODEL, *TOY_RUN, *save, *args]
+        return [self.data, *user_dir, *(w for w in TOY_MODEL + TOY_RUN if w != without), *save, *args]
 
-    def train(self, name: str, *args: object, plugin: bool = True, ok: bool = True, **kwargs) -> str:
-        return self("train", *self.train_words(name, *args, plugin=plugin), ok=ok, **kwargs)
+    def train(self, name: str, *args: object, plugin: bool = True, without: str = "", ok: bool = True, **kwargs) -> str:
+        return self("train", *self.train_words(name, *args, plugin=plugin, without=without), ok=ok, **kwargs)
 
     def checkpoint(self, name: str, file: str = "checkpoint_last.pt") -> dict:
         return torch.load(self.folder / name / file, weights_only=False)
@@ -88,3 +107,50 @@ def assert_same(a: object, b: object, path: str = "") -> None:
             assert_same(x, y, f"{path}/{index}")
     else:
         assert a == b, path
+
+
+def kill_when_saved(fairseq: Fairseq, name: str, file: str, *args: object) -> None:
+    """Start a training and kill -9 it as soon as it has saved `file`."""
+    process = fairseq.start("train", *fairseq.train_words(name, *args))
+    goal = fairseq.folder / name / file
+    deadline = time.time() + 120
+    while not goal.exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and goal.exists()
+
+
+RANK = """
+import sys
+import torch
+from fairseq.trainer import Trainer
+from fairseq_cli.train import cli_main
+made = []
+build = Trainer.__init__
+def remember(self, *args, **kwargs):
+    build(self, *args, **kwargs)
+    made.append(self)
+Trainer.__init__ = remember
+goal = sys.argv.pop(1)
+cli_main()
+torch.save(made[0].get_model().state_dict(), goal)
+"""
+
+
+def on_two_processes(
+    fairseq: Fairseq, name: str, *args: object, backend: str = "legacy_ddp", without: str = ""
+) -> list[dict]:
+    """The final weights of both ranks of one gloo run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in (0, 1):
+        words = [RANK, fairseq.folder / f"{name}-{rank}.pt", *fairseq.train_words(name, *args, without=without)]
+        words += ["--distributed-world-size", 2, "--distributed-rank", rank, "--distributed-no-spawn"]
+        words += ["--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-backend", "gloo"]
+        ranks.append(fairseq.python("-c", *words, "--ddp-backend", backend))
+    outputs = [process.communicate(timeout=300)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outputs[0][-4000:] + outputs[1][-4000:]
+    return [torch.load(fairseq.folder / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]

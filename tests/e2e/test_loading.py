@@ -14,6 +14,11 @@ from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 
 
+@pytest.fixture
+def fairseq(toy_data: Path, tmp_path: Path) -> Fairseq:
+    return Fairseq(toy_data, tmp_path, warm=False)
+
+
 @pytest.mark.parametrize(
     "way", ["absolute", "relative", "slash", "link", "imported before", "another copy imported before"]
 )

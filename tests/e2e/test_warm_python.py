@@ -1,0 +1,95 @@
+"""A warm start is the real command: it leaves what a cold one leaves, fails as that fails, and can be killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import warm_python
+from fairseq_runs import Fairseq, assert_same, logged
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every start is cold")
+
+
+def both(fairseq: Fairseq, *words: object) -> list[tuple[int, list[str]]]:
+    """The exit status and the output of `python WORDS`, started warm and cold."""
+    started = [Fairseq(fairseq.data, fairseq.folder, warm).python(*words) for warm in (True, False)]
+    assert [type(process) for process in started] == [warm_python.Popen, subprocess.Popen]
+    outputs = [process.communicate(timeout=300)[0] for process in started]
+    return [(process.returncode, output.splitlines()) for process, output in zip(started, outputs, strict=True)]
+
+
+def test_a_training_leaves_the_same_checkpoint_and_log(toy_data: Path, tmp_path: Path):
+    runs = {warm: Fairseq(toy_data, tmp_path, warm) for warm in (True, False)}
+    logs = [run.train(f"{warm}", "--optimizer", "sage", "--max-update", 9) for warm, run in runs.items()]
+    kept = ("loss", "gnorm", "scale_mean", "num_updates")
+    warm, cold = ([[line[key] for key in kept] for line in logged(log)] for log in logs)
+    assert warm == cold and len(warm) == 9
+    warm, cold = (run.checkpoint(f"{warm}") for warm, run in runs.items())
+    for part in ("model", "last_optimizer_state"):
+        assert_same(warm[part], cold[part])
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["-m", "fairseq_cli.train", "no-such-data", "--arch", "transformer"], 1),
+        (["-c", "import sys; sys.exit(3)"], 3),
+        (["-c", "import sys; sys.exit('words')"], 1),
+        (["-c", "import os; os.abort()"], -signal.SIGABRT),
+    ],
+    ids=["exception", "status", "words", "signal"],
+)
+def test_an_error_ends_it_with_the_same_status_and_last_line(fairseq: Fairseq, words, status: int):
+    warm, cold = both(fairseq, *words)
+    assert warm[0] == cold[0] == status
+    assert warm[1][-1:] == cold[1][-1:]
+
+
+def test_it_begins_as_a_fresh_interpreter_does(fairseq: Fairseq):
+    code = """if True:
+        import os, random, sys
+        import numpy, torch
+        print(os.getcwd(), sys.argv, sys.path, __name__, torch.get_num_threads(), os.listdir("/proc/self/fd"))
+        print([name for name in sys.modules if name.startswith("weighted")])
+        print(random.random(), numpy.random.rand(), torch.rand(()).item())
+    """
+    words = ["-c", code, "a word", "--flag"]
+    (status, warm), (_, cold) = both(fairseq, *words)
+    assert status == 0 and warm[:2] == cold[:2] and warm[1] == "[]"
+    another = fairseq.python(*words).communicate()[0].splitlines()
+    for numbers in zip(*(output[2].split() for output in (warm, another)), strict=True):
+        assert len(set(numbers)) == 2  # every one draws its own
+
+
+def test_it_is_killed_alone_and_keeps_no_pipe_of_another(fairseq: Fairseq):
+    one, other = (fairseq.python("-c", "import time; print('here', flush=True); time.sleep(300)") for _ in range(2))
+    assert one.pid != other.pid and one.stdout.readline() == other.stdout.readline() == "here\n"
+    assert one.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        one.wait(0.01)
+    for process in (one, other):
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.communicate(timeout=60)[0] == "" and process.returncode == -signal.SIGKILL
+        assert other.poll() is None or process is other
+
+
+def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path):
+    code = """if True:
+        import os, signal, subprocess, sys
+        import warm_python
+        warm_python.IMPORTED = ["torch"]
+        child = [sys.executable, "-c", "import os; print(os.getppid())"]
+        print(warm_python.Popen(child, cwd="/", stdout=subprocess.PIPE, text=True).communicate()[0], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(warm_python.__file__).parent, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    server = Path(f"/proc/{int(done.stdout)}")
+    deadline = time.monotonic() + 60
+    while server.exists() and "State:\tZ" not in (server / "status").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert time.monotonic() < deadline

@@ -1,0 +1,130 @@
+"""Python processes that start with torch and fairseq imported, since importing them takes a fresh one seconds.
+
+A server, one for every process that runs tests, imports them once and forks a child for every command. The child is a
+process of its own that does what `python -m MODULE` or `python -c CODE` does: the command's module, and the plugin if
+the command loads it, are imported there. Left out on purpose: another environment than the server's, which imports may
+have read, options of the interpreter, and a hash seed of its own for every child of one server.
+"""
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import logging
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+# With what these import, all that a run of stock fairseq imports but the command. The last is for torch's optimizers.
+IMPORTED = """fairseq fairseq.binarizer fairseq.model_parallel.megatron_trainer fairseq.quantization_utils
+  fairseq.trainer hydra torch._dynamo""".split()
+# As the tests found it: what they import into their own process leaves variables that are not for others.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+_asking = threading.Lock()  # a question and its answer
+
+
+@functools.cache
+def server() -> socket.socket | None:
+    """The connection to this process's server; None where it cannot fork and commands must start cold."""
+    if sys.platform != "linux":
+        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:  # nobody but the two keeps an end open, so that the server ends with this process
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno()), *IMPORTED], pass_fds=[theirs.fileno()], cwd="/",
+            env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    atexit.register(process.wait)
+    atexit.register(ours.close)  # comes first
+    return ours if ours.recv(1) else None
+
+
+def ask(question: object, files: tuple[int, ...] = ()):
+    with _asking:
+        socket.send_fds(server(), [json.dumps(question).encode()], files)
+        return json.loads(server().recv(100))
+
+
+class Popen(subprocess.Popen):
+    """`subprocess.Popen([sys.executable, "-m" or "-c", ...], cwd=...)`, forked from the server."""
+
+    def _execute_child(self, args, *rest) -> None:
+        cwd, pipes = rest[4], rest[9:15]
+        ours = (pipes[0], pipes[3], pipes[5])  # the ends that the child gets; -1: what this process has itself
+        files = tuple(own if given == -1 else given for own, given in enumerate(ours))
+        self.pid = ask({"words": args[1:], "cwd": str(cwd)}, files)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            ended, status = ask(self.pid)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.005)
+        return self.returncode
+
+
+def serve(connection: socket.socket, imported: Sequence[str]) -> dict | None:
+    """Fork a child for every command asked for: the request in the child, None in the server when nobody asks more."""
+    for module in imported:
+        importlib.import_module(module)
+    if len(list(Path("/proc/self/task").iterdir())) > 1:
+        return None  # a child would lack the other threads
+    gc.freeze()  # children need not look through what the imports left
+    connection.send(b"!")
+    while True:
+        message, files, *_ = socket.recv_fds(connection, 1 << 18, 3)
+        if not message:
+            return None
+        request = json.loads(message)
+        if isinstance(request, int):  # only this buries a child, so that until then its number is nobody else's
+            connection.send(json.dumps(os.waitpid(request, os.WNOHANG)).encode())
+            continue
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            for own, given in enumerate(files):
+                os.dup2(given, own)
+            for library in (sys.modules["numpy"].random, sys.modules["torch"].default_generator):
+                library.seed()  # as in a fresh interpreter; Python's own `random` sees to itself
+        for file in files:
+            os.close(file)
+        if child == 0:
+            return request
+        connection.send(str(child).encode())
+
+
+def run(words: list[str], cwd: str) -> None:
+    """What the interpreter does with its command line."""
+    os.chdir(cwd)
+    option, code, *sys.argv[1:] = words
+    if option == "-m":
+        sys.path[0] = str(Path.cwd())
+        if code == "fairseq_cli.train":  # sets up logging before it imports fairseq, whose import does it otherwise
+            logging.root.handlers.clear()
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[0], sys.path[0], sys.modules["__main__"] = option, "", types.ModuleType("__main__")
+        exec(code, vars(sys.modules["__main__"]))
+
+
+if __name__ == "__main__":
+    request = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    if request:  # a child: at top level, where exceptions and exits end as they do in every Python
+        run(**request)
