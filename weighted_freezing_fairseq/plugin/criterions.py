@@ -7,7 +7,7 @@ base of these. Left out on purpose: the mathematics (`core/losses.py`, `core/fus
 import logging
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -65,6 +65,11 @@ class GuidedCriterion(LabelSmoothedCrossEntropyCriterion):
     def needs_whole_weights(self) -> bool:
         """Whether training that shards weights over processes must be refused."""
         return False
+
+    @property
+    def held(self) -> Iterable[Tensor]:
+        """What it keeps in memory beside the model."""
+        return ()
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
         """The loss of one batch, summed like the cross entropy, and what is logged, summed likewise."""
@@ -270,6 +275,10 @@ class Ewc(GuidedCriterion):
         return not self.neutral
 
     @property
+    def held(self) -> Iterable[Tensor]:
+        return [*self._fisher.values(), *self._anchor.values()]
+
+    @property
     def start(self) -> int:
         """The first update with the penalty."""
         if self.cfg.ewc_start is not None:
@@ -395,6 +404,10 @@ class SelfDistillation(GuidedCriterion):
     @property
     def neutral(self) -> bool:
         return self.cfg.teacher_weight == 0
+
+    @property
+    def held(self) -> Iterable[Tensor]:
+        return [] if self._teachers is None else [p for m in self._teachers.models for p in m.parameters()]
 
     def attach(self, trainer: Trainer) -> None:
         super().attach(trainer)
