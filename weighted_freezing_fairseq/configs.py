@@ -14,6 +14,15 @@ def methods_in(*folders: Path) -> list[str]:
     return sorted(found, key=lambda name: (name != "standard", name))
 
 
+def open_settings(config: Path) -> list[tuple[str, str]]:
+    """What the optimizer and the criterion of a YAML leave open (`???`), as (section, key)."""
+    from omegaconf import OmegaConf
+
+    cfg = OmegaConf.load(config)
+    sections = [name for name in ("optimizer", "criterion") if name in cfg]
+    return [(name, str(key)) for name in sections for key in cfg[name] if OmegaConf.is_missing(cfg[name], key)]
+
+
 def config_path(method: str, *folders: Path) -> Path:
     """The YAML of `method` in the first folder that has one, or what may be typed in its place."""
     for folder in folders:

@@ -46,10 +46,12 @@ def test_a_real_measurement(tmp_path):
     sgd = re.sub(r"optimizer:\n  _name: adam\n  adam_betas: .*\n", "optimizer:\n  _name: nag\n  momentum: 0.5\n", text)
     assert sgd != text
     (tmp_path / "nag.yaml").write_text(sgd)
+    (tmp_path / "ewc_of_a_file.yaml").write_text((ADAPT / "ewc.yaml").read_text())
     words = ["bench", "--configs", tmp_path, "--size", "toy", "--rounds", 2, "--out", tmp_path / "out", "--json"]
-    done = wff(*words, "--configs", ADAPT, "--methods", "standard,weighted_freeze,sage,fish_mask,lfr_cm,nag")
+    done = wff(*words, "--configs", ADAPT)  # everything that there is
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in json.loads(done.stdout)}
+    assert set(rows) == {path.stem for folder in (tmp_path, ADAPT) for path in folder.glob("*.yaml")}
     standard, freeze, nag = rows["standard"], rows["weighted_freeze"], rows["nag"]
     assert standard["time_ratio"] == standard["memory_ratio"] == 1 and standard["step_share_added"] == 0
     assert freeze["state_bytes"] == 0  # the method's own claim
@@ -64,6 +66,13 @@ def test_a_real_measurement(tmp_path):
     idle = 2 * (4 * 128 * (128 + 1) + 128 * 256 * 2 + 128 + 256) if sys.version_info < (3, 11) else 0
     assert nag["state_bytes"] == -4 * (standard["parameters"] - idle)
     assert nag["memory_ratio"] < 1
+    # Criterions: a teacher; Fisher information and an anchor, and Adam's moments for what only their penalty touches.
+    assert rows["self_distillation"]["state_bytes"] == 4 * standard["parameters"]
+    assert rows["ewc"]["state_bytes"] == 8 * (standard["parameters"] + idle)
+    # Three passes, two, a teacher's, and a penalty that begins after the warm-up.
+    transient = {method: row["transient_ratio"] for method, row in rows.items()}
+    assert transient["intra_distillation"] > transient["r_drop"] > 1.3
+    assert transient["self_distillation"] > 1.1 and transient["ewc"] > 1.03 and transient["ewc_of_a_file"] > 1.03
     with (tmp_path / "out/bench.csv").open() as file:
         assert [row["method"] for row in csv.DictReader(file)] == list(rows)
     assert "| `weighted_freeze` |" in (tmp_path / "out/bench.md").read_text()
@@ -71,5 +80,5 @@ def test_a_real_measurement(tmp_path):
 
 def test_wrong_calls_say_what_to_type():
     done = wff("bench", "--methods", "weighted_freze")
-    assert done.returncode == 2 and "choose from: standard, fish_mask, lfr_cm, sage, weighted_freeze" in done.stderr
+    assert done.returncode == 2 and "choose from: standard, ewc, fish_mask, intra_distillation, " in done.stderr
     assert wff("bench", "--rounds", 0).returncode == 2

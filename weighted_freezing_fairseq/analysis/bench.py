@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..configs import CONFIGS, config_path, methods_in
+from ..configs import CONFIGS, config_path, methods_in, open_settings
 from ..errors import UserError
 
 HELP = "Measure time and memory of every method beside standard training, interleaved in one process."
@@ -81,24 +81,31 @@ class Row:
     step_share_high: float
     memory_ratio: float
     transient_ratio: float
-    state_bytes: int  # optimizer state beyond standard's
+    state_bytes: int  # of optimizer and criterion beyond standard's
     update_seconds: float
     parameters: int
     rounds: int
 
 
 @dataclass
-class _Subject:
+class Subject:
     """A method under measurement."""
 
     method: str
     trainer: Any
 
     def update(self, sample: dict[str, Any]) -> None:
-        self.trainer.train_step([sample])
+        # fairseq's own R-Drop doubles the inputs of the sample that it is given, in place.
+        self.trainer.train_step([{**sample, "net_input": dict(sample["net_input"])}])
 
     def step(self) -> None:
         self.trainer.optimizer.optimizer.step()
+
+    def forget_gradients(self) -> None:
+        """Random ones for those of the last update: in a second step with the same ones ewc squares its penalty."""
+        for p in self.trainer.optimizer.params:
+            if p.grad is not None:
+                p.grad.normal_(std=1e-4)
 
     def settle(self, sample: dict[str, Any]) -> None:
         """Allocate states, compile kernels, and reach the middle of a training.
@@ -108,19 +115,19 @@ class _Subject:
         """
         self.update(sample)
         for _ in range(_SETTLING_STEPS):
-            for p in self.trainer.optimizer.params:
-                if p.grad is not None:
-                    p.grad.normal_(std=1e-4)
+            self.forget_gradients()
             self.step()
+        # A penalty that begins after the warm-up, or grows from nothing, is there now.
+        self.trainer.set_num_updates(self.trainer.cfg.optimization.max_update // 2)
         self.update(sample)
 
     def state_bytes(self) -> int:
         optimizer = self.trainer.optimizer.optimizer
-        own = getattr(optimizer, "extra_bytes", 0)  # of a guided one
+        own = getattr(optimizer, "extra_bytes", 0) + _bytes(getattr(self.trainer.criterion, "held", ()))
         return own + sum(_bytes(state.values()) for state in optimizer.state.values())
 
     def resident_bytes(self) -> int:
-        """Weights and optimizer state."""
+        """Weights, optimizer state, and what the criterion keeps."""
         return _bytes(self.trainer.model.parameters()) + self.state_bytes()
 
 
@@ -128,15 +135,10 @@ def _bytes(values: Iterable[Any]) -> int:
     return sum(v.numel() * v.element_size() for v in values if hasattr(v, "element_size"))
 
 
-def measure(
-    folders: Sequence[Path], methods: Sequence[str], name: str, rounds: int, device: str, seed: int = 1
-) -> list[Row]:
-    """Rows of `methods` (standard first) at size `name`, from the YAML files in `folders`."""
-    size = SIZES[name]
-    sample, task = synthetic(size, seed)
-    subjects = [_subject(config_path(method, *folders), size, device, seed, task) for method in methods]
-    seconds: dict[str, list[float]] = {method: [] for method in methods}
-    steps: dict[str, list[float]] = {method: [] for method in methods}
+def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], rounds: int, device: str) -> list[Row]:
+    """Rows of `subjects` (standard first), which are of size `name`."""
+    seconds: dict[str, list[float]] = {subject.method: [] for subject in subjects}
+    steps: dict[str, list[float]] = {subject.method: [] for subject in subjects}
     for subject in subjects:
         subject.settle(sample)
     transients = {subject.method: _transient_bytes(lambda s=subject: s.update(sample), device) for subject in subjects}
@@ -144,6 +146,8 @@ def measure(
         order = subjects[turn % len(subjects) :] + subjects[: turn % len(subjects)]
         for subject in order:
             seconds[subject.method].append(_timed(lambda s=subject: s.update(sample), device))
+        for subject in order:
+            subject.forget_gradients()
         for subject in order:
             steps[subject.method].append(_timed(subject.step, device))
         print(f"\rbench {name}: round {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
@@ -185,6 +189,7 @@ def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
     import torch
     from fairseq.data import Dictionary
     from fairseq.tasks.translation import TranslationConfig, TranslationTask
+    from omegaconf import OmegaConf
 
     words = Dictionary()
     for index in range(size.vocabulary - len(words)):
@@ -208,10 +213,13 @@ def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
         },
         "target": target,
     }
-    return sample, TranslationTask(TranslationConfig(), words, words)
+    return sample, TranslationTask(OmegaConf.structured(TranslationConfig()), words, words)
 
 
-def _subject(config: Path, size: Size, device: str, seed: int, task: Any) -> _Subject:
+def subject_of(
+    method: str, config: Path, size: Size, device: str, seed: int, task: Any, more: Sequence[str] = ()
+) -> Subject:
+    """The run of one YAML at a size, with `more` settings on top of it as `part.key=value`."""
     import torch
 
     from ..plugin.runs import build_trainer, load_config
@@ -223,36 +231,39 @@ def _subject(config: Path, size: Size, device: str, seed: int, task: Any) -> _Su
         "checkpoint.finetune_from_model=unused",
         f"common.cpu={device == 'cpu'}",
         f"common.seed={seed}",
+        *more,
     ]
     with tempfile.TemporaryDirectory() as folder:
-        overrides += _snapshots(config, overrides, task, Path(folder))
+        overrides += _stand_ins(config, overrides, task, Path(folder))
         torch.manual_seed(seed)
-        subject = _Subject(config.stem, build_trainer(load_config(config, overrides), task))
-        assert subject.trainer.optimizer  # built, and with it the snapshots read, while they are there
+        subject = Subject(method, build_trainer(load_config(config, overrides), task))
+        assert subject.trainer.optimizer  # built, and with it the stand-ins read, while they are there
     return subject
 
 
-def _snapshots(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
-    """What a YAML leaves open, Fisher information or a mask, as random numbers: cost does not depend on them."""
+def _stand_ins(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
+    """For what a YAML leaves open, Fisher information, a mask or a teacher: random numbers, cost depends on none."""
     import torch
-    from omegaconf import OmegaConf
 
     from ..core import scope, snapshot
-    from ..plugin.runs import load_config
+    from ..plugin.runs import build_trainer, load_config
 
-    settings = OmegaConf.load(config)
-    open_ones = [key for key in ("fisher", "fish_mask") if OmegaConf.is_missing(settings.optimizer, key)]
-    if not open_ones:
+    files = {f"{section}.{key}": folder / f"{key}.pt" for section, key in open_settings(config)}
+    if not files:
         return []
-    cfg = load_config(config, [*overrides, *(f"optimizer.{key}=unused" for key in open_ones)])
+    cfg = load_config(config, [*overrides, *(f"{name}=unused" for name in files)])
     weights = {entry.name: torch.rand(p.shape) for entry, p in scope.catalogue(task.build_model(cfg.model))}
-    for key in open_ones:
-        path = folder / f"{key}.pt"
-        if key == "fisher":
-            snapshot.save(path, "fisher", weights)
-        else:
+    for name, path in files.items():
+        if name == "optimizer.fish_mask":
             snapshot.save(path, "mask", {name: w < MASK_DENSITY for name, w in weights.items()})
-    return [f"optimizer.{key}={folder / key}.pt" for key in open_ones]
+        elif name == "criterion.teacher":
+            cfg.criterion.teacher_weight = 0  # to make a teacher takes no teacher
+            trainer = build_trainer(cfg, task)
+            trainer.consolidate_optimizer()  # fairseq saves nothing without
+            trainer.save_checkpoint(str(path), {})
+        else:
+            snapshot.save(path, "fisher", weights, weights=weights)
+    return [f"{name}={path}" for name, path in files.items()]
 
 
 def _timed(work: Callable[[], None], device: str) -> float:
@@ -356,11 +367,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--rounds must be at least 1; type --rounds 15")
     methods = args.methods.split(",") if args.methods else methods_in(*folders)
     methods = ["standard", *(m for m in methods if m != "standard")]
-    rows = [
-        row
-        for size in args.size or ["small"]
-        for row in measure(folders, methods, size, args.rounds, args.device, args.seed)
-    ]
+    rows = []
+    for name in args.size or ["small"]:
+        sample, task = synthetic(SIZES[name], args.seed)
+        subjects = [
+            subject_of(method, config_path(method, *folders), SIZES[name], args.device, args.seed, task)
+            for method in methods
+        ]
+        rows += measure(subjects, name, sample, args.rounds, args.device)
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
     if args.out:
         write(rows, args.out)
