@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Domain adaptation: set up where needed, train a model on one domain, adapt it to another with plain fine-tuning,
+# Domain adaptation: set up where needed, train a model on one domain, adapt it to another with plain fine-tuning, ewc,
 # fish_mask and lfr_cm, and print BLEU on the old and on the new domain in one table.
 #
-#   bash scripts/adapt.sh [--pair de-en] [--methods standard,fish_mask,lfr_cm] [--seeds N] [--out runs/adapt]
+#   bash scripts/adapt.sh [--pair de-en] [--methods standard,ewc,fish_mask,lfr_cm] [--seeds N] [--out runs/adapt]
 #
 # All options are those of `wff adapt`. A second call reuses what is done; a killed one goes on.
 set -euo pipefail

@@ -1,10 +1,12 @@
 """What the README says is what the code does."""
 
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
 import pytest
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 
 from weighted_freezing_fairseq.core.rules import as_markdown
 
@@ -38,12 +40,19 @@ def test_every_deviation_is_listed():
     assert sorted(listed) == sorted(deviations()) and listed
 
 
-def test_the_plain_loop_runs_and_changes_the_model():
-    code = between("<!-- loop -->", "<!-- /loop -->").removeprefix("```python").removesuffix("```")
-    assert len(code.strip().splitlines()) <= 11
+def run(start: str, end: str) -> tuple[str, dict]:
+    """The code between two marks, and the names that it leaves."""
+    code = between(start, end).removeprefix("```python").removesuffix("```").strip()
     names: dict = {}
     exec(code, names)
-    assert names["optimizer"].updates == 100
+    return code, names
+
+
+def test_the_plain_loops_run_and_are_short():
+    code, names = run("<!-- loop -->", "<!-- /loop -->")
+    assert len(code.splitlines()) <= 10 and names["optimizer"].updates == 100
+    _, names = run("<!-- passes -->", "<!-- /passes -->")
+    assert names["sums"].divergence > 0 and names["alpha"] == 5
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(configs/[\w/]+|scripts/[\w.]+)`", README))))
@@ -51,18 +60,23 @@ def test_files_that_are_named_exist(path):
     assert (ROOT / path).exists()
 
 
-def test_every_option_is_named_with_its_default():
-    from weighted_freezing_fairseq.plugin.optimizers import FishConfig, FreezeConfig, LfrConfig, SageConfig
-
-    table = between("| option | default | meaning |", "In YAML")
+@pytest.mark.parametrize(
+    ("section", "configs"),
+    [("optimizers", "FreezeConfig SageConfig FishConfig LfrConfig"),
+     ("criterions", "IntraDistillationConfig EwcConfig SelfDistillationConfig")],
+)  # fmt: skip
+def test_every_option_is_named_with_its_default(section, configs):
+    module = importlib.import_module(f"weighted_freezing_fairseq.plugin.{section}")
+    table = README.split(f"### {section.capitalize()}")[1].split("\n\n")[1]
     named = dict(re.findall(r"^\| `--([\w-]+)` \|([^|]*)\|", table, re.MULTILINE))
-    named.pop("optimizer")
-    fields = {f.name: f for c in (FreezeConfig, SageConfig, FishConfig, LfrConfig) for f in dataclasses.fields(c)}
-    fields = {name: f for name, f in fields.items() if name not in ("_name", "seed", "log_interval")}
-    assert {name.replace("-", "_") for name in named} == fields.keys()
+    named.pop(section.removesuffix("s"))
+    fields = {f.name: f for c in configs.split() for f in dataclasses.fields(getattr(module, c))}
+    known = {f.name for f in dataclasses.fields(LabelSmoothedCrossEntropyCriterionConfig)}
+    known |= {"_name", "seed", "log_interval", "max_update"}
+    assert {name.replace("-", "_") for name in named} == fields.keys() - known
     for name, default in named.items():
         mine = fields[name.replace("-", "_")].default
         if mine is None or mine == "":
-            assert default.strip() in ("", "by method"), name
+            assert default.strip() in ("", "by method", "by anchor", "all"), name
         else:
             assert float(default) == mine if isinstance(mine, int | float) else default.strip() == str(mine), name

@@ -19,6 +19,7 @@ from .errors import UserError
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
     "adapt": ("recipes.adapt", "adapt a model to a new domain and measure what it forgets"),
+    "self-distill": ("recipes.self_distill", "teach a model by one of its own kind, round after round"),
     "rules": ("rules_cli", "print the table of methods"),
     "doctor": ("doctor", "check this machine and say what to type where something is wrong"),
     "user-dir": ("user_dir", "print the path for fairseq's --user-dir"),

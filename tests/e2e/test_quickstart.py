@@ -2,66 +2,53 @@
 
 import csv
 import json
-import re
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from recipe_runs import differences, kill_when_there, shortened, wff
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
-TWINS = ("standard", "sage", "weighted_freeze")  # every method of configs/toy
-METHODS = ("standard", "weighted_freeze")  # what the quickstart trains
+from weighted_freezing_fairseq.__main__ import build_parser
+from weighted_freezing_fairseq.core.rules import RULES
 
-
-def quickstart(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "weighted_freezing_fairseq", "quickstart", *map(str, words)],
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-
-
-def kill_when_there(goal, *words):
-    """kill -9 a quickstart as soon as `goal` exists; what it started dies with it."""
-    command = [sys.executable, "-m", "weighted_freezing_fairseq", "quickstart", *map(str, words)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 300
-    while not goal.exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    assert process.wait() == -9 and goal.exists()
-    time.sleep(1)
-    size = (goal.parents[1] / "train.log").stat().st_size
-    time.sleep(2)
-    assert (goal.parents[1] / "train.log").stat().st_size == size
+# Every YAML of configs/toy and the method that it trains with.
+TWINS = {
+    "standard": None,
+    "ewc": "ewc",
+    "intra_distillation": "intra_distillation",
+    "intra_distillation_js": "intra_distillation",
+    "r_drop": "intra_distillation",
+    "sage": "sage",
+    "self_distillation": "self_distillation",
+    "weighted_freeze": "weighted_freeze",
+}
+METHODS = ("standard", "self_distillation", "weighted_freeze")  # the second waits for the first
 
 
-def test_twins_differ_in_the_optimizer_only():
-    from omegaconf import OmegaConf
-
-    found = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in sorted(CONFIGS.rglob("*.yaml"))}
+def test_a_twin_differs_in_its_optimizer_or_in_its_criterion_only():
+    found = differences("toy")
     assert set(found) == set(TWINS)
-    optimizers = {name: cfg.pop("optimizer") for name, cfg in found.items()}
-    assert all(cfg == found["standard"] for cfg in found.values())
-    for name, optimizer in optimizers.items():
-        assert optimizer["_name"] == ("adam" if name == "standard" else name)
-        assert optimizer["adam_betas"] == optimizers["standard"]["adam_betas"]
+    standard, nothing = found.pop("standard")
+    assert nothing == set()
+    for name, (cfg, changed) in found.items():
+        part = RULES[TWINS[name]].kind
+        assert changed == {part} and cfg[part]["_name"] == TWINS[name]
+        kept = {key: value for key, value in standard[part].items() if key != "_name"}
+        assert kept and kept.items() <= cfg[part].items(), name
+
+
+def test_two_methods_are_trained_unless_told_otherwise():
+    assert build_parser("quickstart").parse_args(["quickstart"]).methods == "standard,weighted_freeze"
 
 
 @pytest.mark.slow
 def test_from_nothing_to_a_table_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
-    configs.mkdir()
     for method in METHODS:
-        text = (CONFIGS / f"{method}.yaml").read_text()
-        text = re.sub(r"max_update: \d+", "max_update: 20", text).replace("log_interval: 50", "log_interval: 5")
-        text = re.sub(r"(validate|save)_interval_updates: \d+", r"\1_interval_updates: 10", text)
-        (configs / f"{method}.yaml").write_text(text)
-    words = ["--configs", configs, "--out", out, "--pair", "nl-en", "--device", "cpu"]
+        shortened(f"toy/{method}.yaml", configs, updates=20, every=10, log_interval=5)
+    words = ["quickstart", "--configs", configs, "--out", out, "--pair", "nl-en", "--device", "cpu", "--jobs", 2]
+    words += ["--methods", ",".join(METHODS)]
     folder = out / "nl-en"
     kill_when_there(folder / "standard-1/checkpoints/checkpoint_last.pt", *words)
-    done = quickstart(*words)
+    done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     log = (folder / "standard-1/train.log").read_text()
     assert "Loaded checkpoint" in log and log.index("Loaded checkpoint") > log.index("10 updates")
@@ -74,7 +61,13 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     assert (folder / "table.md").read_text().strip() in done.stdout
     assert "loss" in done.stderr  # progress
 
-    # the picture, from its CSV, with both runs; TensorBoard with the method's own statistics
+    # the student of the standard run, which was trained to its end before
+    student = (folder / "self_distillation-1/run.yaml").read_text()
+    assert f"teacher: {folder}/standard-1/checkpoints/checkpoint_last.pt" in student
+    assert done.stderr.index("standard, seed 1: trained in") < done.stderr.index("self_distillation, seed 1: update")
+    assert '"teacher_kl"' in (folder / "self_distillation-1/train.log").read_text()
+
+    # the picture, from its CSV, with all runs; TensorBoard with the method's own statistics
     with (folder / "curves.csv").open() as file:
         assert {(r["run"], r["split"]) for r in csv.DictReader(file)} == {
             (f"{m}-1", split) for m in METHODS for split in ("train", "valid")
@@ -87,14 +80,14 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
 
     # again: everything is reused, nothing is trained
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")}
-    again = quickstart(*words)
-    assert again.returncode == 0 and again.stderr.count("training is done already") == 2
+    again = wff(*words)
+    assert again.returncode == 0 and again.stderr.count("training is done already") == 3
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
     assert again.stdout == done.stdout
 
     # other settings: refused, and nothing is touched
     (configs / "standard.yaml").write_text((configs / "standard.yaml").read_text().replace("0.004", "0.003"))
-    other = quickstart(*words)
+    other = wff(*words)
     assert other.returncode == 2 and "give another --out" in other.stderr
     assert json.loads((folder / "standard-1/score.json").read_text())["sentences"] == 400
 
@@ -103,10 +96,11 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     ("words", "expected"),
     [
         (["--pair", "fr-en"], "type --pair with one of: ar-en, de-en"),
-        (["--methods", "sgae"], "type --methods with some of: standard,sage,weighted_freeze"),
+        (["--methods", "sgae"], f"type --methods with some of: {','.join(TWINS)}\n"),
         (["--seeds", "0"], "type --seeds 1"),
+        (["--jobs", "0"], "type --jobs 1"),
     ],
 )
 def test_wrong_calls_say_what_to_type(words, expected):
-    done = quickstart(*words)
+    done = wff("quickstart", *words)
     assert done.returncode == 2 and expected in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,7 +1,7 @@
 """`wff adapt`: a model of one domain adapted to another, and what it forgets, on the embedded corpus.
 
 A parent is trained on sentences of some kinds, then fine-tuned on sentences of others: plainly, and with the methods
-that choose by Fisher information which weights to touch (one YAML a method, in configs/adapt). One table holds BLEU on
+that spare or choose weights by their Fisher information (one YAML a method, in configs/adapt). One table holds BLEU on
 the old and on the new domain, how many weights changed, and how small `wff pack` stores the result. Subwords and
 dictionary stay the parent's, as for any adapted model.
 """
@@ -15,28 +15,28 @@ from typing import Any
 from ..configs import CONFIGS, methods_in
 from ..errors import UserError
 from ..files import write_atomically
-from . import corpus
 from .evaluate import Score
 from .runs import (
     DECODE,
     Machine,
     Run,
-    add_machine_arguments,
+    add_run_arguments,
     alone_in,
-    csv_of,
     evaluate,
+    filled_in,
     mean,
     once,
     prepare,
-    refuse_unknown,
     refuse_unknown_methods,
+    refuse_wrong,
     say,
     train,
     wff,
+    write_tables,
 )
 
 HELP = "Adapt a model to a new domain with several methods, and measure what it learns and what it forgets."
-EXAMPLE = "wff adapt --pair de-en --methods standard,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
+EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
 
 OLD = ("date", "time", "relative", "number", "money", "measure", "language", "territory", "city")
 NEW = ("percent", "currency")
@@ -60,7 +60,10 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
     def adapt(run: Run) -> None:
         parent = parents[run.seed - 1]
         config = configs / f"{run.method}.yaml"
-        train(run, config, new / "bin", args.pair, machine, _filled_in(config, parent))
+        fisher = parent.folder / "fisher.pt"
+        measured = filled_in(config, {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"})
+        start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
+        train(run, config, new / "bin", args.pair, machine, {**start, **measured})
 
     machine.map(adapt, children)
     target = args.pair.split("-")[1]
@@ -72,8 +75,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
     packed = {run: _packed(run, parents[run.seed - 1], machine) for run in children}
     found = {run: (scores["old"][i], scores["new"][i]) for i, run in enumerate(runs)}
     text, rows = table(found, packed, args.pair)
-    write_atomically(folder / "table.md", text + "\n")
-    write_atomically(folder / "table.csv", csv_of(rows))
+    write_tables(folder, text, rows)
     return text
 
 
@@ -88,16 +90,6 @@ def _measure(parent: Run, old: Path, new: Path, args: argparse.Namespace, machin
             wff([*words, "--device", machine.device, *more], machine.threads)
 
         once(parent.folder, name, {"samples": args.samples, "more": more}, work)
-
-
-def _filled_in(config: Path, parent: Run) -> dict[str, Any]:
-    """What a YAML of configs/adapt leaves open: the parent and what was measured on it."""
-    from omegaconf import OmegaConf
-
-    found = {"fisher": str(parent.folder / "fisher.pt"), "fish_mask": str(parent.folder / "mask.pt")}
-    wanted = [key for key in found if OmegaConf.is_missing(OmegaConf.load(config).optimizer, key)]
-    optimizer = {"optimizer": {key: found[key] for key in wanted}} if wanted else {}
-    return {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}, **optimizer}
 
 
 def _packed(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
@@ -155,23 +147,19 @@ def table(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to compare, and where."""
-    parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(corpus.PAIRS)} (default de-en)")
     parser.add_argument("--methods", help="comma-separated; each has a YAML in --configs (default: all of them)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="parents and children of seeds 1 to N")
     parser.add_argument("--density", type=float, default=0.05, help="of the mask for fish_mask (default 0.05)")
     parser.add_argument("--samples", type=int, default=1000, help="sentences to measure Fisher information on")
-    parser.add_argument("--out", type=Path, default=Path("runs/adapt"), help="default runs/adapt")
-    parser.add_argument("--configs", type=Path, help="folder of METHOD.yaml (default: configs/adapt of the repository)")
     parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
-    add_machine_arguments(parser)
+    add_run_arguments(parser, seeds="parents and children of seeds 1 to N", out="runs/adapt", configs="adapt")
 
 
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
-    refuse_unknown(args.pair, args.seeds)
+    refuse_wrong(args)
     if not 0 < args.density <= 1:
         raise UserError(f"--density {args.density} is no fraction; type --density 0.05")
-    configs = (args.configs or CONFIGS / "adapt").resolve()
+    configs = args.configs.resolve()
     methods = args.methods.split(",") if args.methods else methods_in(configs)
     refuse_unknown_methods(methods, configs)
     folder = args.out.resolve() / args.pair

@@ -11,27 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs import CONFIGS
-from ..files import write_atomically
-from . import corpus
+from ..configs import open_settings
 from .evaluate import Score
 from .runs import (
-    DECODE,
     Machine,
     Run,
-    add_machine_arguments,
+    add_run_arguments,
     alone_in,
     cores,
-    csv_of,
     evaluate,
+    filled_in,
     mean,
+    note_on,
     once,
     prepare,
-    refuse_unknown,
     refuse_unknown_methods,
+    refuse_wrong,
     say,
     train,
     wff,
+    write_tables,
 )
 
 HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
@@ -77,34 +76,26 @@ def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str)
             f"| {float(spent['time_ratio']):.3f} [{float(spent['time_low']):.3f}, {float(spent['time_high']):.3f}] "
             f"| {float(spent['memory_ratio']):.3f} | {' '.join(map(str, mine))} |"
         )
-    any_score = next(iter(scores.values()))
-    lines += [
-        "",
-        f"BLEU: `{any_score.bleu_signature}`  ",
-        f"chrF: `{any_score.chrf_signature}`  ",
-        f"{any_score.sentences} test sentences, beam {DECODE.beam}, last checkpoint. Update time and peak memory are "
-        "ratios to standard training, measured side by side (median and quartiles; memory: weights, optimizer state "
-        "and the transient peak of one update).",
-    ]
+    lines += note_on(next(iter(scores.values())))
+    lines[-1] += (
+        " Update time and peak memory are ratios to standard training, measured side by side (median and quartiles; "
+        "memory: weights, optimizer state and the transient peak of one update)."
+    )
     return "\n".join(lines), rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to compare, and where."""
-    parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(corpus.PAIRS)} (default de-en)")
     parser.add_argument(
         "--methods", default="standard,weighted_freeze", help="comma-separated; each has a YAML in --configs"
     )
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with seeds 1 to N (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="default runs/quickstart")
-    parser.add_argument("--configs", type=Path, help="folder of METHOD.yaml (default: configs/toy of the repository)")
-    add_machine_arguments(parser)
+    add_run_arguments(parser, seeds="train with seeds 1 to N", out="runs/quickstart", configs="toy")
 
 
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
-    refuse_unknown(args.pair, args.seeds)
-    configs = (args.configs or CONFIGS / "toy").resolve()
+    refuse_wrong(args)
+    configs = args.configs.resolve()
     methods = ["standard", *(m for m in args.methods.split(",") if m != "standard")]
     refuse_unknown_methods(methods, configs)
     out = args.out.resolve()
@@ -119,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             f"training {len(runs)} runs, {machine.jobs} at a time with {machine.threads} threads each, "
             f"on {machine.device}"
         )
-        machine.map(lambda r: train(r, configs / f"{r.method}.yaml", data, args.pair, machine), runs)
+        _train_all(runs, configs, data, args.pair, machine)
         found = machine.map(lambda r: evaluate(r, data, reference, machine), runs)
         costs = cost(out, methods, configs, machine.device)
         text = _write_results(dict(zip(runs, found, strict=True)), costs, folder, args.pair)
@@ -129,11 +120,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _train_all(runs: Sequence[Run], configs: Path, data: Path, pair: str, machine: Machine) -> None:
+    """Every run; those whose YAML leaves the teacher open after the standard run of their seed, which teaches them."""
+    yamls = {run: configs / f"{run.method}.yaml" for run in runs}
+    taught = [run for run in runs if ("criterion", "teacher") in open_settings(yamls[run])]
+
+    def work(run: Run) -> None:
+        teacher = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
+        train(run, yamls[run], data, pair, machine, filled_in(yamls[run], {"teacher": teacher.checkpoint}))
+
+    machine.map(work, [run for run in runs if run not in taught])
+    machine.map(work, taught)
+
+
 def _write_results(scores: dict[Run, Score], costs: dict[str, dict[str, str]], folder: Path, pair: str) -> str:
     """table.md, table.csv, curves.csv and curves.png; returns the table."""
     text, rows = table(scores, costs, pair)
-    write_atomically(folder / "table.md", text + "\n")
-    write_atomically(folder / "table.csv", csv_of(rows))
+    write_tables(folder, text, rows)
     _draw_curves(list(scores), folder, pair)
     return text
 

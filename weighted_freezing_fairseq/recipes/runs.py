@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..configs import methods_in
+from ..configs import CONFIGS, methods_in, open_settings
 from ..errors import UserError
 from ..files import write_atomically
 from ..user_dir import USER_DIR
@@ -255,6 +255,15 @@ def train(
     once(run.folder, "training", {"config": OmegaConf.to_container(settings)}, work)
 
 
+def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a YAML leaves open, from what was `found` for them, as `train` takes them."""
+    settings: dict[str, Any] = {}
+    for section, key in open_settings(config):
+        if key in found:
+            settings.setdefault(section, {})[key] = str(found[key])
+    return settings
+
+
 def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str = "test") -> Score:
     """Translate and score the test set of `data` with the last weights of `run`; `name` is for several sets."""
     goal = run.folder / ("score.json" if name == "test" else f"{name}.score.json")
@@ -272,13 +281,24 @@ def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str 
     return Score(**json.loads(goal.read_text(encoding="utf-8")))
 
 
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of equal keys as CSV."""
+def note_on(found: Score) -> list[str]:
+    """What a table of scores must say to be compared with another, as lines of Markdown."""
+    return [
+        "",
+        f"BLEU: `{found.bleu_signature}`  ",
+        f"chrF: `{found.chrf_signature}`  ",
+        f"{found.sentences} test sentences, beam {DECODE.beam}, last checkpoint.",
+    ]
+
+
+def write_tables(folder: Path, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """table.md, and table.csv with `rows` of equal keys."""
+    write_atomically(folder / "table.md", text + "\n")
     lines = io.StringIO(newline="")
     writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return lines.getvalue()
+    write_atomically(folder / "table.csv", lines.getvalue())
 
 
 def mean(values: Sequence[float]) -> str:
@@ -299,8 +319,15 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to train, and how much at once."""
+def add_run_arguments(parser: argparse.ArgumentParser, seeds: str, out: str, configs: str) -> None:
+    """What every recipe on the embedded corpus is told: the pair, how often, where, and how much at once."""
+    parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(corpus.PAIRS)} (default de-en)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=f"{seeds} (default 1)")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"default {out}")
+    parser.add_argument(
+        "--configs", type=Path, default=CONFIGS / configs,
+        help=f"folder of METHOD.yaml (default: configs/{configs} of the repository)",
+    )  # fmt: skip
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
     parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
 
@@ -313,9 +340,11 @@ def refuse_unknown_methods(methods: Iterable[str], configs: Path) -> None:
             raise UserError(f"no method {method!r} in {configs}; type --methods with some of: {','.join(known)}")
 
 
-def refuse_unknown(pair: str, seeds: int) -> None:
-    """What every recipe on the embedded corpus is asked for."""
-    if pair not in corpus.PAIRS:
-        raise UserError(f"unknown pair {pair!r}; type --pair with one of: {', '.join(corpus.PAIRS)}")
-    if seeds < 1:
+def refuse_wrong(args: argparse.Namespace) -> None:
+    """What `add_run_arguments` cannot know by itself."""
+    if args.pair not in corpus.PAIRS:
+        raise UserError(f"unknown pair {args.pair!r}; type --pair with one of: {', '.join(corpus.PAIRS)}")
+    if args.seeds < 1:
         raise UserError("--seeds must be at least 1; type --seeds 1")
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError("--jobs must be at least 1; type --jobs 1, or leave it out")
