@@ -10,6 +10,7 @@ from __future__ import annotations  # an older Python must get as far as `wff do
 import argparse
 import importlib
 import logging
+import os
 import sys
 from typing import NoReturn
 
@@ -73,12 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args) or 0)
+        status = int(args.run(args) or 0)
+        sys.stdout.flush()  # a reader that is gone shows here, not while Python exits
+        return status
     except UserError as error:
         print(f"wff {args.command}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left may go
         return 0
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from omegaconf import OmegaConf
 from recipe_runs import differences, kill_when_there, shortened, wff
 
 from weighted_freezing_fairseq.__main__ import build_parser
@@ -62,8 +63,8 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     assert "loss" in done.stderr  # progress
 
     # the student of the standard run, which was trained to its end before
-    student = (folder / "self_distillation-1/run.yaml").read_text()
-    assert f"teacher: {folder}/standard-1/checkpoints/checkpoint_last.pt" in student
+    student = OmegaConf.load(folder / "self_distillation-1/run.yaml")
+    assert student.criterion.teacher == f"{folder}/standard-1/checkpoints/checkpoint_last.pt"
     assert done.stderr.index("standard, seed 1: trained in") < done.stderr.index("self_distillation, seed 1: update")
     assert '"teacher_kl"' in (folder / "self_distillation-1/train.log").read_text()
 

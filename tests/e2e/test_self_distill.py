@@ -1,4 +1,4 @@
-"""Self-distillation in small: two rounds of twenty updates, each taught by all rounds before it."""
+"""Self-distillation in small: two rounds of eight updates, each taught by all rounds before it."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from weighted_freezing_fairseq.recipes.self_distill import generations, table, t
 def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     for method in ("standard", "self_distillation"):
-        shortened(f"toy/{method}.yaml", configs, updates=20, every=10, log_interval=5)
+        shortened(f"toy/{method}.yaml", configs, updates=8, every=4, log_interval=2)
     words = ["self-distill", "--configs", configs, "--out", out, "--pair", "nl-en", "--device", "cpu", "--rounds", 2]
     folder = out / "nl-en"
     last = [folder / f"round-{n}-1/checkpoints/checkpoint_last.pt" for n in range(3)]
@@ -26,8 +26,8 @@ def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     # what was done is reused, what was begun goes on
     assert done.stderr.count("training is done already") == 1 and "round-0-1: training is done" in done.stderr
     log = (folder / "round-1-1/train.log").read_text()
-    assert log.index("10 updates") < log.index("Loaded checkpoint") < log.index('"teacher_kl"', log.index("Loaded"))
-    assert "round-2, seed 2001: update 20 of 20" in done.stderr  # progress
+    assert log.index("4 updates") < log.index("Loaded checkpoint") < log.index('"teacher_kl"', log.index("Loaded"))
+    assert "round-2, seed 2001: update 8 of 8" in done.stderr  # progress
 
     made = [OmegaConf.load(folder / f"round-{n}-1/run.yaml") for n in range(3)]
     assert [cfg.common.seed for cfg in made] == [1, 1001, 2001]

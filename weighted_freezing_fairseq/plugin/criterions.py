@@ -254,8 +254,8 @@ class Ewc(GuidedCriterion):
         super().__init__(task, cfg)
         if cfg.ewc_lambda is None:
             raise UserError(
-                "--criterion ewc needs --ewc-lambda; how much is right depends on the loss: "
-                "start with --ewc-lambda 1e4 and compare ewc with ce_loss in the log"
+                "--criterion ewc needs --ewc-lambda; how much is right depends on the data: start with "
+                "--ewc-lambda 1e3, or 10 with a snapshot as --ewc-anchor, and compare ewc with ce_loss in the log"
             )
         if cfg.ewc_lambda < 0:
             raise UserError(

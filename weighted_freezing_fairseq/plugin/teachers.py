@@ -97,9 +97,9 @@ def _other_dictionary(its: Any, task: Any) -> str | None:
     """How the dictionaries that a checkpoint was trained with differ from this run's, if they are still there."""
     folder = Path(str(its.data).split(":")[0])
     for side, mine in (("source", task.source_dictionary), ("target", task.target_dictionary)):
-        language = task.cfg[f"{side}_lang"]
-        if its[f"{side}_lang"] not in (None, language):  # None: fairseq found it out from the folder
-            return f"its {side} language is {its[f'{side}_lang']} and not {language}"
+        language, other = (getattr(cfg, f"{side}_lang") for cfg in (task.cfg, its))
+        if other not in (None, language):  # None: fairseq found it out from the folder
+            return f"its {side} language is {other} and not {language}"
         file = folder / f"dict.{language}.txt"
         if not file.is_file():
             logger.info("the teacher's dictionary %s is gone: only its size is compared", file)

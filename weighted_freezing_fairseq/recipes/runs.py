@@ -193,21 +193,21 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 def fairseq(command: str, words: Sequence[Any], log: Path, threads: int = 1, watch: Callable | None = None) -> None:
     """One fairseq command with its output in `log`, each line also handed to `watch`."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
+    last = ""
+    with subprocess.Popen(
         [sys.executable, "-c", _UNTIL_PARENT_DIES, f"fairseq_cli.{command}", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=environment(threads),
-    )  # fmt: skip
-    assert process.stdout is not None
-    last = ""
-    with log.open("a", encoding="utf-8") as file:
+    ) as process, log.open("a", encoding="utf-8") as file:  # fmt: skip
+        assert process.stdout is not None
         for line in process.stdout:
             file.write(line)
             file.flush()
-            last = line.strip() or last
+            if line.strip() and "HYDRA_FULL_ERROR" not in line:  # Hydra's last word says nothing of the reason
+                last = line.strip()
             if watch is not None:
                 watch(line)
-    if process.wait() != 0:
+    if process.returncode != 0:
         raise UserError(f"fairseq-{command.replace('_', '-')} failed: {last}; the whole log is {log}")
 
 

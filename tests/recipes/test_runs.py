@@ -1,0 +1,25 @@
+"""The steps that recipes share: what is left open is filled in, and a failure says why."""
+
+import pytest
+from recipe_runs import CONFIGS
+
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.recipes.runs import Machine, Run, filled_in, train
+
+
+def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
+    found = {"fisher": tmp_path / "f.pt", "ewc_anchor": tmp_path / "f.pt", "teacher": tmp_path / "t.pt"}
+    given = {
+        path.relative_to(CONFIGS).with_suffix("").as_posix(): filled_in(path, found) for path in CONFIGS.rglob("*.yaml")
+    }
+    assert {name: settings for name, settings in given.items() if settings} == {
+        "adapt/ewc": {"criterion": {"ewc_anchor": f"{tmp_path}/f.pt"}},
+        "adapt/lfr_cm": {"optimizer": {"fisher": f"{tmp_path}/f.pt"}},
+        "toy/self_distillation": {"criterion": {"teacher": f"{tmp_path}/t.pt"}},
+    }  # no mask was found for fish_mask
+
+
+def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):
+    run, config = Run("student", 1, tmp_path / "student-1"), CONFIGS / "toy/self_distillation.yaml"
+    with pytest.raises(UserError, match=r"there is no teacher /nowhere.pt; give --teacher .*; the whole log is .*$"):
+        train(run, config, toy_data, "x-y", Machine("cpu", 1, 1), {"criterion": {"teacher": "/nowhere.pt"}})
