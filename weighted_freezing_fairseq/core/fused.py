@@ -127,6 +127,7 @@ class _Passes(torch.autograd.Function):
         ctx.dtypes = outputs.dtype, None if weight is None else weight.dtype
         ctx.settings = settings
         wanted = any(ctx.needs_input_grad)
+        matmul = _matmul_dtype(outputs)  # autocast's, before it is switched off for all else
         with torch.autocast(outputs.device.type, enabled=False):
             if weight is None:
                 ctx.save_for_backward(outputs, target)
@@ -134,7 +135,7 @@ class _Passes(torch.autograd.Function):
                 for start, stop in _chunks(outputs, outputs.shape[-1], settings):
                     parts += _rows(outputs[:, start:stop].to(parts.dtype), target, start, settings, gradient=False)[0]
             else:
-                parts, d_outputs, d_weight = _project(outputs, weight, target, settings, wanted)
+                parts, d_outputs, d_weight = _project(outputs, weight, target, settings, matmul, wanted)
                 ctx.save_for_backward(d_outputs, d_weight)
         ctx.mark_non_differentiable(parts)
         return parts[0] + settings.strength * parts[2], parts
@@ -201,12 +202,15 @@ def _rows(
 
 
 def _project(
-    outputs: Tensor, weight: Tensor, target: Tensor, settings: _Settings, gradient: bool
+    outputs: Tensor, weight: Tensor, target: Tensor, settings: _Settings, dtype: torch.dtype, gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Sums over all rows from their features, and the derivatives by features and weight, in float32 at least."""
+    """Sums over all rows from their features, and the derivatives by features and weight, in float32 at least.
+
+    dtype: the precision of the matrix products.
+    """
     passes, _, features = outputs.shape
     words = len(weight)
-    dtype, exact = _matmul_dtype(outputs), _exact(outputs.dtype)
+    exact = _exact(outputs.dtype)
     factor = weight.to(dtype)
     parts = outputs.new_zeros(4, dtype=exact)
     d_outputs = torch.empty_like(outputs, dtype=exact) if gradient else None
