@@ -72,7 +72,7 @@ def _load(path: Path, student: nn.Module, task: Any) -> nn.Module:
             f"{path} cannot teach this model: {reason}; "
             "give a checkpoint of the same architecture, trained on the same binarised data"
         )
-    models, _ = checkpoint_utils.load_model_ensemble([str(path)], task=task)
+    models, _ = checkpoint_utils.load_model_ensemble([str(path)], task=task, state=state)
     return models[0]
 
 
