@@ -3,8 +3,12 @@
 import random
 from pathlib import Path
 
+import hypothesis
 import pytest
 from fairseq_runs import Fairseq
+
+hypothesis.settings.register_profile("shared machine", deadline=None)  # an example may wait for a core
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,8 @@ _PUBLIC = {
     "js_divergence": "core.losses",
     "quadratic_penalty": "core.losses",
     "adaptive_alpha": "core.schedules",
+    "IterativePruning": "core.pruner",
+    "alignment": "core.losses",
 }
 __all__ = ["__version__", *_PUBLIC]
 

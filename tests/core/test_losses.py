@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weighted_freezing_fairseq.core import losses
 from weighted_freezing_fairseq.core.fused import TERMS, passes_loss
 from weighted_freezing_fairseq.core.losses import (
     DIVERGENCES,
@@ -274,3 +275,100 @@ def test_alpha_is_linear_where_q_is_alpha_p_and_constant_up_to_one():
 def test_an_unknown_divergence_or_one_without_its_teacher_is_refused(wrong):
     with pytest.raises(ValueError, match="choose: x, js, mse, teacher"):
         passes_loss(random(1, 2, 3), torch.tensor([0, 1]), **wrong)
+
+
+# Weight alignment (O'Neill et al. 2021) ------------------------------------------------------------------------------
+
+
+def eq_5_by_hand(w, w_tilde):
+    """The derivative of eq. 2 by each element of the pruned weights, number by number; rows are units."""
+    grad = torch.zeros_like(w_tilde)
+    for i in range(len(w)):
+        dot = sum(w[i, j].item() * w_tilde[i, j].item() for j in range(w.shape[1]))
+        a, b = w[i].norm().item(), w_tilde[i].norm().item()
+        if a * b == 0:
+            continue
+        for j in range(w.shape[1]):
+            grad[i, j] = math.copysign(1, dot) * (w[i, j] / (a * b) - w_tilde[i, j] * dot / (a * b**3)) / len(w)
+    return grad
+
+
+@pytest.fixture
+def pruned_pair():
+    generator = torch.Generator().manual_seed(3)
+    w, w_tilde = (torch.randn(5, 7, dtype=torch.float64, generator=generator) for _ in range(2))
+    w_tilde = w_tilde * (torch.rand(5, 7, generator=generator) < 0.6)
+    w_tilde[2] = 0  # a unit that was pruned away
+    return w, w_tilde
+
+
+def test_alignment_is_the_mean_absolute_cosine_and_its_gradient_is_eq_5_as_it_should_be(pruned_pair):
+    w, w_tilde = pruned_pair
+    theta = w_tilde.clone().requires_grad_()
+    rho = losses.alignment(theta, w)
+    by_hand = [
+        abs(sum((w[i] * w_tilde[i]).tolist())) / (w[i].norm().item() * w_tilde[i].norm().item())
+        for i in range(5)
+        if i != 2
+    ]
+    assert rho.item() == pytest.approx(sum(by_hand) / 5, abs=1e-12)
+    rho.backward()
+    torch.testing.assert_close(theta.grad, eq_5_by_hand(w, w_tilde), rtol=1e-10, atol=1e-12)
+
+
+def test_golden_value_of_the_alignment():
+    # cos((3, 4), (4, 3)) = 24 / 25, cos((1, 0), (-2, 0)) = -1 counts as 1: the mean is 0.98. As one layer:
+    # |12 + 12 - 2| / (sqrt(26) sqrt(29)) = 22 / 27.459.
+    w, w_tilde = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[4.0, 3.0], [-2.0, 0.0]])
+    assert losses.alignment(w_tilde, w).item() == pytest.approx(0.98)
+    assert losses.alignment(w_tilde, w, "layer").item() == pytest.approx(22 / 27.459, abs=1e-5)
+
+
+@pytest.mark.parametrize("level", ["unit", "layer"])
+def test_alignment_passes_gradcheck_and_a_planted_error_does_not(pruned_pair, level, monkeypatch):
+    w, w_tilde = pruned_pair
+    theta = (w_tilde + 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: losses.alignment(t, w, level), theta)
+    right = losses._Alignment.backward
+    planted = staticmethod(lambda ctx, scale: right(ctx, scale * 1.001))
+    monkeypatch.setattr(losses._Alignment, "backward", planted)
+    assert not torch.autograd.gradcheck(lambda t: losses.alignment(t, w, level), theta, raise_exception=False)
+
+
+def test_alignment_is_one_for_the_reference_whatever_its_scale_and_has_no_gradient_there(pruned_pair):
+    w, _ = pruned_pair
+    theta = (-2.5 * w).requires_grad_()
+    rho = losses.alignment(theta, w)
+    rho.backward()
+    assert rho.item() == pytest.approx(1) and theta.grad.abs().max() < 1e-12
+
+
+def test_alignment_of_a_half_precision_copy_is_that_of_the_weight(pruned_pair):
+    w, w_tilde = (t.float() for t in pruned_pair)
+    half = w_tilde.bfloat16().requires_grad_()
+    rho = losses.alignment(half, w, exact=w_tilde)
+    rho.backward()
+    exact = w_tilde.clone().requires_grad_()
+    expected = losses.alignment(exact, w)
+    expected.backward()
+    assert rho.item() == expected.item() and torch.equal(half.grad, exact.grad.bfloat16())
+
+
+def test_large_matrices_are_aligned_in_blocks():
+    generator = torch.Generator().manual_seed(5)
+    w, w_tilde = (torch.randn(300, 700, generator=generator) for _ in range(2))
+    expected = torch.nn.functional.cosine_similarity(w, w_tilde, dim=1).abs().mean()
+    torch.testing.assert_close(losses.alignment(w_tilde, w), expected)
+
+
+@pytest.mark.parametrize(("fisher", "anchor"), [(True, True), (False, True), (True, False), (False, False)])
+def test_a_quadratic_penalty_may_leave_out_fisher_or_anchor(fisher, anchor):
+    generator = torch.Generator().manual_seed(5)
+    theta, f, a = (torch.rand(300, 500, dtype=torch.float64, generator=generator) for _ in range(3))
+    theta.requires_grad_()
+    penalty = losses.quadratic_penalty(theta, f if fisher else None, a if anchor else None)
+    difference = theta.detach() - (a if anchor else 0)
+    weight = f if fisher else 1
+    torch.testing.assert_close(penalty.detach(), (weight * difference**2).sum() / 2)
+    penalty.backward()
+    torch.testing.assert_close(theta.grad, weight * difference)

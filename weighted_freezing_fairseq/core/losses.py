@@ -66,27 +66,82 @@ class _Penalty(torch.autograd.Function):
     """1/2 sum F (theta - anchor)^2 without a temporary as large as theta in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, exact: Tensor, fisher: Tensor, anchor: Tensor) -> Tensor:
+    def forward(ctx: Any, theta: Tensor, exact: Tensor, fisher: Tensor | None, anchor: Tensor | None) -> Tensor:
         ctx.save_for_backward(exact, fisher, anchor)
         ctx.dtype = theta.dtype
-        size = CPU_BLOCK if theta.device.type == "cpu" else theta.numel()
-        parts = [
-            (f * (t - a).square_()).sum() for _, (t, f, a) in blocks(theta.numel(), size, exact, fisher, anchor)
-        ]  # fmt: skip
+        parts = []
+        for _, (t, *given) in blocks(
+            exact.numel(), _block(exact), exact, *(x for x in (fisher, anchor) if x is not None)
+        ):
+            square = t.square() if anchor is None else (t - given[-1]).square_()
+            parts.append((square if fisher is None else square.mul_(given[0])).sum())
         return torch.stack(parts).sum() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         exact, fisher, anchor = ctx.saved_tensors
-        return (exact - anchor).mul_(fisher).mul_(scale).to(ctx.dtype), None, None, None
+        grad = exact.clone() if anchor is None else exact - anchor
+        grad = grad if fisher is None else grad.mul_(fisher)
+        return grad.mul_(scale).to(ctx.dtype), None, None, None
 
 
-def quadratic_penalty(theta: Tensor, fisher: Tensor, anchor: Tensor, exact: Tensor | None = None) -> Tensor:
+def _block(tensor: Tensor) -> int:
+    return CPU_BLOCK if tensor.device.type == "cpu" else tensor.numel()
+
+
+def quadratic_penalty(
+    theta: Tensor, fisher: Tensor | None, anchor: Tensor | None, exact: Tensor | None = None
+) -> Tensor:
     """1/2 sum F (theta - theta_A)^2 (Kirkpatrick et al. 2017, eq. 3; Li et al. 2023, section 2.2), with its gradient.
 
     theta: the weight that takes the gradient. exact: the same weight in the precision of fisher and anchor, where
-    theta is a half-precision copy of it. Multiply by lambda.
+    theta is a half-precision copy of it. fisher None is 1, anchor None is 0. Multiply by lambda. With the fisher of 1
+    twice this is the squared Frobenius distance of frobenius-MBP (O'Neill et al. 2021, eq. 6).
     """
     penalty: Tensor = _Penalty.apply(theta, theta if exact is None else exact, fisher, anchor)  # type: ignore[no-untyped-call]
     return penalty
+
+
+class _Alignment(torch.autograd.Function):
+    """Mean absolute cosine of the rows of two matrices, with its gradient by the first."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, exact: Tensor, reference: Tensor) -> Tensor:
+        rows = max(1, _block(exact) // max(1, exact.shape[1]))
+        parts = []
+        for w, r in zip(exact.split(rows), reference.split(rows), strict=True):
+            parts.append(torch.stack([(w * r).sum(1), w.square().sum(1), r.square().sum(1)]))
+        dot, own, other = torch.cat(parts, 1)
+        norms = (own * other).sqrt()
+        cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction: 0, and no gradient
+        ctx.save_for_backward(exact, reference, cosine, own, norms)
+        ctx.dtype = theta.dtype
+        return cosine.abs().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        # DEVIATION: O'Neill et al. print in eq. 5, as the derivative of eq. 2: W~ where W belongs in the first term, W
+        # where W~ belongs in the second, the cube on the norm of W and not of W~, 1 / (N - 1) for 1 / N, and a sum over
+        # units though an element belongs to one. The derivative of eq. 2 by an element of unit i is used:
+        # 1/N sign(W_i . W~_i) (W_i / (|W_i| |W~_i|) - W~_i (W_i . W~_i) / (|W_i| |W~_i|^3)).
+        exact, reference, cosine, own, norms = ctx.saved_tensors
+        sign = cosine.sign() * (scale / len(cosine))
+        toward = torch.where(norms > 0, sign / norms, 0)
+        along = torch.where(own > 0, sign * cosine / own, 0)
+        grad = (reference * toward[:, None]).addcmul_(exact, along[:, None], value=-1)
+        return grad.to(ctx.dtype), None, None
+
+
+def alignment(theta: Tensor, reference: Tensor, level: str = "unit", exact: Tensor | None = None) -> Tensor:
+    """Mean over units of |cos(W_i, W~_i)| (O'Neill et al. 2021, eq. 2), with its gradient by theta = W~.
+
+    theta, reference: (units, inputs), as torch keeps a layer; the paper's columns are these rows. level `layer`: one
+    cosine of the whole matrices. exact: as in `quadratic_penalty`. A unit without any weight counts as 0.
+    """
+    weights = [theta, theta if exact is None else exact, reference]
+    if level == "layer":
+        weights = [weight.reshape(1, -1) for weight in weights]
+    mean: Tensor = _Alignment.apply(*weights)  # type: ignore[no-untyped-call]
+    return mean

@@ -266,6 +266,7 @@ _ROWS = (
         extra_passes="0",
         extra_state="1 per weight (the reference), 1 bit (m)",
         source="O'Neill et al. 2021, eq. 2, 3 and 6",
+        status="available",
     ),
 )
 

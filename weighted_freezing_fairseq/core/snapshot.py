@@ -110,7 +110,7 @@ def _remedy(kind: Kind) -> str:
 
 def of_this_model(snapshot: Snapshot, path: Path, wanted: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
     """The tensors of the weights `wanted` (name, shape); a snapshot of another model is refused."""
-    return _matching(snapshot.tensors, path, wanted)
+    return matching(snapshot.tensors, path, wanted, _FROM_HERE)
 
 
 def fisher_and_weights(
@@ -124,13 +124,20 @@ def fisher_and_weights(
     if snapshot.weights is None:
         raise UserError(f"{path} is a snapshot without the weights that it was measured at; {_remedy('fisher')}")
     wanted = list(wanted)
-    return _matching(snapshot.tensors, path, wanted), _matching(snapshot.weights, path, wanted)
+    fisher, weights = (matching(t, path, wanted, _FROM_HERE) for t in (snapshot.tensors, snapshot.weights))
+    return fisher, weights
 
 
-def _matching(
-    tensors: Mapping[str, Tensor], path: Path, wanted: Iterable[tuple[str, Sequence[int]]]
+_FROM_HERE = "make one from the checkpoint that this run starts from, with: wff fisher"
+
+
+def matching(
+    tensors: Mapping[str, Tensor], path: Path, wanted: Iterable[tuple[str, Sequence[int]]], remedy: str
 ) -> dict[str, Tensor]:
-    """Copies of the `wanted`, since a mapped file that is overwritten would change them, or end the process."""
+    """Copies of the `wanted` (name, shape); tensors of another model are refused with `remedy`, what to type.
+
+    Copies, since a mapped file that is overwritten would change them, or end the process.
+    """
     found, wrong = {}, []
     for name, shape in wanted:
         tensor = tensors.get(name)
@@ -142,8 +149,5 @@ def _matching(
             found[name] = tensor.clone()
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"{path} was made from another model: {'; '.join(wrong[:3])}{more}; "
-            "make one from the checkpoint that this run starts from, with: wff fisher"
-        )
+        raise UserError(f"{path} was made from another model: {'; '.join(wrong[:3])}{more}; {remedy}")
     return found
