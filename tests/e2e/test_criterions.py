@@ -25,6 +25,24 @@ ROWS = {
     "intra_distillation": (["--alpha", 2, "--alpha-p", 2], ["--alpha", 0], ["ce_loss", "divergence", "alpha"]),
     "ewc": (["--ewc-lambda", 100], ["--ewc-lambda", 0], ["ce_loss", "ewc"]),
     "self_distillation": (["--teacher", "TEACHER"], ["--teacher-weight", 0], ["ce_loss", "teacher_kl"]),
+    "alignreg": (
+        [
+            "--alignreg",
+            "frobenius",
+            "--alignreg-lambda",
+            0.02,
+            "--prune",
+            "magnitude",
+            "--prune-interval",
+            3,
+            "--prune-target",
+            0.4,
+            "--prune-step",
+            0.15,
+        ],
+        ["--alignreg", "none"],
+        ["ce_loss", "alignreg"],
+    ),
 }
 every_row = pytest.mark.parametrize("row", ROWS)
 ADAM = ["--optimizer", "adam"]
@@ -127,7 +145,7 @@ def test_forty_updates_equal_twenty_a_kill_and_twenty(fairseq: Fairseq, flags_of
     fairseq.train("resumed", *flags, "--max-update", 40, "--restore-file", saved)
     straight, resumed = fairseq.checkpoint("straight"), fairseq.checkpoint("resumed")
     assert_same_training(straight, resumed)
-    assert ("guided_criterion" in straight["extra_state"]) == (row == "ewc" and not more)
+    assert ("guided_criterion" in straight["extra_state"]) == (row in ("ewc", "alignreg") and not more)
 
 
 def test_ewc_starts_after_the_warm_up_and_holds_two_copies(fairseq: Fairseq, flags_of):
@@ -213,6 +231,8 @@ def test_criterions_work_with_every_optimizer_of_the_package(fairseq: Fairseq, f
         ("intra_distillation", ["--pass-mode", "recompute"], "c10d"),
         ("ewc", [], "legacy_ddp"),
         ("self_distillation", [], "c10d"),
+        ("alignreg", ["--prune", "gradient"], "legacy_ddp"),
+        ("alignreg", [], "c10d"),
     ],
 )
 def test_two_processes_equal_one_with_twice_the_update_freq(fairseq: Fairseq, flags_of, row, more, backend):
@@ -301,14 +321,15 @@ def test_a_teacher_of_another_dictionary_is_refused(fairseq: Fairseq, teacher: P
 
 @every_row
 def test_help_names_the_flags(fairseq: Fairseq, row: str):
-    from weighted_freezing_fairseq.plugin import criterions
+    from weighted_freezing_fairseq.plugin import alignreg, criterions
 
     text = fairseq("train", "--user-dir", USER_DIR, "--criterion", row, "--help")
     own = {
         "intra_distillation": criterions.IntraDistillationConfig,
         "ewc": criterions.EwcConfig,
         "self_distillation": criterions.SelfDistillationConfig,
-    }[row].__annotations__.keys() - {"max_update"}
+        "alignreg": alignreg.AlignRegConfig,
+    }[row].__annotations__.keys() - {"max_update", "seed"}
     assert len(own) >= 2
     for name in own:
         assert f"--{name.replace('_', '-')}" in text

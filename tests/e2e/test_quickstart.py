@@ -13,6 +13,7 @@ from weighted_freezing_fairseq.core.rules import RULES
 # Every YAML of configs/toy and the method that it trains with.
 TWINS = {
     "standard": None,
+    "alignreg": "alignreg",
     "ewc": "ewc",
     "intra_distillation": "intra_distillation",
     "intra_distillation_js": "intra_distillation",

@@ -1,7 +1,8 @@
 """`--criterion intra_distillation`, `ewc`, `self_distillation`: label-smoothed cross entropy and one more term.
 
 Cross entropy, validation and every neutral setting are fairseq's own `label_smoothed_cross_entropy`, whose class is the
-base of these. Left out on purpose: the mathematics (`core/losses.py`, `core/fused.py`) and the passes (`passes.py`).
+base of these. Left out on purpose: the mathematics (`core/losses.py`, `core/fused.py`), the passes (`passes.py`), and
+the criterion that prunes (`alignreg.py`).
 """
 
 import logging
@@ -145,11 +146,17 @@ class GuidedCriterion(LabelSmoothedCrossEntropyCriterion):
     def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
         """Called when the trainer has built its optimizer, also anew after a checkpoint is loaded; names are known."""
 
+    def epoch_begun(self, epoch: int) -> None:
+        """Called before the first update of every epoch, also when a run is resumed."""
+
+    def before_clipping(self) -> None:
+        """Called before every optimizer step, when the model has the gradients, of all ranks, that clipping sees."""
+
     def clipped(self, factor: float | Tensor) -> None:
         """Called before every optimizer step with what clipping multiplied the gradients by."""
 
     def own_state(self) -> dict[str, Any]:
-        """Tensors and plain values that a resumed run needs."""
+        """Tensors and plain values that a resumed run needs; called before the model is saved."""
         return {}
 
     def load_own_state(self, own: dict[str, Any]) -> None:
@@ -420,12 +427,12 @@ class SelfDistillation(GuidedCriterion):
         return self.fused(outputs, sample, "teacher_kl", "teacher", self.cfg.teacher_weight, self._teachers)
 
 
-def _register(criterion: type[GuidedCriterion], settings: type[LabelSmoothedCrossEntropyCriterionConfig]) -> None:
+def register(criterion: type[GuidedCriterion], settings: type[LabelSmoothedCrossEntropyCriterionConfig]) -> None:
     """Register a criterion under the name of its row."""
     criterion.__doc__ = f"{RULES[criterion.method].source}."
     register_criterion(criterion.method, dataclass=settings)(criterion)
 
 
-_register(IntraDistillation, IntraDistillationConfig)
-_register(Ewc, EwcConfig)
-_register(SelfDistillation, SelfDistillationConfig)
+register(IntraDistillation, IntraDistillationConfig)
+register(Ewc, EwcConfig)
+register(SelfDistillation, SelfDistillationConfig)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.fused import Teacher
 from ..errors import UserError
+from . import checkpoints
 from .passes import one_pass
 
 logger = logging.getLogger(__name__)
@@ -59,14 +60,8 @@ class Teachers:
 
 def _load(path: Path, student: nn.Module, task: Any) -> nn.Module:
     """One teacher; one that cannot teach this student is refused with the reason."""
-    if not path.is_file():
-        raise UserError(
-            f"there is no teacher {path}; give --teacher the path of a checkpoint, or PATH:PATH for several"
-        )
-    try:
-        state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
-    except Exception as error:  # fairseq tells of a file that is no checkpoint in a dozen ways
-        raise UserError(f"the teacher {path} could not be loaded: {' '.join(str(error).split())[:300]}") from error
+    remedy = "give --teacher the path of a checkpoint, or PATH:PATH for several"
+    state = checkpoints.read(path, "teacher", remedy)
     if (reason := _other_dictionary(state["cfg"].task, task)) or (reason := _other_shape(state["model"], student)):
         raise UserError(
             f"{path} cannot teach this model: {reason}; "

@@ -2,8 +2,8 @@
 
 An optimizer is not told the names of its tensors. A criterion is not told which update is being made, does not see the
 optimizer, and is saved only if it has Parameters, which would break --finetune-from-model. So the trainer publishes
-names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it how gradients
-were clipped, and carries its state in its own.
+names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it when an epoch
+begins and when and how gradients are clipped, and carries its state in its own.
 """
 
 import functools
@@ -21,7 +21,7 @@ _STATE_KEY = "guided_criterion"
 def install() -> None:
     """Change every trainer that is made from now on."""
     create, build, clip = Trainer.__init__, Trainer._build_optimizer, Trainer.clip_grad_norm
-    save, load = Trainer.state_dict, Trainer.load_checkpoint
+    save, load, begin = Trainer.state_dict, Trainer.load_checkpoint, Trainer.begin_epoch
 
     @functools.wraps(create)
     def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -43,16 +43,20 @@ def install() -> None:
 
     @functools.wraps(clip)
     def clip_and_tell(self: Trainer, clip_norm: float) -> Any:
+        criterion = _guided_criterion(self)
+        if criterion is not None:
+            criterion.before_clipping()
         norm = clip(self, clip_norm)
-        if (criterion := _guided_criterion(self)) is not None:
+        if criterion is not None:
             criterion.clipped((clip_norm / (norm + 1e-6)).clamp_max(1) if clip_norm > 0 else 1.0)
         return norm
 
     @functools.wraps(save)
     def save_with_criterion(self: Trainer) -> dict[str, Any]:
-        state = save(self)
         criterion = _guided_criterion(self)
-        if criterion is not None and (own := criterion.own_state()):
+        own = {} if criterion is None else criterion.own_state()
+        state = save(self)
+        if criterion is not None and own:
             state["extra_state"][_STATE_KEY] = {"method": criterion.method, **own}
         return state
 
@@ -65,11 +69,18 @@ def install() -> None:
             criterion.load_own_state(own if own.get("method") == criterion.method else {})
         return extra_state
 
+    @functools.wraps(begin)
+    def begin_and_tell(self: Trainer, epoch: int) -> None:
+        if (criterion := _guided_criterion(self)) is not None:
+            criterion.epoch_begun(epoch)
+        begin(self, epoch)
+
     Trainer.__init__ = create_and_attach
     Trainer._build_optimizer = build_with_names
     Trainer.clip_grad_norm = clip_and_tell
     Trainer.state_dict = save_with_criterion
     Trainer.load_checkpoint = load_with_criterion
+    Trainer.begin_epoch = begin_and_tell
 
 
 def _guided_criterion(trainer: Trainer) -> GuidedCriterion | None:

@@ -1,0 +1,250 @@
+"""`--criterion alignreg`: iterative pruning inside a training run, held near a reference (O'Neill et al. 2021).
+
+The mathematics is in `core/losses.py`, `core/pruning.py` and `core/pruner.py`; here are the flags, the reference, and
+what fairseq's trainer has to be told. Left out on purpose: pruning of a finished checkpoint, which is `wff prune`.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
+from fairseq.dataclass import ChoiceEnum
+from fairseq.trainer import Trainer
+from omegaconf import II, DictConfig
+from torch import Tensor, nn
+
+from ..core import snapshot
+from ..core.losses import alignment, quadratic_penalty
+from ..core.pruner import IterativePruning
+from ..core.pruning import METHODS
+from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
+from ..core.scope import Slot
+from ..errors import UserError
+from . import checkpoints, parameters
+from .criterions import GuidedCriterion, register
+
+logger = logging.getLogger(__name__)
+
+_REMEDY = "give --alignreg-reference a checkpoint of this very model from before fine-tuning"
+
+
+@dataclass
+class AlignRegConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    alignreg: ChoiceEnum(["cosine", "frobenius", "none"]) = field(  # type: ignore[valid-type]
+        default="cosine",
+        metadata={"help": "what keeps the pruned network near the reference: directions of weights, distance, nothing"},
+    )
+    alignreg_level: ChoiceEnum(["unit", "layer"]) = field(  # type: ignore[valid-type]
+        default="unit", metadata={"help": "cosine of each unit's weights, or of each layer's"}
+    )
+    alignreg_lambda: float = field(default=5e-4, metadata={"help": "strength of that; 0: none"})
+    alignreg_reference: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "checkpoint of the reference network (default: the weights at the start of this run)"},
+    )
+    prune: ChoiceEnum(["none", *METHODS]) = field(  # type: ignore[valid-type]
+        default="none", metadata={"help": "how to choose what is pruned; see wff prune --help"}
+    )
+    prune_step: float = field(
+        default=0.1, metadata={"help": "share of the weights that is pruned in each pruning step"}
+    )
+    prune_interval: Optional[int] = field(  # noqa: UP045
+        default=None, metadata={"help": "a pruning step every so many updates, or epochs"}
+    )
+    prune_unit: ChoiceEnum(["updates", "epochs"]) = field(  # type: ignore[valid-type]
+        default="updates", metadata={"help": "what --prune-interval counts"}
+    )
+    prune_target: float = field(default=0.7, metadata={"help": "share of the weights that is pruned in the end"})
+    prune_schedule: ChoiceEnum(PRUNE_SCHEDULES) = field(  # type: ignore[valid-type]
+        default="uniform",
+        metadata={
+            "help": "uniform: --prune-step of all weights each time; geometric: of those that are left; "
+            "cubic: as many steps, large ones first"
+        },
+    )
+    prune_lambda: Optional[float] = field(  # noqa: UP045
+        default=None, metadata={"help": "strength of the penalty of --prune l2 (default 1e-4) and l0 (default 1)"}
+    )
+    prune_gate_lr: float = field(default=0.01, metadata={"help": "learning rate of the gates of --prune l0"})
+    max_update: int = II("optimization.max_update")
+    seed: int = II("common.seed")
+
+
+class AlignReg(GuidedCriterion):
+    method = "alignreg"
+    in_bits = ("ce_loss", "alignreg", "prune_penalty")
+    as_is = ("sparsity",)
+
+    def __init__(self, task: Any, cfg: DictConfig) -> None:
+        super().__init__(task, cfg)
+        _refuse_wrong(cfg)
+        self._layers: list[tuple[nn.Parameter, Slot]] = []
+        self._reference: dict[str, Tensor] = {}
+        self._pruning: IterativePruning | None = None
+        self._epoch = 1
+        self._begun: dict[str, int] = {}  # updates and epochs that were over when pruning began
+
+    @property
+    def _aligned(self) -> bool:
+        return str(self.cfg.alignreg) != "none" and self.cfg.alignreg_lambda != 0
+
+    @property
+    def neutral(self) -> bool:
+        return not self._aligned and str(self.cfg.prune) == "none"
+
+    @property
+    def needs_whole_weights(self) -> bool:
+        return not self.neutral
+
+    @property
+    def held(self) -> Iterable[Tensor]:
+        return [*self._reference.values(), *(self._pruning.held if self._pruning is not None else ())]
+
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
+        if self._pruning is not None and not model.training:
+            self._pruning.settle()
+        return super().forward(model, sample, reduce)
+
+    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+        if self._aligned and not self._reference:
+            self._reference = {slot.name: slot.weight.clone() for _, slot in self._layers}
+        if self._pruning is not None:
+            self._begun = self._begun or self._over()
+            self._pruning.begin_update()
+        loss, _, logged = LabelSmoothedCrossEntropyCriterion.forward(self, model, sample)
+        logged["ce_loss"] = logged["loss"]
+        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
+        if self._aligned:
+            term = self.cfg.alignreg_lambda * self._distance() * sample_size
+            loss, logged["alignreg"] = loss + term, term.detach()
+        if self._pruning is not None:
+            if self._pruning.method.penalty:
+                term = self._pruning.penalty() * sample_size
+                loss, logged["prune_penalty"] = loss + term, term.detach()
+            logged["sparsity"] = self._pruning.sparsity * sample_size
+        return loss, logged
+
+    def _distance(self) -> Tensor:
+        """What --alignreg-lambda multiplies: minus the mean cosine (eq. 3), or the squared distance (eq. 6)."""
+        if str(self.cfg.alignreg) == "cosine":
+            level = str(self.cfg.alignreg_level)
+            cosines = [alignment(p, self._reference[s.name], level, s.weight) for p, s in self._layers]
+            return -torch.stack(cosines).mean()
+        halves = [quadratic_penalty(p, None, self._reference[s.name], s.weight) for p, s in self._layers]
+        return 2 * torch.stack(halves).sum()
+
+    def attach(self, trainer: Trainer) -> None:
+        super().attach(trainer)
+        cfg = self.cfg
+        if str(cfg.prune) != "none" and str(cfg.prune_unit) == "updates" and cfg.max_update > 0:
+            steps = pruning_steps(cfg.prune_step, cfg.prune_target, str(cfg.prune_schedule))
+            if steps * cfg.prune_interval > cfg.max_update:
+                raise UserError(
+                    f"{steps} pruning steps every {cfg.prune_interval} updates do not fit in --max-update "
+                    f"{cfg.max_update}; type --prune-interval {max(1, cfg.max_update // (steps + 1))}"
+                )
+
+    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.neutral:
+            return
+        slots = parameters.match([p for group in optimizer.param_groups for p in group["params"]], "linear")
+        named = parameters.by_name()
+        self._layers = [(named[slot.name], slot) for slot in slots]
+        if self._aligned and self.cfg.alignreg_reference is not None and not self._reference:
+            self._load_reference(Path(self.cfg.alignreg_reference))
+        if str(self.cfg.prune) != "none":
+            self._pruning = self._prunes(slots)
+            self._pruning.attach(optimizer)
+
+    def _load_reference(self, path: Path) -> None:
+        weights = checkpoints.read(path, "reference", _REMEDY)["model"]
+        wanted = [(slot.name, slot.shape) for _, slot in self._layers]
+        found = snapshot.matching(weights, path, wanted, _REMEDY)
+        for _, slot in self._layers:
+            self._reference[slot.name] = found[slot.name].to(slot.weight.device, slot.weight.dtype)
+
+    def _prunes(self, slots: list[Slot]) -> IterativePruning:
+        cfg = self.cfg
+        return IterativePruning(
+            slots,
+            str(cfg.prune),
+            interval=cfg.prune_interval,
+            amount=cfg.prune_step,
+            target=cfg.prune_target,
+            schedule=str(cfg.prune_schedule),
+            seed=cfg.seed,
+            strength=cfg.prune_lambda,
+            gate_lr=cfg.prune_gate_lr,
+            elapsed=self._elapsed,
+            seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
+            pruned=_forget_best,
+        )
+
+    def _over(self) -> dict[str, int]:
+        """Updates and epochs that were made."""
+        return {"updates": int(self.trainer.get_num_updates()), "epochs": self._epoch - 1}
+
+    def _elapsed(self) -> int:
+        """What --prune-interval counts, at the end of an update that the trainer has not counted yet."""
+        unit = str(self.cfg.prune_unit)
+        return self._over()[unit] - self._begun[unit] + (unit == "updates")
+
+    def epoch_begun(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def before_clipping(self) -> None:
+        if self._pruning is not None:
+            self._pruning.mask_gradients()
+
+    def own_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {}
+        if self._reference and self.cfg.alignreg_reference is None:
+            state["reference"] = dict(self._reference)
+        if self._pruning is not None:
+            state |= {"pruning": self._pruning.state(), "begun": self._begun}
+        return state
+
+    def load_own_state(self, own: dict[str, Any]) -> None:
+        if "pruning" in own and self._pruning is None:
+            raise UserError(
+                "this checkpoint is being pruned: resume it with its own --prune, or start a new run from it with "
+                "--finetune-from-model"
+            )
+        self._begun = own.get("begun", {})
+        if self._aligned and "reference" in own and self.cfg.alignreg_reference is None:
+            self._reference = {s.name: own["reference"][s.name].to(s.weight.device, copy=True) for _, s in self._layers}
+        if self._pruning is not None and "pruning" in own:
+            self._pruning.load_state(own["pruning"])
+
+
+def _forget_best() -> None:
+    """After a pruning step: the best checkpoint so far was a larger network, and `checkpoint_best.pt` begins anew."""
+    if hasattr(checkpoint_utils.save_checkpoint, "best"):
+        del checkpoint_utils.save_checkpoint.best
+
+
+def _refuse_wrong(cfg: DictConfig) -> None:
+    """What the dataclass cannot know by itself."""
+    if cfg.alignreg_lambda < 0:
+        raise UserError(f"--alignreg-lambda {cfg.alignreg_lambda:g} would drive from the reference; type 5e-4")
+    if str(cfg.prune) == "none":
+        return
+    if cfg.prune_interval is None or cfg.prune_interval < 1:
+        raise UserError("--prune needs to know how often: add --prune-interval 1000, or 15 with --prune-unit epochs")
+    for name in ("prune_step", "prune_target"):
+        if not 0 < cfg[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} {cfg[name]:g} is no share of the weights; type 0.1 or 0.7")
+    penalty = METHODS[str(cfg.prune)].penalty
+    if cfg.prune_lambda is not None and (not penalty or cfg.prune_lambda < 0):
+        raise UserError("--prune-lambda is the strength, not negative, of the penalty of --prune l2 or l0")
+
+
+register(AlignReg, AlignRegConfig)
