@@ -27,6 +27,7 @@ COMMANDS = {
     "pack": ("recipes.pack", "store a tuned checkpoint as what differs from its base"),
     "unpack": ("recipes.unpack", "give back the checkpoint that pack stored"),
     "fisher": ("analysis.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
+    "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
     "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),
     "bench": ("analysis.bench", "measure what each method costs beside standard training"),
     "corpus": ("recipes.corpus", "write the embedded, generated corpus of one language pair"),

@@ -8,21 +8,13 @@ import time
 
 import pytest
 import torch
-from fairseq_runs import Fairseq, assert_same, environment
+from fairseq_runs import assert_same, environment
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import fisher, masks, scope, snapshot
 
 # fairseq's own attention, which the references below use as it is; `compat` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
-
-
-@pytest.fixture(scope="module")
-def trained(toy_data, tmp_path_factory):
-    """A checkpoint of a few updates."""
-    runs = Fairseq(toy_data, tmp_path_factory.mktemp("trained"))
-    runs.train("run", "--optimizer", "adam", "--max-update", "8")
-    return runs.folder / "run/checkpoint_last.pt"
 
 
 @pytest.fixture

@@ -1,17 +1,21 @@
 """Learning curves of several runs: first a CSV read from fairseq's JSON logs, then a picture drawn from the CSV.
 
-Left out on purpose: every other figure of the papers, which read checkpoints and not logs.
+How a picture and its lines look is for other figures too. Left out on purpose: these figures, which read checkpoints
+and not logs (`prune.py`).
 """
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each run also has its own dash and marker.
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NO_PICTURE = "no picture: matplotlib is missing; type: pip install 'weighted-freezing-fairseq[plot]'"
 COLUMNS = ("run", "split", "update", "loss", "nll_loss")
 
 
@@ -51,35 +55,47 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def draw(table: Path, picture: Path, title: str = "") -> None:
     """Training loss above, validation nll below, over updates; one line a run."""
+    rows = read_csv(table)
+    shown = (
+        ("train", "loss", "training loss (bits, smoothed labels)"),
+        ("valid", "nll_loss", "validation nll (bits)"),
+    )
+    with panels(picture, len(shown), height=6.4) as axes:
+        for axis, (split, column, label) in zip(axes, shown, strict=True):
+            for index, run in enumerate(dict.fromkeys(row["run"] for row in rows)):
+                mine = [row for row in rows if row["run"] == run and row["split"] == split]
+                draw_line(axis, index, run, ((int(row["update"]), float(row[column])) for row in mine))
+            axis.set_ylabel(label)
+        axes[0].legend(title=title or None)
+        axes[1].set_xlabel("updates")
+
+
+@contextmanager
+def panels(picture: Path, count: int, height: float) -> Iterator[Any]:
+    """Axes, one above the other, that become a picture of `height` inches when the block ends well."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = read_csv(table)
-    panels = (
-        ("train", "loss", "training loss (bits, smoothed labels)"),
-        ("valid", "nll_loss", "validation nll (bits)"),
+    figure, axes = pyplot.subplots(count, 1, sharex=True, squeeze=False, figsize=(6.4, height), layout="constrained")
+    try:
+        yield axes[:, 0]
+        for axis in axes[:, 0]:
+            axis.grid(alpha=0.3)
+        figure.savefig(picture, dpi=150)
+    finally:
+        pyplot.close(figure)
+
+
+def draw_line(axis: Any, index: int, label: str, points: Iterable[tuple[float, float]]) -> None:
+    """One line of the picture; lines of different `index` look different."""
+    points = list(points)
+    axis.plot(
+        *zip(*points, strict=True) if points else ((), ()),
+        label=label,
+        color=_COLOURS[index % len(_COLOURS)],
+        linestyle=_DASHES[index % len(_DASHES)],
+        marker=_MARKERS[index % len(_MARKERS)],
+        markersize=3,
     )
-    figure, axes = pyplot.subplots(2, 1, sharex=True, figsize=(6.4, 6.4), layout="constrained")
-    for axis, (split, column, label) in zip(axes, panels, strict=True):
-        for index, run in enumerate(_unique(row["run"] for row in rows)):
-            points = [(int(r["update"]), float(r[column])) for r in rows if r["run"] == run and r["split"] == split]
-            axis.plot(
-                *zip(*points, strict=True) if points else ((), ()),
-                label=run,
-                color=_COLOURS[index % len(_COLOURS)],
-                linestyle=_DASHES[index % len(_DASHES)],
-                marker=_MARKERS[index % len(_MARKERS)],
-                markersize=3,
-            )
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].legend(title=title or None)
-    axes[1].set_xlabel("updates")
-    figure.savefig(picture, dpi=150)
-    pyplot.close(figure)
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))

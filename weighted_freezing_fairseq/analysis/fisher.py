@@ -367,7 +367,7 @@ def run(args: argparse.Namespace) -> int:
     first, second = measure(trained, settings, key, args.out, used)
     draws = settings.draws if settings.estimator == "sampled" else 1
     everything = {name: (first[name] + second[name]) / (used * draws) for name in first}
-    _refuse_overflow(everything)
+    refuse_overflow(everything, "the Fisher information of")
     shown = density or _SHOWN_DENSITY
     print(f"the top {100 * shown:g} % of the first {planned.counts[0]} and of all {used} sentences "
           f"overlap by {100 * fisher.overlap(first, everything, shown):.1f} %")  # fmt: skip
@@ -418,12 +418,11 @@ def _mask_from(args: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_overflow(tensors: fisher.Totals) -> None:
+def refuse_overflow(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Tensors of a model, or what was measured of them, that are no numbers any more."""
     bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if bad:
-        raise UserError(
-            f"the Fisher information of {bad[0]} is not finite: the checkpoint diverged; give an earlier one"
-        )
+        raise UserError(f"{what} {bad[0]} is not finite: the checkpoint diverged; give an earlier one")
 
 
 def _parts(out: Path) -> Iterator[Path]:

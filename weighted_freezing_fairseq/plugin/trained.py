@@ -1,7 +1,8 @@
 """A trained translation model and its binarised sentences, as measurements of importance need them.
 
-Log-likelihoods of sentences with gold targets or with targets drawn from the model itself. Left out on purpose: tasks
-that are not translation of pairs, and search, which is fairseq-generate's.
+Log-likelihoods of sentences with gold targets or with targets drawn from the model itself; and the shape of a model
+alone, which needs no data. Left out on purpose: tasks that are not translation of pairs, and search, which is
+fairseq-generate's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq import checkpoint_utils, utils
-from fairseq.data import LanguagePairDataset
+from fairseq import checkpoint_utils, models, tasks, utils
+from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.modules import MultiheadAttention
+from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
 
 from ..core.fisher import categorical
@@ -142,14 +144,51 @@ def _load(checkpoint: Path, data: Path) -> tuple[nn.Module, Any]:
     # Recomputed activations would hide the layers from whoever watches them.
     settings = {"data": str(data), "checkpoint_activations": False, "offload_activations": False}
     try:
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=settings)
+        loaded, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=settings)
     except Exception as error:  # fairseq tells of a file that is no checkpoint in a dozen ways
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{checkpoint} could not be loaded with the dictionaries of {data}: {reason or type(error).__name__}; "
             "give a whole fairseq checkpoint and the folder that it was trained on"
         ) from error
-    return models[0], task
+    return loaded[0], task
+
+
+def shape_of(checkpoint: Path, data: Path | None = None) -> nn.Module:
+    """A checkpoint's model for the names, shapes and owners of its parameters; its numbers are not to be used.
+
+    It is built on the meta device, where numbers take no memory, with stand-ins for the dictionaries, as large as its
+    embeddings are. Only where this fails are the dictionaries of `data` needed.
+    """
+    try:
+        return _with_stand_ins(checkpoint)
+    except Exception as error:  # an architecture may ask its task for anything
+        if data is not None:
+            return _load(checkpoint, data)[0]
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the model of {checkpoint} cannot be built without its dictionaries ({reason or type(error).__name__}); "
+            "add --data BIN, the folder that it was trained on"
+        ) from error
+
+
+def _with_stand_ins(checkpoint: Path) -> nn.Module:
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    cfg, task = state["cfg"], tasks.TASK_REGISTRY[state["cfg"].task._name]
+    if not issubclass(task, TranslationTask):
+        raise TypeError(f"its task is {cfg.task._name}")
+    words = [_stand_in(len(state["model"][f"{side}.embed_tokens.weight"])) for side in ("encoder", "decoder")]
+    with torch.device("meta"):
+        model: nn.Module = models.build_model(cfg.model, task(cfg.task, *words), from_checkpoint=True)
+    return model
+
+
+def _stand_in(size: int) -> Dictionary:
+    """A dictionary of `size` words."""
+    found = Dictionary()
+    for number in range(size - len(found)):
+        found.add_symbol(f"word {number}")
+    return found
 
 
 def _open(task: Any, data: Path, split: str) -> LanguagePairDataset:

@@ -31,6 +31,11 @@ class Decode:
     max_len_a: float = 0.0
     max_len_b: int = 200
 
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Decode":
+        """What `add_decode_arguments` asked for."""
+        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
+
 
 @dataclass(frozen=True)
 class Score:
@@ -61,6 +66,12 @@ def refuse_processed(reference: Sequence[str], path: Path) -> None:
             raise UserError(
                 f"line {number} of {path} is in subwords or tokens; give --reference the raw, untouched text"
             )
+
+
+def refuse_missing(data: Path) -> None:
+    """--data must be what fairseq-preprocess made."""
+    if not data.is_dir():
+        raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")
 
 
 def generate(
@@ -114,6 +125,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoints")
     parser.add_argument("--data", type=Path, required=True, metavar="BIN", help="binarised folder")
     parser.add_argument("--reference", type=Path, required=True, help="raw reference, one sentence a line")
+    add_decode_arguments(parser)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: a GPU where there is one")
+    parser.add_argument("--out", type=Path, help="folder for NAME.hyp.txt and NAME.score.json of each checkpoint")
+    parser.add_argument("--json", action="store_true", help="scores as JSON on standard output")
+
+
+def add_decode_arguments(parser: argparse._ActionsContainer) -> None:
+    """Which set to translate, and how."""
     parser.add_argument("--subset", default="test", help="set to translate (default test)")
     parser.add_argument("--beam", type=int, default=5, help="beam size (default 5)")
     parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default 1)")
@@ -121,17 +140,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-len-a", type=float, default=0.0, help="longest target: a * source length + b (default 0)"
     )
     parser.add_argument("--max-len-b", type=int, default=200, help="(default 200)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: a GPU where there is one")
-    parser.add_argument("--out", type=Path, help="folder for NAME.hyp.txt and NAME.score.json of each checkpoint")
-    parser.add_argument("--json", action="store_true", help="scores as JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     reference = read_lines(args.reference)
     refuse_processed(reference, args.reference)
-    if not args.data.is_dir():
-        raise UserError(f"there is no binarised folder {args.data}; make it with fairseq-preprocess")
-    decode = Decode(**{name: getattr(args, name) for name in Decode.__dataclass_fields__})
+    refuse_missing(args.data)
+    decode = Decode.of(args)
     scores = {}
     for checkpoint in args.checkpoint:
         hypotheses = generate(checkpoint, args.data, args.subset, decode, args.device or a_device())

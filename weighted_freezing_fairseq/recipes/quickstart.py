@@ -149,4 +149,4 @@ def _draw_curves(runs: Sequence[Run], folder: Path, pair: str) -> None:
     try:
         curves.draw(folder / "curves.csv", folder / "curves.png", title=pair)
     except ImportError:
-        say("no picture: matplotlib is missing; type: pip install 'weighted-freezing-fairseq[plot]'")
+        say(curves.NO_PICTURE)

@@ -294,11 +294,16 @@ def note_on(found: Score) -> list[str]:
 def write_tables(folder: Path, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """table.md, and table.csv with `rows` of equal keys."""
     write_atomically(folder / "table.md", text + "\n")
+    write_atomically(folder / "table.csv", as_csv(rows))
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`rows` of equal keys under a line of their names."""
     lines = io.StringIO(newline="")
     writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "table.csv", lines.getvalue())
+    return lines.getvalue()
 
 
 def mean(values: Sequence[float]) -> str:
