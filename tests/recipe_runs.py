@@ -32,8 +32,10 @@ def kill_when_there(goal, *words):
 
 
 def shortened(name, folder, updates, every, log_interval):
-    """A copy of configs/`name` in `folder` with few updates, validated, saved and logged every few."""
+    """A copy of configs/`name` in `folder`: a tiny model, with few updates, validated, saved and logged every few."""
     text = (CONFIGS / name).read_text()
+    text, models = re.subn(r"\{layers: .*\}", "{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}", text)
+    assert models == 2
     text = re.sub(r"max_update: \d+", f"max_update: {updates}", text)
     text = re.sub(r"(validate|save)_interval_updates: \d+", rf"\1_interval_updates: {every}", text)
     text = re.sub(r"log_interval: \d+", f"log_interval: {log_interval}", text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 
+from weighted_freezing_fairseq.core import pruning
 from weighted_freezing_fairseq.core.rules import as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +30,10 @@ def deviations() -> list[str]:
 
 def test_the_table_is_the_code():
     assert between("<!-- rules -->", "<!-- /rules -->") == as_markdown(), "paste the output of: wff rules --markdown"
+
+
+def test_the_table_of_pruning_methods_is_the_code():
+    assert between("<!-- pruning -->", "<!-- /pruning -->") == pruning.as_markdown()
 
 
 def test_every_deviation_is_listed():
@@ -53,6 +58,8 @@ def test_the_plain_loops_run_and_are_short():
     assert len(code.splitlines()) <= 10 and names["optimizer"].updates == 100
     _, names = run("<!-- passes -->", "<!-- /passes -->")
     assert names["sums"].divergence > 0 and names["alpha"] == 5
+    _, names = run("<!-- prune -->", "<!-- /prune -->")
+    assert names["pruning"].sparsity == pytest.approx(0.7, abs=1e-2)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(configs/[\w/]+|scripts/[\w.]+)`", README))))
@@ -60,17 +67,22 @@ def test_files_that_are_named_exist(path):
     assert (ROOT / path).exists()
 
 
+def adapter(path: str) -> type:
+    module, name = path.split(".")
+    return getattr(importlib.import_module(f"weighted_freezing_fairseq.plugin.{module}"), name)
+
+
 @pytest.mark.parametrize(
     ("section", "configs"),
-    [("optimizers", "FreezeConfig SageConfig FishConfig LfrConfig"),
-     ("criterions", "IntraDistillationConfig EwcConfig SelfDistillationConfig")],
+    [("optimizers", "optimizers.FreezeConfig optimizers.SageConfig optimizers.FishConfig optimizers.LfrConfig"),
+     ("criterions", "criterions.IntraDistillationConfig criterions.EwcConfig criterions.SelfDistillationConfig "
+                    "alignreg.AlignRegConfig")],
 )  # fmt: skip
 def test_every_option_is_named_with_its_default(section, configs):
-    module = importlib.import_module(f"weighted_freezing_fairseq.plugin.{section}")
     table = README.split(f"### {section.capitalize()}")[1].split("\n\n")[1]
     named = dict(re.findall(r"^\| `--([\w-]+)` \|([^|]*)\|", table, re.MULTILINE))
     named.pop(section.removesuffix("s"))
-    fields = {f.name: f for c in configs.split() for f in dataclasses.fields(getattr(module, c))}
+    fields = {f.name: f for path in configs.split() for f in dataclasses.fields(adapter(path))}
     known = {f.name for f in dataclasses.fields(LabelSmoothedCrossEntropyCriterionConfig)}
     known |= {"_name", "seed", "log_interval", "max_update"}
     assert {name.replace("-", "_") for name in named} == fields.keys() - known

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for folder in ("scripts", ".ci") for path in (ROOT / folder).rglob("*") if path.is_file())
-KNOWN = {*(f"scripts/{name}.sh" for name in ("setup", "test", "quickstart", "adapt", "self_distill")), ".ci/run"}
+NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative")
+KNOWN = {*(f"scripts/{name}.sh" for name in NAMES), ".ci/run"}
 ids = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 
 

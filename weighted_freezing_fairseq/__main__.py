@@ -21,6 +21,7 @@ COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
     "adapt": ("recipes.adapt", "adapt a model to a new domain and measure what it forgets"),
     "self-distill": ("recipes.self_distill", "teach a model by one of its own kind, round after round"),
+    "prune-iterative": ("recipes.prune_iterative", "prune a model step by step while it trains on, with every method"),
     "rules": ("rules_cli", "print the table of methods"),
     "doctor": ("doctor", "check this machine and say what to type where something is wrong"),
     "user-dir": ("user_dir", "print the path for fairseq's --user-dir"),
