@@ -30,7 +30,7 @@ _PUBLIC = {
     "quadratic_penalty": "core.losses",
     "adaptive_alpha": "core.schedules",
     "IterativePruning": "core.pruner",
-    "alignment": "core.losses",
+    "alignments": "core.losses",
 }
 __all__ = ["__version__", *_PUBLIC]
 

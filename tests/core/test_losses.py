@@ -1,5 +1,6 @@
 """Losses against numbers worked out by hand, against their formulas in float64, and in the cases that break others."""
 
+import functools
 import math
 
 import pytest
@@ -305,7 +306,7 @@ def pruned_pair():
 def test_alignment_is_the_mean_absolute_cosine_and_its_gradient_is_eq_5_as_it_should_be(pruned_pair):
     w, w_tilde = pruned_pair
     theta = w_tilde.clone().requires_grad_()
-    rho = losses.alignment(theta, w)
+    rho = losses.alignments([theta], [w])[0]
     by_hand = [
         abs(sum((w[i] * w_tilde[i]).tolist())) / (w[i].norm().item() * w_tilde[i].norm().item())
         for i in range(5)
@@ -320,25 +321,26 @@ def test_golden_value_of_the_alignment():
     # cos((3, 4), (4, 3)) = 24 / 25, cos((1, 0), (-2, 0)) = -1 counts as 1: the mean is 0.98. As one layer:
     # |12 + 12 - 2| / (sqrt(26) sqrt(29)) = 22 / 27.459.
     w, w_tilde = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[4.0, 3.0], [-2.0, 0.0]])
-    assert losses.alignment(w_tilde, w).item() == pytest.approx(0.98)
-    assert losses.alignment(w_tilde, w, "layer").item() == pytest.approx(22 / 27.459, abs=1e-5)
+    assert losses.alignments([w_tilde], [w])[0].item() == pytest.approx(0.98)
+    assert losses.alignments([w_tilde], [w], "layer")[0].item() == pytest.approx(22 / 27.459, abs=1e-5)
 
 
 @pytest.mark.parametrize("level", ["unit", "layer"])
 def test_alignment_passes_gradcheck_and_a_planted_error_does_not(pruned_pair, level, monkeypatch):
     w, w_tilde = pruned_pair
     theta = (w_tilde + 0.1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: losses.alignment(t, w, level), theta)
+    check = functools.partial(torch.autograd.gradcheck, lambda t: losses.alignments([t], [w], level), theta, rtol=1e-5)
+    assert check(atol=1e-8)
     right = losses._Alignment.backward
-    planted = staticmethod(lambda ctx, scale: right(ctx, scale * 1.001))
+    planted = staticmethod(lambda ctx, scales: right(ctx, scales * 1.001))
     monkeypatch.setattr(losses._Alignment, "backward", planted)
-    assert not torch.autograd.gradcheck(lambda t: losses.alignment(t, w, level), theta, raise_exception=False)
+    assert not check(atol=1e-8, raise_exception=False)
 
 
 def test_alignment_is_one_for_the_reference_whatever_its_scale_and_has_no_gradient_there(pruned_pair):
     w, _ = pruned_pair
     theta = (-2.5 * w).requires_grad_()
-    rho = losses.alignment(theta, w)
+    rho = losses.alignments([theta], [w])[0]
     rho.backward()
     assert rho.item() == pytest.approx(1) and theta.grad.abs().max() < 1e-12
 
@@ -346,10 +348,10 @@ def test_alignment_is_one_for_the_reference_whatever_its_scale_and_has_no_gradie
 def test_alignment_of_a_half_precision_copy_is_that_of_the_weight(pruned_pair):
     w, w_tilde = (t.float() for t in pruned_pair)
     half = w_tilde.bfloat16().requires_grad_()
-    rho = losses.alignment(half, w, exact=w_tilde)
+    rho = losses.alignments([half], [w], exacts=[w_tilde])[0]
     rho.backward()
     exact = w_tilde.clone().requires_grad_()
-    expected = losses.alignment(exact, w)
+    expected = losses.alignments([exact], [w])[0]
     expected.backward()
     assert rho.item() == expected.item() and torch.equal(half.grad, exact.grad.bfloat16())
 
@@ -358,7 +360,7 @@ def test_large_matrices_are_aligned_in_blocks():
     generator = torch.Generator().manual_seed(5)
     w, w_tilde = (torch.randn(300, 700, generator=generator) for _ in range(2))
     expected = torch.nn.functional.cosine_similarity(w, w_tilde, dim=1).abs().mean()
-    torch.testing.assert_close(losses.alignment(w_tilde, w), expected)
+    torch.testing.assert_close(losses.alignments([w_tilde], [w])[0], expected)
 
 
 @pytest.mark.parametrize(("fisher", "anchor"), [(True, True), (False, True), (True, False), (False, False)])
@@ -372,3 +374,22 @@ def test_a_quadratic_penalty_may_leave_out_fisher_or_anchor(fisher, anchor):
     torch.testing.assert_close(penalty.detach(), (weight * difference**2).sum() / 2)
     penalty.backward()
     torch.testing.assert_close(theta.grad, weight * difference)
+
+
+def test_the_c_twin_of_the_alignment_is_the_torch_path_up_to_rounding(monkeypatch):
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(1, 1), (3, 17), (40, 5000), (16, 1024)]
+    pairs = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2)]
+    pairs[0][1][1] = 0
+    found = {}
+    for name in ("native", "torch"):
+        if name == "torch":
+            monkeypatch.setattr(losses.native, "ready", lambda pairs: False)
+        for level in ("unit", "layer"):
+            thetas = [w.clone().requires_grad_() for w in pairs[0]]
+            rho = losses.alignments(thetas, pairs[1], level)
+            (rho * torch.tensor([1.0, -2.0, 3.0, 0.5])).sum().backward()
+            found[name, level] = [rho.detach().double(), *(theta.grad for theta in thetas)]
+    for level in ("unit", "layer"):
+        for mine, its in zip(found["native", level], found["torch", level], strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)

@@ -18,7 +18,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     parent = shortened("toy/standard.yaml", tmp_path / "parent", updates=6, every=6, log_interval=2)
     yaml = shortened("prune/alignreg.yaml", configs, updates=10, every=5, log_interval=2)
-    yaml.write_text(yaml.read_text().replace("prune_interval: 40", "prune_interval: 2"))
+    yaml.write_text(yaml.read_text().replace("prune_interval: 30", "prune_interval: 2"))
     words = ["prune-iterative", "--configs", configs, "--parent-config", parent, "--out", out, "--pair", "nl-en"]
     words += ["--device", "cpu", "--methods", "magnitude,random_global", "--alignreg", "none,cosine", "--sparsity", 0.4]
     folder = out / "nl-en"

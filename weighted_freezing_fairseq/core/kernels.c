@@ -1,4 +1,4 @@
-/* weighted_freeze and sage in one pass over weight and gradient, bit for bit as in torch.
+/* weighted_freeze and sage in one pass over weight and gradient, bit for bit as in torch; masks and alignment of pruning.
  *
  * weighted_freeze, the fast twin of rules._freeze:
  * For each tensor: lo and hi of the importance (first pass), then grad *= keep (second pass, from the cache), with the
@@ -163,4 +163,69 @@ static void restore_one(float *restrict w, const float *restrict old, const uint
 
 void wff_restore(int64_t count, const int64_t *n, float **w, const float **old, const uint8_t **mask) {
     for (int64_t t = 0; t < count; t++) restore_one(w[t], old[t], mask[t], n[t]);
+}
+
+/* x <- 0 where mask is 0; a NaN stays, or an overflow would go unseen */
+CLONES
+static void mask_one(float *restrict x, const uint8_t *restrict mask, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] *= (float)mask[i];
+}
+
+void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) {
+    for (int64_t t = 0; t < count; t++) mask_one(x[t], mask[t], n[t]);
+}
+
+/* alignment, the fast twin of losses._row_sums and losses._aligned_grad: what a cosine of two rows is made of, and its
+ * gradient. Sums need lanes of their own to be vectorised, and are emptied into double before they lose digits. */
+enum { LANES = 16, EMPTIED = 4096 };
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+
+CLONES
+static void row_sums_of(const float *restrict w, const float *restrict r, int64_t columns, double *restrict sums) {
+    for (int64_t start = 0; start < columns; start += EMPTIED) {
+        const int64_t stop = start + EMPTIED < columns ? start + EMPTIED : columns;
+        lanes dot = {0}, own = {0}, other = {0}, a, b;
+        int64_t j = start;
+        for (; j + LANES <= stop; j += LANES) {
+            memcpy(&a, w + j, sizeof a);
+            memcpy(&b, r + j, sizeof b);
+            dot += a * b;
+            own += a * a;
+            other += b * b;
+        }
+        for (; j < stop; j++) {
+            dot[0] += w[j] * r[j];
+            own[0] += w[j] * w[j];
+            other[0] += r[j] * r[j];
+        }
+        for (int k = 0; k < LANES; k++) {
+            sums[0] += dot[k];
+            sums[1] += own[k];
+            sums[2] += other[k];
+        }
+    }
+}
+
+/* for each row: sums of w * r, w * w, r * r */
+void wff_row_sums(int64_t count, const int64_t *n, const float **w, const float **r, const int64_t *columns,
+                  double **sums) {
+    for (int64_t t = 0; t < count; t++)
+        for (int64_t row = 0; row * columns[t] < n[t]; row++)
+            row_sums_of(w[t] + row * columns[t], r[t] + row * columns[t], columns[t], sums[t] + 3 * row);
+}
+
+CLONES
+static void aligned_grad_of(const float *restrict w, const float *restrict r, int64_t columns, float toward, float along,
+                            float *restrict grad) {
+    for (int64_t j = 0; j < columns; j++) grad[j] = toward * r[j] - along * w[j];
+}
+
+/* for each row: toward * r - along * w */
+void wff_aligned_grad(int64_t count, const int64_t *n, const float **w, const float **r, const int64_t *columns,
+                      const float **factors, float **grad) {
+    for (int64_t t = 0; t < count; t++)
+        for (int64_t row = 0; row * columns[t] < n[t]; row++) {
+            const int64_t at = row * columns[t];
+            aligned_grad_of(w[t] + at, r[t] + at, columns[t], factors[t][2 * row], factors[t][2 * row + 1], grad[t] + at);
+        }
 }

@@ -6,7 +6,7 @@ at a time.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import native
 from .scope import CPU_BLOCK, blocks
 
 
@@ -104,44 +105,69 @@ def quadratic_penalty(
 
 
 class _Alignment(torch.autograd.Function):
-    """Mean absolute cosine of the rows of two matrices, with its gradient by the first."""
+    """Mean absolute cosine of the rows of each pair of matrices, with the gradient by the first of each pair."""
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, exact: Tensor, reference: Tensor) -> Tensor:
-        rows = max(1, _block(exact) // max(1, exact.shape[1]))
-        parts = []
-        for w, r in zip(exact.split(rows), reference.split(rows), strict=True):
-            parts.append(torch.stack([(w * r).sum(1), w.square().sum(1), r.square().sum(1)]))
-        dot, own, other = torch.cat(parts, 1)
-        norms = (own * other).sqrt()
-        cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction: 0, and no gradient
-        ctx.save_for_backward(exact, reference, cosine, own, norms)
-        ctx.dtype = theta.dtype
-        return cosine.abs().mean()
+    def forward(ctx: Any, exacts: Sequence[Tensor], references: Sequence[Tensor], *thetas: Tensor) -> Tensor:
+        pairs = list(zip(exacts, references, strict=True))
+        ctx.native = native.ready(pairs)
+        ctx.pairs, ctx.cosines, means = pairs, [], []
+        for sums in native.row_sums(pairs) if ctx.native else [_row_sums(*pair) for pair in pairs]:
+            dot, own, other = sums.unbind(1)
+            norms = (own * other).sqrt()
+            cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction
+            ctx.cosines.append((cosine, own, norms))
+            means.append(cosine.abs().mean())
+        ctx.dtypes = [theta.dtype for theta in thetas]
+        return torch.stack(means).to(torch.promote_types(exacts[0].dtype, torch.float32))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
         # DEVIATION: O'Neill et al. print in eq. 5, as the derivative of eq. 2: W~ where W belongs in the first term, W
         # where W~ belongs in the second, the cube on the norm of W and not of W~, 1 / (N - 1) for 1 / N, and a sum over
         # units though an element belongs to one. The derivative of eq. 2 by an element of unit i is used:
         # 1/N sign(W_i . W~_i) (W_i / (|W_i| |W~_i|) - W~_i (W_i . W~_i) / (|W_i| |W~_i|^3)).
-        exact, reference, cosine, own, norms = ctx.saved_tensors
-        sign = cosine.sign() * (scale / len(cosine))
-        toward = torch.where(norms > 0, sign / norms, 0)
-        along = torch.where(own > 0, sign * cosine / own, 0)
-        grad = (reference * toward[:, None]).addcmul_(exact, along[:, None], value=-1)
-        return grad.to(ctx.dtype), None, None
+        factors = []
+        for (cosine, own, norms), scale in zip(ctx.cosines, scales, strict=True):
+            sign = cosine.sign() * (scale / len(cosine))
+            toward = torch.where(norms > 0, sign / norms, 0)
+            factors.append(torch.stack([toward, torch.where(own > 0, sign * cosine / own, 0)], 1))
+        if ctx.native:
+            grads = native.aligned_grad(ctx.pairs, factors)
+        else:
+            grads = [_aligned_grad(w, r, factor) for (w, r), factor in zip(ctx.pairs, factors, strict=True)]
+        return None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
 
 
-def alignment(theta: Tensor, reference: Tensor, level: str = "unit", exact: Tensor | None = None) -> Tensor:
-    """Mean over units of |cos(W_i, W~_i)| (O'Neill et al. 2021, eq. 2), with its gradient by theta = W~.
+def _row_sums(w: Tensor, r: Tensor) -> Tensor:
+    """The sums over each row of w r, w^2 and r^2: (rows, 3)."""
+    rows = max(1, _block(w) // max(1, w.shape[1]))
+    parts = zip(w.split(rows), r.split(rows), strict=True)
+    return torch.cat([torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)], 1) for a, b in parts])
 
-    theta, reference: (units, inputs), as torch keeps a layer; the paper's columns are these rows. level `layer`: one
-    cosine of the whole matrices. exact: as in `quadratic_penalty`. A unit without any weight counts as 0.
+
+def _aligned_grad(w: Tensor, r: Tensor, factors: Tensor) -> Tensor:
+    """toward r - along w, with (toward, along) of each row in `factors`."""
+    toward, along = factors.to(w.dtype).unbind(1)
+    return (r * toward[:, None]).addcmul_(w, along[:, None], value=-1)
+
+
+def alignments(
+    thetas: Sequence[Tensor],
+    references: Sequence[Tensor],
+    level: str = "unit",
+    exacts: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """For each layer the mean over its units of |cos(W_i, W~_i)| (O'Neill et al. 2021, eq. 2), with its gradient by W~.
+
+    thetas, references: W~ and W of each layer, (units, inputs) as torch keeps it; the paper's columns are these rows.
+    level `layer`: one cosine of the whole matrices. exacts: the thetas in the precision of the references, where these
+    are half-precision copies. A unit without any weight counts as 0. Eq. 3 is the cross entropy - lambda times the mean
+    of the result.
     """
-    weights = [theta, theta if exact is None else exact, reference]
+    exacts = [t.detach() for t in (thetas if exacts is None else exacts)]
     if level == "layer":
-        weights = [weight.reshape(1, -1) for weight in weights]
-    mean: Tensor = _Alignment.apply(*weights)  # type: ignore[no-untyped-call]
-    return mean
+        thetas, exacts, references = ([t.reshape(1, -1) for t in each] for each in (thetas, exacts, references))
+    found: Tensor = _Alignment.apply(exacts, references, *thetas)  # type: ignore[no-untyped-call]
+    return found

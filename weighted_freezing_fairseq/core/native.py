@@ -1,7 +1,8 @@
-"""The C twins of `weighted_freeze` and `sage`, compiled on first use, loaded with ctypes; absent without a compiler.
+"""The C twins of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
 
 A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs half a second and is
-kept in the user's cache. Whoever calls must be ready for None: the torch path of `guided.py` gives the same bits.
+kept in the user's cache. Whoever calls must be ready for None: the torch path beside each twin gives the same bits (the
+sums of `row_sums`: up to rounding).
 `WFF_NATIVE=0` switches it off. Left out on purpose: other devices and other dtypes than float32.
 """
 
@@ -67,7 +68,7 @@ def load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    for name in ("ranges", "freeze", "scale", "advance", "restore"):
+    for name in ("ranges", "freeze", "scale", "advance", "restore", "mask", "row_sums", "aligned_grad"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -181,17 +182,48 @@ def scale_(
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
-    _on_triples("wff_advance", changes)
+    _on_columns("wff_advance", changes)
 
 
 def restore_(held: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old where the mask is 0, for each (weight, old, mask)."""
-    _on_triples("wff_restore", held)
+    _on_columns("wff_restore", held)
 
 
-def _on_triples(kernel: str, triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+def mask_(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """tensor *= mask for each (tensor, bool mask) of one shape."""
+    _on_columns("wff_mask", pairs)
+
+
+def row_sums(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """For each (w, r) of matrices: the sums over each row of w r, w^2 and r^2, (rows, 3) in float64."""
+    sums = [torch.zeros(w.shape[0], 3, dtype=torch.float64) for w, _ in pairs]
+    _on_matrices("wff_row_sums", pairs, [(s,) for s in sums])
+    return sums
+
+
+def aligned_grad(pairs: Sequence[tuple[Tensor, Tensor]], factors: Sequence[Tensor]) -> list[Tensor]:
+    """toward r - along w for each (w, r) of matrices, with (toward, along) of each row in `factors` (rows, 2)."""
+    grads = [torch.empty_like(w) for w, _ in pairs]
+    factors = [factor.float().contiguous() for factor in factors]
+    _on_matrices("wff_aligned_grad", pairs, list(zip(factors, grads, strict=True)))
+    return grads
+
+
+def _on_matrices(kernel: str, pairs: Sequence[tuple[Tensor, Tensor]], more: Sequence[tuple[Tensor, ...]]) -> None:
+    weights, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def work(share: list[int]) -> None:
+        widths = (ctypes.c_int64 * len(share))(*(weights[i].shape[1] for i in share))
+        added = [_at([tensors[k] for tensors in more], share) for k in range(len(more[0]))]
+        getattr(_loaded(), kernel)(*_sizes(weights, share), _at(weights, share), _at(others, share), widths, *added)
+
+    _on_shares(weights, work)
+
+
+def _on_columns(kernel: str, tuples: Sequence[tuple[Tensor, ...]]) -> None:
     kernels = _loaded()
-    columns = [[triple[k] for triple in triples] for k in range(3)]
+    columns = [[tensors[k] for tensors in tuples] for k in range(len(tuples[0]))]
 
     def work(share: list[int]) -> None:
         getattr(kernels, kernel)(*_sizes(columns[0], share), *(_at(column, share) for column in columns))

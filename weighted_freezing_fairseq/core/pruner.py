@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import native
 from .gates import Gates
 from .losses import quadratic_penalty
 from .pruning import METHODS, Layer, scores_of, select
@@ -96,7 +97,7 @@ class IterativePruning:
         if self._gates is not None:
             self._gates.open(self.masks, self.updates + 1)
 
-    def penalty(self) -> Tensor | float:
+    def penalty(self) -> Tensor:
         """What the method adds to the loss."""
         if self._gates is not None:
             return self._gates.penalty
@@ -106,14 +107,12 @@ class IterativePruning:
                 for seen, slot in zip(self.seen, self.slots, strict=True)
             ]
             return 2 * self.strength * torch.stack(terms).sum()
-        return 0.0
+        return torch.zeros(())
 
     def mask_gradients(self) -> None:
         """After the backward passes: the gradient of the pruned network, which is zero at what is pruned."""
         if self.masks:
-            for slot in self.seen:
-                if slot.grad is not None:
-                    slot.grad.mul_(self.masks[slot.name])
+            _mask_((grad, self.masks[slot.name]) for slot in self.seen if (grad := slot.grad) is not None)
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
@@ -131,8 +130,7 @@ class IterativePruning:
         if self._gates is not None:
             self._gates.after_step(self.masks)
         elif self.masks:
-            for slot in self.slots:
-                slot.weight.mul_(self.masks[slot.name])
+            _mask_((slot.weight, self.masks[slot.name]) for slot in self.slots)
 
     def settle(self) -> None:
         """Whatever became of the last update: the weights are the pruned network, for validation and checkpoints."""
@@ -192,3 +190,13 @@ class IterativePruning:
         self._count()
         if self._gates is not None:
             self._gates.load_state(own["gates"])
+
+
+def _mask_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """tensor *= mask for each pair, by the C twin where that reads the tensors."""
+    pairs = list(pairs)
+    if native.ready((tensor, tensor) for tensor, _ in pairs):
+        native.mask_(pairs)
+    else:
+        for tensor, mask in pairs:
+            tensor.mul_(mask)

@@ -12,17 +12,14 @@ from typing import Any, Optional
 
 import torch
 from fairseq import checkpoint_utils
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.dataclass import ChoiceEnum
 from fairseq.trainer import Trainer
 from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.losses import alignment, quadratic_penalty
+from ..core.losses import alignments, quadratic_penalty
 from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
@@ -119,25 +116,23 @@ class AlignReg(GuidedCriterion):
         if self._pruning is not None:
             self._begun = self._begun or self._over()
             self._pruning.begin_update()
-        loss, _, logged = LabelSmoothedCrossEntropyCriterion.forward(self, model, sample)
-        logged["ce_loss"] = logged["loss"]
-        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
+        # Before the model's pass, see `penalised`.
+        terms = {}
         if self._aligned:
-            term = self.cfg.alignreg_lambda * self._distance() * sample_size
-            loss, logged["alignreg"] = loss + term, term.detach()
+            terms["alignreg"] = self.cfg.alignreg_lambda * self._distance()
+        if self._pruning is not None and self._pruning.method.penalty:
+            terms["prune_penalty"] = self._pruning.penalty()
+        loss, logged = self.penalised(model, sample, sample_size, terms)
         if self._pruning is not None:
-            if self._pruning.method.penalty:
-                term = self._pruning.penalty() * sample_size
-                loss, logged["prune_penalty"] = loss + term, term.detach()
             logged["sparsity"] = self._pruning.sparsity * sample_size
         return loss, logged
 
     def _distance(self) -> Tensor:
         """What --alignreg-lambda multiplies: minus the mean cosine (eq. 3), or the squared distance (eq. 6)."""
         if str(self.cfg.alignreg) == "cosine":
-            level = str(self.cfg.alignreg_level)
-            cosines = [alignment(p, self._reference[s.name], level, s.weight) for p, s in self._layers]
-            return -torch.stack(cosines).mean()
+            thetas, exacts = [parameter for parameter, _ in self._layers], [slot.weight for _, slot in self._layers]
+            references = [self._reference[slot.name] for _, slot in self._layers]
+            return -alignments(thetas, references, str(self.cfg.alignreg_level), exacts).mean()
         halves = [quadratic_penalty(p, None, self._reference[s.name], s.weight) for p, s in self._layers]
         return 2 * torch.stack(halves).sum()
 

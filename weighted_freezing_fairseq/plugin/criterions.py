@@ -129,6 +129,21 @@ class GuidedCriterion(LabelSmoothedCrossEntropyCriterion):
             logged |= {"n_correct": sums.correct, "total": len(rows)}
         return sums.loss, logged
 
+    def penalised(
+        self, model: nn.Module, sample: dict[str, Any], sample_size: Any, terms: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """fairseq's cross entropy and `terms` of the weights alone, each logged under its name.
+
+        The terms were made before the model's pass: autograd takes what was made last first, so that their gradients,
+        as large as the weights, come when the activations are gone.
+        """
+        loss, _, logged = LabelSmoothedCrossEntropyCriterion.forward(self, model, sample)
+        logged["ce_loss"] = logged["loss"]
+        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
+        for name, term in terms.items():
+            loss, logged[name] = loss + term * sample_size, term.detach() * sample_size
+        return loss, logged
+
     # What the trainer tells, see trainers.py.
 
     @property
@@ -299,26 +314,19 @@ class Ewc(GuidedCriterion):
         return int(self.trainer.get_num_updates()) + 1
 
     @property
-    def penalised(self) -> bool:
+    def active(self) -> bool:
         """Whether the update that is being made has the penalty."""
         return self.update >= self.start and bool(self._anchor)
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
-        loss, _, logged = LabelSmoothedCrossEntropyCriterion.forward(self, model, sample)
-        penalty = loss.new_zeros(())
-        if self.penalised:
-            penalty = (
-                self.cfg.ewc_lambda
-                * torch.stack(
-                    [
-                        quadratic_penalty(parameter, self._fisher[slot.name], self._anchor[slot.name], slot.weight)
-                        for parameter, slot in self._weights
-                    ]
-                ).sum()
-            )
-        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
-        logged |= {"ce_loss": logged["loss"], "ewc": penalty.detach() * sample_size}
-        return loss + penalty * sample_size, logged
+        penalty = torch.zeros((), device=sample["target"].device)
+        if self.active:
+            halves = [
+                quadratic_penalty(parameter, self._fisher[slot.name], self._anchor[slot.name], slot.weight)
+                for parameter, slot in self._weights
+            ]
+            penalty = self.cfg.ewc_lambda * torch.stack(halves).sum()
+        return self.penalised(model, sample, sample_size, {"ewc": penalty})
 
     def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
         if self.neutral:
@@ -349,7 +357,7 @@ class Ewc(GuidedCriterion):
         # would feed on itself and grow without bound.
         if self.update < self.start - 1:
             return
-        active = self.penalised
+        active = self.active
         for _, slot in self._weights:
             if slot.name not in self._anchor:
                 self._anchor[slot.name] = torch.empty_like(slot.weight, dtype=torch.float32)
