@@ -112,6 +112,25 @@ def test_nan_and_infinite_gradients_stay_visible():
         assert grad[3:].isfinite().all()
 
 
+def test_masks_are_those_of_torch_and_hide_no_overflow():
+    generator = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(shape, generator=generator) for shape in ((0,), (3,), (100, 77))]
+    tensors[1][1] = torch.nan
+    masks = [torch.rand(t.shape, generator=generator) < 0.5 for t in tensors]
+    masks[1][:] = False
+    expected = [t * mask for t, mask in zip(tensors, masks, strict=True)]
+    native.mask_(list(zip(tensors, masks, strict=True)))
+    for mine, its in zip(tensors, expected, strict=True):
+        torch.testing.assert_close(mine, its, rtol=0, atol=0, equal_nan=True)
+    assert tensors[1][1].isnan()
+
+
+def test_of_nothing_nothing_is_made():
+    native.mask_([])
+    native.restore_([])
+    assert native.row_sums([]) == [] == native.aligned_grad([], [])
+
+
 def test_other_devices_dtypes_and_layouts_are_left_to_torch():
     x = torch.zeros(4, 4)
     assert native.suits(x, x)

@@ -222,13 +222,13 @@ def _on_matrices(kernel: str, pairs: Sequence[tuple[Tensor, Tensor]], more: Sequ
 
 
 def _on_columns(kernel: str, tuples: Sequence[tuple[Tensor, ...]]) -> None:
-    kernels = _loaded()
-    columns = [[tensors[k] for tensors in tuples] for k in range(len(tuples[0]))]
+    columns = list(zip(*tuples, strict=True))
 
     def work(share: list[int]) -> None:
-        getattr(kernels, kernel)(*_sizes(columns[0], share), *(_at(column, share) for column in columns))
+        getattr(_loaded(), kernel)(*_sizes(columns[0], share), *(_at(column, share) for column in columns))
 
-    _on_shares(columns[0], work)
+    if columns:
+        _on_shares(columns[0], work)
 
 
 def _loaded() -> ctypes.CDLL:

@@ -185,8 +185,12 @@ class IterativePruning:
                 f"this state is of pruning by {own['method']!r}, but this run prunes by {self.method.name!r}"
             )
         self.steps, self.updates = int(own["steps"]), int(own["updates"])
-        self.masks = {s.name: unpack_bits(own["masks"][s.name], s.shape) for s in self.slots if s.name in own["masks"]}
-        self.masks = {slot.name: self.masks[slot.name].to(slot.parameter.device) for slot in self.slots if self.masks}
+        packed = own["masks"]
+        self.masks = {
+            slot.name: unpack_bits(packed[slot.name], slot.shape).to(slot.parameter.device)
+            for slot in self.slots
+            if packed
+        }
         self._count()
         if self._gates is not None:
             self._gates.load_state(own["gates"])
