@@ -242,13 +242,18 @@ def subject_of(
 
 
 def _stand_ins(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
-    """For what a YAML leaves open, Fisher information, a mask or a teacher: random numbers, cost depends on none."""
+    """For what a YAML and `overrides` leave open, Fisher information, a mask or a teacher: random numbers.
+
+    No cost depends on them.
+    """
     import torch
 
     from ..core import scope, snapshot
     from ..plugin.runs import build_trainer, load_config
 
+    given = {override.split("=")[0] for override in overrides}
     files = {f"{section}.{key}": folder / f"{key}.pt" for section, key in open_settings(config)}
+    files = {name: path for name, path in files.items() if name not in given}
     if not files:
         return []
     cfg = load_config(config, [*overrides, *(f"{name}=unused" for name in files)])
