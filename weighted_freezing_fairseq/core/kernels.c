@@ -176,33 +176,23 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
 }
 
 /* alignment, the fast twin of losses._row_sums and losses._aligned_grad: what a cosine of two rows is made of, and its
- * gradient. Sums need lanes of their own to be vectorised, and are emptied into double before they lose digits. */
-enum { LANES = 16, EMPTIED = 4096 };
-typedef float lanes __attribute__((vector_size(4 * LANES)));
+ * gradient. A sum may be taken in any order, so that it can be vectorised, and goes into double before it loses digits. */
+enum { SUMMED = 4096 };
 
 CLONES
 static void row_sums_of(const float *restrict w, const float *restrict r, int64_t columns, double *restrict sums) {
-    for (int64_t start = 0; start < columns; start += EMPTIED) {
-        const int64_t stop = start + EMPTIED < columns ? start + EMPTIED : columns;
-        lanes dot = {0}, own = {0}, other = {0}, a, b;
-        int64_t j = start;
-        for (; j + LANES <= stop; j += LANES) {
-            memcpy(&a, w + j, sizeof a);
-            memcpy(&b, r + j, sizeof b);
-            dot += a * b;
-            own += a * a;
-            other += b * b;
+    for (int64_t start = 0; start < columns; start += SUMMED) {
+        const int64_t stop = start + SUMMED < columns ? start + SUMMED : columns;
+        float dot = 0, own = 0, other = 0;
+#pragma omp simd reduction(+ : dot, own, other)
+        for (int64_t j = start; j < stop; j++) {
+            dot += w[j] * r[j];
+            own += w[j] * w[j];
+            other += r[j] * r[j];
         }
-        for (; j < stop; j++) {
-            dot[0] += w[j] * r[j];
-            own[0] += w[j] * w[j];
-            other[0] += r[j] * r[j];
-        }
-        for (int k = 0; k < LANES; k++) {
-            sums[0] += dot[k];
-            sums[1] += own[k];
-            sums[2] += other[k];
-        }
+        sums[0] += dot;
+        sums[1] += own;
+        sums[2] += other;
     }
 }
 

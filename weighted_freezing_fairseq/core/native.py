@@ -30,7 +30,16 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_FLAGS = (
+    "-O3",
+    "-std=gnu11",
+    "-fPIC",
+    "-shared",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp-simd",
+)
 _METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in kernels.c
 
 
