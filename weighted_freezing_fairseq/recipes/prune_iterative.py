@@ -62,19 +62,23 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
     prepare(args.pair, folder)
     parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents, {machine.jobs} at a time, on {machine.device}")
-    machine.map(lambda run: train(run, parent_config, data, args.pair, machine), parents)
+
+    def begin(run: Run) -> Score:
+        train(run, parent_config, data, args.pair, machine)
+        return evaluate(run, data, reference, machine)
+
+    scores = dict(zip(parents, machine.map(begin, parents), strict=True))
     say(f"pruning {len(children)} times to {100 * args.sparsity:g} % while training on")
 
-    def prune(run: Run) -> None:
+    def prune(run: Run) -> Score:
         method, kind = children[run]
         criterion = {"prune": method, "alignreg": kind, "prune_target": args.sparsity}
         start = {"finetune_from_model": str(parents[run.seed - 1].checkpoint)}
         config = args.configs.resolve() / _YAML
         train(run, config, data, args.pair, machine, {"criterion": criterion, "checkpoint": start})
-        evaluate(run, data, reference, machine)
+        return evaluate(run, data, reference, machine)
 
-    machine.map(prune, children)
-    scores = {run: evaluate(run, data, reference, machine) for run in (*parents, *children)}
+    scores |= dict(zip(children, machine.map(prune, children), strict=True))
     shares = {run: pruned_share(run.checkpoint) for run in children}
     text, rows = table(scores, shares, children, args.pair)
     write_tables(folder, text, rows)
