@@ -14,7 +14,7 @@ from torch import Tensor
 from . import native
 from .masks import stream_key, uniform
 from .rules import RULES, Given, Rule
-from .scope import CPU_BLOCK, Slot, blocks
+from .scope import Slot, block_size, blocks
 from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row, statistics
 
 NORMS = ("tensor", "global")
@@ -238,8 +238,7 @@ def _advance_(changes: Sequence[Change]) -> None:
         native.advance_(changes)
         return
     for change in changes:
-        size = CPU_BLOCK if change.weight.device.type == "cpu" else change.weight.numel()
-        for _, (weight, old, factor) in blocks(change.weight.numel(), size, *change):
+        for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):
             end = weight.to(factor.dtype)
             step = end - old.to(factor.dtype)
             weight.copy_(torch.where(factor < 0.5, old + factor * step, end - (1 - factor) * step))

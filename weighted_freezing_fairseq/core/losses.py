@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import native
-from .scope import CPU_BLOCK, blocks
+from .scope import block_size, blocks
 
 
 def label_smoothed(log_p: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -72,7 +72,7 @@ class _Penalty(torch.autograd.Function):
         ctx.dtype = theta.dtype
         parts = []
         for _, (t, *given) in blocks(
-            exact.numel(), _block(exact), exact, *(x for x in (fisher, anchor) if x is not None)
+            exact.numel(), block_size(exact), exact, *(x for x in (fisher, anchor) if x is not None)
         ):
             square = t.square() if anchor is None else (t - given[-1]).square_()
             parts.append((square if fisher is None else square.mul_(given[0])).sum())
@@ -85,10 +85,6 @@ class _Penalty(torch.autograd.Function):
         grad = exact.clone() if anchor is None else exact - anchor
         grad = grad if fisher is None else grad.mul_(fisher)
         return grad.mul_(scale).to(ctx.dtype), None, None, None
-
-
-def _block(tensor: Tensor) -> int:
-    return CPU_BLOCK if tensor.device.type == "cpu" else tensor.numel()
 
 
 def quadratic_penalty(
@@ -142,7 +138,7 @@ class _Alignment(torch.autograd.Function):
 
 def _row_sums(w: Tensor, r: Tensor) -> Tensor:
     """The sums over each row of w r, w^2 and r^2: (rows, 3)."""
-    rows = max(1, _block(w) // max(1, w.shape[1]))
+    rows = max(1, block_size(w) // max(1, w.shape[1]))
     parts = zip(w.split(rows), r.split(rows), strict=True)
     return torch.cat([torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)], 1) for a, b in parts])
 

@@ -78,7 +78,9 @@ class IterativePruning:
         self._elapsed = elapsed or (lambda: self.updates)
         self._pruned = pruned
         self._scores: dict[str, Tensor] = {}
-        self._gates = Gates(self.slots, self.seen, self.strength, gate_lr, seed) if method == "l0" else None
+        self._gates = (
+            Gates(self.slots, self.seen, self.strength, gate_lr, seed) if self.method.penalty == "l0" else None
+        )
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Prune in the steps of `optimizer`, which holds the weights in `slots`."""

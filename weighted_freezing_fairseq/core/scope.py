@@ -92,6 +92,11 @@ class Slot:
         return tensor if self.start is None else tensor[self.start : self.start + len(self)].view(self.shape)
 
 
+def block_size(tensor: Tensor) -> int:
+    """How many numbers of `tensor` to work on at a time: what stays in a CPU's cache, all on other devices."""
+    return CPU_BLOCK if tensor.device.type == "cpu" else tensor.numel()
+
+
 def blocks(count: int, size: int, *tensors: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """Views of `tensors`, all of `count` numbers, `size` numbers at a time, each with the position of its first.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .importance import METRICS
 from .rules import RULES, Rule, rule_of
-from .scope import CPU_BLOCK, Slot, blocks
+from .scope import Slot, block_size, blocks
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +140,8 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
 
     def _blocks(self, slot: Slot, *more: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
         """Weight, gradient and `more` of a slot, a block at a time, with the position of each block."""
-        size = CPU_BLOCK if slot.parameter.device.type == "cpu" else len(slot)
-        return blocks(len(slot), size, slot.weight, gradient(slot), *more)
+        weight = slot.weight
+        return blocks(len(slot), block_size(weight), weight, gradient(slot), *more)
 
     def _scores(self, weight: Tensor, grad: Tensor) -> Tensor:
         """I, in float32 at least: half precision cannot hold a square of a gradient."""
