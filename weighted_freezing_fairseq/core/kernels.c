@@ -175,8 +175,8 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
     for (int64_t t = 0; t < count; t++) mask_one(x[t], mask[t], n[t]);
 }
 
-/* alignment, the fast twin of losses._row_sums and losses._aligned_grad: what a cosine of two rows is made of, and its
- * gradient. A sum may be taken in any order, so that it can be vectorised, and goes into double before it loses digits. */
+/* alignment, the fast twin of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any
+ * order, so that it can be vectorised, and goes into double before it loses digits. */
 enum { SUMMED = 4096 };
 
 CLONES
@@ -202,20 +202,4 @@ void wff_row_sums(int64_t count, const int64_t *n, const float **w, const float 
     for (int64_t t = 0; t < count; t++)
         for (int64_t row = 0; row * columns[t] < n[t]; row++)
             row_sums_of(w[t] + row * columns[t], r[t] + row * columns[t], columns[t], sums[t] + 3 * row);
-}
-
-CLONES
-static void aligned_grad_of(const float *restrict w, const float *restrict r, int64_t columns, float toward, float along,
-                            float *restrict grad) {
-    for (int64_t j = 0; j < columns; j++) grad[j] = toward * r[j] - along * w[j];
-}
-
-/* for each row: toward * r - along * w */
-void wff_aligned_grad(int64_t count, const int64_t *n, const float **w, const float **r, const int64_t *columns,
-                      const float **factors, float **grad) {
-    for (int64_t t = 0; t < count; t++)
-        for (int64_t row = 0; row * columns[t] < n[t]; row++) {
-            const int64_t at = row * columns[t];
-            aligned_grad_of(w[t] + at, r[t] + at, columns[t], factors[t][2 * row], factors[t][2 * row + 1], grad[t] + at);
-        }
 }

@@ -101,39 +101,23 @@ def quadratic_penalty(
 
 
 class _Alignment(torch.autograd.Function):
-    """Mean absolute cosine of the rows of each pair of matrices, with the gradient by the first of each pair."""
+    """Mean absolute cosine of the rows of two matrices, found by `alignments`, with the gradient by the first.
+
+    One node a matrix: the gradient is added while it is in the cache, and never are those of all matrices held at once.
+    """
 
     @staticmethod
-    def forward(ctx: Any, exacts: Sequence[Tensor], references: Sequence[Tensor], *thetas: Tensor) -> Tensor:
-        pairs = list(zip(exacts, references, strict=True))
-        ctx.native = native.ready(pairs)
-        ctx.pairs, ctx.cosines, means = pairs, [], []
-        for sums in native.row_sums(pairs) if ctx.native else [_row_sums(*pair) for pair in pairs]:
-            dot, own, other = sums.unbind(1)
-            norms = (own * other).sqrt()
-            cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction
-            ctx.cosines.append((cosine, own, norms))
-            means.append(cosine.abs().mean())
-        ctx.dtypes = [theta.dtype for theta in thetas]
-        return torch.stack(means).to(torch.promote_types(exacts[0].dtype, torch.float32))
+    def forward(ctx: Any, theta: Tensor, w: Tensor, r: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
+        ctx.save_for_backward(w, r, factors)
+        ctx.dtype = theta.dtype
+        return mean.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scales: Tensor) -> tuple[Tensor | None, ...]:
-        # DEVIATION: O'Neill et al. print in eq. 5, as the derivative of eq. 2: W~ where W belongs in the first term, W
-        # where W~ belongs in the second, the cube on the norm of W and not of W~, 1 / (N - 1) for 1 / N, and a sum over
-        # units though an element belongs to one. The derivative of eq. 2 by an element of unit i is used:
-        # 1/N sign(W_i . W~_i) (W_i / (|W_i| |W~_i|) - W~_i (W_i . W~_i) / (|W_i| |W~_i|^3)).
-        factors = []
-        for (cosine, own, norms), scale in zip(ctx.cosines, scales, strict=True):
-            sign = cosine.sign() * (scale / len(cosine))
-            toward = torch.where(norms > 0, sign / norms, 0)
-            factors.append(torch.stack([toward, torch.where(own > 0, sign * cosine / own, 0)], 1))
-        if ctx.native:
-            grads = native.aligned_grad(ctx.pairs, factors)
-        else:
-            grads = [_aligned_grad(w, r, factor) for (w, r), factor in zip(ctx.pairs, factors, strict=True)]
-        return None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        w, r, factors = ctx.saved_tensors
+        toward, along = (factors * (scale / len(w))).to(w.dtype)[:, :, None]
+        return (r * toward).addcmul_(w, along, value=-1).to(ctx.dtype), None, None, None, None
 
 
 def _row_sums(w: Tensor, r: Tensor) -> Tensor:
@@ -141,12 +125,6 @@ def _row_sums(w: Tensor, r: Tensor) -> Tensor:
     rows = max(1, block_size(w) // max(1, w.shape[1]))
     parts = zip(w.split(rows), r.split(rows), strict=True)
     return torch.cat([torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)], 1) for a, b in parts])
-
-
-def _aligned_grad(w: Tensor, r: Tensor, factors: Tensor) -> Tensor:
-    """toward r - along w, with (toward, along) of each row in `factors`."""
-    toward, along = factors.to(w.dtype).unbind(1)
-    return (r * toward[:, None]).addcmul_(w, along[:, None], value=-1)
 
 
 def alignments(
@@ -165,5 +143,23 @@ def alignments(
     exacts = [t.detach() for t in (thetas if exacts is None else exacts)]
     if level == "layer":
         thetas, exacts, references = ([t.reshape(1, -1) for t in each] for each in (thetas, exacts, references))
-    found: Tensor = _Alignment.apply(exacts, references, *thetas)  # type: ignore[no-untyped-call]
-    return found
+    pairs = list(zip(exacts, references, strict=True))
+    sums = native.row_sums(pairs) if native.ready(pairs) else [_row_sums(*pair) for pair in pairs]
+    dot, own, other = torch.cat(sums).unbind(1)
+    norms = (own * other).sqrt()
+    cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction
+    # DEVIATION: O'Neill et al. print in eq. 5, as the derivative of eq. 2: W~ where W belongs in the first term, W
+    # where W~ belongs in the second, the cube on the norm of W and not of W~, 1 / (N - 1) for 1 / N, and a sum over
+    # units though an element belongs to one. The derivative of eq. 2 by an element of unit i is used:
+    # 1/N sign(W_i . W~_i) (W_i / (|W_i| |W~_i|) - W~_i (W_i . W~_i) / (|W_i| |W~_i|^3)).
+    toward = torch.where(norms > 0, cosine.sign() / norms, 0)
+    along = torch.where(own > 0, cosine.abs() / own, 0)
+    units = [len(w) for w in exacts]
+    exact = torch.promote_types(exacts[0].dtype, torch.float32)
+    means = torch.stack([each.mean() for each in cosine.abs().split(units)]).to(exact)
+    factors = torch.stack([toward, along]).to(exact).split(units, 1)
+    found: list[Tensor] = [
+        _Alignment.apply(theta, w, r, f, mean)  # type: ignore[no-untyped-call]
+        for theta, (w, r), f, mean in zip(thetas, pairs, factors, means, strict=True)
+    ]
+    return torch.stack(found)

@@ -77,7 +77,7 @@ def load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    for name in ("ranges", "freeze", "scale", "advance", "restore", "mask", "row_sums", "aligned_grad"):
+    for name in ("ranges", "freeze", "scale", "advance", "restore", "mask", "row_sums"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -206,28 +206,17 @@ def mask_(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def row_sums(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """For each (w, r) of matrices: the sums over each row of w r, w^2 and r^2, (rows, 3) in float64."""
-    sums = [torch.zeros(w.shape[0], 3, dtype=torch.float64) for w, _ in pairs]
-    _on_matrices("wff_row_sums", pairs, [(s,) for s in sums])
-    return sums
-
-
-def aligned_grad(pairs: Sequence[tuple[Tensor, Tensor]], factors: Sequence[Tensor]) -> list[Tensor]:
-    """toward r - along w for each (w, r) of matrices, with (toward, along) of each row in `factors` (rows, 2)."""
-    grads = [torch.empty_like(w) for w, _ in pairs]
-    factors = [factor.float().contiguous() for factor in factors]
-    _on_matrices("wff_aligned_grad", pairs, list(zip(factors, grads, strict=True)))
-    return grads
-
-
-def _on_matrices(kernel: str, pairs: Sequence[tuple[Tensor, Tensor]], more: Sequence[tuple[Tensor, ...]]) -> None:
     weights, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    sums = [torch.zeros(w.shape[0], 3, dtype=torch.float64) for w in weights]
 
-    def work(share: list[int]) -> None:
+    def add_up(share: list[int]) -> None:
         widths = (ctypes.c_int64 * len(share))(*(weights[i].shape[1] for i in share))
-        added = [_at([tensors[k] for tensors in more], share) for k in range(len(more[0]))]
-        getattr(_loaded(), kernel)(*_sizes(weights, share), _at(weights, share), _at(others, share), widths, *added)
+        _loaded().wff_row_sums(
+            *_sizes(weights, share), *(_at(t, share) for t in (weights, others)), widths, _at(sums, share)
+        )
 
-    _on_shares(weights, work)
+    _on_shares(weights, add_up)
+    return sums
 
 
 def _on_columns(kernel: str, tuples: Sequence[tuple[Tensor, ...]]) -> None:
