@@ -30,6 +30,7 @@ COMMANDS = {
     "fisher": ("analysis.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
     "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),
+    "average": ("recipes.average", "write the mean of several checkpoints as one"),
     "bench": ("analysis.bench", "measure what each method costs beside standard training"),
     "corpus": ("recipes.corpus", "write the embedded, generated corpus of one language pair"),
 }
