@@ -19,6 +19,7 @@ from .errors import UserError
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
+    "prepare": ("recipes.prepare", "prepare a corpus: archives to binarised data, every step counted"),
     "adapt": ("recipes.adapt", "adapt a model to a new domain and measure what it forgets"),
     "self-distill": ("recipes.self_distill", "teach a model by one of its own kind, round after round"),
     "prune-iterative": ("recipes.prune_iterative", "prune a model step by step while it trains on, with every method"),

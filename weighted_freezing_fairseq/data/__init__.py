@@ -1,0 +1,35 @@
+"""Corpora: the table `DATASETS`, and where a prepared one is and what its manifest says.
+
+`wff prepare` makes the folders; training, evaluation and reports read this table and the manifest, and know no data set
+by name. Importing this package loads neither torch nor fairseq.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import UserError
+from .multi30k import MULTI30K
+from .recipe import Dataset
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (MULTI30K,)})
+MANIFEST = "manifest.json"
+
+
+def prepared(data: Path, recipe: str, pair: str) -> Path:
+    """The folder in which `wff prepare ... --out DATA` leaves one pair."""
+    return data / recipe / pair
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `folder` holds and how it was made."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        recipe, pair = folder.parent.name, folder.name
+        name = folder.parents[1].name if folder.parents[1].name in DATASETS else "DATASET"
+        raise UserError(
+            f"there is no {path}; type: wff prepare {name} --pairs {pair} --recipe {recipe} --out {folder.parents[1]}"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))

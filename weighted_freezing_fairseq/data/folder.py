@@ -1,0 +1,431 @@
+"""One pair's folder, step by step: archives -> sentence pairs -> text -> subwords -> binarised data -> manifest.
+
+Everything streams, so that memory does not grow with the corpus. Each step appears when it is whole and leaves a stamp
+and its counts: a killed run goes on with the step that it was in. The manifest comes last and is the same, byte by
+byte, for the same archives, recipe and versions.
+"""
+
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, tee
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import UserError
+from ..files import write_atomically
+from ..recipes.runs import once, say
+from . import MANIFEST, archives, binary, lines, parts, steps, subwords
+from .fetch import sha256
+from .recipe import Dataset, Part, Place, Recipe
+from .workers import Workers, chunks
+
+_OWN = ("unpacked", "raw", "text", "pieces", "bin", MANIFEST)
+_PACKAGES = ("weighted-freezing-fairseq", "sacremoses", "sentencepiece", "subword-nmt", "fairseq", "fairseq-fixed")
+_ORDER = ("train", "valid", "test")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pair by one recipe, and where it goes."""
+
+    data: Dataset
+    name: str  # of the recipe
+    recipe: Recipe
+    pair: str
+    folder: Path
+    any_counts: bool = False  # go on where a file has more or fewer pairs than it should have
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target."""
+        source, target = self.pair.split("-")
+        return source, target
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the archives hold for it."""
+        return self.data.parts(self.pair, self.name)
+
+    @property
+    def splits(self) -> list[str]:
+        """train, valid, test, and further tests in fairseq's order."""
+        found = {part.split for part in self.parts} | ({"valid"} if self.recipe.valid_every else set())
+        return sorted(found, key=lambda split: (_ORDER.index(split.rstrip("0123456789")), split))
+
+    @property
+    def text(self) -> Path:
+        """The folder of the recipe's text; a recipe that leaves it untouched has no other than the raw one."""
+        return self.folder / ("text" if self.recipe.changes_text else "raw")
+
+    @property
+    def learnt(self) -> Path:
+        """The file of the subwords."""
+        return self.folder / ("bpe.codes" if self.recipe.subwords == "bpe" else "spm.model")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides about the outcome, beside the archives and the versions."""
+        recipe = {key: value for key, value in asdict(self.recipe).items() if key not in ("what", "about", "pairs")}
+        return {"dataset": self.data.name, "recipe": self.name, "pair": self.pair, "steps": _plain(recipe)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive on the disk, its size and its sum."""
+
+    path: Path
+    identity: Mapping[str, Any]
+
+
+def is_done(job: Job) -> bool:
+    """Whether the folder holds just this; an error where it holds something else."""
+    path = job.folder / MANIFEST
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if {key: found.get(key) for key in job.settings} != job.settings:
+            raise UserError(f"{job.folder} was made with other settings; give another --out, or move that folder away")
+        return True
+    begun = [job.folder / f".unpacked{state}.json" for state in ("", ".begun")]
+    mine = [name for name in _OWN if (job.folder / name).exists()]
+    if mine and not any(path.is_file() for path in begun):
+        raise UserError(f"{job.folder / mine[0]} was not made by wff prepare; give another --out, or move it away")
+    return False
+
+
+def counted(job: Job) -> str:
+    """The pairs of each split, for a reader."""
+    rows = json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))["counts"]
+    found = {row["split"]: row["pairs"] for row in rows if row["step"] == "binarised"}
+    return " / ".join(f"{pairs:,} {split}" for split, pairs in found.items())
+
+
+def make(job: Job, sources: Mapping[str, Source], workers: Workers, jobs: int) -> None:
+    """All steps; `jobs`: processes of fairseq-preprocess."""
+    used = {need: sources[need] for need in sorted({side.archive for part in job.parts for side in _sides(part)})}
+    known = {source.path.name: dict(source.identity) for source in used.values()}
+    rows = _step(job, "unpacked", {"archives": known}, partial(_unpack, job, used))
+    rows += _step(job, "text", _versions("sacremoses"), partial(_write_text, job, workers))
+    shutil.rmtree(job.folder / "unpacked", ignore_errors=True)
+    rows += _step(job, "subwords", _versions("sentencepiece", "subword-nmt"), partial(_learn, job, workers))
+    rows += _step(job, "pieces", {}, partial(_write_pieces, job, workers))
+    rows += _step(job, "binarised", _versions("fairseq", "fairseq-fixed"), partial(_binarise, job, jobs))
+    _assert_the_same(job, rows)
+    _write_manifest(job, rows, known)
+
+
+def _step(job: Job, name: str, more: Mapping[str, Any], work: Callable[[], list[Row]]) -> list[Row]:
+    """Do a step once, and give its rows of counts, now or from then."""
+    kept = job.folder / f".{name}.rows.json"
+
+    def work_and_count() -> None:
+        write_atomically(kept, json.dumps(work(), ensure_ascii=False))
+
+    once(job.folder, name, {**job.settings, **more}, work_and_count)
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+# Archives ------------------------------------------------------------------------------------------------------------
+
+
+def _unpack(job: Job, sources: Mapping[str, Source]) -> list[Row]:
+    """The members that hold this pair, each under a name of ours, in one pass over each archive."""
+    rows: list[Row] = []
+    with _appearing(job.folder / "unpacked") as goal:
+        for need, source in sources.items():
+            wanted = {
+                side.member: goal / f"{part.name}.{language}"
+                for part in job.parts
+                for side, language in zip(_sides(part), job.languages, strict=True)
+                if side.archive == need
+            }
+            say(f"{job.pair}: reading {source.path.name}")
+            found = archives.copy_out(source.path, wanted, [name.format(pair=job.pair) for name in job.data.nested])
+            for reason, times in sorted(found.left_alone.items()):
+                say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: left alone")
+                rows.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
+            rows += _missing(job, need, source.path, found)
+    return rows
+
+
+def _missing(job: Job, need: str, archive: Path, found: archives.Found) -> list[Row]:
+    """A row for each part that the archive may lack, and lacks; an error for others."""
+    rows: list[Row] = []
+    for part in job.parts:
+        lacking = [side.member for side in _sides(part) if side.archive == need and side.member not in found.members]
+        if lacking and part.required:
+            raise archives.missing(archive, lacking[0], found)
+        if lacking:
+            say(f"{job.pair}: {archive.name} has no {', '.join(lacking)}: {part.split} goes without {part.name}")
+            rows.append({"step": "unpacked", "split": part.split, "missing": part.name})
+    return rows
+
+
+def _sides(part: Part) -> tuple[Place, Place]:
+    return part.source, part.target
+
+
+# Text ----------------------------------------------------------------------------------------------------------------
+
+
+def _write_text(job: Job, workers: Workers) -> list[Row]:
+    """raw/, and text/ where the recipe changes the text: the pairs that are kept, those for validation set apart."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        folders = [stack.enter_context(_appearing(job.folder / "raw"))]
+        if job.recipe.changes_text:
+            folders.append(stack.enter_context(_appearing(job.folder / "text")))
+        for split in dict.fromkeys(part.split for part in job.parts):
+            pairs = chain.from_iterable(_read(job, part, rows) for part in job.parts if part.split == split)
+            write = _write_training if split == "train" else _write_evaluation
+            rows += list(write(job, workers, split, folders, pairs))  # first, since it is what fills in the rows read
+    return rows
+
+
+def _read(job: Job, part: Part, rows: list[Row]) -> Iterator[parts.Pair]:
+    """The pairs of one part, and a row that says what was in its files."""
+    source, target = (job.folder / "unpacked" / f"{part.name}.{language}" for language in job.languages)
+    if not (source.is_file() and target.is_file()):
+        return  # an optional part that the archive lacks: told when it was unpacked
+    found: Counter[str] = Counter()
+    number = 0
+    for pair in _with_bar(parts.pairs(part, source, target, found), f"{job.pair} {part.name}", lines.count(source)):
+        number += 1
+        yield pair
+    mended = {what: times for what, times in sorted(found.items()) if times}
+    if mended:
+        say(f"{job.pair}: {part.name}: " + ", ".join(f"{times:,} x {what}" for what, times in mended.items()))
+    rows.append({"step": "read", "split": part.split, "part": part.name, "pairs": number, "found": mended})
+    expected = job.data.counts.get(part.name)
+    if expected is not None and number != expected and not job.any_counts:
+        raise UserError(
+            f"{part.name} has {number:,} pairs and should have {expected:,}: is an archive cut short, or of another "
+            "version? Give another with --archive, or go on all the same with --any-counts"
+        )
+    if number == 0:
+        raise UserError(f"{part.name} has no sentence in it; give another archive with --archive FILE")
+
+
+def _write_training(
+    job: Job, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
+) -> Iterator[Row]:
+    """Pairs that the recipe keeps; every so many of them for validation."""
+    every, most = job.recipe.valid_every, job.recipe.valid_most
+    dropped: Counter[str] = Counter()
+    kept = apart = 0
+    raw, sent = tee(chunks(pairs))
+    done = workers.map(partial(steps.training, job.recipe, job.languages), sent)
+    with ExitStack() as stack:
+        train = _Files(stack, folders, "train", job.languages)
+        valid = _Files(stack, folders, "valid", job.languages) if every else train
+        for pair, (reason, text) in zip(chain.from_iterable(raw), chain.from_iterable(done), strict=True):
+            if reason:
+                dropped[reason] += 1
+                continue
+            kept += 1
+            if every and kept % every == 0 and (most is None or apart < most):
+                apart += 1
+                valid.write(pair, text)
+            else:
+                train.write(pair, text)
+    yield _text_row(job, split, kept - apart, dropped)
+    if every:
+        yield _text_row(job, "valid", apart)
+
+
+def _write_evaluation(
+    job: Job, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
+) -> Iterator[Row]:
+    """Every pair of a test set, or of a validation set that comes as one."""
+    number = 0
+    empty: Counter[str] = Counter()
+    raw, sent = tee(chunks(pairs))
+    done = workers.map(partial(steps.evaluation, job.recipe, job.languages), sent)
+    with ExitStack() as stack:
+        files = _Files(stack, folders, split, job.languages)
+        for pair, text in zip(chain.from_iterable(raw), chain.from_iterable(done), strict=True):
+            number += 1
+            empty["an empty side"] += not all(pair)
+            files.write(pair, text)
+    if empty["an empty side"]:
+        say(f"{job.pair}: {split}: {empty['an empty side']:,} pairs have an empty side; they stay, to be scored")
+    yield {**_text_row(job, split, number), "kept": {what: times for what, times in empty.items() if times}}
+
+
+def _text_row(job: Job, split: str, pairs: int, dropped: Mapping[str, int] | None = None) -> Row:
+    """What is left of a split, and what was dropped and why; beside what others report, where the recipe knows."""
+    if pairs == 0:
+        raise UserError(f"nothing is left for {split} of {job.pair} ({dict(dropped or {})}); give other archives")
+    about = job.recipe.about.get(split) if job.pair == "de-en" else None
+    told = "" if about is None else f"; others report {about:,}" if about != pairs else ", as others report"
+    lost = "".join(f", {times:,} dropped for {reason}" for reason, times in sorted((dropped or {}).items()))
+    say(f"{job.pair}: {split} has {pairs:,} pairs{told}{lost}")
+    return {"step": "text", "split": split, "pairs": pairs, "dropped": dict(sorted((dropped or {}).items()))}
+
+
+class _Files:
+    """The files of one split, two languages in each of the folders: raw, then text if there is one."""
+
+    def __init__(self, stack: ExitStack, folders: Sequence[Path], split: str, languages: Sequence[str]) -> None:
+        self.sides = [
+            [stack.enter_context(_lines_to(folder / f"{split}.{language}")) for language in languages]
+            for folder in folders
+        ]
+
+    def write(self, *pairs: parts.Pair) -> None:
+        """A pair to each folder; the last folder's is the text."""
+        for files, pair in zip(self.sides, pairs, strict=False):
+            for file, sentence in zip(files, pair, strict=True):
+                file.write(f"{sentence}\n")
+
+
+# Subwords and binarised data -----------------------------------------------------------------------------------------
+
+
+def _learn(job: Job, workers: Workers) -> list[Row]:
+    """Subwords, learnt on what the recipe says, in a process of the pool: several languages at a time."""
+    recipe = job.recipe
+    splits = [split for split in job.splits if split.rstrip("0123456789") in recipe.learnt_on]
+    files = [job.text / f"{split}.{language}" for split in splits for language in job.languages]
+    say(f"{job.pair}: learning {recipe.pieces:,} subwords on {', '.join(splits)}")
+    if recipe.subwords == "bpe":
+        found = workers.call(subwords.learn_bpe, files, job.learnt, recipe.pieces)
+    else:
+        found = workers.call(subwords.learn_pieces, files, job.learnt, recipe.pieces, recipe.coverage)
+    if found["lines too long to learn from"]:
+        say(f"{job.pair}: {found['lines too long to learn from']:,} lines are too long to learn subwords from")
+    if found["pieces"] < recipe.pieces:
+        say(f"{job.pair}: the text gives {found['pieces']:,} subwords and no more")
+    return [{"step": "subwords", "learnt_on": splits, **{what: times for what, times in found.items() if times}}]
+
+
+def _write_pieces(job: Job, workers: Workers) -> list[Row]:
+    """Every line of every split in subwords."""
+    cut = subwords.bpe_of if job.recipe.subwords == "bpe" else subwords.pieces_of
+    work = partial(cut, str(job.learnt), job.learnt.stat().st_mtime_ns)
+    rows = []
+    with _appearing(job.folder / "pieces") as goal:
+        for split in job.splits:
+            words: dict[str, int] = {}
+            pairs = 0
+            for language in job.languages:
+                text = job.text / f"{split}.{language}"
+                bar = _with_bar(lines.texts(text), f"{job.pair} pieces {split}.{language}", lines.count(text))
+                pairs = number = 0
+                with _lines_to(goal / text.name) as file:
+                    for line in chain.from_iterable(workers.map(work, chunks(bar))):
+                        pairs += 1
+                        number += len(line.split())
+                        file.write(f"{line}\n")
+                words[language] = number
+            rows.append({"step": "pieces", "split": split, "pairs": pairs, "words": words})
+    return rows
+
+
+def _binarise(job: Job, jobs: int) -> list[Row]:
+    """fairseq's data, with the recipe's dictionary."""
+    words: list[Any] = []
+    if job.recipe.dictionary == "joined":
+        words = ["--joined-dictionary"]
+    elif job.recipe.dictionary == "pieces":
+        names = job.folder / "dict.txt"
+        write_atomically(names, subwords.dictionary_of(job.learnt))
+        words = ["--srcdict", names, "--tgtdict", names, "--padding-factor", 1]
+    say(f"{job.pair}: fairseq-preprocess")
+    binary.binarise(job.folder, job.languages, job.splits, words, jobs)
+    found = binary.summary(job.folder, job.languages, job.splits)
+    return [{"step": "binarised", "split": split, **row} for split, row in found.items()]
+
+
+def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
+    """No pair and no subword may be lost between the text and what fairseq trains on."""
+    found = {
+        step: {row["split"]: row for row in rows if row["step"] == step} for step in ("text", "pieces", "binarised")
+    }
+    for split in job.splits:
+        text, cut, last = (found[step][split] for step in ("text", "pieces", "binarised"))
+        if not (text["pairs"] == cut["pairs"] == last["pairs"] and cut["words"] == last["words"]):
+            raise UserError(
+                f"{split} of {job.folder} has {text['pairs']:,} pairs of text and {last['pairs']:,} binarised ones; "
+                "were its files changed by hand? Move the folder away and type the same again"
+            )
+
+
+def _write_manifest(job: Job, rows: Sequence[Row], known: Mapping[str, Any]) -> None:
+    source, target = job.languages
+    tests = [split for split in job.splits if split.startswith("test")]
+    manifest = {
+        **job.settings,
+        "what": job.recipe.what,
+        "source": source,
+        "target": target,
+        "tests": {split: f"raw/{split}.{target}" for split in tests},
+        "test_names": {split: job.data.test_names.get(split, split) for split in tests},
+        "generate": {
+            "remove_bpe": "subword_nmt" if job.recipe.subwords == "bpe" else "sentencepiece",
+            "tokenizer": "moses" if job.recipe.form == "tokenised" else None,
+        },
+        "lowercased": job.recipe.lowercased,
+        "text": job.text.name,
+        "subwords": job.learnt.name,
+        "counts": list(rows),
+        "versions": _versions(*_PACKAGES)["versions"],
+        "archives": known,
+        "sha256": {
+            str(path.relative_to(job.folder)): sha256(path)
+            for path in sorted(job.folder.rglob("*"))
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".log"
+        },
+    }
+    write_atomically(job.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _appearing(goal: Path) -> Iterator[Path]:
+    """A folder to fill; it becomes `goal` when the block ends well, in place of what a killed run left there."""
+    half = goal.with_name(f".{goal.name}.part")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    yield half
+    shutil.rmtree(goal, ignore_errors=True)
+    half.replace(goal)
+
+
+@contextmanager
+def _lines_to(path: Path) -> Iterator[IO[str]]:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+def _with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
+    """`items`, with a progress bar where somebody looks."""
+    from tqdm import tqdm
+
+    return iter(tqdm(items, desc=name, total=total, unit=" lines", unit_scale=True, disable=None, file=sys.stderr))
+
+
+def _versions(*packages: str) -> dict[str, dict[str, str]]:
+    """Of the packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"versions": found}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: what is read back must compare equal."""
+    return json.loads(json.dumps(value))
