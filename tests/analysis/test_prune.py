@@ -19,7 +19,7 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core.pruning import METHODS
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.evaluate import read_lines, score
+from weighted_freezing_fairseq.recipes.scores import read_lines, score
 
 # fairseq's own attention, which the reference below uses as it is; `compat` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")

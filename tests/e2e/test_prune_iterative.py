@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from recipe_runs import kill_when_there, shortened, wff
 
 from weighted_freezing_fairseq.core.pruning import METHODS
-from weighted_freezing_fairseq.recipes.evaluate import Score
 from weighted_freezing_fairseq.recipes.prune_iterative import table
 from weighted_freezing_fairseq.recipes.runs import Run
+from weighted_freezing_fairseq.recipes.scores import Score
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from fairseq_runs import Fairseq
 
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.evaluate import read_lines, refuse_processed, score
+from weighted_freezing_fairseq.recipes.scores import all_scores, read_lines, refuse_processed, score
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
@@ -44,6 +44,19 @@ def test_score_equals_sacrebleu_and_carries_signatures():
     # By hand: n-gram precisions 7/8, 4/6, 2/5, 1/4 and brevity exp(1 - 9/8). chrF: the sacrebleu command says 59.7.
     assert found.bleu == pytest.approx(100 * math.exp(1 - 9 / 8) * (7 / 8 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25)
     assert found.chrf == pytest.approx(59.7, abs=0.05)
+
+
+def test_legacy_scores_are_those_of_the_old_scripts():
+    """By hand, on Moses' tokens: `The well-known end .` against `The well-known End .`, in lower case equal.
+
+    Split at the hyphen, 5 of 6 tokens agree (the, well, ##AT##-##AT##, known, .), 3 of 5 pairs, 2 of 4 triples, 1 of 3
+    fours; lengths are equal.
+    """
+    found = all_scores(["The well-known end."], ["The well-known End."], "en")
+    assert found["legacy"]["multi_bleu_lowercased"] == pytest.approx(100)
+    assert found["legacy"]["compound_split"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    assert found["bleu_lowercased"] == pytest.approx(100) and "case:lc" in found["bleu_lowercased_signature"]
+    assert found["bleu"] < 100 and "case:mixed" in found["bleu_signature"]
 
 
 def test_counts_must_agree_and_empty_hypotheses_count():
@@ -94,3 +107,6 @@ def test_missing_checkpoint_and_data_are_named(tmp_path):
     words = ["evaluate", tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
     assert "make it with fairseq-preprocess" in wff(*words, tmp_path / "bin", ok=False).stderr
     assert "there is no checkpoint" in wff(*words, tmp_path, ok=False).stderr
+    assert "give --data BIN and --reference FILE" in wff("evaluate", tmp_path / "no.pt", ok=False).stderr
+    assert "it has no provenance.json; give one that wff train made" in wff("evaluate", tmp_path, ok=False).stderr
+    assert "type --choices with some of best,last,average" in wff(*words[:2], "--choices", "b", ok=False).stderr

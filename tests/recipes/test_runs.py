@@ -4,7 +4,8 @@ import pytest
 from recipe_runs import CONFIGS
 
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.runs import Machine, Run, filled_in, train
+from weighted_freezing_fairseq.recipes.machine import Machine
+from weighted_freezing_fairseq.recipes.runs import Run, filled_in, train
 
 
 def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):

@@ -28,19 +28,12 @@ from ..core.scope import Entry, catalogue
 from ..core.snapshot import fingerprint
 from ..errors import UserError
 from ..files import whole, write_atomically
-from ..recipes.evaluate import (
-    Decode,
-    Score,
-    a_device,
-    add_decode_arguments,
-    generate,
-    read_lines,
-    refuse_missing,
-    refuse_processed,
-    score,
-)
+from ..recipes.evaluate import add_decode_arguments, decode_of, refuse_missing
+from ..recipes.machine import Machine, a_device
 from ..recipes.pack import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
-from ..recipes.runs import Machine, alone_in, as_csv, say
+from ..recipes.runs import alone_in, as_csv, say
+from ..recipes.scores import Score, read_lines, refuse_processed, score
+from ..recipes.translate import Decode, generate
 from . import curves
 from .fisher import refuse_overflow
 
@@ -232,7 +225,7 @@ class Translation:
 
     def score(self, checkpoint: Path) -> Score:
         machine = self.machine
-        hypotheses = generate(checkpoint, self.data, self.subset, self.decode, machine.device, machine.threads)
+        hypotheses = generate(checkpoint, self.data, self.subset, self.decode, machine)
         return score(hypotheses, self.reference)
 
 
@@ -326,7 +319,7 @@ def draw_curve(args: argparse.Namespace, methods: Sequence[Method], sample: Samp
     paths = _labels(args.checkpoint, args.names)
     curve = Curve(args.out, [(c, m.name, f) for c in paths for m in methods for f in fractions])
     machine = Machine.of(args.device, args.jobs, len(curve.points))
-    translation = Translation(args.data.resolve(), args.subset, Decode.of(args), reference, machine)
+    translation = Translation(args.data.resolve(), args.subset, decode_of(args), reference, machine)
     with alone_in(args.out):
         shutil.rmtree(args.out / _TEMPORARY, ignore_errors=True)  # of a call that was killed
         for label, path in paths.items():
@@ -435,6 +428,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     curve.add_argument("--reference", type=Path, help="raw reference, one sentence a line")
     curve.add_argument("--names", metavar="A,B", help="what to call the checkpoints (default: by their paths)")
     curve.add_argument("--jobs", type=int, help="translations at once (default: one a core, or one a GPU)")
+    curve.add_argument("--subset", default="test", help="set to translate (default test)")
     add_decode_arguments(curve)
 
 

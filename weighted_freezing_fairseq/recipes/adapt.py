@@ -15,7 +15,6 @@ from typing import Any
 from ..configs import CONFIGS, methods_in
 from ..errors import UserError
 from ..files import write_atomically
-from .evaluate import Score
 from .runs import (
     DECODE,
     Machine,
@@ -34,6 +33,7 @@ from .runs import (
     wff,
     write_tables,
 )
+from .scores import Score
 
 HELP = "Adapt a model to a new domain with several methods, and measure what it learns and what it forgets."
 EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 3 --out runs/adapt"

@@ -1,71 +1,38 @@
 """`wff evaluate`: every sentence of a test set translated, detokenised, and scored against the raw reference.
 
-fairseq-generate makes the hypotheses; its own scores are ignored, since they compare with the binarised reference.
-fairseq drops the last sentences of a set whose size does not suit it, so the count is asserted. A score carries its
-sacreBLEU signature. Left out on purpose: significance between systems and decode profiles of the published recipes.
+Given a run folder of `wff train`, it knows the test sets, the search settings of the recipe, and the checkpoints to
+compare: the best, the last, the average of the latest. Given a checkpoint, it is told. Left out on purpose:
+significance between systems, which is `wff report`.
 """
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+from ..data import DATASETS, read_manifest
 from ..errors import UserError
 from ..files import write_atomically
-from ..user_dir import USER_DIR
+from .average import average, latest
+from .machine import Machine
+from .runs import Run, once, say
+from .scores import all_scores, read_lines, refuse_processed
+from .translate import Decode, Pieces, generate
 
-HELP = "Translate a whole test set with each checkpoint and score it with sacreBLEU against the raw reference."
-EXAMPLE = "wff evaluate runs/a/checkpoint_best.pt --data BIN --reference raw/test.en --out runs/a/test"
+HELP = "Translate whole test sets with the checkpoints of a run, and score them against the raw reference."
+EXAMPLE = """wff evaluate runs/multi30k/clean/de-en/standard-1
+  wff evaluate runs/a/checkpoint_best.pt --data BIN --reference raw/test.en --out runs/a/test"""
 
-
-@dataclass(frozen=True)
-class Decode:
-    """How hypotheses are searched: fairseq's own settings, the target at most max_len_a * source + max_len_b long."""
-
-    beam: int = 5
-    lenpen: float = 1.0
-    max_len_a: float = 0.0
-    max_len_b: int = 200
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "Decode":
-        """What `add_decode_arguments` asked for."""
-        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
+CHOICES = ("best", "last", "average")
+AVERAGED = 5
 
 
-@dataclass(frozen=True)
-class Score:
-    """BLEU (cased, 13a) and chrF of one set of hypotheses, each with its signature."""
-
-    bleu: float
-    bleu_signature: str
-    chrf: float
-    chrf_signature: str
-    sentences: int
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines as sacreBLEU and fairseq count them: cut at line feeds only, whatever Unicode calls a line end."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); type: iconv -t UTF-8 {path}") from None
-    return text.removesuffix("\n").split("\n") if text else []
-
-
-def refuse_processed(reference: Sequence[str], path: Path) -> None:
-    """A reference in subwords or tokens gives a score that cannot be compared with any other."""
-    for number, line in enumerate(reference, 1):
-        if "▁" in line or "@@ " in line or "&apos;" in line or "&quot;" in line:
-            raise UserError(
-                f"line {number} of {path} is in subwords or tokens; give --reference the raw, untouched text"
-            )
+def decode_of(args: argparse.Namespace, default: Decode = Decode()) -> Decode:  # noqa: B008
+    """What `add_decode_arguments` asked for, and else the default."""
+    given = {name: getattr(args, name) for name in Decode.__dataclass_fields__}
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
 
 
 def refuse_missing(data: Path) -> None:
@@ -74,97 +41,146 @@ def refuse_missing(data: Path) -> None:
         raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")
 
 
-def generate(
-    checkpoint: Path, data: Path, subset: str, decode: Decode, device: str, threads: int | None = None
-) -> list[str]:
-    """The detokenised hypotheses of `subset`, in the order of the set."""
-    if not checkpoint.is_file():
-        raise UserError(f"there is no checkpoint {checkpoint}")
-    command = [
-        sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", str(USER_DIR), "--path", str(checkpoint),
-        "--gen-subset", subset, "--remove-bpe", "sentencepiece",
-        *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
-        "--required-batch-size-multiple", "1", "--max-tokens", "4000", "--num-workers", "0", "--log-format", "none",
-    ]  # fmt: skip
-    if device == "cpu":
-        command.append("--cpu")
-    environment = os.environ if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise UserError(f"fairseq-generate failed on {checkpoint}: {' '.join(reason)}")
-    found: dict[int, str] = {}
-    for line in done.stdout.split("\n"):
-        if line.startswith("D-"):
-            name, _, text = line.split("\t", 2)
-            found[int(name[2:])] = text
-    if sorted(found) != list(range(len(found))):
-        missing = sorted(set(range(max(found) + 1)) - set(found))[:3]
-        raise UserError(f"fairseq-generate left out sentences {missing} of {subset}")
-    return [found[index] for index in range(len(found))]
+def evaluate_run(
+    run: Run,
+    machine: Machine,
+    choices: Sequence[str] | None = None,
+    decode: Decode | None = None,
+    averaged: int = AVERAGED,
+) -> dict[str, dict[str, Any]]:
+    """The scores of a finished run by SUBSET.CHOICE, kept in its folder; choices None: all that there are."""
+    provenance = run.provenance()
+    folder = Path(provenance["data"])
+    manifest = read_manifest(folder)
+    decode = decode or DATASETS[manifest["dataset"]].decode
+    pieces = Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+    found = {}
+    for choice in choices or CHOICES:
+        if choice == "average" and choices is None and len(latest(run.folder, averaged, or_fewer=True)) < averaged:
+            say(f"{run.name}: fewer than {averaged} numbered checkpoints, no average")
+            continue
+        checkpoint = _checkpoint(run, choice, averaged)
+        for subset, file in manifest["tests"].items():
+            goal = run.folder / "scores" / f"{subset}.{choice}.json"
+
+            def work(subset=subset, choice=choice, checkpoint=checkpoint, reference=folder / file, goal=goal) -> None:
+                lines = read_lines(reference)
+                refuse_processed(lines, reference)
+                say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
+                made = generate(
+                    checkpoint, folder / "bin", subset, decode, machine, pieces, _progress(run.name, len(lines))
+                )
+                scores = all_scores(made, lines, manifest["target"])
+                write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
+                about = {
+                    "subset": subset, "choice": choice, "checkpoint": str(checkpoint.relative_to(run.folder)),
+                    "decode": asdict(decode), "recipe": manifest["recipe"], "reference": str(reference),
+                }  # fmt: skip
+                write_atomically(goal, json.dumps({**about, **scores}, indent=2) + "\n")
+
+            settings = {"decode": asdict(decode), **({"averaged": averaged} if choice == "average" else {})}
+            once(run.folder, f"scoring-{subset}-{choice}", settings, work)
+            found[f"{subset}.{choice}"] = json.loads(goal.read_text(encoding="utf-8"))
+    return found
 
 
-def score(hypotheses: Sequence[str], reference: Sequence[str]) -> Score:
-    """sacreBLEU's BLEU and chrF with default settings."""
-    from sacrebleu.metrics import BLEU, CHRF
+def _checkpoint(run: Run, choice: str, averaged: int) -> Path:
+    goal = run.folder / f"checkpoints/checkpoint_{choice}.pt"
+    if choice == "average" and not goal.is_file():
+        average(latest(run.folder, averaged), goal)
+    return goal
 
-    if len(hypotheses) != len(reference):
-        raise UserError(
-            f"{len(hypotheses)} hypotheses against {len(reference)} reference lines: give the raw file that "
-            "the binarised set was made from"
-        )
-    if not reference:
-        raise UserError("the reference is empty: there is nothing to score")
-    bleu, chrf = BLEU(), CHRF()
-    bleu_score, chrf_score = (m.corpus_score(list(hypotheses), [list(reference)]).score for m in (bleu, chrf))
-    return Score(bleu_score, str(bleu.get_signature()), chrf_score, str(chrf.get_signature()), len(reference))
+
+def _progress(name: str, total: int) -> Any:
+    """Says now and then how far a translation is."""
+    shown = [0]
+
+    def watch(done: int) -> None:
+        if done * 10 // total > shown[0]:
+            shown[0] = done * 10 // total
+            say(f"{name}: {done:,} of {total:,} sentences")
+
+    return watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to translate, how, and where to put it."""
-    parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoints")
-    parser.add_argument("--data", type=Path, required=True, metavar="BIN", help="binarised folder")
-    parser.add_argument("--reference", type=Path, required=True, help="raw reference, one sentence a line")
-    add_decode_arguments(parser)
+    parser.add_argument("run_or_checkpoint", nargs="+", type=Path, metavar="RUN", help="run folders, or checkpoints")
+    parser.add_argument("--choices", help="of a run folder: some of best,last,average (default: all that there are)")
+    parser.add_argument(
+        "--average-last", type=int, default=AVERAGED, metavar="N",
+        help=f"how many of the latest checkpoints are averaged (default {AVERAGED})",
+    )  # fmt: skip
+    of_checkpoint = parser.add_argument_group("of checkpoints")
+    of_checkpoint.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
+    of_checkpoint.add_argument(
+        "--reference", type=Path, help="raw reference, one sentence a line (default: that of wff prepare)"
+    )
+    of_checkpoint.add_argument("--subset", default="test", help="set to translate (default test)")
+    of_checkpoint.add_argument("--out", type=Path, help="folder for NAME.hyp.txt and NAME.score.json of each")
+    add_decode_arguments(
+        parser.add_argument_group("search", "default: beam 5, or what the recipe of a run folder says")
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: a GPU where there is one")
-    parser.add_argument("--out", type=Path, help="folder for NAME.hyp.txt and NAME.score.json of each checkpoint")
     parser.add_argument("--json", action="store_true", help="scores as JSON on standard output")
 
 
 def add_decode_arguments(parser: argparse._ActionsContainer) -> None:
-    """Which set to translate, and how."""
-    parser.add_argument("--subset", default="test", help="set to translate (default test)")
-    parser.add_argument("--beam", type=int, default=5, help="beam size (default 5)")
-    parser.add_argument("--lenpen", type=float, default=1.0, help="length penalty (default 1)")
-    parser.add_argument(
-        "--max-len-a", type=float, default=0.0, help="longest target: a * source length + b (default 0)"
-    )
-    parser.add_argument("--max-len-b", type=int, default=200, help="(default 200)")
+    """How to search."""
+    parser.add_argument("--beam", type=int, help="beam size")
+    parser.add_argument("--lenpen", type=float, help="length penalty")
+    parser.add_argument("--max-len-a", type=float, help="longest target: a * source length + b")
+    parser.add_argument("--max-len-b", type=int)
 
 
 def run(args: argparse.Namespace) -> int:
-    reference = read_lines(args.reference)
-    refuse_processed(reference, args.reference)
-    refuse_missing(args.data)
-    decode = Decode.of(args)
-    scores = {}
-    for checkpoint in args.checkpoint:
-        hypotheses = generate(checkpoint, args.data, args.subset, decode, args.device or a_device())
-        scores[str(checkpoint)] = found = score(hypotheses, reference)
-        if not args.json:
-            print(f"{checkpoint}  BLEU {found.bleu:.2f}  chrF {found.chrf:.2f}  {found.sentences} sentences")
-            print(f"  BLEU|{found.bleu_signature}\n  chrF|{found.chrf_signature}")
-        if args.out:
-            name = checkpoint.stem if len(args.checkpoint) == 1 else f"{checkpoint.parent.name}-{checkpoint.stem}"
-            write_atomically(args.out / f"{name}.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
-            write_atomically(args.out / f"{name}.score.json", json.dumps(asdict(found), indent=2) + "\n")
+    choices = args.choices.split(",") if args.choices else None
+    for choice in choices or ():
+        if choice not in CHOICES:
+            raise UserError(f"there is no choice {choice!r}; type --choices with some of {','.join(CHOICES)}")
+    machine = Machine.of(args.device, 1, 1)
+    scores: dict[str, Any] = {}
+    for given in args.run_or_checkpoint:
+        if given.is_dir():
+            own = Run.of(given)
+            decode = decode_of(args, DATASETS[own.provenance()["dataset"]].decode)
+            for name, found in evaluate_run(own, machine, choices, decode, args.average_last).items():
+                scores[f"{given}/scores/{name}"] = found
+        else:
+            scores[str(given)] = _evaluate_checkpoint(given, args, machine)
     if args.json:
-        print(json.dumps({name: asdict(found) for name, found in scores.items()}, indent=2))
+        print(json.dumps(scores, indent=2))
+        return 0
+    for name, found in scores.items():
+        print(f"{name}  BLEU {found['bleu']:.2f}  chrF {found['chrf']:.2f}  {found['sentences']} sentences")
+        print(f"  BLEU|{found['bleu_signature']}\n  chrF|{found['chrf_signature']}")
+        print(f"  lowercased BLEU {found['bleu_lowercased']:.2f}; legacy, do not compare: ", end="")
+        print(", ".join(f"{key} {value:.2f}" for key, value in found["legacy"].items()))
     return 0
 
 
-def a_device() -> str:
-    """cuda where torch sees a GPU, else cpu."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _evaluate_checkpoint(checkpoint: Path, args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
+    if args.data is None:
+        raise UserError(f"{checkpoint} is no run folder; give --data BIN and --reference FILE with a checkpoint")
+    refuse_missing(args.data)
+    prepared = args.data.resolve().parent
+    pieces, reference, language = Pieces(), args.reference, ""
+    if (prepared / "manifest.json").is_file():
+        manifest = read_manifest(prepared)
+        pieces = Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+        language = manifest["target"]
+        if reference is None and args.subset in manifest["tests"]:
+            reference = prepared / manifest["tests"][args.subset]
+    if reference is None:
+        raise UserError("give --reference the raw text of the target side, one sentence a line")
+    lines = read_lines(reference)
+    refuse_processed(lines, reference)
+    watch = _progress(checkpoint.name, max(1, len(lines)))
+    made = generate(checkpoint, args.data, args.subset, decode_of(args), machine, pieces, watch)
+    found = all_scores(made, lines, language or reference.suffix.lstrip("."))
+    if args.out:
+        several = len(args.run_or_checkpoint) > 1
+        name = f"{checkpoint.parent.name}-{checkpoint.stem}" if several else checkpoint.stem
+        write_atomically(args.out / f"{name}.hyp.txt", "".join(f"{line}\n" for line in made))
+        write_atomically(args.out / f"{name}.score.json", json.dumps(found, indent=2) + "\n")
+    return found

@@ -13,10 +13,9 @@ from typing import Any
 from ..configs import CONFIGS
 from ..core.pruning import METHODS
 from ..errors import UserError
-from .evaluate import Score
+from .machine import Machine
 from .pack import read_checkpoint
 from .runs import (
-    Machine,
     Run,
     add_run_arguments,
     alone_in,
@@ -29,6 +28,7 @@ from .runs import (
     train,
     write_tables,
 )
+from .scores import Score
 
 HELP = "Train a model, prune it step by step with several methods while it trains on, and score all at one sparsity."
 EXAMPLE = "wff prune-iterative --pair de-en --methods magnitude,lamp,random --sparsity 0.7 --out runs/prune"

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import open_settings
-from .evaluate import Score
+from .machine import Machine, cores
 from .runs import (
-    Machine,
     Run,
     add_run_arguments,
     alone_in,
-    cores,
     evaluate,
     filled_in,
     mean,
@@ -32,6 +30,7 @@ from .runs import (
     wff,
     write_tables,
 )
+from .scores import Score
 
 HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
 EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
@@ -106,10 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
     with alone_in(folder):
         prepare(args.pair, folder)
-        say(
-            f"training {len(runs)} runs, {machine.jobs} at a time with {machine.threads} threads each, "
-            f"on {machine.device}"
-        )
+        say(f"training {len(runs)} runs on {machine}")
         _train_all(runs, configs, data, args.pair, machine)
         found = machine.map(lambda r: evaluate(r, data, reference, machine), runs)
         costs = cost(out, methods, configs, machine.device)

@@ -10,7 +10,6 @@ import csv
 import fcntl
 import io
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -19,50 +18,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..configs import CONFIGS, methods_in, open_settings
 from ..errors import UserError
 from ..files import write_atomically
 from ..user_dir import USER_DIR
 from . import corpus
-from .evaluate import Decode, Score, a_device, generate, read_lines, score
+from .machine import Machine, environment
+from .scores import Score, read_lines, score
+from .translate import Decode, generate
 
 PIECES = 2000
+PROVENANCE = "provenance.json"
 DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
 _say_lock = threading.Lock()
 _started = time.monotonic()
-_T, _U = TypeVar("_T"), TypeVar("_U")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What trains: where, how many runs at once, threads for each."""
-
-    device: str
-    jobs: int
-    threads: int
-
-    @classmethod
-    def of(cls, device: str | None, jobs: int | None, runs: int) -> "Machine":
-        """The user's choice, or: a GPU where there is one, and one run a core or a GPU."""
-        device = device or a_device()
-        jobs = min(jobs or (cores() if device == "cpu" else 1), runs)
-        return cls(device, jobs, max(1, cores() // jobs))
-
-    def map(self, work: Callable[[_T], _U], runs: Iterable[_T]) -> list[_U]:
-        """`work` on each of `runs`, `jobs` at a time."""
-        with ThreadPoolExecutor(self.jobs) as pool:
-            return list(pool.map(work, runs))
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -78,10 +52,28 @@ class Run:
         """For a reader."""
         return f"{self.method}, seed {self.seed}"
 
+    @classmethod
+    def of(cls, folder: Path) -> "Run":
+        """The run that `wff train` made in `folder`."""
+        if not (folder / PROVENANCE).is_file():
+            raise UserError(f"{folder} is no run folder: it has no {PROVENANCE}; give one that wff train made")
+        own = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        return cls(own["method"], own["seed"], folder.resolve())
+
     @property
     def checkpoint(self) -> Path:
         """Its last weights."""
         return self.folder / "checkpoints/checkpoint_last.pt"
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training came to its end."""
+        return (self.folder / ".training.json").is_file()
+
+    def provenance(self) -> dict[str, Any]:
+        """What was trained, from what, by which command (contract: see `train.py`)."""
+        found: dict[str, Any] = json.loads((self.folder / PROVENANCE).read_text(encoding="utf-8"))
+        return found
 
 
 def say(text: str) -> None:
@@ -176,11 +168,6 @@ def wff(words: Sequence[Any], threads: int) -> str:
     return done.stdout
 
 
-def environment(threads: int) -> dict[str, str]:
-    """This process's, with a number of threads for what is started."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-
-
 # A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
 _UNTIL_PARENT_DIES = """
 import ctypes, runpy, signal, sys
@@ -190,14 +177,20 @@ runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
 
-def fairseq(command: str, words: Sequence[Any], log: Path, threads: int = 1, watch: Callable | None = None) -> None:
-    """One fairseq command with its output in `log`, each line also handed to `watch`."""
+def fairseq(
+    command: str,
+    words: Sequence[Any],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> None:
+    """One fairseq command with its output in `log`, each line also handed to `watch`; `env`: default, one thread."""
     log.parent.mkdir(parents=True, exist_ok=True)
     last = ""
     with subprocess.Popen(
         [sys.executable, "-c", _UNTIL_PARENT_DIES, f"fairseq_cli.{command}", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
-        cwd=log.parent, env=environment(threads),
+        cwd=log.parent, env=env or environment(1),
     ) as process, log.open("a", encoding="utf-8") as file:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
@@ -218,19 +211,19 @@ def train(
     from omegaconf import OmegaConf
 
     source, target = pair.split("-")
-    settings = OmegaConf.merge(
+    given = OmegaConf.merge(
         OmegaConf.load(config),
+        {"task": {"data": str(data), "source_lang": source, "target_lang": target}, "common": {"seed": run.seed}},
+        more or {},
+    )
+    batch = given.dataset.max_tokens, OmegaConf.select(given, "optimization.update_freq", default=[1])[0]
+    settings = OmegaConf.merge(
+        given,
+        machine.settings(*batch),
         {
-            "task": {"data": str(data), "source_lang": source, "target_lang": target},
-            "common": {
-                "seed": run.seed,
-                "user_dir": str(USER_DIR),
-                "cpu": machine.device == "cpu",
-                "tensorboard_logdir": str(run.folder / "tensorboard"),
-            },
+            "common": {"user_dir": str(USER_DIR), "tensorboard_logdir": str(run.folder / "tensorboard")},
             "checkpoint": {"save_dir": str(run.folder / "checkpoints")},
         },
-        more or {},
     )
     total = settings.optimization.max_update
     begun = time.monotonic()
@@ -249,10 +242,12 @@ def train(
         # Not called config.yaml: fairseq has one of its own, which would win.
         write_atomically(run.folder / "run.yaml", OmegaConf.to_yaml(settings))
         words = ["--config-dir", run.folder, "--config-name", "run", "hydra.run.dir=.", "hydra.output_subdir=null"]
-        fairseq("hydra_train", words, run.folder / "train.log", machine.threads, watch)
+        with machine.environment() as env:
+            fairseq("hydra_train", words, run.folder / "train.log", env, watch)
         say(f"{run.name}: trained in {time.monotonic() - begun:.0f} s")
 
-    once(run.folder, "training", {"config": OmegaConf.to_container(settings)}, work)
+    # What is trained, not on what: a run that was stopped may go on on other GPUs, in another place.
+    once(run.folder, "training", {"config": OmegaConf.to_container(given)}, work)
 
 
 def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -271,9 +266,7 @@ def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str 
     def work() -> None:
         say(f"{run.name}: translating the {name} set")
         lines = read_lines(reference)
-        hypotheses = generate(
-            run.folder / "checkpoints/checkpoint_last.pt", data, "test", DECODE, machine.device, machine.threads
-        )
+        hypotheses = generate(run.checkpoint, data, "test", DECODE, machine)
         write_atomically(run.folder / f"{name}.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
         write_atomically(goal, json.dumps(asdict(score(hypotheses, lines)), indent=2) + "\n")
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .evaluate import Score
+from .machine import Machine
 from .runs import (
-    Machine,
     Run,
     add_run_arguments,
     alone_in,
@@ -26,6 +25,7 @@ from .runs import (
     train,
     write_tables,
 )
+from .scores import Score
 
 HELP = """\
 Train a model, then students of the same shape, each taught by the model of the round before, and score every round on

@@ -1,0 +1,93 @@
+"""Scores of a translated test set against its raw reference, each with what it takes to compare it.
+
+The one to quote is sacreBLEU's cased BLEU with its signature, chrF beside it. One model moves by 0.5 to 1.5 BLEU with
+the scorer, so the lowercased score and two of the older papers' are given too, under names that say so. Left out on
+purpose: significance between systems (`significance.py`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Score:
+    """BLEU (cased, 13a) and chrF of one set of hypotheses, each with its signature."""
+
+    bleu: float
+    bleu_signature: str
+    chrf: float
+    chrf_signature: str
+    sentences: int
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines as sacreBLEU and fairseq count them: cut at line feeds only, whatever Unicode calls a line end."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); type: iconv -t UTF-8 {path}") from None
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def refuse_processed(reference: Sequence[str], path: Path) -> None:
+    """A reference in subwords or tokens gives a score that cannot be compared with any other."""
+    for number, line in enumerate(reference, 1):
+        if "▁" in line or "@@ " in line or "&apos;" in line or "&quot;" in line:
+            raise UserError(
+                f"line {number} of {path} is in subwords or tokens; give --reference the raw, untouched text"
+            )
+
+
+def _refuse_unequal(hypotheses: Sequence[str], reference: Sequence[str]) -> None:
+    if len(hypotheses) != len(reference):
+        raise UserError(
+            f"{len(hypotheses)} hypotheses against {len(reference)} reference lines: give the raw file that "
+            "the binarised set was made from"
+        )
+    if not reference:
+        raise UserError("the reference is empty: there is nothing to score")
+
+
+def score(hypotheses: Sequence[str], reference: Sequence[str]) -> Score:
+    """sacreBLEU's BLEU and chrF with default settings."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    _refuse_unequal(hypotheses, reference)
+    bleu, chrf = BLEU(), CHRF()
+    bleu_score, chrf_score = (m.corpus_score(list(hypotheses), [list(reference)]).score for m in (bleu, chrf))
+    return Score(bleu_score, str(bleu.get_signature()), chrf_score, str(chrf.get_signature()), len(reference))
+
+
+def all_scores(hypotheses: Sequence[str], reference: Sequence[str], language: str) -> dict[str, Any]:
+    """`score`, the lowercased BLEU, and as `legacy` what older papers print; `language` is that of both sides."""
+    from sacrebleu.metrics import BLEU
+
+    found: dict[str, Any] = asdict(score(hypotheses, reference))
+    lowercased = BLEU(lowercase=True)
+    found["bleu_lowercased"] = lowercased.corpus_score(list(hypotheses), [list(reference)]).score
+    found["bleu_lowercased_signature"] = str(lowercased.get_signature())
+    tokens = [_moses(lines, language) for lines in (hypotheses, reference)]
+    lower = [[line.lower() for line in lines] for lines in tokens]
+    split = [[_COMPOUND.sub(r"\1 ##AT##-##AT## \2", line) for line in lines] for lines in tokens]
+    found["legacy"] = {
+        name: BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(given, [wanted]).score
+        for name, (given, wanted) in {"multi_bleu_lowercased": lower, "compound_split": split}.items()
+    }
+    return found
+
+
+_COMPOUND = re.compile(r"(\S)-(\S)")
+
+
+def _moses(lines: Sequence[str], language: str) -> list[str]:
+    from sacremoses import MosesTokenizer
+
+    moses = MosesTokenizer(lang=language)
+    return [moses.tokenize(line, return_str=True, escape=False) for line in lines]

@@ -1,0 +1,81 @@
+"""A whole test set translated by fairseq-generate, detokenised, in the order of the set.
+
+fairseq drops the last sentences of a set whose size does not suit it, so the count is asserted. Its own scores are
+ignored, since they compare with the binarised reference.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..user_dir import USER_DIR
+from .machine import Machine
+
+
+@dataclass(frozen=True)
+class Decode:
+    """How hypotheses are searched: fairseq's own settings, the target at most max_len_a * source + max_len_b long."""
+
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How the pieces of a binarised set become text again: fairseq's own settings."""
+
+    remove_bpe: str = "sentencepiece"
+    tokenizer: str | None = None
+
+
+def generate(
+    checkpoint: Path,
+    data: Path,
+    subset: str,
+    decode: Decode,
+    machine: Machine,
+    pieces: Pieces = Pieces(),  # noqa: B008
+    watch: Callable[[int], None] = lambda done: None,
+) -> list[str]:
+    """The detokenised hypotheses of `subset`, in the order of the set; `watch` is told how many there are."""
+    if not checkpoint.is_file():
+        raise UserError(f"there is no checkpoint {checkpoint}")
+    command = [
+        sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", str(USER_DIR), "--path", str(checkpoint),
+        "--gen-subset", subset,
+        *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
+        *(f"--{k.replace('_', '-')}={value}" for k, value in asdict(pieces).items() if value is not None),
+        "--required-batch-size-multiple", "1", "--max-tokens", "4000", "--num-workers", "0", "--log-format", "none",
+    ]  # fmt: skip
+    if machine.device == "cpu":
+        command.append("--cpu")
+    found: dict[int, str] = {}
+    last = ""
+    with (
+        machine.environment() as env,
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
+    ):
+        assert process.stdout is not None
+        for raw in process.stdout:  # bytes: a line ends at a line feed, whatever is inside
+            line = raw.decode("utf-8").removesuffix("\n")
+            last = line.strip() or last
+            if line.startswith("D-"):
+                name, _, text = line.split("\t", 2)
+                found[int(name[2:])] = text
+                watch(len(found))
+        process.wait()
+        errors.seek(0)
+        said = errors.read().decode("utf-8", errors="replace").strip().splitlines()
+    if process.returncode != 0:
+        raise UserError(f"fairseq-generate failed on {checkpoint}: {said[-1] if said else last}")
+    missing = sorted(set(range(max(found, default=-1) + 1)) - found.keys())
+    if missing:
+        raise UserError(f"fairseq-generate left out sentences {missing[:3]} of {subset}")
+    return [found[index] for index in range(len(found))]
