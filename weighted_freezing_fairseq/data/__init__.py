@@ -11,10 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError
+from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
 from .recipe import Dataset
+from .wmt17 import WMT17
 
-DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (MULTI30K,)})
+DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K)})
 MANIFEST = "manifest.json"
 
 

@@ -45,8 +45,9 @@ def at_hand(needs: Mapping[str, tuple[Archive, ...]], folder: Path, given: Seque
         elif there := [folder / name for name in names if (folder / name).is_file()]:
             found[need] = there[0]
     named = [path for path in given if path.is_file()]
-    if len(needs) == len(named) == 1:  # it need not be called as we would call it
-        found[next(iter(needs))] = named[0]
+    served = set.intersection(*({archive.name for archive in alternatives} for alternatives in needs.values()))
+    if len(named) == 1 and named[0] not in found.values() and served:  # it need not be called as we would call it
+        found = dict.fromkeys(needs, named[0])
     elif surplus := [path for path in named if path not in found.values()]:
         wanted = ", ".join(archive.name for alternatives in needs.values() for archive in alternatives)
         raise UserError(f"--archive {surplus[0]} is none of those needed here; their names are: {wanted}")
@@ -93,8 +94,10 @@ def obtain(
 
 
 def _from_mirrors(archive: Archive, folder: Path, silent: dict[str, str], reasons: list[str]) -> Path | None:
-    folder.mkdir(parents=True, exist_ok=True)
     goal = folder / archive.name
+    if goal.is_file():  # fetched for another need
+        return goal
+    folder.mkdir(parents=True, exist_ok=True)
     for mirror in archive.mirrors:
         address = _DRIVE.format(mirror.removeprefix("drive:")) if mirror.startswith("drive:") else mirror
         try:

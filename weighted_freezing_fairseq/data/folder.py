@@ -110,16 +110,25 @@ def counted(job: Job) -> str:
 
 def make(job: Job, sources: Mapping[str, Source], workers: Workers, jobs: int) -> None:
     """All steps; `jobs`: processes of fairseq-preprocess."""
-    used = {need: sources[need] for need in sorted({side.archive for part in job.parts for side in _sides(part)})}
-    known = {source.path.name: dict(source.identity) for source in used.values()}
-    rows = _step(job, "unpacked", {"archives": known}, partial(_unpack, job, used))
-    rows += _step(job, "text", _versions("sacremoses"), partial(_write_text, job, workers))
-    shutil.rmtree(job.folder / "unpacked", ignore_errors=True)
+    rows = write_text(job, sources, workers)
     rows += _step(job, "subwords", _versions("sentencepiece", "subword-nmt"), partial(_learn, job, workers))
     rows += _step(job, "pieces", {}, partial(_write_pieces, job, workers))
     rows += _step(job, "binarised", _versions("fairseq", "fairseq-fixed"), partial(_binarise, job, jobs))
     _assert_the_same(job, rows)
-    _write_manifest(job, rows, known)
+    _write_manifest(job, rows, _identities(job, sources))
+
+
+def write_text(job: Job, sources: Mapping[str, Source], workers: Workers) -> list[Row]:
+    """From the archives to the pairs that the recipe keeps, and their text."""
+    rows = _step(job, "unpacked", {"archives": _identities(job, sources)}, partial(_unpack, job, sources))
+    rows += _step(job, "text", _versions("sacremoses"), partial(_write_text, job, workers))
+    shutil.rmtree(job.folder / "unpacked", ignore_errors=True)
+    return rows
+
+
+def _identities(job: Job, sources: Mapping[str, Source]) -> dict[str, Any]:
+    used = sorted({side.archive for part in job.parts for side in _sides(part)})
+    return {sources[need].path.name: dict(sources[need].identity) for need in used}
 
 
 def _step(job: Job, name: str, more: Mapping[str, Any], work: Callable[[], list[Row]]) -> list[Row]:
@@ -147,6 +156,8 @@ def _unpack(job: Job, sources: Mapping[str, Source]) -> list[Row]:
                 for side, language in zip(_sides(part), job.languages, strict=True)
                 if side.archive == need
             }
+            if not wanted:
+                continue
             say(f"{job.pair}: reading {source.path.name}")
             found = archives.copy_out(source.path, wanted, [name.format(pair=job.pair) for name in job.data.nested])
             for reason, times in sorted(found.left_alone.items()):

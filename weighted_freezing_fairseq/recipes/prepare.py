@@ -6,7 +6,7 @@ data set and a recipe are stands in `data/`.
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -66,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
     out = (args.out or Path("data") / data.name).resolve()
     jobs = [folder.Job(data, name, recipe, pair, prepared(out, name, pair), args.any_counts) for pair in pairs]
     if args.dry_run:
+        needs = _needs(jobs)
+        there = fetch.at_hand(needs, out / "archives", args.archive)
         for job in jobs:
-            print("\n".join(_plan(job, out, args.archive)))
+            print("\n".join(_plan(job, needs, there)))
         return 0
     try:
         _prepare([job for job in jobs if not folder.is_done(job)], out, args)
@@ -112,23 +114,19 @@ def _needs(jobs: Sequence[folder.Job]) -> dict[str, tuple[Archive, ...]]:
     return {need: archives for need, archives in known.items() if need in used}
 
 
-def _plan(job: folder.Job, out: Path, given: Sequence[Path]) -> list[str]:
+def _plan(job: folder.Job, needs: Mapping[str, tuple[Archive, ...]], there: Mapping[str, Path]) -> list[str]:
     """What a call would do to one pair."""
     if folder.is_done(job):
         return [f"{job.pair}: {job.folder} is there already; nothing to do"]
-    needs = _needs([job])
-    there = fetch.at_hand(needs, out / "archives", given)
-    found = [
-        f"  take {there[need]}" if need in there else f"  fetch {alternatives[0].name}: {alternatives[0].mirrors[0]}"
-        for need, alternatives in needs.items()
-    ]
+    lines = [f"{job.pair}: would make {job.folder}"]
+    for need in dict.fromkeys(side.archive for part in job.parts for side in (part.source, part.target)):
+        archive = next(archive for archive in needs[need] if archive.mirrors)
+        lines.append(f"  take {there[need]}" if need in there else f"  fetch {archive.name} from {archive.mirrors[0]}")
     recipe = job.recipe
     return [
-        f"{job.pair}: would make {job.folder}",
-        *found,
+        *lines,
         f"  recipe {job.name}: {recipe.what}",
-        f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}; "
-        f"dictionary: {recipe.dictionary}",
+        f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
     ]
 
 

@@ -1,0 +1,89 @@
+"""IWSLT'14: TED talks in eight languages, each to English; which files hold what, and the three recipes in use.
+
+The organisers' 2014-01.tgz holds an archive a pair; fairseq mirrors that of German. The texts are CC BY-NC-ND. All
+recipes keep the same pairs of training and validation: their length is counted in Moses' tokens, whatever text follows.
+"""
+
+from collections.abc import Sequence
+
+from ..recipes.translate import Decode
+from .recipe import Archive, Dataset, Part, Place, Recipe
+
+LANGUAGES = ("ar", "de", "es", "fa", "he", "it", "nl", "pl")
+TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+_ALL = Archive("2014-01.tgz", ("drive:1GnBarJIbNgEIIDvUyKDtLmv35Qcxg6Ed", "drive:12HrS9S2DEvw746SosPojfgY5I6HXFVEA"))
+_GERMAN = Archive(
+    "de-en.tgz",
+    (
+        "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz",
+        "http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz",
+    ),
+)
+
+
+def archives(pairs: Sequence[str]) -> dict[str, tuple[Archive, ...]]:
+    """Of each pair its own archive, where it is at hand, or that of all; German alone need not fetch the others."""
+    found = {pair: (Archive(f"{pair}.tgz", ()), _ALL) for pair in pairs}
+    if "de-en" in found:
+        found["de-en"] = (_GERMAN, _ALL) if len(pairs) == 1 else (*found["de-en"], _GERMAN)
+    return found
+
+
+def parts(pair: str, recipe: str) -> tuple[Part, ...]:
+    source, target = pair.split("-")
+    train = [Place(pair, f"train.tags.{pair}.{language}") for language in (source, target)]
+    tests = [
+        Part(
+            name, "test", *(Place(pair, f"IWSLT14.{name}.{pair}.{language}.xml") for language in (source, target)),
+            form="xml", required=name != "TEDX.dev2012",
+        )
+        for name in TESTS
+    ]  # fmt: skip
+    return (Part("train", "train", train[0], train[1], form="tags"), *tests)
+
+
+_KEPT = {"longest": 175, "ratio": 1.5, "valid_every": 23}
+_ABOUT = {"train": 160_239, "valid": 7283, "test": 6750}
+
+IWSLT14 = Dataset(
+    name="iwslt14",
+    what="TED talks, 89,000 to 169,000 pairs to English (CC BY-NC-ND)",
+    pairs=tuple(f"{language}-en" for language in LANGUAGES),
+    table={
+        "clean": Recipe(
+            "cased, untokenised; SentencePiece learnt on train only, one dictionary",
+            pieces=12_000,
+            about=_ABOUT,
+            **_KEPT,
+        ),
+        "intra-distillation": Recipe(
+            "Xu et al.: lowercased, untokenised; SentencePiece learnt on train, valid and test (a leak), its pieces "
+            "are the dictionary",
+            pieces=12_000,
+            form="detokenised",
+            lowercased=True,
+            straight_apostrophes=True,
+            coverage=0.99999995,
+            learnt_on=("test", "train", "valid"),
+            dictionary="pieces",
+            about=_ABOUT,
+            **_KEPT,
+        ),
+        "fairseq": Recipe(
+            "fairseq's prepare-iwslt14.sh: lowercased Moses tokens; joint BPE learnt on train, a dictionary a side",
+            pieces=10_000,
+            form="tokenised",
+            lowercased=True,
+            straight_apostrophes=True,
+            subwords="bpe",
+            dictionary="separate",
+            pairs=("de-en",),
+            about=_ABOUT,
+            **_KEPT,
+        ),
+    },
+    decode=Decode(beam=5, lenpen=1.0),
+    archives=archives,
+    parts=parts,
+    nested=("{pair}.tgz",),
+)
