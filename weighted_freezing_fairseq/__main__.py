@@ -32,6 +32,7 @@ COMMANDS = {
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
     "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),
     "average": ("recipes.average", "write the mean of several checkpoints as one"),
+    "report": ("recipes.report", "collect scored runs into the papers' tables, with significance"),
     "bench": ("analysis.bench", "measure what each method costs beside standard training"),
     "corpus": ("recipes.corpus", "write the embedded, generated corpus of one language pair"),
 }

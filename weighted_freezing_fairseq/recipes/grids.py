@@ -1,0 +1,52 @@
+"""Tables as text: cells under a header, with what must be said with them, in Markdown and in LaTeX.
+
+What stands in backticks is code in both. Left out on purpose: CSV, which holds data and not text.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def as_markdown(grids: Iterable[Grid]) -> str:
+    """Tables of GitHub's Markdown, with their notes as lists."""
+    blocks = []
+    for grid in grids:
+        lines = [grid.header, ["---"] * len(grid.header), *grid.rows]
+        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+        blocks.append("\n".join([f"### {grid.title}", "", *table, "", *(f"- {note}" for note in grid.notes)]).rstrip())
+    return "\n\n".join(blocks)
+
+
+def as_latex(grids: Iterable[Grid]) -> str:
+    """Tables with the rules of booktabs, as wide as the page at most."""
+    blocks = ["% \\usepackage{booktabs,graphicx}"]
+    for grid in grids:
+        header, *rows = [" & ".join(map(_escaped, line)) + r" \\" for line in (grid.header, *grid.rows)]
+        notes = [r"\par\footnotesize " + _escaped(note) for note in grid.notes]
+        blocks.append("\n".join([
+            r"\begin{table*}", r"\centering", rf"\caption{{{_escaped(grid.title)}}}", r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{'l' * len(grid.header)}}}", r"\toprule", header, r"\midrule", *rows, r"\bottomrule",
+            r"\end{tabular}}", *notes, r"\end{table*}",
+        ]))  # fmt: skip
+    return "\n\n".join(blocks) + "\n"
+
+
+_LATEX = {**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+          "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    """`text` for LaTeX, with what stands in backticks as code."""
+    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)

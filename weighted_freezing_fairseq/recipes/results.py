@@ -1,0 +1,359 @@
+"""Scored runs, collected from their folders: which of them may be compared, and what each method got over its seeds.
+
+Scores are compared within one `Setting`, never across. Significance is that of one joined test set: the translations of
+all seeds that a method has in common with standard training, one after another, against as many copies of the
+reference. Left out on purpose: how results are laid out (`report.py`).
+"""
+
+import functools
+import hashlib
+import json
+import re
+import shlex
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .published import BASELINE
+from .runs import PROVENANCE, Run, say
+from .scores import read_lines
+from .significance import PValues, bleu, kept_p_values, signature
+
+CHOICES = ("best", "last", "average")  # in the order in which one is taken where none is asked for
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """All that two scores must share to be compared."""
+
+    dataset: str
+    recipe: str
+    training: str  # the folder of the YAMLs, which differ in nothing but the method
+    pair: str
+    subset: str
+    choice: str
+    decode: str
+    sentences: int
+    reference: str  # its SHA-256, or its path where it is not there
+    bleu_signature: str
+    chrf_signature: str
+
+    @property
+    def place(self) -> tuple[str, str, str, str, str]:
+        """What a reader asks for, in which there should be one setting."""
+        return self.dataset, self.recipe, self.training, self.pair, self.subset
+
+    @property
+    def scoring(self) -> tuple[str, str, str]:
+        """What scores on different data must share to be averaged."""
+        return self.choice, self.decode, self.bleu_signature
+
+    @property
+    def name(self) -> str:
+        """For a reader."""
+        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {self.subset}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One run, and its score in one setting."""
+
+    folder: Path
+    setting: Setting
+    method: str
+    config: str
+    changed: tuple[str, ...]  # settings that were given beside it
+    seed: int
+    commit: str
+    bleu: float
+    chrf: float
+    hypotheses: Path
+    reference: Path
+    updates: int | None  # of the training, and its seconds, where its log tells
+    seconds: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method beside the baseline, over the seeds that both have."""
+
+    seeds: tuple[int, ...]
+    difference: float  # of the means over these seeds
+    p: PValues
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method in one setting, with one configuration: a run for each seed."""
+
+    setting: Setting
+    method: str
+    config: str
+    changed: tuple[str, ...]
+    runs: tuple[Scored, ...]
+    comparison: Comparison | None = None
+    untested: str = ""  # why there is no comparison
+
+    @property
+    def way(self) -> str:
+        """How it was trained, for a reader."""
+        return " ".join((self.config, *self.changed))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(run.seed for run in self.runs)
+
+
+# From folders to scored runs ----------------------------------------------------------------------------------------
+
+
+def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tuple[list[Scored], list[str]]:
+    """Every scored run under `roots`, and notes on those that are not."""
+    found, unscored, unfinished = [], [], []
+    for folder in _run_folders(roots):
+        mine = list(_scores_of(folder, choice, data))
+        found += mine
+        if not mine:
+            (unscored if Run.of(folder).trained else unfinished).append(folder)
+    notes = []
+    if unscored:
+        without = f"without a score of choice {choice}" if choice else "trained and not scored"
+        notes.append(f"{without}: {len(unscored)} runs; type: wff evaluate {shlex.join(map(str, unscored))}")
+    if unfinished:
+        command = _read(unfinished[0] / PROVENANCE, "train it again")["command"]
+        notes.append(
+            f"not trained to the end: {len(unfinished)} runs, {unfinished[0]} is one; to go on type: {command}"
+        )
+    return found, notes
+
+
+def _run_folders(roots: Iterable[Path]) -> list[Path]:
+    """What `wff train` made, each once."""
+    found: set[Path] = set()
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(
+                f"there is no folder {root}; type the one that wff train put its runs into, as: runs/multi30k"
+            )
+        found |= {path.parent.resolve() for path in root.rglob(PROVENANCE)}
+    if not found:
+        where = " or ".join(map(str, roots))
+        raise UserError(f"there is no run in {where}; make one with: wff train multi30k --method standard --seed 1")
+    return sorted(found)
+
+
+def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[Scored]:
+    """One score for each test set: that of `choice`, or of the first choice that is there."""
+    about = _read(folder / PROVENANCE, f"train it again, or move {folder} away")
+    scores: dict[str, dict[str, tuple[Path, dict[str, Any]]]] = {}
+    for path in sorted((folder / "scores").glob("*.json")):
+        score = _read(path, f"score the run again: {_evaluate_again([str(folder)])}")
+        scores.setdefault(score["subset"], {})[score["choice"]] = path, score
+    for subset in scores:
+        taken = next((name for name in ([choice] if choice else CHOICES) if name in scores[subset]), None)
+        if taken is not None:
+            yield _scored(folder, about, *scores[subset][taken], data)
+
+
+class _Content(dict[str, Any]):
+    """A JSON object of which a missing key says what to type."""
+
+    def __init__(self, content: dict[str, Any], path: Path, remedy: str) -> None:
+        super().__init__(content)
+        self.path, self.remedy = path, remedy
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} does not say its {key}; {self.remedy}")
+
+
+def _read(path: Path, remedy: str) -> _Content:
+    try:
+        return _Content(json.loads(path.read_text(encoding="utf-8")), path, remedy)
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is not a whole file of JSON; {remedy}") from None
+
+
+def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Path | None) -> Scored:
+    reference = _reference(about, Path(score["reference"]), data)
+    updates, seconds = _cost(folder / "train.log")
+    setting = Setting(
+        dataset=about["dataset"],
+        recipe=about["recipe"],
+        training=str(Path(about["config"]).parent),
+        pair=about["pair"],
+        subset=score["subset"],
+        choice=score["choice"],
+        decode=", ".join(f"{name} {value}" for name, value in score["decode"].items()),
+        sentences=score["sentences"],
+        reference=_fingerprint(reference) if reference.is_file() else str(reference),
+        bleu_signature=score["bleu_signature"],
+        chrf_signature=score["chrf_signature"],
+    )
+    return Scored(
+        folder=folder,
+        setting=setting,
+        method=about["method"],
+        config=about["config"],
+        changed=tuple(about.get("changed", ())),
+        seed=about["seed"],
+        commit=about["commit"] or "unknown",
+        bleu=score["bleu"],
+        chrf=score["chrf"],
+        hypotheses=path.with_suffix(".hyp.txt"),
+        reference=reference,
+        updates=updates,
+        seconds=seconds,
+    )
+
+
+def _reference(about: _Content, recorded: Path, data: Path | None) -> Path:
+    """Where it was when the run was scored; or, for runs from another machine, in the same data on this one."""
+    prepared = Path(about["data"])
+    if recorded.is_file() or not recorded.is_relative_to(prepared):
+        return recorded
+    here = (data or Path("data") / about["dataset"]) / about["recipe"] / about["pair"]
+    return here / recorded.relative_to(prepared)
+
+
+def _cost(log: Path) -> tuple[int | None, int | None]:
+    """Updates, and seconds on the clock with validation and all sittings of a resumed run, by the log's last line."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    found = re.findall(r'train_inner\b.*"num_updates": "(\d+)".*"wall": "(\d+)"', text)
+    return (int(found[-1][0]), int(found[-1][1])) if found else (None, None)
+
+
+@functools.cache
+def _fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _evaluate_again(folders: Iterable[str]) -> str:
+    """What to type where there is a score and it must be another: its stamp tells `wff evaluate` that it is done."""
+    folders = [shlex.quote(folder) for folder in folders]
+    return f"rm {' '.join(f'{folder}/.scoring-*' for folder in folders)}; wff evaluate {' '.join(folders)}"
+
+
+# From scored runs to results ----------------------------------------------------------------------------------------
+
+
+def results(scored: Iterable[Scored]) -> tuple[list[Result], list[str]]:
+    """A result for each setting, method and configuration, standard training first; and notes on what is kept apart."""
+    groups: dict[tuple[Setting, str, str, tuple[str, ...]], dict[int, Scored]] = {}
+    for run in scored:
+        mine = groups.setdefault((run.setting, run.method, run.config, run.changed), {})
+        if run.seed in mine:
+            raise UserError(
+                f"{mine[run.seed].folder} and {run.folder} are the same method, seed and configuration; "
+                "type only one of the folders that they are in, or move one away"
+            )
+        mine[run.seed] = run
+    found = [Result(*key, tuple(mine[seed] for seed in sorted(mine))) for key, mine in groups.items()]
+    found.sort(key=lambda result: (result.setting, result.method != BASELINE, result.method, result.way))
+    return found, [*_settings_apart(found), *_configurations_apart(found)]
+
+
+def _settings_apart(found: Sequence[Result]) -> Iterator[str]:
+    """Runs that a reader would compare, and must not."""
+    for place in dict.fromkeys(result.setting.place for result in found):
+        settings = list(dict.fromkeys(result.setting for result in found if result.setting.place == place))
+        if len(settings) == 1:
+            continue
+        differ = [f.name for f in fields(Setting) if len({getattr(setting, f.name) for setting in settings}) > 1]
+        runs = [[str(r.folder) for result in found if result.setting == s for r in result.runs] for s in settings]
+        fewest = min(runs, key=len)
+        remedy = f"score them alike: {_evaluate_again(fewest)}"
+        if "choice" in differ:
+            remedy = f"type --choice with one of {', '.join(s.choice for s in settings)}, or {remedy}"
+        yield (
+            f"{settings[0].name}: runs that differ in {', '.join(differ)} are kept apart "
+            f"({' and '.join(str(len(mine)) for mine in runs)} of them); {remedy}"
+        )
+
+
+def _configurations_apart(found: Sequence[Result]) -> Iterator[str]:
+    """One method, trained in several ways."""
+    for key in dict.fromkeys((result.setting, result.method) for result in found):
+        ways = [result.way for result in found if (result.setting, result.method) == key]
+        if len(ways) > 1:
+            yield (
+                f"{key[0].name}: runs of {key[1]} with different settings are kept apart ({'; '.join(ways)}); "
+                "move those away that are not meant"
+            )
+
+
+# Significance -------------------------------------------------------------------------------------------------------
+
+
+def compared(found: Sequence[Result], kept: Path) -> tuple[list[Result], list[str]]:
+    """Each result with its comparison to standard training in the same setting, or why there is none; and notes."""
+    done, notes = [], []
+    for result in found:
+        if result.method == BASELINE:
+            done.append(result)
+            continue
+        baselines = _baselines(result, found)
+        untested, remedy = _untested(result, baselines)
+        if remedy:
+            notes.append(f"{result.setting.name}, {result.method}: not tested ({untested}); {remedy}")
+        comparison = None if untested else _comparison(result, baselines[0], kept)
+        done.append(replace(result, comparison=comparison, untested=untested))
+    return done, list(dict.fromkeys(notes))
+
+
+def _baselines(result: Result, found: Sequence[Result]) -> list[Result]:
+    """Standard training in the same setting; of several kinds the one with the same changes of its YAML."""
+    mine = [other for other in found if (other.setting, other.method) == (result.setting, BASELINE)]
+    alike = [other for other in mine if other.changed == result.changed]
+    return alike or mine
+
+
+def _untested(result: Result, baselines: Sequence[Result]) -> tuple[str, str]:
+    """Why a result cannot be tested, and what to type; two empty strings where it can."""
+    setting, train = result.setting, f"wff train {result.setting.dataset} --pair {result.setting.pair}"
+    train += f" --recipe {setting.recipe} --method {BASELINE} --seed {result.seeds[0]}"
+    if setting.training != f"configs/{setting.dataset}":
+        train += f" --configs {setting.training}"
+    if not baselines:
+        return f"no {BASELINE}", f"train and score it: {train}"
+    if len(baselines) > 1:
+        return f"several kinds of {BASELINE}", "move those away that are not meant"
+    if not set(result.seeds) & set(baselines[0].seeds):
+        return f"no seed in common with {BASELINE}", f"train and score one: {train}"
+    if not result.runs[0].reference.is_file():
+        return "no reference", f"there is no {result.runs[0].reference}; add --data, the folder that wff prepare made"
+    if setting.bleu_signature != signature():
+        return "other sacreBLEU", (
+            f"scored with {setting.bleu_signature}, while {signature()} is installed; "
+            f"score again: {_evaluate_again(str(run.folder) for run in result.runs)}"
+        )
+    return "", ""
+
+
+def _comparison(result: Result, baseline: Result, kept: Path) -> Comparison:
+    seeds = tuple(seed for seed in result.seeds if seed in baseline.seeds)
+    pairs = [[run for run in each.runs if run.seed in seeds] for each in (baseline, result)]
+    say(f"{result.setting.name}: testing {result.method} against {BASELINE}, seeds {' '.join(map(str, seeds))}")
+    baseline_lines, lines = ([line for run in runs for line in _lines(run)] for runs in pairs)
+    reference = [line for run in pairs[1] for line in read_lines(run.reference)]
+    standard, mine = (statistics.mean(run.bleu for run in runs) for runs in pairs)
+    return Comparison(seeds, mine - standard, kept_p_values(baseline_lines, lines, reference, kept))
+
+
+@functools.cache
+def _lines(run: Scored) -> list[str]:
+    """The translations of a run, if they are what was scored."""
+    lines, reference = read_lines(run.hypotheses), read_lines(run.reference)
+    again = f"score the run again: {_evaluate_again([str(run.folder)])}"
+    if not len(lines) == len(reference) == run.setting.sentences:
+        raise UserError(
+            f"{run.hypotheses} has {len(lines)} lines and {run.reference} {len(reference)}, where "
+            f"{run.setting.sentences} were scored; {again}"
+        )
+    if abs((found := bleu(lines, reference)) - run.bleu) > 1e-6:
+        raise UserError(
+            f"{run.hypotheses} scores {found:.2f} against {run.reference}, not {run.bleu:.2f} as is recorded; {again}"
+        )
+    return lines
