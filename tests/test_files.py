@@ -2,7 +2,7 @@
 
 import pytest
 
-from weighted_freezing_fairseq.files import whole, write_atomically
+from weighted_freezing_fairseq.files import whole, whole_folder, write_atomically
 
 
 def test_files_appear_whole_or_not_at_all(tmp_path):
@@ -15,3 +15,16 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"text\n"
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new" and [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_folders_appear_whole_and_take_the_place_of_older_ones(tmp_path):
+    goal = tmp_path / "deep/folder"
+    for content in ("old", "new"):
+        with whole_folder(goal) as part:
+            (part / content).write_text(content)
+    with pytest.raises(KeyError), whole_folder(goal) as part:
+        (part / "half").write_text("half")
+        raise KeyError
+    assert [path.name for path in goal.iterdir()] == ["new"]
+    with whole_folder(goal) as part:  # what the failed one left is gone
+        assert list(part.iterdir()) == []

@@ -1,6 +1,7 @@
-"""Files that are whole or not there: written beside their goal, then renamed."""
+"""Files and folders that are whole or not there: written beside their goal, then renamed."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,3 +23,17 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     """`data` as the whole content of `path`; text as UTF-8 with line feeds."""
     with whole(path) as part:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `path` when the block ends well, in place of one that was there.
+
+    One caller at a time: what a killed one left half-made is thrown away.
+    """
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(path, ignore_errors=True)
+    part.replace(path)

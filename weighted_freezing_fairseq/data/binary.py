@@ -4,7 +4,6 @@ Left out on purpose: the words themselves, which go through fairseq's dictionary
 """
 
 import struct
-import tempfile
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..files import whole_folder
 from ..recipes.runs import fairseq
 from . import lines
 
@@ -25,19 +25,18 @@ def binarise(folder: Path, languages: Sequence[str], splits: Sequence[str], word
     if (folder / "bin").is_dir():
         return
     source, target = languages
-    with tempfile.TemporaryDirectory(prefix=".bin-", dir=folder) as half:
-        words = ["--source-lang", source, "--target-lang", target, "--destdir", f"{half}/bin", *words]
+    with whole_folder(folder / "bin") as half:
+        words = ["--source-lang", source, "--target-lang", target, "--destdir", half, *words]
         for kind in ("train", "valid", "test"):  # fairseq calls several test sets test, test1 ..., in their order
             names = [folder / "pieces" / split for split in splits if split.rstrip("0123456789") == kind]
             if names:
                 words += [f"--{kind}pref", ",".join(map(str, names))]
         fairseq("preprocess", [*words, "--workers", jobs], folder / "preprocess.log")
-        (Path(half) / "bin/preprocess.log").unlink()  # the same lines again
+        (half / "preprocess.log").unlink()  # the same lines again
         for split in splits:
             for language in languages:
-                index = Path(half) / "bin" / f"{split}.{source}-{target}.{language}.idx"
+                index = half / f"{split}.{source}-{target}.{language}.idx"
                 refuse_different(folder / "pieces" / f"{split}.{language}", index)
-        (Path(half) / "bin").replace(folder / "bin")
 
 
 def refuse_different(text: Path, index: Path) -> None:

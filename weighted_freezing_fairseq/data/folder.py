@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import whole_folder, write_atomically
 from ..recipes.runs import once, say
 from . import MANIFEST, archives, binary, lines, parts, steps, subwords
 from .fetch import sha256
@@ -148,7 +148,7 @@ def _step(job: Job, name: str, more: Mapping[str, Any], work: Callable[[], list[
 def _unpack(job: Job, sources: Mapping[str, Source]) -> list[Row]:
     """The members that hold this pair, each under a name of ours, in one pass over each archive."""
     rows: list[Row] = []
-    with _appearing(job.folder / "unpacked") as goal:
+    with whole_folder(job.folder / "unpacked") as goal:
         for need, source in sources.items():
             wanted = {
                 side.member: goal / f"{part.name}.{language}"
@@ -191,9 +191,9 @@ def _write_text(job: Job, workers: Workers) -> list[Row]:
     """raw/, and text/ where the recipe changes the text: the pairs that are kept, those for validation set apart."""
     rows: list[Row] = []
     with ExitStack() as stack:
-        folders = [stack.enter_context(_appearing(job.folder / "raw"))]
+        folders = [stack.enter_context(whole_folder(job.folder / "raw"))]
         if job.recipe.changes_text:
-            folders.append(stack.enter_context(_appearing(job.folder / "text")))
+            folders.append(stack.enter_context(whole_folder(job.folder / "text")))
         for split in dict.fromkeys(part.split for part in job.parts):
             pairs = chain.from_iterable(_read(job, part, rows) for part in job.parts if part.split == split)
             write = _write_training if split == "train" else _write_evaluation
@@ -323,7 +323,7 @@ def _write_pieces(job: Job, workers: Workers) -> list[Row]:
     cut = subwords.bpe_of if job.recipe.subwords == "bpe" else subwords.pieces_of
     work = partial(cut, str(job.learnt), job.learnt.stat().st_mtime_ns)
     rows = []
-    with _appearing(job.folder / "pieces") as goal:
+    with whole_folder(job.folder / "pieces") as goal:
         for split in job.splits:
             words: dict[str, int] = {}
             pairs = 0
@@ -392,25 +392,14 @@ def _write_manifest(job: Job, rows: Sequence[Row], known: Mapping[str, Any]) -> 
         "archives": known,
         "sha256": {
             str(path.relative_to(job.folder)): sha256(path)
-            for path in sorted(job.folder.rglob("*"))
-            if path.is_file() and not path.name.startswith(".") and path.suffix != ".log"
+            for path in sorted(job.folder.glob("[!.]*")) + sorted(job.folder.glob("[!.]*/*"))
+            if path.is_file() and path.suffix != ".log"
         },
     }
     write_atomically(job.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _appearing(goal: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `goal` when the block ends well, in place of what a killed run left there."""
-    half = goal.with_name(f".{goal.name}.part")
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
-    yield half
-    shutil.rmtree(goal, ignore_errors=True)
-    half.replace(goal)
 
 
 @contextmanager

@@ -1,0 +1,115 @@
+"""Archives, whole, damaged and hostile: what is wanted comes out under our names, and nothing else is written."""
+
+import gzip
+import tarfile
+
+import miniature
+import pytest
+
+from weighted_freezing_fairseq.data.archives import copy_out, missing
+from weighted_freezing_fairseq.errors import UserError
+
+
+def put(tmp_path, members):
+    path = tmp_path / "a.tgz"
+    path.write_bytes(miniature.tgz(members) if isinstance(members, dict) else members)
+    return path
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_members_come_out_by_the_end_of_their_name_and_from_archives_inside(tmp_path):
+    inner = miniature.tgz({"de-en/train.de": "eins\n", "de-en/train.en": "one\n"})
+    path = put(tmp_path, {"./x/not-train.de": "no\n", "x/texts/de/en/de-en.tgz": inner, "x/last": "l\n"})
+    goals = {name: tmp_path / "out" / name for name in ("train.de", "train.en", "nowhere")}
+    (tmp_path / "out").mkdir()
+    found = copy_out(path, goals, nested=["de-en.tgz"])
+    assert found.members == {"train.de", "train.en"} and not found.left_alone
+    assert (tmp_path / "out/train.de").read_text() == "eins\n" and (tmp_path / "out/train.en").read_text() == "one\n"
+    assert found.names == ["./x/not-train.de", "x/last"]
+
+
+def test_a_gzipped_file_is_its_own_member(tmp_path):
+    path = tmp_path / "train.de.gz"
+    path.write_bytes(gzip.compress(b"eins\n"))
+    copy_out(path, {"": tmp_path / "out"})
+    assert (tmp_path / "out").read_bytes() == b"eins\n"
+
+
+def test_hostile_members_are_counted_and_nothing_is_written_for_them(tmp_path):
+    device = tarfile.TarInfo("train.de")
+    device.type = tarfile.CHRTYPE
+    members = {
+        "../train.de": "up\n",
+        "/tmp/train.de": "root\n",
+        "a/../../train.de": "up\n",
+        "..\\train.de": "up\n",
+        "1": miniature.link("train.de", "/etc/passwd"),
+        "2": miniature.link("x/train.de", "../../etc/passwd", hard=True),
+        "3": device,
+        "good/train.de": "eins\n",
+        "again/train.de": "zwei\n",
+    }
+    work = tmp_path / "work"
+    (work / "out").mkdir(parents=True)
+    path = put(work, members)
+    found = copy_out(path, {"train.de": work / "out/train.de"})
+    assert found.left_alone == {
+        "a name that leads out of the archive": 4,
+        "a link": 2,
+        "neither file nor folder": 1,
+        "a second file of the same name": 1,
+    }
+    assert everything(tmp_path) == ["work/a.tgz", "work/out/train.de"]
+    assert (work / "out/train.de").read_text() == "eins\n"
+
+
+def test_a_wanted_member_that_is_a_link_is_missing_and_the_message_says_so(tmp_path):
+    path = put(tmp_path, {"1": miniature.link("de-en/train.de", "/etc/passwd"), "fr-en/train.fr": "un\n"})
+    found = copy_out(path, {"train.de": tmp_path / "out"})
+    assert str(missing(path, "train.de", found)) == (
+        f"{path} holds no train.de (it has: fr-en/train.fr; 1 x a link, left alone); is it of another pair or data "
+        "set? Give the right one with --archive FILE"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.98])
+def test_an_archive_that_was_cut_short_says_so(tmp_path, part):
+    whole = miniature.tgz(
+        {f"{number}.de": str(number) * 3000 + gzip.compress(bytes([number]) * 999).hex() for number in range(9)}
+    )
+    path = put(tmp_path, whole[: int(len(whole) * part)])
+    with pytest.raises(UserError, match=r"a.tgz is damaged or was cut short \(.*\); move it away .* --archive"):
+        copy_out(path, {"0.de": tmp_path / "out"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"<html>quota</html>",
+        lambda data: gzip.compress(b"no tar at all"),
+        lambda data: data[:-8] + b"\0" * 8,  # gzip's checksum and length
+        lambda data: data[:40] + bytes([data[40] ^ 255]) + data[41:],
+    ],
+    ids=["web page", "no tar", "checksum", "a byte"],
+)
+def test_a_damaged_archive_says_so(tmp_path, damage):
+    path = put(tmp_path, damage(miniature.tgz({"train.de": "eins\n" * 100})))
+    with pytest.raises(UserError, match="is damaged or was cut short"):
+        copy_out(path, {"train.de": tmp_path / "out"})
+
+
+def test_a_damaged_archive_inside_another_says_so(tmp_path):
+    inner = miniature.tgz({"train.de": "eins\n" * 5000})
+    path = put(tmp_path, {"de-en.tgz": inner[: len(inner) // 2]})
+    with pytest.raises(UserError, match="is damaged or was cut short"):
+        copy_out(path, {"train.de": tmp_path / "out"}, nested=["de-en.tgz"])
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path):
+    path = put(tmp_path, {"train.de": "eins\n"})
+    with pytest.raises(OSError, match="No such file or directory"):
+        copy_out(path, {"train.de": tmp_path / "not there/out"})
