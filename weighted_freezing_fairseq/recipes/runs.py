@@ -14,7 +14,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import CONFIGS, methods_in, open_settings
+from ..data import subwords
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import whole_folder, write_atomically
 from ..user_dir import USER_DIR
 from . import corpus
 from .machine import Machine, environment
@@ -116,43 +116,23 @@ def _binarise(folder: Path, source: str, target: str, like: Path | None) -> None
     """fairseq-preprocess, into a folder that appears when it is whole: fairseq refuses to go on in a half-made one."""
     if (folder / "bin").is_dir():
         return
-    with tempfile.TemporaryDirectory(prefix=".bin-", dir=folder) as half:
-        words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", f"{half}/bin"]
+    with whole_folder(folder / "bin") as half:
+        words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", half]
         if like is not None:
-            words += ["--srcdict", str(like / "bin" / f"dict.{source}.txt")]
-        words += [str(w) for split in corpus.SIZES for w in (f"--{split}pref", folder / "pieces" / split)]
+            words += ["--srcdict", like / "bin" / f"dict.{source}.txt"]
+        words += [w for split in corpus.SIZES for w in (f"--{split}pref", folder / "pieces" / split)]
         fairseq("preprocess", words, folder / "preprocess.log")
-        (Path(half) / "bin").replace(folder / "bin")
 
 
 def _segment(folder: Path, raw: Path, languages: Sequence[str], like: Path | None) -> None:
     """Text in pieces of SentencePiece, which is learnt on the two sides of train unless another folder has it."""
-    import sentencepiece
-
+    model = (like or folder) / "spm.model"
     if like is None:
-        _learn_pieces(folder, raw, languages)
-    model = sentencepiece.SentencePieceProcessor(model_file=str((like or folder) / "spm.model"))
-    for split in corpus.SIZES:
-        for language in languages:
-            lines = [" ".join(model.encode(line, out_type=str)) for line in read_lines(raw / f"{split}.{language}")]
-            write_atomically(folder / "pieces" / f"{split}.{language}", "".join(f"{line}\n" for line in lines))
-
-
-def _learn_pieces(folder: Path, raw: Path, languages: Sequence[str]) -> None:
-    """SentencePiece on the two sides of train and on nothing else."""
-    import sentencepiece
-
-    say(f"{folder.name}: learning {PIECES} subwords on train")
-    sentencepiece.SentencePieceTrainer.train(
-        input=[str(raw / f"train.{language}") for language in languages],
-        model_prefix=str(folder / "spm"),
-        vocab_size=PIECES,
-        character_coverage=1.0,
-        hard_vocab_limit=False,
-        split_digits=True,
-        num_threads=1,  # with more, the order of sums and so the pieces may differ
-        minloglevel=2,
-    )
+        say(f"{folder.name}: learning {PIECES} subwords on train")
+        subwords.learn_pieces([raw / f"train.{name}" for name in languages], model, PIECES, split_digits=True)
+    for name in (f"{split}.{language}" for split in corpus.SIZES for language in languages):
+        lines = subwords.pieces_of(str(model), model.stat().st_mtime_ns, read_lines(raw / name))
+        write_atomically(folder / "pieces" / name, "".join(f"{line}\n" for line in lines))
 
 
 def wff(words: Sequence[Any], threads: int) -> str:
