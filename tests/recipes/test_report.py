@@ -22,7 +22,9 @@ from weighted_freezing_fairseq.recipes.scores import score
 
 WORDS = [f"w{number}" for number in range(60)]
 REFERENCE = [" ".join(random.Random(line).choices(WORDS, k=12)) + "." for line in range(30)]
+SITTING = "[x][fairseq_cli.train][INFO] - num. shared model params: 1,042,048\n"
 LOG = '[x][train_inner][INFO] - {"num_updates": "%d", "lr": "1", "train_wall": "1", "wall": "%d"}\n'
+EPOCH = '[x][train][INFO] - {"train_num_updates": "200", "train_train_wall": "9", "train_wall": "1800"}\n'
 
 
 def translations(noise, seed):
@@ -50,10 +52,12 @@ def a_run(
         "data": str(prepared),
     }
     about |= {"config": f"configs/{configs}/{method}.yaml", "commit": "abc123", "changed": []}
+    about |= {"sittings": [{"device": "a GPU"}, {"device": "a GPU"}]}
     about |= {"command": f"wff train iwslt14 --method {method} --seed {seed}"}
     (folder / "provenance.json").write_text(json.dumps(about))
     (folder / ".training.json").touch()
-    (folder / "train.log").write_text(LOG % (100, 1800) + LOG % (200, 3600) + '[train_inner] - {"num_upd')
+    log = [SITTING, LOG % (100, 900), LOG % (150, 1800), SITTING, LOG % (150, 1700), EPOCH, '[train_inner] - {"num_up']
+    (folder / "train.log").write_text("".join(log))  # stopped after an update that was not saved, and gone on
     for choice in choices:
         lines = translations(noise, f"{method} {seed} {pair}")
         found = {"subset": "test", "choice": choice, "decode": {"beam": 5, "lenpen": 1.0}, "recipe": recipe}
@@ -232,7 +236,9 @@ def test_every_cell_says_where_it_comes_from(reported):
     assert re.search(r"\n- p: `nrefs:1\|bs:1000\|seed:12345\|\S+` and `nrefs:1\|ar:10000\|seed:12345\|\S+`\n", text)
     assert "ours: best checkpoint (beam 5, lenpen 1.0)" in text and "The paper: 20,000 updates" in text
     assert "The paper's data is another (intra-distillation): compare gains over standard" in text
-    (line,) = [x for x in (reported / "runs.md").read_text().splitlines() if "| `sage` | 9" in x]
+    text = (reported / "runs.md").read_text()
+    assert "- hours of sage: a GPU\n" in text
+    (line,) = [x for x in text.splitlines() if "| `sage` | 9" in x]
     assert line.endswith(
         "| no seed in common with standard | - | - | 200 | 1.00 | configs/iwslt14-li/sage.yaml | abc123 |"
     )
@@ -376,7 +382,7 @@ def result(method, pair, scores, choice="best"):
     """A result without files."""
     setting = Setting("iwslt14", "clean", "configs/iwslt14", pair, "test", choice, "beam 5", 30, "hash", "bleu", "chrf")
     runs = [
-        Scored(None, setting, method, "yaml", (), seed, "abc", bleu, 50.0, None, None, None, None)
+        Scored(None, setting, method, "yaml", (), seed, "abc", bleu, 50.0, None, None, None, None, "")
         for seed, bleu in scores.items()
     ]
     return Result(setting, method, "yaml", (), tuple(runs))

@@ -65,6 +65,7 @@ class Cell:
     untested: str = ""
     updates: str = ""
     hours: float | None = None
+    device: str = ""
     config: str = ""
     commit: str = ""
     bleu_signature: str = ""
@@ -96,6 +97,7 @@ class Cell:
             untested=result.untested,
             updates=" to ".join(f"{number:,}" for number in dict.fromkeys((*updates[:1], *updates[-1:]))),
             hours=statistics.mean(seconds) / 3600 if seconds else None,
+            device="; ".join(sorted({run.device for run in runs if run.device})),
             config=result.way,
             commit=_words(sorted({run.commit for run in runs})),
             bleu_signature=setting.bleu_signature,
@@ -155,6 +157,7 @@ def sheet_of_everything(found: Sequence[Result]) -> Sheet:
         header = ["method", "seeds", "BLEU", "chrF", *_TEST, "updates", "hours", "config", "commit"]
         title = f"{setting.name}: {setting.sentences:,} sentences, {setting.choice} checkpoint, {setting.decode}"
         notes = [f"BLEU: `{setting.bleu_signature}`", f"chrF: `{setting.chrf_signature}`", *_test_signatures(cells)]
+        notes += [f"hours of {cell.method}: {cell.device}" for cell in cells if cell.device and cell.hours is not None]
         sheet.grids.append(Grid(title, header, rows, notes))
         sheet.cells += cells
     return sheet

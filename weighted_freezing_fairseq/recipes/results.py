@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..data import DATASETS
 from ..errors import UserError
 from .published import BASELINE
 from .runs import PROVENANCE, Run, say
@@ -54,7 +55,9 @@ class Setting:
     @property
     def name(self) -> str:
         """For a reader."""
-        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {self.subset}"
+        names = DATASETS[self.dataset].test_names if self.dataset in DATASETS else {}
+        test = names.get(self.subset, self.subset)
+        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {test}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Scored:
     reference: Path
     updates: int | None  # of the training, and its seconds, where its log tells
     seconds: int | None
+    device: str
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,7 @@ def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Pa
         reference=reference,
         updates=updates,
         seconds=seconds,
+        device=" and ".join(dict.fromkeys(sitting["device"] for sitting in about.get("sittings", ()))),
     )
 
 
@@ -219,10 +224,12 @@ def _reference(about: _Content, recorded: Path, data: Path | None) -> Path:
 
 
 def _cost(log: Path) -> tuple[int | None, int | None]:
-    """Updates, and seconds on the clock with validation and all sittings of a resumed run, by the log's last line."""
+    """Updates, and seconds on the clock, validation and all, of every sitting of a run that was stopped and went on."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    found = re.findall(r'train_inner\b.*"num_updates": "(\d+)".*"wall": "(\d+)"', text)
-    return (int(found[-1][0]), int(found[-1][1])) if found else (None, None)
+    sittings = text.split("num. shared model params")[1:]  # fairseq says that once, and counts its seconds from there
+    told = [re.findall(r'\[train(?:_inner)?\].*num_updates": "(\d+)".*wall": "(\d+)"\}', each) for each in sittings]
+    last = [lines[-1] for lines in told if lines]
+    return (int(last[-1][0]), sum(int(wall) for _, wall in last)) if last else (None, None)
 
 
 @functools.cache
