@@ -4,17 +4,56 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from recipe_runs import differences
 
 from weighted_freezing_fairseq.analysis import bench
 from weighted_freezing_fairseq.configs import CONFIGS
 
-FOLDERS = {"adapt": 4, "iwslt14": 2, "prune": 1, "toy": 9}
+FOLDERS = {"adapt": 4, "iwslt14": 11, "iwslt14-li": 11, "multi30k": 12, "prune": 1, "toy": 9, "wmt17": 6}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 
 
 def test_the_folders_are_those_that_the_readme_knows():
     assert {folder: sum(path.parts[0] == folder for path in YAMLS) for folder in FOLDERS} == FOLDERS
     assert len(YAMLS) == sum(FOLDERS.values())
+
+
+# Beside `standard.yaml`, what each may change.
+METHODS = ("optimizer", "criterion")
+STARTED = {"fish_mask", "lfr_cm"}  # from another run, for fewer updates
+SHORT = {"intra_distillation_third"}
+MATRICES = ("multi30k", "iwslt14", "iwslt14-li", "wmt17")
+
+
+@pytest.mark.parametrize("folder", MATRICES)
+def test_a_cell_differs_from_standard_training_in_its_method_alone(folder):
+    for name, (cfg, changed) in differences(folder).items():
+        if name in ("standard", "alignreg"):  # alignreg prunes a trained model, on a schedule of its own
+            continue
+        rest = changed - set(METHODS)
+        assert len(changed & set(METHODS)) == 1, name
+        expected = {"optimization", "checkpoint"} if name in STARTED else {"optimization"} if name in SHORT else set()
+        assert rest == expected, name
+        assert cfg["optimizer"]["weight_decay"] == 1e-4 and cfg["optimizer"]["adam_betas"] == (
+            "(0.9, 0.99)" if folder == "iwslt14-li" else "(0.9, 0.98)"
+        )
+
+
+def test_the_papers_settings_are_in_the_yamls():
+    """Xu et al. 2022, section 4.2 and appendix A; Li et al. 2023, appendix C."""
+    settings = {folder: differences(folder)["standard"][0] for folder in MATRICES}
+    assert [settings[folder]["optimization"]["max_update"] for folder in MATRICES[1:]] == [50_000, 20_000, 50_000]
+    assert [settings[folder]["lr_scheduler"]["warmup_updates"] for folder in MATRICES[1:]] == [8000, 4000, 4000]
+    assert settings["wmt17"]["optimization"]["update_freq"] == [16]
+    assert all(settings[folder]["dataset"]["max_tokens"] == 4096 for folder in MATRICES[1:])
+    for folder, p in (("multi30k", 5), ("iwslt14", 5), ("iwslt14-li", 5), ("wmt17", 6.25)):
+        criterion = differences(folder)["intra_distillation"][0]["criterion"]
+        assert (criterion["alpha"], criterion["alpha_p"], criterion["alpha_q"], criterion["num_passes"]) == (
+            5,
+            p,
+            10,
+            3,
+        )
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=str)

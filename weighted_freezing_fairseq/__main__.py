@@ -30,6 +30,8 @@ COMMANDS = {
     "unpack": ("recipes.unpack", "give back the checkpoint that pack stored"),
     "fisher": ("analysis.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
+    "train": ("recipes.train", "train one method of a data set; called again, go on"),
+    "reproduce": ("recipes.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
     "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),
     "average": ("recipes.average", "write the mean of several checkpoints as one"),
     "report": ("recipes.report", "collect scored runs into the papers' tables, with significance"),

@@ -15,12 +15,13 @@ def methods_in(*folders: Path) -> list[str]:
 
 
 def open_settings(config: Path) -> list[tuple[str, str]]:
-    """What the optimizer and the criterion of a YAML leave open (`???`), as (section, key)."""
+    """What the optimizer, the criterion and the start of a YAML leave open (`???`), as (section, key)."""
     from omegaconf import OmegaConf
 
     cfg = OmegaConf.load(config)
-    sections = [name for name in ("optimizer", "criterion") if name in cfg]
-    return [(name, str(key)) for name in sections for key in cfg[name] if OmegaConf.is_missing(cfg[name], key)]
+    sections = [name for name in ("optimizer", "criterion", "checkpoint") if name in cfg]
+    found = [(name, str(key)) for name in sections for key in cfg[name] if OmegaConf.is_missing(cfg[name], key)]
+    return [each for each in found if each != ("checkpoint", "save_dir")]  # every YAML leaves that open
 
 
 def config_path(method: str, *folders: Path) -> Path:

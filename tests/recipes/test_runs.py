@@ -9,15 +9,22 @@ from weighted_freezing_fairseq.recipes.runs import Run, filled_in, train
 
 
 def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
-    found = {"fisher": tmp_path / "f.pt", "ewc_anchor": tmp_path / "f.pt", "teacher": tmp_path / "t.pt"}
+    fisher, teacher = tmp_path / "f.pt", tmp_path / "t.pt"
+    found = {"fisher": fisher, "ewc_anchor": fisher, "teacher": teacher}
     given = {
         path.relative_to(CONFIGS).with_suffix("").as_posix(): filled_in(path, found) for path in CONFIGS.rglob("*.yaml")
     }
     assert {name: settings for name, settings in given.items() if settings} == {
-        "adapt/ewc": {"criterion": {"ewc_anchor": f"{tmp_path}/f.pt"}},
-        "adapt/lfr_cm": {"optimizer": {"fisher": f"{tmp_path}/f.pt"}},
-        "toy/self_distillation": {"criterion": {"teacher": f"{tmp_path}/t.pt"}},
-    }  # no mask was found for fish_mask
+        "adapt/ewc": {"criterion": {"ewc_anchor": str(fisher)}},
+        **{f"{folder}/lfr_cm": {"optimizer": {"fisher": str(fisher)}} for folder in ("adapt", "multi30k", "iwslt14")},
+        **{
+            f"{folder}/self_distillation": {"criterion": {"teacher": str(teacher)}}
+            for folder in ("toy", "multi30k", "iwslt14")
+        },
+        "iwslt14/self_distillation_twice": {"criterion": {"teacher": str(teacher)}},
+    }  # no mask was found for adapt/fish_mask
+    start = filled_in(CONFIGS / "multi30k/fish_mask.yaml", {"finetune_from_model": teacher})
+    assert start == {"checkpoint": {"finetune_from_model": str(teacher)}}
 
 
 def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):

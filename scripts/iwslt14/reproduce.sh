@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# From the archives of IWSLT'14 to tables: prepare, train, evaluate and report a matrix of methods, pairs and seeds.
+#
+#   bash scripts/iwslt14/reproduce.sh [--methods standard,weighted_freeze] [--pairs de-en] [--seeds 1,2,3] [--jobs N]
+#
+# All options are those of `wff reproduce`; --dry-run says what is done and what is left to do, --list prints the cells
+# for a scheduler. A second call reuses what is done; a killed one goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,7s/^# \{0,1\}//p' "scripts/iwslt14/reproduce.sh"
+    exit 0
+    ;;
+esac
+bash scripts/setup.sh
+exec .venv/bin/wff reproduce iwslt14 "$@"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Translate the test sets of Multi30k with the best, the last and the averaged checkpoint of runs, and score them.
+#
+#   bash scripts/multi30k/evaluate.sh runs/multi30k/clean/de-en/weighted_freeze-1 [...] [--choices best,last] [--json]
+#
+# All options are those of `wff evaluate`. Set up where needed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,6s/^# \{0,1\}//p' "scripts/multi30k/evaluate.sh"
+    exit 0
+    ;;
+esac
+bash scripts/setup.sh
+exec .venv/bin/wff evaluate "$@"

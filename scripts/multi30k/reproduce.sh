@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# From the archives of Multi30k to tables: prepare, train, evaluate and report a matrix of methods, pairs and seeds.
+#
+#   bash scripts/multi30k/reproduce.sh [--methods standard,weighted_freeze] [--pairs de-en] [--seeds 1,2,3] [--jobs N]
+#
+# All options are those of `wff reproduce`; --dry-run says what is done and what is left to do, --list prints the cells
+# for a scheduler. A second call reuses what is done; a killed one goes on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,7s/^# \{0,1\}//p' "scripts/multi30k/reproduce.sh"
+    exit 0
+    ;;
+esac
+bash scripts/setup.sh
+exec .venv/bin/wff reproduce multi30k "$@"

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# A matrix of trainings as arrays of SLURM jobs, one job a cell; those that start from another run wait for it. Requeued
+# or called again, every cell goes on where it was. At the end a job writes the tables.
+#
+#   bash scripts/slurm.sh iwslt14 [--pairs de-en,es-en] [--methods standard,sage] [--seeds 1,2,3] [--gpus N] [--dry-run]
+#
+# All options are those of `wff reproduce`. The data must be there: bash scripts/iwslt14/prepare.sh. Partition, time and
+# the like are given by sbatch's own variables (SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_ACCOUNT ...); at most
+# WFF_AT_ONCE jobs of an array run side by side. --dry-run prints what would be submitted.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case " $* " in
+*" --help "* | *" -h "*)
+    sed -n '2,9s/^# \{0,1\}//p' "scripts/slurm.sh"
+    exit 0
+    ;;
+esac
+if (($# == 0)) || [[ $1 == -* ]]; then
+    echo "scripts/slurm.sh: name a data set first; type: bash scripts/slurm.sh iwslt14 --dry-run" >&2
+    exit 2
+fi
+
+DRY="" GPUS=1 RUNS="runs/$1"
+words=()
+while (($#)); do
+    case $1 in
+    --dry-run) DRY=1 ;;
+    --gpus | --out)
+        (($# > 1)) || { echo "scripts/slurm.sh: $1 needs a value" >&2 && exit 2; }
+        if [[ $1 == --gpus ]]; then GPUS=$2; else RUNS=$2; fi
+        words+=("$1" "$2")
+        shift
+        ;;
+    *) words+=("$1") ;;
+    esac
+    shift
+done
+if [[ -z $DRY ]] && ! command -v sbatch >/dev/null; then
+    echo "scripts/slurm.sh: there is no sbatch here; on this machine type: wff reproduce ${words[*]}" >&2
+    exit 2
+fi
+bash scripts/setup.sh >&2
+cells=$(.venv/bin/wff reproduce "${words[@]}" --list)
+
+# submit WORD...: the number of the job, or in a dry run the command on the terminal and a stand-in for the number.
+submit() {
+    if [[ -n $DRY ]]; then
+        echo "sbatch $*" >&2
+        echo JOB
+    else
+        sbatch --parsable "$@"
+    fi
+}
+
+folder="$RUNS/slurm"
+mkdir -p "$folder"
+after=()
+level=0
+while grep -q "^$level"$'\t' <<<"$cells"; do
+    list="$folder/cells-$(sha256sum <<<"$cells" | cut -c1-8)-$level.txt"
+    sed -n "s/^$level"$'\t'"//p" <<<"$cells" >"$list"
+    count=$(wc -l <"$list")
+    job=$(submit "${after[@]}" "--array=1-$count${WFF_AT_ONCE:+%$WFF_AT_ONCE}" "--gpus=$GPUS" \
+        "--output=$folder/%A-%a.log" scripts/slurm_cell.sh "$list")
+    after=("--dependency=afterany:$job")
+    level=$((level + 1))
+done
+list="$folder/report.txt"
+echo "wff report $RUNS" >"$list"
+submit "${after[@]}" --array=1-1 "--output=$folder/report-%A.log" scripts/slurm_cell.sh "$list" >/dev/null
+echo "$(grep -c . <<<"$cells") cells on $level levels; logs: $folder"

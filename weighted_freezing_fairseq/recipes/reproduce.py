@@ -1,0 +1,124 @@
+"""`wff reproduce`: a matrix of methods, pairs and seeds, from archives to tables.
+
+Each cell is what `wff train` and `wff evaluate` do by themselves; here they come in an order in which every run finds
+the one that it starts from, as many at once as the machine takes. Killed, it goes on; a cell that fails does not stop
+the others. Left out on purpose: a scheduler of its own; `--list` prints the cells for one.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..configs import config_path
+from ..data import prepared, read_manifest
+from ..errors import UserError
+from . import prepare, report
+from .evaluate import CHOICES, evaluate_run
+from .machine import Machine
+from .runs import Run, say
+from .train import Study, add_study_arguments
+
+HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."
+EXAMPLE = """wff reproduce multi30k --methods standard,weighted_freeze,sage --seeds 1,2,3
+  wff reproduce iwslt14 --pairs de-en,es-en --methods standard,weighted_freeze --list"""
+
+
+def levels(study: Study, cells: Sequence[tuple[str, Run]]) -> list[list[tuple[str, Run]]]:
+    """The cells, and those that they start from, so that each finds its parent on an earlier level."""
+    found: dict[Path, tuple[int, str, Run]] = {}
+
+    def level_of(pair: str, run: Run) -> int:
+        parent = study.parent(pair, run)
+        level = 0 if parent is None else level_of(pair, parent) + 1
+        found.setdefault(run.folder, (level, pair, run))
+        return level
+
+    for pair, run in cells:
+        level_of(pair, run)
+    deepest = max(level for level, _, _ in found.values())
+    return [[(pair, run) for at, pair, run in found.values() if at == level] for level in range(deepest + 1)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which cells, and how many at once."""
+    add_study_arguments(parser)
+    parser.add_argument("--pairs", help="comma-separated (default: the first of the data set)")
+    parser.add_argument("--methods", default="standard,weighted_freeze", help="comma-separated; standard is always run")
+    parser.add_argument("--seeds", default="1,2,3", help="comma-separated (default 1,2,3)")
+    parser.add_argument("--choices", help="checkpoints to translate with (default: all of best,last,average)")
+    parser.add_argument("--jobs", type=int, help="runs at once (default: one a core, or one for each --gpus GPUs)")
+    parser.add_argument("--archive", type=Path, nargs="+", help="for wff prepare: archives that were fetched by hand")
+    parser.add_argument("--list", action="store_true", help="print LEVEL<tab>COMMAND for each cell, for a scheduler")
+    parser.add_argument("--dry-run", action="store_true", help="say what is done and what is left to do")
+
+
+def run(args: argparse.Namespace) -> int:
+    study = Study.of(args)
+    pairs = args.pairs.split(",") if args.pairs else [study.dataset.pairs[0]]
+    methods = list(dict.fromkeys(["standard", *args.methods.split(",")]))
+    for method in methods:
+        config_path(method, study.configs)
+    choices = args.choices.split(",") if args.choices else None
+    if choices and not set(choices) <= set(CHOICES):
+        raise UserError(f"--choices {args.choices}: type some of {','.join(CHOICES)}")
+    cells = [(pair, study.run(pair, m, seed)) for seed in _seeds(args.seeds) for pair in pairs for m in methods]
+    order = levels(study, cells)
+    if args.list:
+        on = f" --gpus {args.gpus} --precision {args.precision}"
+        on += f" --tokens-per-gpu {args.tokens_per_gpu}" if args.tokens_per_gpu else ""
+        for level, these in enumerate(order):
+            for pair, cell in these:
+                print(f"{level}\t{study.command(pair, cell)}{on} && wff evaluate {shlex.quote(str(cell.folder))}")
+        return 0
+    if args.dry_run:
+        for _, cell in (each for these in order for each in these):
+            print(f"{'done' if cell.trained else 'to do'}  {cell.folder}")
+        return 0
+    machine = Machine.of(args.device, args.jobs, len(cells), args.gpus, args.precision, args.tokens_per_gpu)
+    _prepare(args, study, pairs)
+    failed = _run_all(study, order, machine, choices)
+    print(report.write([study.runs], study.runs / "report"))
+    for name, error in failed:
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text} are no numbers; type --seeds 1,2,3") from None
+
+
+def _prepare(args: argparse.Namespace, study: Study, pairs: Sequence[str]) -> None:
+    missing = [p for p in pairs if not (prepared(study.data, study.recipe, p) / "manifest.json").is_file()]
+    if missing:
+        parser = argparse.ArgumentParser()
+        prepare.add_arguments(parser)
+        words = [study.dataset.name, "--pairs", ",".join(missing), "--recipe", study.recipe, "--out", str(study.data)]
+        prepare.run(parser.parse_args([*words, *(["--archive", *map(str, args.archive)] if args.archive else [])]))
+    for pair in pairs:
+        read_manifest(prepared(study.data, study.recipe, pair))
+
+
+def _run_all(
+    study: Study, order: Sequence[Sequence[tuple[str, Run]]], machine: Machine, choices: Sequence[str] | None
+) -> list[tuple[str, UserError]]:
+    """Every cell trained and scored; returns those that failed, with the reason."""
+    failed: list[tuple[str, UserError]] = []
+
+    def work(cell: tuple[str, Run]) -> None:
+        pair, run = cell
+        try:
+            study.train(pair, run, machine)
+            evaluate_run(run, machine, choices)
+        except UserError as error:
+            say(f"{run.name}: {error}")
+            failed.append((f"{pair}, {run.name}", error))
+
+    say(f"{sum(map(len, order))} runs, on {machine}")
+    for these in order:
+        machine.map(work, these)
+    return failed

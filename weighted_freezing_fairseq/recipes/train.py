@@ -1,0 +1,217 @@
+"""`wff train`: one cell of a table, a data set, a recipe, a pair, a method and a seed, trained to its end.
+
+The training is that of configs/DATASET/METHOD.yaml, by fairseq-hydra-train; here it meets the data that `wff prepare`
+made, the machine, and the runs that it starts from. A run folder carries all that is needed to tell where its scores
+come from. Called again after a kill or a requeue it goes on. Left out on purpose: the steps themselves (`runs.py`).
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..configs import CONFIGS, config_path, open_settings
+from ..data import DATASETS, Dataset, prepared, read_manifest
+from ..errors import UserError
+from ..files import write_atomically
+from .machine import PRECISIONS, Machine
+from .runs import PROVENANCE, Run, alone_in, filled_in, say, train, wff
+
+HELP = "Train one method on prepared data; called again, it goes on where it was."
+EXAMPLE = "wff train multi30k --pair de-en --method weighted_freeze --seed 1"
+
+# What is found in another run where a YAML leaves it open, and which run of the same seed that is, if not standard.
+_FOUND = ("teacher", "finetune_from_model", "fisher")
+_PARENT = {"self_distillation_twice": "self_distillation"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the cells of one matrix share: the prepared data, the YAMLs, the folder of the runs, changed settings."""
+
+    dataset: Dataset
+    recipe: str
+    data: Path
+    configs: Path
+    runs: Path
+    changed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Study":
+        """What `add_study_arguments` asked for."""
+        dataset = DATASETS[args.dataset]
+        configs = (args.configs or CONFIGS / args.dataset).resolve()
+        recipe = args.recipe or dataset.recipes[0]
+        if recipe not in dataset.recipes:
+            raise UserError(f"{args.dataset} has no recipe {recipe!r}; type --recipe {' or '.join(dataset.recipes)}")
+        data = (args.data or Path("data") / args.dataset).resolve()
+        return cls(dataset, recipe, data, configs, (args.out or Path("runs") / configs.name).resolve(), tuple(args.set))
+
+    def run(self, pair: str, method: str, seed: int) -> Run:
+        """The run of one cell."""
+        if pair not in self.dataset.pairs:
+            raise UserError(f"{self.dataset.name} has no pair {pair!r}; type --pair {' or '.join(self.dataset.pairs)}")
+        return Run(method, seed, self.runs / self.recipe / pair / f"{method}-{seed}")
+
+    def parent(self, pair: str, run: Run) -> Run | None:
+        """The run that this one needs first, if its YAML leaves something open."""
+        if not {key for _, key in self._open(run)} & set(_FOUND):
+            return None
+        return self.run(pair, _PARENT.get(run.method, "standard"), run.seed)
+
+    def _open(self, run: Run) -> list[tuple[str, str]]:
+        return open_settings(config_path(run.method, self.configs))
+
+    def train(self, pair: str, run: Run, machine: Machine) -> None:
+        """One cell, to its end."""
+        folder = prepared(self.data, self.recipe, pair)
+        read_manifest(folder)
+        config = config_path(run.method, self.configs)
+        found: dict[str, Any] = {}
+        parent = self.parent(pair, run)
+        if parent is not None:
+            if not parent.trained:
+                raise UserError(
+                    f"{run.method} starts from {parent.folder}, which is not trained; type: "
+                    + self.command(pair, parent)
+                )
+            found = self._from(parent, run, folder / "bin", machine)
+        more = _merged(filled_in(config, found), self.changed)
+        for section, key in self._open(run):
+            if key not in more.get(section, {}):
+                raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
+        with alone_in(run.folder):
+            self._note(pair, run, folder, config, machine)
+            train(run, config, folder / "bin", pair, machine, more)
+
+    def command(self, pair: str, run: Run) -> str:
+        """What a user types for this cell alone."""
+        words = ["wff", "train", self.dataset.name, "--recipe", self.recipe, "--pair", pair, "--method", run.method]
+        words += ["--seed", run.seed, "--data", self.data, "--configs", self.configs, "--out", self.runs]
+        return shlex.join(map(str, [*words, *(word for setting in self.changed for word in ("--set", setting))]))
+
+    def _from(self, parent: Run, run: Run, data: Path, machine: Machine) -> dict[str, Any]:
+        """The best weights of a parent, and their Fisher information where it is asked for."""
+        best = parent.folder / "checkpoints/checkpoint_best.pt"
+        found: dict[str, Any] = {"teacher": best, "finetune_from_model": best}
+        if ("optimizer", "fisher") in self._open(run):
+            found["fisher"] = parent.folder / "fisher.pt"
+            if not found["fisher"].is_file():
+                say(f"{parent.name}: measuring Fisher information")
+                words = ["fisher", best, "--data", data, "--out", found["fisher"], "--device", machine.device]
+                wff(words, machine.threads)
+        return found
+
+    def _note(self, pair: str, run: Run, folder: Path, config: Path, machine: Machine) -> None:
+        """provenance.json: where this run comes from, with a line for each time that it was begun or went on."""
+        if run.trained:
+            return
+        path = run.folder / PROVENANCE
+        sittings = run.provenance()["sittings"] if path.is_file() else []
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        sittings.append({"begun": now, "machine": str(machine), "host": platform.node(), "device": _device(machine)})
+        known = config.is_relative_to(CONFIGS.parent)
+        about = {
+            "dataset": self.dataset.name, "recipe": self.recipe, "pair": pair, "method": run.method, "seed": run.seed,
+            "data": str(folder), "config": str(config.relative_to(CONFIGS.parent) if known else config),
+            "changed": list(self.changed), "command": self.command(pair, run), "commit": _commit(),
+            "versions": _versions(), "sittings": sittings,
+        }  # fmt: skip
+        write_atomically(path, json.dumps(about, indent=2) + "\n")
+
+
+def _merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, Any]:
+    """`settings` with what a user changed as section.key=value."""
+    from omegaconf import OmegaConf
+
+    for each in changed:
+        name, equals, _ = each.partition("=")
+        if not equals or "." not in name:
+            raise UserError(
+                f"--set {each} is not of the form section.key=value; type --set optimization.max_update=1000"
+            )
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed))))
+    return merged
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with a + where files differ from it."""
+    here = ["git", "-C", str(CONFIGS.parent)]
+    try:
+        commit = subprocess.run([*here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "fairseq", "fairseq-fixed", "numpy", "sacrebleu", "sentencepiece")
+    found = {"python": platform.python_version(), "weighted_freezing_fairseq": __version__}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _device(machine: Machine) -> str:
+    """What computes, by its name."""
+    if machine.device == "cpu":
+        return f"{platform.processor() or platform.machine()}, {machine.threads} threads"
+    import torch
+
+    return f"{machine.gpus} x {torch.cuda.get_device_name(0)}"
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a matrix of trainings is about, and what it runs on."""
+    parser.add_argument("dataset", choices=list(DATASETS), metavar="DATASET", help=", ".join(DATASETS))
+    parser.add_argument("--recipe", help="of wff prepare (default: the first of its list)")
+    parser.add_argument("--data", type=Path, help="what wff prepare left (default data/DATASET)")
+    parser.add_argument(
+        "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of the repository)"
+    )
+    parser.add_argument("--out", type=Path, metavar="RUNS", help="folder of the runs (default runs/DATASET)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change a setting of the YAML; repeat for several",
+    )  # fmt: skip
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: GPUs where there are some")
+    parser.add_argument("--gpus", type=int, default=1, help="for each run; its batch stays that of one (default 1)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 or fp16 on a GPU")
+    parser.add_argument("--tokens-per-gpu", type=int, metavar="N", help="at most so many at once; the batch stays")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One cell."""
+    add_study_arguments(parser)
+    parser.add_argument("--pair", help="default: the first of the data set")
+    parser.add_argument("--method", default="standard", help="default standard")
+    parser.add_argument("--seed", type=int, default=1, help="default 1")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and where")
+
+
+def run(args: argparse.Namespace) -> int:
+    study = Study.of(args)
+    pair = args.pair or study.dataset.pairs[0]
+    mine = study.run(pair, args.method, args.seed)
+    config = config_path(args.method, study.configs)
+    machine = Machine.of(args.device, 1, 1, args.gpus, args.precision, args.tokens_per_gpu)
+    if args.dry_run:
+        print(f"{mine.name}: {config} on {prepared(study.data, study.recipe, pair)}\nin {mine.folder}, on {machine}")
+        return 0
+    study.train(pair, mine, machine)
+    print(f"{mine.folder}\nnext: wff evaluate {mine.folder}")
+    return 0
