@@ -10,6 +10,7 @@ import csv
 import fcntl
 import io
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -150,9 +151,15 @@ def wff(words: Sequence[Any], threads: int) -> str:
 
 # A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
 _UNTIL_PARENT_DIES = """
-import ctypes, runpy, signal, sys
+import ctypes, os, runpy, signal, sys
+parent, command = int(sys.argv.pop(1)), sys.argv[1]
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    die_with_parent()
+    if command == "fairseq_cli.preprocess":  # its processes, too; training forks from threads that end earlier
+        os.register_at_fork(after_in_child=die_with_parent)
+if os.getppid() != parent:
+    sys.exit("killed before it began")
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
@@ -168,7 +175,7 @@ def fairseq(
     log.parent.mkdir(parents=True, exist_ok=True)
     last = ""
     with subprocess.Popen(
-        [sys.executable, "-c", _UNTIL_PARENT_DIES, f"fairseq_cli.{command}", *map(str, words)],
+        [sys.executable, "-c", _UNTIL_PARENT_DIES, str(os.getpid()), f"fairseq_cli.{command}", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=env or environment(1),
     ) as process, log.open("a", encoding="utf-8") as file:  # fmt: skip
