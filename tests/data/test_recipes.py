@@ -64,7 +64,7 @@ def written(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
-# The scripts -------------------------------------------------------------------
+# The scripts ---------------------------------------------------------------------------------------------------------
 
 
 def prepared_training(lines: list[str], language: str) -> list[str]:
