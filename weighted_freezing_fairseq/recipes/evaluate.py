@@ -7,8 +7,9 @@ significance between systems, which is `wff report`.
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,54 +42,66 @@ def refuse_missing(data: Path) -> None:
         raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")
 
 
-def evaluate_run(
-    run: Run,
-    machine: Machine,
-    choices: Sequence[str] | None = None,
-    decode: Decode | None = None,
-    averaged: int = AVERAGED,
-) -> dict[str, dict[str, Any]]:
-    """The scores of a finished run by SUBSET.CHOICE, kept in its folder; choices None: all that there are."""
-    provenance = run.provenance()
-    folder = Path(provenance["data"])
-    manifest = read_manifest(folder)
-    decode = decode or DATASETS[manifest["dataset"]].decode
-    pieces = Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a finished run: which checkpoints (None: all that there are), searched how."""
+
+    choices: Sequence[str] | None
+    decode: Decode
+    averaged: int = AVERAGED
+
+    def of(self, run: Run) -> list[str]:
+        """The choices that the checkpoints of `run` allow; those that were named must be there."""
+        if self.choices is not None:
+            return list(self.choices)
+        if len(latest(run.folder, self.averaged, or_fewer=True)) < self.averaged:
+            say(f"{run.name}: fewer than {self.averaged} numbered checkpoints, no average")
+            return [choice for choice in CHOICES if choice != "average"]
+        return list(CHOICES)
+
+
+def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[str, Any]]:
+    """The scores of a finished run by SUBSET.CHOICE, kept in its folder."""
+    if not run.trained:
+        raise UserError(f"{run.folder} is not trained to its end; type: {run.provenance()['command']}")
+    manifest = read_manifest(Path(run.provenance()["data"]))
     found = {}
-    for choice in choices or CHOICES:
-        if choice == "average" and choices is None and len(latest(run.folder, averaged, or_fewer=True)) < averaged:
-            say(f"{run.name}: fewer than {averaged} numbered checkpoints, no average")
-            continue
-        checkpoint = _checkpoint(run, choice, averaged)
-        for subset, file in manifest["tests"].items():
-            goal = run.folder / "scores" / f"{subset}.{choice}.json"
-
-            def work(subset=subset, choice=choice, checkpoint=checkpoint, reference=folder / file, goal=goal) -> None:
-                lines = read_lines(reference)
-                refuse_processed(lines, reference)
-                say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
-                made = generate(
-                    checkpoint, folder / "bin", subset, decode, machine, pieces, _progress(run.name, len(lines))
-                )
-                scores = all_scores(made, lines, manifest["target"])
-                write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
-                about = {
-                    "subset": subset, "choice": choice, "checkpoint": str(checkpoint.relative_to(run.folder)),
-                    "decode": asdict(decode), "recipe": manifest["recipe"], "reference": str(reference),
-                }  # fmt: skip
-                write_atomically(goal, json.dumps({**about, **scores}, indent=2) + "\n")
-
-            settings = {"decode": asdict(decode), **({"averaged": averaged} if choice == "average" else {})}
-            once(run.folder, f"scoring-{subset}-{choice}", settings, work)
-            found[f"{subset}.{choice}"] = json.loads(goal.read_text(encoding="utf-8"))
+    for choice in wanted.of(run):
+        about = {"choice": choice, "decode": asdict(wanted.decode)}
+        if choice == "average":
+            about["averaged"] = wanted.averaged
+        for subset in manifest["tests"]:
+            name = f"{subset}.{choice}"
+            work = partial(_score, run, machine, manifest, subset, about)
+            once(run.folder, f"scoring-{name}", about, work, f"to score it anew type: rm {run.folder}/.scoring-*")
+            found[name] = json.loads((run.folder / "scores" / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
 
-def _checkpoint(run: Run, choice: str, averaged: int) -> Path:
-    goal = run.folder / f"checkpoints/checkpoint_{choice}.pt"
-    if choice == "average" and not goal.is_file():
-        average(latest(run.folder, averaged), goal)
-    return goal
+def _score(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: str, about: Mapping[str, Any]) -> None:
+    """Translate one test set with one checkpoint, and leave hypotheses and scores."""
+    folder, choice = Path(run.provenance()["data"]), about["choice"]
+    reference = folder / manifest["tests"][subset]
+    lines = read_lines(reference)
+    refuse_processed(lines, reference)
+    checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
+    if choice == "average":
+        average(latest(run.folder, about["averaged"]), checkpoint)
+    say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
+    watch = _progress(run.name, len(lines))
+    decode = Decode(**about["decode"])
+    made = generate(checkpoint, folder / "bin", subset, decode, machine, _pieces(manifest), watch)
+    goal = run.folder / "scores" / f"{subset}.{choice}.json"
+    found = {
+        "subset": subset, "checkpoint": str(checkpoint.relative_to(run.folder)), "recipe": manifest["recipe"],
+        "reference": str(reference), **about, **all_scores(made, lines, manifest["target"]),
+    }  # fmt: skip
+    write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
+    write_atomically(goal, json.dumps(found, indent=2) + "\n")
+
+
+def _pieces(manifest: Mapping[str, Any]) -> Pieces:
+    return Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
 
 
 def _progress(name: str, total: int) -> Any:
@@ -144,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
         if given.is_dir():
             own = Run.of(given)
             decode = decode_of(args, DATASETS[own.provenance()["dataset"]].decode)
-            for name, found in evaluate_run(own, machine, choices, decode, args.average_last).items():
+            for name, found in evaluate_run(own, machine, Wanted(choices, decode, args.average_last)).items():
                 scores[f"{given}/scores/{name}"] = found
         else:
             scores[str(given)] = _evaluate_checkpoint(given, args, machine)
@@ -167,7 +180,7 @@ def _evaluate_checkpoint(checkpoint: Path, args: argparse.Namespace, machine: Ma
     pieces, reference, language = Pieces(), args.reference, ""
     if (prepared / "manifest.json").is_file():
         manifest = read_manifest(prepared)
-        pieces = Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+        pieces = _pieces(manifest)
         language = manifest["target"]
         if reference is None and args.subset in manifest["tests"]:
             reference = prepared / manifest["tests"][args.subset]

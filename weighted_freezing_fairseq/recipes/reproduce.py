@@ -15,7 +15,7 @@ from ..configs import config_path
 from ..data import prepared, read_manifest
 from ..errors import UserError
 from . import prepare, report
-from .evaluate import CHOICES, evaluate_run
+from .evaluate import CHOICES, Wanted, evaluate_run
 from .machine import Machine
 from .runs import Run, say
 from .train import Study, add_study_arguments
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     machine = Machine.of(args.device, args.jobs, len(cells), args.gpus, args.precision, args.tokens_per_gpu)
     _prepare(args, study, pairs)
-    failed = _run_all(study, order, machine, choices)
+    failed = _run_all(study, order, machine, Wanted(choices, study.dataset.decode))
     print(report.write([study.runs], study.runs / "report"))
     for name, error in failed:
         print(f"failed: {name}: {error}", file=sys.stderr)
@@ -104,7 +104,7 @@ def _prepare(args: argparse.Namespace, study: Study, pairs: Sequence[str]) -> No
 
 
 def _run_all(
-    study: Study, order: Sequence[Sequence[tuple[str, Run]]], machine: Machine, choices: Sequence[str] | None
+    study: Study, order: Sequence[Sequence[tuple[str, Run]]], machine: Machine, wanted: Wanted
 ) -> list[tuple[str, UserError]]:
     """Every cell trained and scored; returns those that failed, with the reason."""
     failed: list[tuple[str, UserError]] = []
@@ -113,7 +113,7 @@ def _run_all(
         pair, run = cell
         try:
             study.train(pair, run, machine)
-            evaluate_run(run, machine, choices)
+            evaluate_run(run, machine, wanted)
         except UserError as error:
             say(f"{run.name}: {error}")
             failed.append((f"{pair}, {run.name}", error))

@@ -83,7 +83,13 @@ def say(text: str) -> None:
         print(f"[{time.monotonic() - _started:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
-def once(folder: Path, name: str, settings: dict[str, Any], work: Callable[[], None]) -> None:
+def once(
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    work: Callable[[], None],
+    remedy: str = "give another --out, or move that folder away",
+) -> None:
     """Do `work` unless `folder` has it done with the same settings; other settings are the user's to sort out."""
     stamp = folder / f".{name}.json"
     settings = json.loads(json.dumps(settings, default=str))
@@ -91,10 +97,10 @@ def once(folder: Path, name: str, settings: dict[str, Any], work: Callable[[], N
         if json.loads(stamp.read_text(encoding="utf-8")) == settings:
             say(f"{folder.name}: {name} is done already")
             return
-        raise UserError(f"{folder} holds a {name} of other settings; give another --out, or move that folder away")
+        raise UserError(f"{folder} holds a {name} of other settings; {remedy}")
     begun = folder / f".{name}.begun.json"
     if begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{folder} holds a half-done {name} of other settings; give another --out")
+        raise UserError(f"{folder} holds a half-done {name} of other settings; {remedy}")
     write_atomically(begun, json.dumps(settings))
     work()
     begun.replace(stamp)
