@@ -12,7 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for folder in ("scripts", ".ci") for path in (ROOT / folder).rglob("*") if path.is_file())
-NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative")
+NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative", "slurm", "slurm_cell")
+NAMES += tuple(
+    f"{data}/{name}"
+    for data in ("iwslt14", "wmt17", "multi30k")
+    for name in ("prepare", "train", "evaluate", "reproduce")
+)
 KNOWN = {*(f"scripts/{name}.sh" for name in NAMES), ".ci/run"}
 ids = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 
@@ -154,3 +159,31 @@ def test_make_lists_its_targets():
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=30)
     declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [line.split()[1] for line in done.stdout.splitlines()] == declared[1].split()
+
+
+FAKE_SBATCH = """#!/usr/bin/env bash
+echo "$*" >> "$JOBS"
+wc -l < "$JOBS"
+"""
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/wff").exists(), reason="needs the environment of scripts/setup.sh")
+def test_a_matrix_becomes_arrays_of_jobs_that_wait_for_each_other(tmp_path):
+    sbatch = tmp_path / "bin/sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(FAKE_SBATCH)
+    sbatch.chmod(0o755)
+    words = ["multi30k", "--methods", "self_distillation", "--seeds", "1,2", "--gpus", 2, "--out", tmp_path / "runs"]
+    environment = {"PATH": f"{sbatch.parent}:{os.environ['PATH']}", "JOBS": str(tmp_path / "jobs"), "WFF_AT_ONCE": "8"}
+    done = bash("scripts/slurm.sh", *words, **environment)
+    assert done.returncode == 0, done.stderr
+    first, second, report = (tmp_path / "jobs").read_text().splitlines()
+    assert "--array=1-2%8 --gpus=2" in first and "--dependency" not in first
+    assert "--dependency=afterany:1 --array=1-2%8" in second and "--dependency=afterany:2" in report
+    lists = [Path(line.split()[-1]).read_text() for line in (first, second, report)]
+    assert lists[0].count("--method standard") == lists[1].count("--method self_distillation") == 2
+    assert lists[2] == f"wff report {tmp_path}/runs\n"
+    (tmp_path / "jobs").unlink()
+    dry = bash("scripts/slurm.sh", *words, "--dry-run", **environment)
+    assert dry.returncode == 0 and dry.stderr.count("sbatch ") == 3 and not (tmp_path / "jobs").exists()
+    assert "type: bash scripts/slurm.sh iwslt14 --dry-run" in bash("scripts/slurm.sh").stderr

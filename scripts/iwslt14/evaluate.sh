@@ -3,7 +3,7 @@
 #
 #   bash scripts/iwslt14/evaluate.sh runs/iwslt14/clean/de-en/weighted_freeze-1 [...] [--choices best,last] [--json]
 #
-# All options are those of `wff evaluate`. Set up where needed.
+# All options are those of `wff evaluate`; CHOICES and BEAM stand for the options of these names. Set up where needed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 case " $* " in
@@ -12,5 +12,9 @@ case " $* " in
     exit 0
     ;;
 esac
+words=()
+for name in CHOICES BEAM; do
+    [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
+done
 bash scripts/setup.sh
-exec .venv/bin/wff evaluate "$@"
+exec .venv/bin/wff evaluate ${words[@]+"${words[@]}"} "$@"
