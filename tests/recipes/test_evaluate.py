@@ -1,5 +1,6 @@
 """Scoring: the whole set, the raw reference, and what is refused."""
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from fairseq_runs import Fairseq
 
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.scores import all_scores, read_lines, refuse_processed, score
+from weighted_freezing_fairseq.recipes.scores import all_scores, comet, read_lines, refuse_processed, score
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
@@ -57,6 +58,15 @@ def test_legacy_scores_are_those_of_the_old_scripts():
     assert found["legacy"]["compound_split"] == pytest.approx(100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
     assert found["bleu_lowercased"] == pytest.approx(100) and "case:lc" in found["bleu_lowercased_signature"]
     assert found["bleu"] < 100 and "case:mixed" in found["bleu_signature"]
+
+
+def test_comet_is_for_those_who_have_it(tmp_path):
+    with pytest.raises(UserError, match="give --comet the .ckpt that comet-score has downloaded"):
+        comet(tmp_path / "no.ckpt", ["a"], ["b"], ["c"], 0)
+    if importlib.util.find_spec("comet") is None:
+        (tmp_path / "model.ckpt").touch()
+        with pytest.raises(UserError, match="type: pip install unbabel-comet"):
+            comet(tmp_path / "model.ckpt", ["a"], ["b"], ["c"], 0)
 
 
 def test_counts_must_agree_and_empty_hypotheses_count():

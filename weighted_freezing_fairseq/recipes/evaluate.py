@@ -19,7 +19,7 @@ from ..files import write_atomically
 from .average import average, latest
 from .machine import Machine
 from .runs import Run, once, say
-from .scores import all_scores, read_lines, refuse_processed
+from .scores import all_scores, comet, read_lines, refuse_processed
 from .translate import Decode, Pieces, generate
 
 HELP = "Translate whole test sets with the checkpoints of a run, and score them against the raw reference."
@@ -49,6 +49,7 @@ class Wanted:
     choices: Sequence[str] | None
     decode: Decode
     averaged: int = AVERAGED
+    comet: Path | None = None
 
     def of(self, run: Run) -> list[str]:
         """The choices that the checkpoints of `run` allow; those that were named must be there."""
@@ -74,6 +75,9 @@ def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[s
             name = f"{subset}.{choice}"
             work = partial(_score, run, machine, manifest, subset, about)
             once(run.folder, f"scoring-{name}", about, work, f"to score it anew type: rm {run.folder}/.scoring-*")
+            if wanted.comet is not None:
+                add = partial(_add_comet, run, machine, manifest, subset, choice, wanted.comet)
+                once(run.folder, f"comet-{name}", {"model": str(wanted.comet)}, add)
             found[name] = json.loads((run.folder / "scores" / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
@@ -97,6 +101,15 @@ def _score(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: str,
         "reference": str(reference), **about, **all_scores(made, lines, manifest["target"]),
     }  # fmt: skip
     write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
+    write_atomically(goal, json.dumps(found, indent=2) + "\n")
+
+
+def _add_comet(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: str, choice: str, model: Path) -> None:
+    """COMET of translations that are there, beside their other scores."""
+    goal = run.folder / "scores" / f"{subset}.{choice}.json"
+    reference = Path(run.provenance()["data"]) / manifest["tests"][subset]
+    texts = [reference.with_suffix(f".{manifest['source']}"), goal.with_suffix(".hyp.txt"), reference]
+    found = json.loads(goal.read_text(encoding="utf-8")) | comet(model, *map(read_lines, texts), machine.gpus)
     write_atomically(goal, json.dumps(found, indent=2) + "\n")
 
 
@@ -124,6 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average-last", type=int, default=AVERAGED, metavar="N",
         help=f"how many of the latest checkpoints are averaged (default {AVERAGED})",
     )  # fmt: skip
+    parser.add_argument("--comet", type=Path, metavar="MODEL.ckpt", help="of a run folder: COMET by this model, too")
     of_checkpoint = parser.add_argument_group("of checkpoints")
     of_checkpoint.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
     of_checkpoint.add_argument(
@@ -157,7 +171,9 @@ def run(args: argparse.Namespace) -> int:
         if given.is_dir():
             own = Run.of(given)
             decode = decode_of(args, DATASETS[own.provenance()["dataset"]].decode)
-            for name, found in evaluate_run(own, machine, Wanted(choices, decode, args.average_last)).items():
+            for name, found in evaluate_run(
+                own, machine, Wanted(choices, decode, args.average_last, args.comet)
+            ).items():
                 scores[f"{given}/scores/{name}"] = found
         else:
             scores[str(given)] = _evaluate_checkpoint(given, args, machine)

@@ -83,6 +83,22 @@ def all_scores(hypotheses: Sequence[str], reference: Sequence[str], language: st
     return found
 
 
+def comet(
+    model: Path, sources: Sequence[str], hypotheses: Sequence[str], reference: Sequence[str], gpus: int
+) -> dict[str, Any]:
+    """COMET by a model that is on this disk, with its name, where the package `unbabel-comet` is installed."""
+    if not model.is_file():
+        raise UserError(f"there is no COMET model {model}; give --comet the .ckpt that comet-score has downloaded")
+    try:
+        from comet import load_from_checkpoint
+    except ImportError:
+        raise UserError("--comet needs the package unbabel-comet; type: pip install unbabel-comet") from None
+    _refuse_unequal(hypotheses, reference)
+    data = [{"src": src, "mt": mt, "ref": ref} for src, mt, ref in zip(sources, hypotheses, reference, strict=True)]
+    found = load_from_checkpoint(str(model)).predict(data, batch_size=16, gpus=gpus)
+    return {"comet": float(found.system_score), "comet_model": model.name}
+
+
 _COMPOUND = re.compile(r"(\S)-(\S)")
 
 
