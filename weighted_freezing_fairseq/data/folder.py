@@ -108,12 +108,12 @@ def counted(job: Job) -> str:
     return " / ".join(f"{pairs:,} {split}" for split, pairs in found.items())
 
 
-def make(job: Job, sources: Mapping[str, Source], workers: Workers, jobs: int) -> None:
-    """All steps; `jobs`: processes of fairseq-preprocess."""
+def make(job: Job, sources: Mapping[str, Source], workers: Workers) -> None:
+    """All steps."""
     rows = write_text(job, sources, workers)
     rows += _step(job, "subwords", _versions("sentencepiece", "subword-nmt"), partial(_learn, job, workers))
     rows += _step(job, "pieces", {}, partial(_write_pieces, job, workers))
-    rows += _step(job, "binarised", _versions("fairseq", "fairseq-fixed"), partial(_binarise, job, jobs))
+    rows += _step(job, "binarised", {}, partial(_binarise, job, workers))
     _assert_the_same(job, rows)
     _write_manifest(job, rows, _identities(job, sources))
 
@@ -341,19 +341,49 @@ def _write_pieces(job: Job, workers: Workers) -> list[Row]:
     return rows
 
 
-def _binarise(job: Job, jobs: int) -> list[Row]:
-    """fairseq's data, with the recipe's dictionary."""
-    words: list[Any] = []
+def _binarise(job: Job, workers: Workers) -> list[Row]:
+    """fairseq's data, with the recipe's dictionary; every sentence is read again and compared in length."""
+    say(f"{job.pair}: binarising")
+    with whole_folder(job.folder / "bin") as goal:
+        names = dict(zip(job.languages, _dictionaries(job, workers), strict=True))
+        for language, entries in names.items():
+            binary.save_dictionary(entries, goal / f"dict.{language}.txt")
+        sides = [(split, language) for split in job.splits for language in job.languages]
+        tasks = [
+            (
+                job.folder / "pieces" / f"{split}.{language}",
+                goal / f"dict.{language}.txt",
+                goal / f"{split}.{job.pair}.{language}",
+            )
+            for split, language in sides
+        ]
+        found = dict(zip(sides, workers.map(binary.write_and_check, tasks), strict=True))
+    rows = []
+    for split in job.splits:
+        both = {language: found[split, language] for language in job.languages}
+        words = {language: side["words"] for language, side in both.items()}
+        unknown = {language: side["unknown"] for language, side in both.items()}
+        rows.append(
+            {
+                "step": "binarised",
+                "split": split,
+                "pairs": both[job.languages[0]]["sentences"],
+                "words": words,
+                "unknown": unknown,
+            }
+        )
+    return rows
+
+
+def _dictionaries(job: Job, workers: Workers) -> list[binary.Entries]:
+    """Of source and target, as the recipe has them."""
+    if job.recipe.dictionary == "pieces":
+        return [subwords.dictionary_of(job.learnt)] * 2
+    train = [job.folder / "pieces" / f"train.{language}" for language in job.languages]
+    counts = list(workers.map(binary.counted, train))
     if job.recipe.dictionary == "joined":
-        words = ["--joined-dictionary"]
-    elif job.recipe.dictionary == "pieces":
-        names = job.folder / "dict.txt"
-        write_atomically(names, subwords.dictionary_of(job.learnt))
-        words = ["--srcdict", names, "--tgtdict", names, "--padding-factor", 1]
-    say(f"{job.pair}: fairseq-preprocess")
-    binary.binarise(job.folder, job.languages, job.splits, words, jobs)
-    found = binary.summary(job.folder, job.languages, job.splits)
-    return [{"step": "binarised", "split": split, **row} for split, row in found.items()]
+        return [binary.dictionary(counts)] * 2
+    return [binary.dictionary([count]) for count in counts]
 
 
 def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:

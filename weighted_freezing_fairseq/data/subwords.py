@@ -102,9 +102,9 @@ def _bpe(codes: str, changed: int) -> "BPE":
         return BPE(file)
 
 
-def dictionary_of(model: Path) -> str:
-    """Every piece of a SentencePiece model as a dictionary of fairseq, but for those that fairseq has itself."""
+def dictionary_of(model: Path) -> list[tuple[str, int]]:
+    """Every piece of a SentencePiece model for fairseq's dictionary, but for those that fairseq has itself."""
     processor = _processor(str(model), model.stat().st_mtime_ns)
     names = (processor.id_to_piece(number) for number in range(processor.get_piece_size()))
     own = {processor.id_to_piece(number) for number in (processor.unk_id(), processor.bos_id(), processor.eos_id())}
-    return "".join(f"{name} 100\n" for name in names if name not in own)
+    return [(name, 100) for name in names if name not in own]

@@ -94,7 +94,7 @@ def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) ->
         """What went wrong: a pair that cannot be prepared does not stop the others."""
         try:
             with alone_in(job.folder):
-                folder.make(job, known, workers, max(1, args.jobs // at_once))
+                folder.make(job, known, workers)
         except UserError as error:
             say(f"{job.pair} failed: {error}")
             return f"{job.pair}: {error}" if len(jobs) > 1 else str(error)
