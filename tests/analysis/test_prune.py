@@ -468,13 +468,13 @@ def test_fractions_include_where_they_stop(text, wanted):
 
 
 def test_checkpoints_are_told_apart_by_their_paths_or_by_names():
-    from weighted_freezing_fairseq.analysis.prune import _labels
+    from weighted_freezing_fairseq.analysis.kept import labels
 
     paths = [Path("a/best.pt"), Path("b/best.pt")]
-    assert list(_labels(paths[:1], None)) == ["best"]
-    assert list(_labels([paths[0], Path("b/last.pt")], None)) == ["best", "last"]
-    assert list(_labels(paths, None)) == ["a/best", "b/best"]
-    assert _labels(paths, "small,large") == {"small": paths[0], "large": paths[1]}
+    assert list(labels(paths[:1], None)) == ["best"]
+    assert list(labels([paths[0], Path("b/last.pt")], None)) == ["best", "last"]
+    assert list(labels(paths, None)) == ["a/best", "b/best"]
+    assert labels(paths, "small,large") == {"small": paths[0], "large": paths[1]}
     for names in ("one", "same,same", "a/b,a-b"):
         with pytest.raises(UserError, match="type --names with one for each: A,B"):
-            _labels(paths, names)
+            labels(paths, names)

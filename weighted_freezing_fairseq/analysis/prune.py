@@ -10,9 +10,7 @@ import hashlib
 import json
 import logging
 import math
-import re
 import shutil
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +34,8 @@ from ..recipes.scores import Score, read_lines, refuse_processed, score
 from ..recipes.translate import Decode, generate
 from . import curves
 from .fisher import refuse_overflow
+from .gradients import Sample, draw_batches, of_batches
+from .kept import as_file_name, labels, reuse
 
 HELP = """\
 Set the least important weights of a checkpoint to zero, after training and once: those of its attention and
@@ -96,23 +96,6 @@ class Dense:
             save(content, part)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The batches on which importance by gradients is measured, and the seed of all that is random."""
-
-    data: Path | None
-    split: str
-    batches: int
-    max_tokens: int
-    seed: int
-    device: str
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the result."""
-        return {name: getattr(self, name) for name in ("split", "batches", "max_tokens", "seed")}
-
-
 def importance(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[str, Scores]:
     """By the name of each method: the score of every prunable weight."""
     layers = [Layer(entry.name, dense.tensors[entry.name]) for entry in dense.prunable]
@@ -122,12 +105,7 @@ def importance(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[
 
 
 def _by_gradient(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[str, Scores]:
-    """Scores of the gradient of the mean negative log-likelihood per token, without dropout; their mean over batches.
-
-    One backward pass of a batch serves all methods.
-    """
-    from tqdm import tqdm
-
+    """Scores of the gradients of batches; their mean."""
     from ..plugin.trained import Trained
 
     assert sample.data is not None
@@ -137,32 +115,16 @@ def _by_gradient(dense: Dense, methods: Sequence[Method], sample: Sample) -> dic
     }
     batches = draw_batches(trained, sample)
     totals = {method.name: fisher.zeros(parameters) for method in methods}
-    # DEVIATION: Xu et al. appendix B does not say whether the gradients of its 100 batches are summed before or after
-    # the absolute value; here each batch is scored by itself, and the scores are averaged.
-    with fisher.without_dropout(trained.model):
-        for ids in tqdm(batches, unit="batch", disable=None, file=sys.stderr):
-            pairs = trained.gold(ids)
-            loss = -trained.log_likelihoods(pairs).sum() / sum(len(pair["target"]) for pair in pairs)
-            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            layers = [
-                Layer(name, weight.detach(), grad)
-                for (name, weight), grad in zip(parameters.items(), grads, strict=True)
-            ]
-            for method in methods:
-                for name, scored in scores_of(method, layers, sample.seed).items():
-                    totals[method.name][name].add_(scored, alpha=1 / len(batches))
+    for grads in of_batches(trained, parameters, batches):
+        layers = [
+            Layer(name, weight.detach(), grad) for (name, weight), grad in zip(parameters.items(), grads, strict=True)
+        ]
+        for method in methods:
+            for name, scored in scores_of(method, layers, sample.seed).items():
+                totals[method.name][name].add_(scored, alpha=1 / len(batches))
     for method in methods:
         refuse_overflow(totals[method.name], f"the importance, by {method.name}, of")
     return {method: {name: total.cpu() for name, total in scores.items()} for method, scores in totals.items()}
-
-
-def draw_batches(trained: Any, sample: Sample) -> list[list[int]]:
-    """Random batches of sentences of like lengths, as many as asked for or as the split has."""
-    ids, _ = trained.draw(len(trained.dataset), sample.seed)
-    batches = fisher.batches(ids, lambda number: max(trained.dataset.size(number)), sample.max_tokens)
-    order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(sample.seed))[: sample.batches]
-    say(f"measuring importance on {len(order)} of the {len(batches)} batches of {sample.split}")
-    return [batches[place] for place in order]
 
 
 # Once ---------------------------------------------------------------------------------------------------------------
@@ -244,7 +206,7 @@ class Point:
     @property
     def file(self) -> str:
         """A file's name without an ending."""
-        return "-".join(filter(None, (_as_file_name(self.checkpoint), self.method, f"{self.fraction:g}")))
+        return "-".join(filter(None, (as_file_name(self.checkpoint), self.method, f"{self.fraction:g}")))
 
 
 @dataclass
@@ -262,17 +224,10 @@ class Curve:
 
     def reuse(self, point: Point, settings: Mapping[str, Any]) -> bool:
         """Whether the point is there already; one of other settings is the user's to sort out."""
-        path = self._path(point)
-        if not path.is_file():
-            return False
-        content = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in settings if content["settings"].get(name) != settings[name]]
-        if other:
-            raise UserError(
-                f"{path} was made with another {', '.join(other)}; give another --out, or move {self.folder} away"
-            )
-        self.found[point] = content
-        return True
+        content = reuse(self._path(point), settings, self.folder)
+        if content is not None:
+            self.found[point] = content
+        return content is not None
 
     def add(self, point: Point, settings: Mapping[str, Any], remaining: float, result: Score) -> None:
         """Keep a point, and write the table again."""
@@ -316,7 +271,7 @@ def draw_curve(args: argparse.Namespace, methods: Sequence[Method], sample: Samp
     reference = read_lines(args.reference)
     refuse_processed(reference, args.reference)
     refuse_missing(args.data)
-    paths = _labels(args.checkpoint, args.names)
+    paths = labels(args.checkpoint, args.names)
     curve = Curve(args.out, [(c, m.name, f) for c in paths for m in methods for f in fractions])
     machine = Machine.of(args.device, args.jobs, len(curve.points))
     translation = Translation(args.data.resolve(), args.subset, decode_of(args), reference, machine)
@@ -480,17 +435,3 @@ def _fractions(text: str) -> list[float]:
     if not found or not all(0 <= fraction < 1 for fraction in found):
         raise UserError(f"--fractions {text} are not shares from 0 up to, but not, 1; type --fractions 0:0.9:0.1")
     return sorted(found)
-
-
-def _labels(paths: Sequence[Path], names: str | None) -> dict[str, Path]:
-    """What each checkpoint is called: its file without the ending, or with its folder where that is not enough."""
-    found = [path.stem for path in paths] if names is None else names.split(",")
-    if names is None and len(set(found)) < len(paths):
-        found = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
-    if len(found) != len(paths) or len(set(map(_as_file_name, found))) < len(paths):
-        raise UserError(f"{len(paths)} checkpoints need as many different names; type --names with one for each: A,B")
-    return dict(zip(found, paths, strict=True))
-
-
-def _as_file_name(label: str) -> str:
-    return re.sub(r"[^\w.-]", "-", label)

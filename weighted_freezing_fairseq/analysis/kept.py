@@ -1,0 +1,39 @@
+"""Results of several checkpoints in one folder, a file each, so that a killed call goes on where it was.
+
+What a checkpoint is called, in tables and as a file, and whether its file was made with the settings of this call.
+Left out on purpose: what a result is, which each command says for itself.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+def labels(paths: Sequence[Path], names: str | None) -> dict[str, Path]:
+    """What each checkpoint is called: its file without the ending, or with its folder where that is not enough."""
+    found = [path.stem for path in paths] if names is None else names.split(",")
+    if names is None and len(set(found)) < len(paths):
+        found = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+    if len(found) != len(paths) or len(set(map(as_file_name, found))) < len(paths):
+        raise UserError(f"{len(paths)} checkpoints need as many different names; type --names with one for each: A,B")
+    return dict(zip(found, paths, strict=True))
+
+
+def as_file_name(label: str) -> str:
+    """`label` with nothing in it that a file system minds."""
+    return re.sub(r"[^\w.-]", "-", label)
+
+
+def reuse(path: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """What the file at `path` holds, if it is there already; one of other settings is the user's to sort out."""
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    other = [name for name in settings if content["settings"].get(name) != settings[name]]
+    if other:
+        raise UserError(f"{path} was made with another {', '.join(other)}; give another --out, or move {folder} away")
+    return content
