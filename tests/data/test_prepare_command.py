@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import miniature
@@ -107,6 +108,16 @@ def test_a_folder_that_cannot_be_written_to_is_told(capsys, tmp_path):
     words = ["iwslt14", "--langs", "de", "--archive", archive, "--out", tmp_path / "data", "--jobs", 1]
     status, _, error = prepare(capsys, *words)
     assert status == 2 and "cannot write (" in error and "make room, or type another folder: --out DIR" in error
+
+
+def test_a_missing_package_is_told_before_the_work(capsys, tmp_path, monkeypatch):
+    archive = miniature.iwslt14(tmp_path / "archives", ("de",), 30)
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    monkeypatch.setitem(sys.modules, "subword_nmt", None)
+    words = ["iwslt14", "--recipe", "fairseq", "--archive", archive, "--out", tmp_path / "data"]
+    status, _, error = prepare(capsys, *words)
+    assert status == 2 and not (tmp_path / "data").exists()
+    assert "needs subword-nmt and sacremoses; type: pip install subword-nmt sacremoses" in error
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -260,6 +260,23 @@ def test_where_nothing_is_left_it_says_so(tmp_path, texts):
         texts_of(job_of(tmp_path, "iwslt14", "de-en", "clean"), iwslt14(tmp_path, texts, **lines))
 
 
+def test_a_file_without_a_sentence_is_refused(tmp_path, texts):
+    empty = {f"de-en/train.tags.de-en.{side}": "<url>http://example.org</url>\n" for side in ("de", "en")}
+    with pytest.raises(UserError, match="train has no sentence in it; give another archive with --archive FILE"):
+        texts_of(job_of(tmp_path, "iwslt14", "de-en", "clean"), iwslt14(tmp_path, texts, **empty))
+
+
+def test_a_test_pair_with_an_empty_side_stays_and_is_told(tmp_path, texts, capsys):
+    segments = {side: miniature.xml(["a", "b" if side == "de" else "", "c"], "x", side) for side in ("de", "en")}
+    changes = {f"de-en/IWSLT14.TED.tst2012.de-en.{side}.xml": text for side, text in segments.items()}
+    job = job_of(tmp_path, "iwslt14", "de-en", "intra-distillation")
+    rows = texts_of(job, iwslt14(tmp_path, texts, **changes))
+    assert (
+        rows[-1]["kept"] == {"an empty side": 1} and "1 pairs have an empty side; they stay" in capsys.readouterr().err
+    )
+    assert written(job.folder / "text/test.en")[-3:] == ["a", "", "c"]
+
+
 # Text and subwords ---------------------------------------------------------------------------------------------------
 
 

@@ -74,8 +74,18 @@ def test_multi30k_and_a_second_call_does_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = prepare(*words)
     assert again.stdout == done.stdout and {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    hashes = json.loads((folder / "manifest.json").read_text())["sha256"]
+    hashes = manifest["sha256"]
     assert {"bin/train.de-en.de.bin", "bin/test1.de-en.en.idx", "bin/dict.de.txt", "spm.model"} <= hashes.keys()
+
+    (folder / "raw/test.en").unlink()
+    gone = wff("prepare", *words)
+    assert gone.returncode == 2 and "raw/test.en is gone; move " in gone.stderr
+    (folder / "manifest.json").unlink()  # as if killed just before it; and somebody changes what was counted
+    rows = json.loads((folder / ".text.rows.json").read_text())
+    rows[1]["pairs"] += 1
+    (folder / ".text.rows.json").write_text(json.dumps(rows))
+    changed = wff("prepare", *words)
+    assert changed.returncode == 2 and "has 61 pairs of text and 60 binarised ones; were its files" in changed.stderr
 
 
 def test_a_killed_preparation_goes_on_and_leaves_the_same_bytes_with_any_number_of_jobs(tmp_path):

@@ -6,6 +6,7 @@ it. Links, devices, and names that lead out are counted and never opened.
 
 import gzip
 import shutil
+import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -36,7 +37,7 @@ def copy_out(archive: Path, wanted: Mapping[str, Path], nested: Sequence[str] = 
     nested: ends of the names of gzipped tars inside it that are read too.
     """
     found = Found()
-    with _readable(archive), archive.open("rb") as file, gzip.open(file) as stream:
+    with _readable(archive), _shown(archive) as file, gzip.open(file) as stream:
         if "" in wanted:
             _write(stream, wanted[""])
             found.members.add("")
@@ -88,6 +89,20 @@ def _one_of(endings: Mapping[str, Path] | Sequence[str], name: str) -> str | Non
 def _write(content: IO[bytes], goal: Path) -> None:
     with goal.open("wb") as file:
         shutil.copyfileobj(content, file, _BLOCK)
+
+
+@contextmanager
+def _shown(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, with a progress bar where somebody looks."""
+    from tqdm import tqdm
+
+    with (
+        path.open("rb") as file,
+        tqdm.wrapattr(
+            file, "read", total=path.stat().st_size, desc=path.name, leave=False, disable=None, file=sys.stderr
+        ) as shown,
+    ):
+        yield shown
 
 
 @contextmanager

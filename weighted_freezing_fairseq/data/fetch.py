@@ -115,22 +115,24 @@ def _download(address: str, goal: Path, silent: dict[str, str]) -> None:
     host = urllib.parse.urlsplit(address).netloc
     if host in silent:
         raise _Failed(silent[host])
+    reason, reached = "", False
     for attempt in range(_TRIES):
         try:
             _go_on(address, goal)
             return
         except urllib.error.HTTPError as error:
-            reason = f"the server says {error.code} {error.reason}"
+            reason, reached = f"the server says {error.code} {error.reason}", True
             if error.code < 500:  # it will not be there in a minute either
                 raise _Failed(reason) from None
         except urllib.error.URLError as error:  # no connection at all
-            reason = silent[host] = f"cannot be reached: {error.reason}"
+            reason = f"cannot be reached: {getattr(error.reason, 'strerror', None) or error.reason}"
         except (OSError, http.client.HTTPException) as error:
-            silent.pop(host, None)
-            reason = str(error) or type(error).__name__
+            reason, reached = str(error) or type(error).__name__, True
         if attempt + 1 < _TRIES:
             say(f"{goal.name}: {reason}; trying again")
             time.sleep(2**attempt)
+    if not reached:
+        silent[host] = reason
     raise _Failed(f"{reason}, {_TRIES} times")
 
 

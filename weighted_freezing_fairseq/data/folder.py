@@ -93,6 +93,9 @@ def is_done(job: Job) -> bool:
         found = json.loads(path.read_text(encoding="utf-8"))
         if {key: found.get(key) for key in job.settings} != job.settings:
             raise UserError(f"{job.folder} was made with other settings; give another --out, or move that folder away")
+        lost = [name for name in found["sha256"] if not (job.folder / name).is_file()]
+        if lost:
+            raise UserError(f"{job.folder / lost[0]} is gone; move {job.folder} away, and type the same again")
         return True
     begun = [job.folder / f".unpacked{state}.json" for state in ("", ".begun")]
     mine = [name for name in _OWN if (job.folder / name).exists()]

@@ -23,14 +23,15 @@ _WHERE = {
     "dev.tgz": "wmt17/translation-task",
     "test-full.tgz": "wmt14",
 }
-_HOSTS = ("https://www.statmt.org", "http://statmt.org", "https://data.statmt.org", "http://data.statmt.org")
+_HOSTS = ("https://www.statmt.org", "http://statmt.org")
+_HOSTS_OF_2017 = ("https://data.statmt.org", "http://data.statmt.org")
 
 
 def archives(pairs: Sequence[str]) -> dict[str, tuple[Archive, ...]]:
     """Each by its own name; the older years lie on one host, 2017 on another."""
     found = {}
     for name, folder in _WHERE.items():
-        hosts = _HOSTS[2:] + _HOSTS[:2] if folder.startswith("wmt17") else _HOSTS
+        hosts = _HOSTS_OF_2017 if folder.startswith("wmt17") else _HOSTS
         found[name] = (Archive(name, tuple(f"{host}/{folder}/{name}" for host in hosts)),)
     return found
 
