@@ -33,6 +33,7 @@ def test_from_nothing_to_a_table_of_two_domains_and_again(tmp_path):
         shortened(f"adapt/{method}.yaml", configs, updates=6, every=6, log_interval=2)
     parent_yaml = shortened("toy/standard.yaml", tmp_path / "parent", updates=12, every=12, log_interval=5)
     words = ["adapt", "--configs", configs, "--parent-config", parent_yaml, "--out", out, "--pair", "nl-en"]
+    words += ["--corpus-fraction", 0.1]
     words += ["--samples", 60, "--density", 0.01, "--device", "cpu", "--methods", "ewc,fish_mask,lfr_cm"]
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,7 +43,7 @@ def test_from_nothing_to_a_table_of_two_domains_and_again(tmp_path):
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"parent", "ewc", "fish_mask", "lfr_cm"}
     for row in rows.values():
-        assert row["sentences_old"] == row["sentences_new"] == "400" and "tok:13a" in row["bleu_signature"]
+        assert row["sentences_old"] == row["sentences_new"] == "40" and "tok:13a" in row["bleu_signature"]
     changed = {method: float(row["changed_fraction"]) for method, row in rows.items()}
     assert 0.2 < changed["lfr_cm"] <= 0.2501 and 0.009 < changed["fish_mask"] <= 0.01001 and changed["ewc"] > 0.9
     assert float(rows["fish_mask"]["packed_fraction"]) < float(rows["lfr_cm"]["packed_fraction"])

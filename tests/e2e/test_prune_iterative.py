@@ -20,6 +20,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     yaml = shortened("prune/alignreg.yaml", configs, updates=10, every=5, log_interval=2)
     yaml.write_text(yaml.read_text().replace("prune_interval: 30", "prune_interval: 2"))
     words = ["prune-iterative", "--configs", configs, "--parent-config", parent, "--out", out, "--pair", "nl-en"]
+    words += ["--corpus-fraction", 0.1]
     words += ["--device", "cpu", "--methods", "magnitude", "--alignreg", "none,cosine", "--sparsity", 0.4]
     folder = out / "nl-en"
     kill_when_there(folder / "none+none-1/checkpoints/checkpoint_last.pt", *words)
@@ -31,7 +32,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     cells = [("parent", "none"), ("none", "none"), ("magnitude", "none"), ("magnitude", "cosine")]
     assert [(row["prune"], row["alignreg"]) for row in rows] == cells
     for row in rows:
-        assert row["sentences"] == "400" and "tok:13a" in row["bleu_signature"]
+        assert row["sentences"] == "40" and "tok:13a" in row["bleu_signature"]
         pruned = row["prune"] not in ("parent", "none")
         assert float(row["sparsity"]) == pytest.approx(0.4 if pruned else 0, abs=1e-3)
     made = OmegaConf.load(folder / "magnitude+cosine-1/run.yaml")

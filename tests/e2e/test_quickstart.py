@@ -47,6 +47,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     for method in METHODS:
         shortened(f"toy/{method}.yaml", configs, updates=20, every=10, log_interval=5)
     words = ["quickstart", "--configs", configs, "--out", out, "--pair", "nl-en", "--device", "cpu", "--jobs", 2]
+    words += ["--corpus-fraction", 0.1]
     words += ["--methods", ",".join(METHODS)]
     folder = out / "nl-en"
     kill_when_there(folder / "standard-1/checkpoints/checkpoint_last.pt", *words)
@@ -58,7 +59,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows] == list(METHODS)
     for row in rows:
-        assert row["sentences"] == "400" and "tok:13a" in row["bleu_signature"]
+        assert row["sentences"] == "40" and "tok:13a" in row["bleu_signature"]
         assert 0.3 < float(row["update_time_ratio"]) < 3 and float(row["peak_memory_ratio"]) > 0.9
     assert (folder / "table.md").read_text().strip() in done.stdout
     assert "loss" in done.stderr  # progress
@@ -91,7 +92,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     (configs / "standard.yaml").write_text((configs / "standard.yaml").read_text().replace("0.004", "0.003"))
     other = wff(*words)
     assert other.returncode == 2 and "give another --out" in other.stderr
-    assert json.loads((folder / "standard-1/score.json").read_text())["sentences"] == 400
+    assert json.loads((folder / "standard-1/score.json").read_text())["sentences"] == 40
 
 
 @pytest.mark.parametrize(

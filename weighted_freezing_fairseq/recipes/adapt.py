@@ -49,8 +49,8 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
     parents = [Run(PARENT, seed, folder / f"{PARENT}-{seed}") for seed in range(1, args.seeds + 1)]
     children = [Run(m, p.seed, folder / f"{m}-{p.seed}") for p in parents for m in methods]
     machine = Machine.of(args.device, args.jobs, len(children))
-    prepare(args.pair, old, OLD)
-    prepare(args.pair, new, NEW, like=old)
+    prepare(args.pair, old, args.corpus_fraction, OLD)
+    prepare(args.pair, new, args.corpus_fraction, NEW, like=old)
     parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents on {', '.join(OLD)}")
     machine.map(lambda run: train(run, parent_config, old / "bin", args.pair, machine), parents)

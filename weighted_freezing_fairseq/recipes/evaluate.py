@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from .average import average, latest
 from .machine import Machine
-from .runs import Run, once, say
+from .runs import CHOICES, Run, once, say
 from .scores import all_scores, comet, read_lines, refuse_processed
 from .translate import Decode, Pieces, generate
 
@@ -26,7 +26,6 @@ HELP = "Translate whole test sets with the checkpoints of a run, and score them 
 EXAMPLE = """wff evaluate runs/multi30k/clean/de-en/standard-1
   wff evaluate runs/a/checkpoint_best.pt --data BIN --reference raw/test.en --out runs/a/test"""
 
-CHOICES = ("best", "last", "average")
 AVERAGED = 5
 
 

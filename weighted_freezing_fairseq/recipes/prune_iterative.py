@@ -59,7 +59,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
         for method, kind in cells
     }
     machine = Machine.of(args.device, args.jobs, len(children))
-    prepare(args.pair, folder)
+    prepare(args.pair, folder, args.corpus_fraction)
     parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents, {machine.jobs} at a time, on {machine.device}")
 

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     machine = Machine.of(args.device, args.jobs, len(runs))
 
     with alone_in(folder):
-        prepare(args.pair, folder)
+        prepare(args.pair, folder, args.corpus_fraction)
         say(f"training {len(runs)} runs on {machine}")
         _train_all(runs, configs, data, args.pair, machine)
         found = machine.map(lambda r: evaluate(r, data, reference, machine), runs)

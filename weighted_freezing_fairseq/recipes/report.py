@@ -16,8 +16,8 @@ from typing import Any
 from ..files import write_atomically
 from .grids import Grid, as_latex, as_markdown
 from .published import AVERAGE, BASELINE, TABLES, Table
-from .results import CHOICES, Result, collect, compared, results
-from .runs import as_csv
+from .results import Result, collect, compared, results
+from .runs import CHOICES, as_csv
 
 HELP = "Collect scored runs into tables: the papers' own, and one of everything that is there, with significance."
 EXAMPLE = "wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report"

@@ -15,9 +15,9 @@ from ..configs import config_path
 from ..data import prepared, read_manifest
 from ..errors import UserError
 from . import prepare, report
-from .evaluate import CHOICES, Wanted, evaluate_run
+from .evaluate import Wanted, evaluate_run
 from .machine import Machine
-from .runs import Run, say
+from .runs import CHOICES, Run, say
 from .train import Study, add_study_arguments
 
 HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."

@@ -19,11 +19,9 @@ from typing import Any
 from ..data import DATASETS
 from ..errors import UserError
 from .published import BASELINE
-from .runs import PROVENANCE, Run, say
+from .runs import CHOICES, PROVENANCE, Run, say
 from .scores import read_lines
 from .significance import PValues, bleu, kept_p_values, signature
-
-CHOICES = ("best", "last", "average")  # in the order in which one is taken where none is asked for
 
 
 @dataclass(frozen=True, order=True)

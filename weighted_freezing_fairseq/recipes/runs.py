@@ -35,6 +35,7 @@ from .translate import Decode, generate
 
 PIECES = 2000
 PROVENANCE = "provenance.json"
+CHOICES = ("best", "last", "average")  # checkpoints to translate with; the first that there is counts
 DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
 _say_lock = threading.Lock()
 _started = time.monotonic()
@@ -106,12 +107,17 @@ def once(
     begun.replace(stamp)
 
 
-def prepare(pair: str, folder: Path, kinds: Sequence[str] | None = None, like: Path | None = None) -> None:
-    """Corpus, subwords, binarised data in `folder`; with subwords and dictionary of the folder `like`, if given."""
+def prepare(
+    pair: str, folder: Path, fraction: float, kinds: Sequence[str] | None = None, like: Path | None = None
+) -> None:
+    """Corpus, subwords, binarised data in `folder`; with subwords and dictionary of the folder `like`, if given.
+
+    fraction: of the corpus's size, in every split.
+    """
     source, target = pair.split("-")
     raw = folder / "raw"
     say(f"{folder.name}: writing the corpus")
-    corpus.write(pair, raw, kinds=kinds)
+    corpus.write(pair, raw, sizes={split: round(fraction * size) for split, size in corpus.SIZES.items()}, kinds=kinds)
     versions = {"pieces": PIECES, "corpus": read_lines(raw / corpus.MANIFEST)}
     if like is not None:
         versions["like"] = read_lines(like / "raw" / corpus.MANIFEST)
@@ -319,6 +325,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeds: str, out: str, con
         "--configs", type=Path, default=CONFIGS / configs,
         help=f"folder of METHOD.yaml (default: configs/{configs} of the repository)",
     )  # fmt: skip
+    parser.add_argument(
+        "--corpus-fraction", type=float, default=1.0, metavar="F",
+        help="use this share of the corpus, to see in less time that everything works (default 1)",
+    )  # fmt: skip
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
     parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
 
@@ -337,5 +347,7 @@ def refuse_wrong(args: argparse.Namespace) -> None:
         raise UserError(f"unknown pair {args.pair!r}; type --pair with one of: {', '.join(corpus.PAIRS)}")
     if args.seeds < 1:
         raise UserError("--seeds must be at least 1; type --seeds 1")
+    if not 0.05 <= args.corpus_fraction <= 1:
+        raise UserError(f"--corpus-fraction {args.corpus_fraction:g} is no share from 0.05 to 1; type 0.1")
     if args.jobs is not None and args.jobs < 1:
         raise UserError("--jobs must be at least 1; type --jobs 1, or leave it out")

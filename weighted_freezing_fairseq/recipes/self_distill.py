@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         return scores
 
     with alone_in(folder):
-        prepare(args.pair, folder)
+        prepare(args.pair, folder, args.corpus_fraction)
         say(f"{args.rounds} rounds of students for {args.seeds} seeds, {machine.jobs} at a time, on {machine.device}")
         text, rows = table(machine.map(work, range(1, args.seeds + 1)), args.ensemble, args.pair)
         write_tables(folder, text, rows)
