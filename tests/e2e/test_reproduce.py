@@ -51,6 +51,7 @@ def test_a_matrix_is_trained_scored_and_reported_through_a_kill(data, configs, t
     provenance = json.loads((cells / "standard-1/provenance.json").read_text())
     assert len(provenance["sittings"]) == 2 and provenance["data"] == str(data / "clean/de-en")
     assert (provenance["method"], provenance["seed"], provenance["recipe"]) == ("standard", 1, "clean")
+    assert "\nsacrebleu==" in (cells / "standard-1/environment.txt").read_text()
     log = (cells / "standard-1/train.log").read_text()
     assert "Loaded checkpoint" in log
     teacher = "standard-1/checkpoints/checkpoint_best.pt"

@@ -8,7 +8,9 @@ come from. Called again after a kill or a requeue it goes on. Left out on purpos
 import argparse
 import datetime
 import json
+import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -126,6 +128,7 @@ class Study:
             "versions": _versions(), "sittings": sittings,
         }  # fmt: skip
         write_atomically(path, json.dumps(about, indent=2) + "\n")
+        write_atomically(run.folder / "environment.txt", _environment())
 
 
 def _merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, Any]:
@@ -164,6 +167,14 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _environment() -> str:
+    """Every package, and the variables that steer computing, as they were at the last start."""
+    packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in metadata.distributions()})
+    steering = re.compile(r"CUDA_|NCCL_|OMP_|MKL_|SLURM_|PYTHON|TORCH_|WFF_")
+    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if steering.match(name))
+    return "\n".join([*packages, "", *variables, ""])
 
 
 def _device(machine: Machine) -> str:
