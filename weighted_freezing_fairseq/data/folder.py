@@ -445,7 +445,9 @@ def _with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
     """`items`, with a progress bar where somebody looks."""
     from tqdm import tqdm
 
-    return iter(tqdm(items, desc=name, total=total, unit=" lines", unit_scale=True, disable=None, file=sys.stderr))
+    return iter(
+        tqdm(items, desc=name, total=total, unit=" lines", unit_scale=True, leave=False, disable=None, file=sys.stderr)
+    )
 
 
 def _versions(*packages: str) -> dict[str, dict[str, str]]:
