@@ -12,9 +12,9 @@ if "weighted_freeze" in OPTIMIZER_REGISTRY:
         'give fairseq one path to it: --user-dir "$(wff user-dir)"'
     )
 
-from . import alignreg, compat, criterions, optimizers, trainers  # noqa: E402
+from . import alignreg, architectures, compat, criterions, optimizers, trainers  # noqa: E402
 
 compat.mend()
 trainers.install()
 
-__all__ = ["alignreg", "compat", "criterions", "optimizers", "trainers"]
+__all__ = ["alignreg", "architectures", "compat", "criterions", "optimizers", "trainers"]

@@ -3,7 +3,8 @@
 An optimizer is not told the names of its tensors. A criterion is not told which update is being made, does not see the
 optimizer, and is saved only if it has Parameters, which would break --finetune-from-model. So the trainer publishes
 names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it when an epoch
-begins and when and how gradients are clipped, and carries its state in its own.
+begins and when and how gradients are clipped, and carries its state in its own. Layers with a loss of their own
+(`architectures.py`) learn from it what the criterion is.
 """
 
 import functools
@@ -12,6 +13,7 @@ from typing import Any
 from fairseq.trainer import Trainer
 
 from ..core.rules import RULES
+from .architectures import join_losses
 from .criterions import GuidedCriterion
 from .parameters import published, refuse_sharding
 
@@ -26,6 +28,7 @@ def install() -> None:
     @functools.wraps(create)
     def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
         create(self, *args, **kwargs)
+        join_losses(self)
         if (criterion := _guided_criterion(self)) is not None:
             criterion.attach(self)
 

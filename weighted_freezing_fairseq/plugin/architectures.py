@@ -1,0 +1,223 @@
+"""`--arch switch_transformer_iwslt_de_en` and `..._vaswani_wmt_en_de_big`: fairseq's Transformer with Switch layers.
+
+The mathematics is in `core/switch.py`; here are the flags, the layers of fairseq that get several experts, and how
+their loss and their statistics join whatever criterion trains them. Left out on purpose: experts spread over processes.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.distributed import fsdp_wrap
+from fairseq.logging import metrics
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.transformer import (
+    TransformerConfig,
+    TransformerDecoderBase,
+    TransformerEncoderBase,
+    TransformerModel,
+)
+from fairseq.models.transformer.transformer_legacy import transformer_iwslt_de_en, transformer_vaswani_wmt_en_de_big
+from fairseq.modules.checkpoint_activations import checkpoint_wrapper
+from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, TransformerEncoderLayerBase
+from fairseq.trainer import Trainer
+from torch import Tensor, nn
+
+from ..core.switch import NOTES, FeedForward, SwitchFeedForward
+from ..errors import UserError
+
+
+@dataclass
+class SwitchConfig(TransformerConfig):
+    switch_experts: int = field(
+        default=4, metadata={"help": "experts of each Switch layer; 1: the dense Transformer, bit for bit"}
+    )
+    switch_every: int = field(default=2, metadata={"help": "every how many layers one is a Switch layer; 1: all"})
+    switch_capacity: float = field(
+        default=1.25,
+        metadata={"help": "in training an expert takes so many times its equal share of a batch's tokens; 0: all"},
+    )
+    switch_eval_capacity: float = field(
+        default=0.0,
+        metadata={"help": "the same in evaluation, of each source sentence for itself; 0: no token is dropped"},
+    )
+    switch_aux_weight: float = field(default=0.01, metadata={"help": "alpha: strength of the load-balancing loss"})
+    switch_z_weight: float = field(default=0.0, metadata={"help": "strength of the router z-loss"})
+    switch_jitter: float = field(
+        default=0.01, metadata={"help": "eps: in training the router's input is multiplied by 1 - eps to 1 + eps"}
+    )
+
+
+OWN = [f for f in fields(SwitchConfig) if f.name.startswith("switch_")]
+
+
+class SwitchEncoderLayer(TransformerEncoderLayerBase):
+    def __init__(self, cfg: SwitchConfig, return_fc: bool = False) -> None:
+        super().__init__(cfg, return_fc)
+        _switch(self, cfg, cfg.encoder.ffn_embed_dim, cfg.switch_eval_capacity)
+
+    def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+        self.fc1.padding = encoder_padding_mask
+        return super().forward(x, encoder_padding_mask, *args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        # fairseq 0.12.2 copies the weights of a dense layer here, for a fast path that a Switch layer cannot take.
+        nn.Module._load_from_state_dict(self, *args)
+
+
+class SwitchDecoderLayer(TransformerDecoderLayerBase):
+    def __init__(self, cfg: SwitchConfig, no_encoder_attn: bool = False) -> None:
+        super().__init__(cfg, no_encoder_attn)
+        # Word by word, nobody knows how long the sentence and so the capacity will be: nothing is dropped.
+        _switch(self, cfg, cfg.decoder.ffn_embed_dim, eval_capacity=0.0)
+
+    def forward(self, x: Tensor, *args: Any, self_attn_padding_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        self.fc1.padding = self_attn_padding_mask
+        return super().forward(x, *args, self_attn_padding_mask=self_attn_padding_mask, **kwargs)
+
+
+def _switch(layer: Any, cfg: SwitchConfig, hidden: int, eval_capacity: float) -> None:
+    """Put experts where `layer` calls fc1, and nothing where it calls the rest of its feed-forward block."""
+    # DEVIATION: Fedus et al. initialise all weights with a tenth of the usual scale (section 2.4), as a remedy for
+    # unstable training at their size. Here experts begin as fairseq's own feed-forward layers do, the router as theirs.
+    noise = (layer.quant_noise, layer.quant_noise_block_size)
+    pairs = [(layer.fc1, layer.fc2)]
+    for _ in range(cfg.switch_experts - 1):
+        fc1 = layer.build_fc1(layer.embed_dim, hidden, *noise)
+        pairs.append((fc1, layer.build_fc2(hidden, layer.embed_dim, *noise)))
+    # DEVIATION: Fedus et al. evaluate with a capacity as well. A limit over the batch would make a translation depend
+    # on the sentences beside it, so here none is the default, one that is set counts each source sentence for itself,
+    # and the decoder drops nothing.
+    layer.fc1 = SwitchFeedForward(
+        [FeedForward(*pair, layer.activation_fn, layer.activation_dropout_module) for pair in pairs],
+        layer.embed_dim,
+        capacity=cfg.switch_capacity,
+        eval_capacity=eval_capacity,
+        balance_weight=cfg.switch_aux_weight,
+        z_weight=cfg.switch_z_weight,
+        jitter=cfg.switch_jitter,
+    )
+    layer.fc2, layer.activation_fn, layer.activation_dropout_module = (nn.Identity() for _ in range(3))
+
+
+def _is_switch(cfg: SwitchConfig, number: int) -> bool:
+    """Whether the layer `number`, counted from 1, has several experts."""
+    return cfg.switch_experts > 1 and number % cfg.switch_every == 0
+
+
+def _wrapped(layer: nn.Module, cfg: SwitchConfig) -> nn.Module:
+    """As fairseq wraps its own layers."""
+    if cfg.checkpoint_activations:
+        layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
+    return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
+
+
+class SwitchEncoder(TransformerEncoderBase):
+    built = 0
+
+    def build_encoder_layer(self, cfg: SwitchConfig) -> nn.Module:
+        self.built += 1
+        if not _is_switch(cfg, self.built):
+            return super().build_encoder_layer(cfg)
+        return _wrapped(SwitchEncoderLayer(cfg, self.return_fc), cfg)
+
+
+class SwitchDecoder(TransformerDecoderBase):
+    built = 0
+
+    def build_decoder_layer(self, cfg: SwitchConfig, no_encoder_attn: bool = False) -> nn.Module:
+        self.built += 1
+        if not _is_switch(cfg, self.built):
+            return super().build_decoder_layer(cfg, no_encoder_attn)
+        return _wrapped(SwitchDecoderLayer(cfg, no_encoder_attn), cfg)
+
+
+@register_model("switch_transformer")
+class SwitchTransformer(TransformerModel):
+    """Fedus et al. 2021."""
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        gen_parser_from_dataclass(parser, SwitchConfig(), delete_default=True, with_prefix="")
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> nn.Module:
+        cfg = SwitchConfig.from_namespace(args)
+        _refuse_wrong(cfg)
+        return super().build_model(cfg, task)
+
+    @classmethod
+    def build_encoder(cls, cfg: SwitchConfig, src_dict: Any, embed_tokens: nn.Module) -> nn.Module:
+        return SwitchEncoder(cfg, src_dict, embed_tokens)
+
+    @classmethod
+    def build_decoder(cls, cfg: SwitchConfig, tgt_dict: Any, embed_tokens: nn.Module) -> nn.Module:
+        return SwitchDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
+
+
+def _refuse_wrong(cfg: SwitchConfig) -> None:
+    """What the dataclass cannot know by itself."""
+    for option in OWN:
+        least = 1 if option.type is int else 0
+        if getattr(cfg, option.name) < least:
+            flag = f"--{option.name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(cfg, option.name):g} is less than {least}; type {flag} {option.default}")
+    if cfg.switch_jitter >= 1:
+        raise UserError(f"--switch-jitter {cfg.switch_jitter:g} would turn the router's input round; type 0.01")
+    deepest = max(cfg.encoder.layers, cfg.decoder.layers)
+    if cfg.switch_experts > 1 and cfg.switch_every > deepest:
+        raise UserError(
+            f"--switch-every {cfg.switch_every} leaves no Switch layer among {deepest}; type --switch-every {deepest}"
+        )
+
+
+for _dense in (transformer_iwslt_de_en, transformer_vaswani_wmt_en_de_big):
+
+    @register_model_architecture("switch_transformer", _dense.__name__.replace("transformer", "switch_transformer"))
+    def _sizes(args: Any, dense: Any = _dense) -> None:
+        dense(args)
+        for option in OWN:  # a checkpoint keeps them, whatever the defaults will be then
+            setattr(args, option.name, getattr(args, option.name, option.default))
+
+
+class _Scaling(torch.autograd.Function):
+    """The loss as it is; in the backward pass, Switch layers learn what it was multiplied by."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, sample_size: Any, layers: list[SwitchFeedForward]) -> Tensor:
+        ctx.sample_size, ctx.layers = sample_size, layers
+        return loss.clone()  # fairseq multiplies it in place
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        for layer in ctx.layers:
+            layer.auxiliary_scale = grad.float() * ctx.sample_size / max(1, len(layer.notes))
+        return grad, None, None
+
+
+def join_losses(trainer: Trainer) -> None:
+    """Give the Switch layers of the trainer's model their share of every loss that its criterion makes in training.
+
+    A criterion's loss is a sum that the trainer divides by the sample size, and may be scaled (--fp16), multiplied by 0
+    (a batch that only fills up) or made of several passes, of which each then counts as one of so many. All of that is
+    known when the loss's own gradient arrives, which is before that of any layer.
+    """
+    layers = [module for module in trainer.get_model().modules() if isinstance(module, SwitchFeedForward)]
+
+    def begin(*_: Any) -> None:
+        for layer in layers:
+            layer.begin()
+
+    def scale(criterion: Any, inputs: Any, made: tuple[Tensor, Any, Any]) -> tuple[Tensor, Any, Any] | None:
+        notes = [note for layer in layers for note in layer.notes]
+        loss, sample_size, logged = made
+        if not notes or not loss.requires_grad:  # validation stays as it is
+            return None
+        for priority, (name, value) in enumerate(zip(NOTES, torch.stack(notes).mean(0), strict=True), start=610):
+            metrics.log_scalar(f"switch_{name}", value, weight=1, priority=priority, round=4)
+        return _Scaling.apply(loss, sample_size, layers), sample_size, logged
+
+    if layers:
+        trainer.get_criterion().register_forward_pre_hook(begin)
+        trainer.get_criterion().register_forward_hook(scale)
