@@ -187,6 +187,18 @@ def test_broken_archives_of_iwslt14_leave_no_folder_behind(tmp_path, texts, name
     assert not (job.folder / "raw").exists()
 
 
+def test_after_a_refusal_another_archive_may_be_given(tmp_path, texts):
+    job = job_of(tmp_path, "iwslt14", "de-en", "clean")
+    empty = {f"de-en/train.tags.de-en.{side}": "\n" * 50 for side in ("de", "en")}
+    for changes in ({"de-en/train.tags.de-en.de": None}, {"de-en/train.tags.de-en.de": "eins\n"}, empty):
+        with pytest.raises(UserError, match="--archive FILE|give other archives"):
+            texts_of(job, iwslt14(tmp_path, texts, **changes))
+    texts_of(job, iwslt14(tmp_path, texts))
+    assert (job.folder / "raw/train.de").is_file()
+    with pytest.raises(UserError, match="holds a unpacked of other settings; give another --out, or move that folder"):
+        texts_of(job, iwslt14(tmp_path, texts, **{"de-en/README": "another"}))
+
+
 def test_the_archive_of_another_pair_is_refused(tmp_path):
     path = tmp_path / "x.tgz"
     path.write_bytes(miniature.tgz({"fr-en/train.tags.fr-en.fr": "un\n"}))

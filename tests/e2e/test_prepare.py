@@ -40,6 +40,13 @@ def kill_when_there(goal, *words):
 
 def test_multi30k_and_a_second_call_does_nothing(tmp_path):
     archives = miniature.multi30k(tmp_path / "archives", train=60, others=5)
+    few = ["multi30k", "--archive", archives, "--out", tmp_path / "data", "--jobs", 1, "--pairs", "de-en"]
+    for words, told in (
+        ([], "train has 60 pairs and should have 29,000"),
+        (["--any-counts", "--pieces", 3], "another --pieces"),
+    ):
+        refused = wff("prepare", *few, *words)
+        assert refused.returncode == 2 and told in refused.stderr
     words = [
         "multi30k",
         "--archive",

@@ -26,9 +26,11 @@ from .fetch import sha256
 from .recipe import Dataset, Part, Place, Recipe
 from .workers import Workers, chunks
 
-_OWN = ("unpacked", "raw", "text", "pieces", "bin", MANIFEST)
+_OWN = ("raw", "text", "pieces", "bin", MANIFEST)
 _PACKAGES = ("weighted-freezing-fairseq", "sacremoses", "sentencepiece", "subword-nmt", "fairseq", "fairseq-fixed")
 _ORDER = ("train", "valid", "test")
+
+_OF_SUBWORDS = ("pieces", "subwords", "coverage", "learnt_on", "dictionary")
 
 Row = dict[str, Any]
 
@@ -75,7 +77,18 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What decides about the outcome, beside the archives and the versions."""
         recipe = {key: value for key, value in asdict(self.recipe).items() if key not in ("what", "about", "pairs")}
-        return {"dataset": self.data.name, "recipe": self.name, "pair": self.pair, "steps": _plain(recipe)}
+        # As JSON has it: what is read back must compare equal.
+        return {
+            "dataset": self.data.name,
+            "recipe": self.name,
+            "pair": self.pair,
+            "steps": json.loads(json.dumps(recipe)),
+        }
+
+    @property
+    def text_settings(self) -> dict[str, Any]:
+        """The same without what concerns subwords alone: the text is kept when others are learnt."""
+        return {**self.settings, "steps": {k: v for k, v in self.settings["steps"].items() if k not in _OF_SUBWORDS}}
 
 
 @dataclass(frozen=True)
@@ -114,18 +127,21 @@ def counted(job: Job) -> str:
 def make(job: Job, sources: Mapping[str, Source], workers: Workers) -> None:
     """All steps."""
     rows = write_text(job, sources, workers)
-    rows += _step(job, "subwords", _versions("sentencepiece", "subword-nmt"), partial(_learn, job, workers))
-    rows += _step(job, "pieces", {}, partial(_write_pieces, job, workers))
-    rows += _step(job, "binarised", {}, partial(_binarise, job, workers))
+    learnt = {**job.settings, **_versions("sentencepiece", "subword-nmt")}
+    rows += _step(job, "subwords", learnt, partial(_learn, job, workers))
+    rows += _step(job, "pieces", job.settings, partial(_write_pieces, job, workers))
+    rows += _step(job, "binarised", job.settings, partial(_binarise, job, workers))
     _assert_the_same(job, rows)
     _write_manifest(job, rows, _identities(job, sources))
 
 
 def write_text(job: Job, sources: Mapping[str, Source], workers: Workers) -> list[Row]:
     """From the archives to the pairs that the recipe keeps, and their text."""
-    rows = _step(job, "unpacked", {"archives": _identities(job, sources)}, partial(_unpack, job, sources))
-    rows += _step(job, "text", _versions("sacremoses"), partial(_write_text, job, workers))
-    shutil.rmtree(job.folder / "unpacked", ignore_errors=True)
+    unpacked = {**job.text_settings, "archives": _identities(job, sources)}
+    rows = _step(job, "unpacked", unpacked, partial(_unpack, job, sources))
+    text = {**job.text_settings, **_versions("sacremoses")}
+    rows += _step(job, "text", text, partial(_write_text, job, workers), forget=("unpacked", "text"))
+    shutil.rmtree(job.folder / ".unpacked", ignore_errors=True)
     return rows
 
 
@@ -134,14 +150,25 @@ def _identities(job: Job, sources: Mapping[str, Source]) -> dict[str, Any]:
     return {sources[need].path.name: dict(sources[need].identity) for need in used}
 
 
-def _step(job: Job, name: str, more: Mapping[str, Any], work: Callable[[], list[Row]]) -> list[Row]:
-    """Do a step once, and give its rows of counts, now or from then."""
+def _step(
+    job: Job, name: str, settings: dict[str, Any], work: Callable[[], list[Row]], forget: Sequence[str] = ()
+) -> list[Row]:
+    """Do a step once, and give its rows of counts, now or from then.
+
+    A step that refuses what it was given is not begun, and those to `forget` are not done: the user may give another.
+    """
     kept = job.folder / f".{name}.rows.json"
 
     def work_and_count() -> None:
-        write_atomically(kept, json.dumps(work(), ensure_ascii=False))
+        try:
+            rows = work()
+        except UserError:
+            for stamp in (f".{other}{state}.json" for other in forget or (name,) for state in ("", ".begun")):
+                (job.folder / stamp).unlink(missing_ok=True)
+            raise
+        write_atomically(kept, json.dumps(rows, ensure_ascii=False))
 
-    once(job.folder, name, {**job.settings, **more}, work_and_count)
+    once(job.folder, name, settings, work_and_count)
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
@@ -151,7 +178,7 @@ def _step(job: Job, name: str, more: Mapping[str, Any], work: Callable[[], list[
 def _unpack(job: Job, sources: Mapping[str, Source]) -> list[Row]:
     """The members that hold this pair, each under a name of ours, in one pass over each archive."""
     rows: list[Row] = []
-    with whole_folder(job.folder / "unpacked") as goal:
+    with whole_folder(job.folder / ".unpacked") as goal:
         for need, source in sources.items():
             wanted = {
                 side.member: goal / f"{part.name}.{language}"
@@ -206,7 +233,7 @@ def _write_text(job: Job, workers: Workers) -> list[Row]:
 
 def _read(job: Job, part: Part, rows: list[Row]) -> Iterator[parts.Pair]:
     """The pairs of one part, and a row that says what was in its files."""
-    source, target = (job.folder / "unpacked" / f"{part.name}.{language}" for language in job.languages)
+    source, target = (job.folder / ".unpacked" / f"{part.name}.{language}" for language in job.languages)
     if not (source.is_file() and target.is_file()):
         return  # an optional part that the archive lacks: told when it was unpacked
     found: Counter[str] = Counter()
@@ -361,20 +388,12 @@ def _binarise(job: Job, workers: Workers) -> list[Row]:
             for split, language in sides
         ]
         found = dict(zip(sides, workers.map(binary.write_and_check, tasks), strict=True))
-    rows = []
+    rows: list[Row] = []
     for split in job.splits:
-        both = {language: found[split, language] for language in job.languages}
-        words = {language: side["words"] for language, side in both.items()}
-        unknown = {language: side["unknown"] for language, side in both.items()}
-        rows.append(
-            {
-                "step": "binarised",
-                "split": split,
-                "pairs": both[job.languages[0]]["sentences"],
-                "words": words,
-                "unknown": unknown,
-            }
-        )
+        row: Row = {"step": "binarised", "split": split, "pairs": found[split, job.languages[0]]["sentences"]}
+        for what in ("sentences", "words", "unknown"):
+            row[what] = {language: found[split, language][what] for language in job.languages}
+        rows.append(row)
     return rows
 
 
@@ -396,7 +415,8 @@ def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
     }
     for split in job.splits:
         text, cut, last = (found[step][split] for step in ("text", "pieces", "binarised"))
-        if not (text["pairs"] == cut["pairs"] == last["pairs"] and cut["words"] == last["words"]):
+        numbers = {text["pairs"], cut["pairs"], *last["sentences"].values()}
+        if len(numbers) > 1 or cut["words"] != last["words"]:
             raise UserError(
                 f"{split} of {job.folder} has {text['pairs']:,} pairs of text and {last['pairs']:,} binarised ones; "
                 "were its files changed by hand? Move the folder away and type the same again"
@@ -459,8 +479,3 @@ def _versions(*packages: str) -> dict[str, dict[str, str]]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {"versions": found}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it: what is read back must compare equal."""
-    return json.loads(json.dumps(value))

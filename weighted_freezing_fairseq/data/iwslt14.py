@@ -64,7 +64,7 @@ IWSLT14 = Dataset(
             lowercased=True,
             straight_apostrophes=True,
             coverage=0.99999995,
-            learnt_on=("test", "train", "valid"),
+            learnt_on=("train", "valid", "test"),
             dictionary="pieces",
             about=_ABOUT,
             **_KEPT,

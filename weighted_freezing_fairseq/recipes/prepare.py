@@ -87,7 +87,8 @@ def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) ->
     steps.refuse_without_packages(jobs[0].recipe)
     needs = _needs(jobs)
     files = fetch.obtain(needs, out / "archives", args.archive, go_on=_command(args))
-    known = {need: folder.Source(path, fetch.identity(path)) for need, path in files.items()}
+    identities = {path: fetch.identity(path) for path in set(files.values())}
+    known = {need: folder.Source(path, identities[path]) for need, path in files.items()}
     at_once = min(len(jobs), args.jobs)
 
     def one(job: folder.Job) -> str:
