@@ -29,6 +29,7 @@ COMMANDS = {
     "pack": ("recipes.pack", "store a tuned checkpoint as what differs from its base"),
     "unpack": ("recipes.unpack", "give back the checkpoint that pack stored"),
     "fisher": ("analysis.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
+    "sensitivity": ("analysis.sensitivity", "see how evenly the parameters of checkpoints contribute"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
     "train": ("recipes.train", "train one method of a data set; called again, go on"),
     "reproduce": ("recipes.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),

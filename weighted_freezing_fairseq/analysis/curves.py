@@ -1,12 +1,12 @@
 """Learning curves of several runs: first a CSV read from fairseq's JSON logs, then a picture drawn from the CSV.
 
-How a picture and its lines look is for other figures too. Left out on purpose: these figures, which read checkpoints
-and not logs (`prune.py`).
+How a picture, its lines and violins look is for other figures too. Left out on purpose: these figures, which read
+checkpoints and not logs (`prune.py`, `sensitivity.py`).
 """
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,11 @@ def draw(table: Path, picture: Path, title: str = "") -> None:
 
 
 @contextmanager
-def panels(picture: Path, count: int, height: float) -> Iterator[Any]:
-    """Axes, one above the other, that become a picture of `height` inches when the block ends well."""
+def panels(picture: Path, count: int, height: float, also: Sequence[str] = ()) -> Iterator[Any]:
+    """Axes, one above the other, that become a picture of `height` inches when the block ends well.
+
+    also: endings of other formats that it is saved in, as `.pdf`.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -83,7 +86,8 @@ def panels(picture: Path, count: int, height: float) -> Iterator[Any]:
         yield axes[:, 0]
         for axis in axes[:, 0]:
             axis.grid(alpha=0.3)
-        figure.savefig(picture, dpi=150)
+        for path in (picture, *map(picture.with_suffix, also)):
+            figure.savefig(path, dpi=150)
     finally:
         pyplot.close(figure)
 
@@ -99,3 +103,11 @@ def draw_line(axis: Any, index: int, label: str, points: Iterable[tuple[float, f
         marker=_MARKERS[index % len(_MARKERS)],
         markersize=3,
     )
+
+
+def draw_violins(axis: Any, samples: Sequence[Any]) -> None:
+    """A violin for each sample, its median marked, at 0, 1, 2 ... of the horizontal axis."""
+    drawn = axis.violinplot(samples, range(len(samples)), widths=0.8, showmedians=True, showextrema=False)
+    for body in drawn["bodies"]:
+        body.set(facecolor=_COLOURS[2], edgecolor=_COLOURS[5], alpha=0.8)
+    drawn["cmedians"].set_color(_COLOURS[0])

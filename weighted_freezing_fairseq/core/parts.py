@@ -1,0 +1,42 @@
+"""Which part of a model a parameter is: what kind of module it belongs to, and which layer.
+
+Told by fairseq's names and the types of the owners, so that figures of several models stand side by side. Left out on
+purpose: which parameters a method acts on (`scope.py`).
+"""
+
+import re
+
+from torch import nn
+
+from .scope import Entry
+
+_ATTENTION = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}
+
+
+def module_type(entry: Entry) -> str:
+    """Its kind of module, in encoder and decoder alike: `self-attention q`, `fc1`, `embedding`, `norm`, `bias` ...
+
+    A matrix with several names goes by the first, and an embedding that is tied to the output projection is an
+    embedding. What has no name here keeps its own, without the numbers of layers.
+    """
+    *path, own = entry.name.split(".")
+    module, parent = ("", "", *path)[-1], ("", "", *path)[-2]
+    if any(issubclass(owner, nn.LayerNorm) for owner in entry.owners) or re.search(r"layer_?norm", module):
+        return "norm"
+    if "bias" in own:
+        return "bias"
+    if any(issubclass(owner, nn.Embedding) for owner in entry.owners):
+        return "embedding"
+    if module == "output_projection":
+        return "output projection"
+    if parent in _ATTENTION and module.endswith("_proj"):
+        return f"{_ATTENTION[parent]} {module.removesuffix('_proj')}"
+    if module in ("fc1", "fc2"):
+        return module
+    return re.sub(r"\.\d+(?=\.)", "", entry.name)
+
+
+def layer(entry: Entry) -> str | None:
+    """The layer that it lies in, as `encoder.layers.0`; None for what lies outside of all (embeddings, last norms)."""
+    found = re.match(r"(.*?\.\d+)\.", entry.name)
+    return found and found[1]
