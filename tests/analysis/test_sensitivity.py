@@ -179,8 +179,13 @@ def test_a_call_leaves_table_samples_and_pictures_and_the_same_seed_gives_the_sa
 def test_a_pruned_checkpoint_has_zeros_and_works(wff, state, tmp_path):
     weight = state["model"]["encoder.layers.0.fc1.weight"]
     weight[:, :8] = 0
+    for side in ("encoder", "decoder"):
+        state["model"][f"{side}.layers.0.self_attn.q_proj.weight"].zero_()
     torch.save(state, tmp_path / "pruned.pt")
-    wff("--scope", "linear", checkpoints=[tmp_path / "pruned.pt"])
+    said = json.loads(wff("--scope", "linear", "--json", checkpoints=[tmp_path / "pruned.pt"]).out)
+    (queries,) = [row for row in said if row["group"] == "self-attention q"]
+    assert queries["zeros"] == queries["parameters"] and queries["gini"] is None
+    assert rows(wff.out, group="self-attention q")[0]["gini"] == ""
     (whole,), (fc1,) = rows(wff.out, by="model"), rows(wff.out, group="fc1")
     assert int(fc1["zeros"]) >= weight.numel() // 2 and int(whole["zeros"]) >= int(fc1["zeros"])
     assert float(fc1["q25"]) == 0 < float(fc1["mean"])
@@ -205,6 +210,9 @@ def test_what_is_done_stays_when_a_call_is_killed_and_is_not_measured_again(wff,
     said = wff("--names", "one,a/b", **both)
     assert measured == [trained, second, second] and "one is measured already" in said.err
     assert [row["checkpoint"] for row in rows(wff.out, by="model")] == ["one", "a/b"]
+    sensitivity.sample_path(wff.out, "one").unlink()
+    wff("--names", "one,a/b", **both)
+    assert measured.pop() == trained and sensitivity.sample_path(wff.out, "one").is_file()
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "matplotlib", None)
         (wff.out / "sensitivity.png").unlink()
@@ -225,10 +233,10 @@ def test_the_picture_shows_table_and_samples(tmp_path, monkeypatch):
         {"checkpoint": "a", "by": "model", "group": "all", "mean": 2.0, "std": 5.0, "std_over_mean": 2.5},
         {"checkpoint": "a", "by": "type", "group": "fc1", "mean": 9.0, "std": 9.0, "std_over_mean": 1.0},
         {"checkpoint": "b/c", "by": "model", "group": "all", "mean": 4.0, "std": 3.0, "std_over_mean": 0.75},
-        {"checkpoint": "zero", "by": "model", "group": "all", "mean": 0.0, "std": 0.0, "std_over_mean": "nan"},
+        {"checkpoint": "same", "by": "model", "group": "all", "mean": 1.0, "std": 0.0, "std_over_mean": 0.0},
     ]
     (tmp_path / "sensitivity.csv").write_text(sensitivity.as_csv(table))
-    samples = {"a": np.float32([0, 2, 4, 10]), "b/c": np.float32([0, 2, 8]), "zero": np.zeros(5, np.float32)}
+    samples = {"a": np.float32([0, 2, 4, 10]), "b/c": np.float32([0, 2, 8]), "same": np.ones(5, np.float32)}
     (tmp_path / "samples").mkdir()
     for name, values in samples.items():
         np.save(sensitivity.sample_path(tmp_path, name), values)
@@ -236,13 +244,13 @@ def test_the_picture_shows_table_and_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(pyplot, "close", shown.append)
     sensitivity.picture(tmp_path)
     raw, scaled, raw_std, scaled_std = shown[0].axes
-    for axis, highest, medians in ((raw, [10, 8, 0], [3, 2, 0]), (scaled, [5, 2, 0], [1.5, 0.5, 0])):
+    for axis, highest, medians in ((raw, [10, 8, 1], [3, 2, 1]), (scaled, [5, 2, 1], [1.5, 0.5, 1])):
         *violins, lines = axis.collections
         assert [violin.get_paths()[0].vertices[:, 1].max() for violin in violins] == pytest.approx(highest)
         assert [segment[0, 1] for segment in lines.get_segments()] == pytest.approx(medians)
     assert raw_std.lines[0].get_xydata().tolist() == [[0, 5], [1, 3], [2, 0]]
-    assert scaled_std.lines[0].get_ydata()[:2].tolist() == [2.5, 0.75]
-    assert [label.get_text() for label in scaled.get_xticklabels()] == ["a", "b/c", "zero"]
+    assert scaled_std.lines[0].get_ydata().tolist() == [2.5, 0.75, 0]
+    assert [label.get_text() for label in scaled.get_xticklabels()] == ["a", "b/c", "same"]
     assert "nats per token" in raw.get_ylabel() and "standard deviation" in raw_std.get_ylabel()
     monkeypatch.undo()
     pyplot.close("all")
@@ -286,6 +294,11 @@ def test_a_checkpoint_that_diverged_is_refused(wff, state, tmp_path):
     said = wff(checkpoints=[tmp_path / "bad.pt"], ok=False)
     assert f"{tmp_path / 'bad.pt'}: the sensitivity of " in said
     assert "is not finite: the checkpoint diverged; give an earlier one" in said
+    for weight in state["model"].values():
+        weight.zero_()
+    torch.save(state, tmp_path / "bad.pt")
+    said = wff(checkpoints=[tmp_path / "bad.pt"], ok=False)
+    assert "every sensitivity is 0; give a checkpoint of a model that was trained" in said
     assert not list(wff.out.rglob("*.json"))
 
 

@@ -8,6 +8,7 @@ what would happen to its translations without the least sensitive weights (`prun
 import argparse
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ def measure(path: Path, scope: Scope, sample: Sample) -> Sensitivities:
                 totals[name].add_(loss_preserving(weight.detach(), grad), alpha=1 / len(batches))
                 used.add(name)
     refuse_overflow(totals, f"{path}: the sensitivity of")
+    if not any(bool(total.any()) for total in totals.values()):
+        raise UserError(f"{path}: every sensitivity is 0; give a checkpoint of a model that was trained")
     # fairseq 0.12.2 gives its layers parameters that nothing reads; as zeros they would look unbalanced.
     unused = [name for name in weights if name not in used]
     if unused:
@@ -110,10 +113,15 @@ def summarise(found: Sensitivities, seed: int) -> tuple[list[dict[str, Any]], np
     sample = torch.cat(drawn)
     order = ("model", "type", "layer")
     rows = [
-        {"by": by, "group": name, "batches": found.batches, **groups[by, name].statistics()}
+        {"by": by, "group": name, "batches": found.batches, **_without_nan(groups[by, name].statistics())}
         for by, name in sorted(groups, key=lambda group: order.index(group[0]))  # stable: in the model's own order
     ]
     return rows, sample[sample <= everything.quantile(1 - _TRIMMED)].numpy()
+
+
+def _without_nan(statistics: Mapping[str, float]) -> dict[str, float | None]:
+    """None, an empty cell, where all scores of a group are 0 and for a ratio to 0: JSON has no word for either."""
+    return {name: value if math.isfinite(value) else None for name, value in statistics.items()}
 
 
 def draw(scores: Tensor, share: float, seed: int, name: str) -> list[Tensor]:
@@ -153,7 +161,7 @@ def _measured(label: str, path: Path, scope: Scope, sample: Sample, folder: Path
     }
     goal = folder / "measured" / f"{as_file_name(label)}.json"
     content = reuse(goal, settings, folder)
-    if content is None:
+    if content is None or not sample_path(folder, label).is_file():
         rows, drawn = summarise(measure(path, scope, sample), sample.seed)
         with whole(sample_path(folder, label)) as part, part.open("wb") as file:
             np.save(file, drawn)
@@ -173,8 +181,7 @@ def picture(folder: Path) -> None:
     rows = [row for row in curves.read_csv(folder / "sensitivity.csv") if row["by"] == "model"]
     names = [row["checkpoint"] for row in rows]
     samples = [np.load(sample_path(folder, name)) for name in names]
-    means = [float(row["mean"]) or 1.0 for row in rows]  # all zero: nothing to divide
-    over_mean = [sample / mean for sample, mean in zip(samples, means, strict=True)]
+    over_mean = [sample / float(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
     shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ its mean", over_mean))
     with curves.panels(folder / "sensitivity.png", len(shown), height=7.2, also=(".pdf",)) as axes:
         for axis, (column, unit, values) in zip(axes, shown, strict=True):
