@@ -1,7 +1,7 @@
 """What `wff prepare` takes: sentence pairs per second and peak memory of each step, at two sizes of a generated corpus.
 
 Beside that: Moses' tokens by sacremoses line by line, as here in one process, as here in several, and by Moses' own
-Perl script where it is found (--moses); and the small corpus binarised here and by fairseq-preprocess. Linux only:
+Perl script where it is found (--perl); and the small corpus binarised here and by fairseq-preprocess. Linux only:
 memory is that of all processes together, read from /proc.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sacremoses import MosesTokenizer
 
-from weighted_freezing_fairseq.data import binary, lines, steps
+from weighted_freezing_fairseq.data import binary, lines, moses
 from weighted_freezing_fairseq.data.workers import Workers, chunks
 from weighted_freezing_fairseq.files import whole
 from weighted_freezing_fairseq.recipes import corpus
@@ -117,7 +117,7 @@ def per_second(work: Callable[[], object], count: int) -> str:
     return f"{count / (time.perf_counter() - begun):,.0f} lines/s"
 
 
-def tokens(count: int, jobs: int, moses: Path | None) -> None:
+def tokens(count: int, jobs: int, script: Path | None) -> None:
     """English lines in Moses' tokens, in every way that there is here."""
     texts = [other for _, other in sentences(count)]
     plain = MosesTokenizer(lang="en")
@@ -126,22 +126,25 @@ def tokens(count: int, jobs: int, moses: Path | None) -> None:
     print(
         "  sacremoses, line by line:", per_second(lambda: [plain.tokenize(x, return_str=True) for x in few], len(few))
     )
-    print("  here, one process:", per_second(lambda: [steps.tokenised(line, "en") for line in texts], count))
+    print("  here, one process:", per_second(lambda: _tokens(texts), count))
     with Workers(jobs) as workers:
         list(workers.map(_tokens, [[""]] * 4 * jobs))  # starts them
         print(f"  here, {jobs} processes:", per_second(lambda: list(workers.map(_tokens, chunks(texts))), count))
-    script = moses / "scripts/tokenizer/tokenizer.perl" if moses else None
-    if script is None or not script.is_file() or shutil.which("perl") is None:
-        print("  Moses' tokenizer.perl: not found; give --moses the folder of mosesdecoder")
+    if script is None or shutil.which("perl") is None:
+        print("  Moses' tokenizer.perl: not here; give --perl its path")
         return
-    command, text = ["perl", script, "-q", "-l", "en"], "".join(f"{line}\n" for line in texts).encode()
+    text = "".join(f"{line}\n" for line in texts).encode()
     for more in ([], ["-threads", str(jobs)]):
-        run = lambda more=more: subprocess.run([*command, *more], input=text, stdout=subprocess.DEVNULL, check=True)  # noqa: E731
+        command = ["perl", script, "-q", "-l", "en", *more]
+        made: list[bytes] = []
+        run = lambda: made.append(subprocess.run(command, input=text, capture_output=True, check=True).stdout)  # noqa: B023, E731
         print("  " + " ".join(["tokenizer.perl", *more]) + ":", per_second(run, count))
+        theirs = [line.strip() for line in made[0].decode().splitlines()]
+        print(f"    {sum(a != b for a, b in zip(theirs, _tokens(texts), strict=True)):,} lines differ from those here")
 
 
 def _tokens(texts: list[str]) -> list[str]:
-    return [steps.tokenised(line, "en") for line in texts]
+    return [moses.tokenised(line, "en") for line in texts]
 
 
 def binarised(folder: Path) -> None:
@@ -166,11 +169,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4_500_000, help="of the large corpus; the small one has a tenth")
     parser.add_argument("--lines", type=int, default=20_000, help="to tokenise in every way")
     parser.add_argument("--jobs", type=int, default=cores())
-    parser.add_argument("--moses", type=Path, help="folder of mosesdecoder")
+    parser.add_argument("--perl", type=Path, metavar="FILE", help="tokenizer.perl of mosesdecoder")
     parser.add_argument("--out", type=Path, default=Path("runs/prepare-bench"))
     args = parser.parse_args()
     out = args.out.resolve()
-    tokens(args.lines, args.jobs, args.moses)
+    tokens(args.lines, args.jobs, args.perl)
     found = {}
     for pairs in (args.pairs // 10, args.pairs):
         folder = out / f"archives-{pairs}"

@@ -1,20 +1,16 @@
 """The text steps of a recipe, a chunk of sentence pairs at a time: Moses' tokens, length, case.
 
-Pure functions that a process of the pool can be sent. Tokens are those of sacremoses, the length cleaning is that of
-Moses' clean-corpus-n. Left out on purpose: files (`../recipes/prepare.py`) and subwords (`subwords.py`).
+Pure functions that a process of the pool can be sent. The length cleaning is that of Moses' clean-corpus-n. Left out on
+purpose: files (`folder.py`), how tokens are made (`moses.py`), and subwords (`subwords.py`).
 """
 
 import importlib.util
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from .moses import detokenised, tokenised
 from .parts import Pair
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from sacremoses import MosesDetokenizer, MosesTokenizer
 
 LONGEST_WORD = 1000  # characters; Moses' alignment tools broke on more
 
@@ -66,41 +62,6 @@ def too_odd(source: Sequence[str], target: Sequence[str], longest: int, ratio: f
     if any(len(token) > LONGEST_WORD for side in (source, target) for token in side):
         return f"a word of more than {LONGEST_WORD:,} characters"
     return ""
-
-
-def tokenised(text: str, language: str) -> str:
-    """Moses' tokens, special characters escaped, joined by spaces."""
-    return _tokenizer(language).tokenize(text, return_str=True)
-
-
-def detokenised(tokens: str, language: str) -> str:
-    """Moses' tokens as text again."""
-    return _detokenizer(language).detokenize(tokens.split())
-
-
-@cache
-def _tokenizer(language: str) -> "MosesTokenizer":
-    from sacremoses import MosesTokenizer
-
-    class Tokenizer(MosesTokenizer):
-        """The same, without making a set of all letters of Unicode for every word that ends in a full stop."""
-
-        _lower, _alpha = frozenset(MosesTokenizer.IsLower), frozenset(MosesTokenizer.IsAlpha)
-
-        def islower(self, text: str) -> bool:
-            return self._lower.issuperset(text)
-
-        def isanyalpha(self, text: str) -> bool:
-            return not self._alpha.isdisjoint(text)
-
-    return Tokenizer(lang=language)
-
-
-@cache
-def _detokenizer(language: str) -> "MosesDetokenizer":
-    from sacremoses import MosesDetokenizer
-
-    return MosesDetokenizer(lang=language)
 
 
 def refuse_without_packages(recipe: Recipe) -> None:
