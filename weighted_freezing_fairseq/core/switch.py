@@ -47,7 +47,7 @@ def balance_loss(p: Tensor, rows: Tensor) -> Tensor:
     goes through P. p and rows: (T, B, E).
     """
     tokens = rows.sum().clamp_min(1)
-    f = rows.sum((0, 1)) / tokens
+    f = rows.sum((0, 1), dtype=p.dtype) / tokens
     mean_p = (p * rows.any(-1, keepdim=True)).sum((0, 1)) / tokens
     return p.shape[-1] * (f * mean_p).sum()
 
