@@ -53,6 +53,11 @@ def _tokenizer(language: str) -> "MosesTokenizer":
 
     class Tokenizer(Moses):
         _lower, _alpha = frozenset(Moses.IsLower), frozenset(Moses.IsAlpha)
+        # The only white space that is printable is the space.
+        DEDUPLICATE_SPACE = (
+            _Where(Moses.DEDUPLICATE_SPACE[0], lambda text: "  " in text or not text.isprintable()),
+            Moses.DEDUPLICATE_SPACE[1],
+        )
         ASCII_JUNK = _Where(Moses.ASCII_JUNK[0], lambda text: not text.isprintable()), Moses.ASCII_JUNK[1]
         COMMA_SEPARATE_1 = _step(",", Moses.COMMA_SEPARATE_1)
         COMMA_SEPARATE_2 = _step(",", Moses.COMMA_SEPARATE_2)
