@@ -58,7 +58,7 @@ def test_the_bytes_are_those_of_fairseq_preprocess(fairseq, texts, kind, tmp_pat
 
 def test_large_sets_are_written_in_blocks(texts, tmp_path, monkeypatch):
     binary.save_dictionary(binary.dictionary([binary.counted(texts / "train.x")]), tmp_path / "dict")
-    for name, block in (("a", 1 << 20), ("b", 7)):
+    for name, block in (("a", 1 << 14), ("b", 7)):
         monkeypatch.setattr(binary, "_BLOCK", block)
         binary.write_and_check((texts / "train.x", tmp_path / "dict", tmp_path / name))
     assert (tmp_path / "a.idx").read_bytes() == (tmp_path / "b.idx").read_bytes()

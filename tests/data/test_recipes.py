@@ -1,6 +1,8 @@
 """Each recipe against its description, line by line: the published scripts, a line of Python for a line of shell."""
 
+import gzip
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import miniature
 import pytest
 from sacremoses import MosesDetokenizer, MosesTokenizer
 
-from weighted_freezing_fairseq.data import DATASETS, archives, fetch, folder, subwords
+from weighted_freezing_fairseq.data import DATASETS, archives, binary, fetch, folder, subwords
 from weighted_freezing_fairseq.data.workers import Workers
 from weighted_freezing_fairseq.errors import UserError
 
@@ -287,6 +289,24 @@ def test_a_test_pair_with_an_empty_side_stays_and_is_told(tmp_path, texts, capsy
         rows[-1]["kept"] == {"an empty side": 1} and "1 pairs have an empty side; they stay" in capsys.readouterr().err
     )
     assert written(job.folder / "text/test.en")[-3:] == ["a", "", "c"]
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    peaks = []
+    for count in (10_000, 20_000):
+        job = job_of(tmp_path / str(count), "multi30k", "de-en", "clean")
+        archives_of = miniature.multi30k(tmp_path / f"archives-{count}", train=20, others=2)
+        for language in ("de", "en"):
+            lines = "".join(f"Satz {number % 500} mit zehn und mehr Wörtern{' und' * 30}.\n" for number in range(count))
+            (archives_of / f"train.{language}.gz").write_bytes(gzip.compress(lines.encode(), 1))
+        tracemalloc.start()
+        texts_of(job, archives_of)
+        names = binary.dictionary([binary.counted(job.folder / "raw/train.de")])
+        binary.save_dictionary(names, tmp_path / "dict")
+        binary.write_and_check((job.folder / "raw/train.de", tmp_path / "dict", tmp_path / "train"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.05 * peaks[0], peaks
 
 
 # Subwords ------------------------------------------------------------------------------------------------------------

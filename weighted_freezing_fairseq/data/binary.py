@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<9sQBQ")  # magic, version, type of number, sentences
 _MAGIC = b"MMIDIDX\x00\x00"
 _TYPES = {np.dtype(np.uint16): 8, np.dtype(np.uint32): 9}
 _SMALL = 65_500  # words that fit into 16 bits, as fairseq sees it
-_BLOCK = 1 << 20
+_BLOCK = 1 << 14  # sentences at a time
 
 Entries = Sequence[tuple[str, int]]
 

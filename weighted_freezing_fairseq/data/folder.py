@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain, tee
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -262,12 +262,11 @@ def _write_training(
     every, most = job.recipe.valid_every, job.recipe.valid_most
     dropped: Counter[str] = Counter()
     kept = apart = 0
-    raw, sent = tee(chunks(pairs))
-    done = workers.map(partial(steps.training, job.recipe, job.languages), sent)
+    done = workers.each(partial(steps.training, job.recipe, job.languages), chunks(pairs))
     with ExitStack() as stack:
         train = _Files(stack, folders, "train", job.languages)
         valid = _Files(stack, folders, "valid", job.languages) if every else train
-        for pair, (reason, text) in zip(chain.from_iterable(raw), chain.from_iterable(done), strict=True):
+        for pair, (reason, text) in chain.from_iterable(zip(*both, strict=True) for both in done):
             if reason:
                 dropped[reason] += 1
                 continue
@@ -288,11 +287,10 @@ def _write_evaluation(
     """Every pair of a test set, or of a validation set that comes as one."""
     number = 0
     empty: Counter[str] = Counter()
-    raw, sent = tee(chunks(pairs))
-    done = workers.map(partial(steps.evaluation, job.recipe, job.languages), sent)
+    done = workers.each(partial(steps.evaluation, job.recipe, job.languages), chunks(pairs))
     with ExitStack() as stack:
         files = _Files(stack, folders, split, job.languages)
-        for pair, text in zip(chain.from_iterable(raw), chain.from_iterable(done), strict=True):
+        for pair, text in chain.from_iterable(zip(*both, strict=True) for both in done):
             number += 1
             empty["an empty side"] += not all(pair)
             files.write(pair, text)

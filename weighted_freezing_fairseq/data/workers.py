@@ -48,17 +48,24 @@ class Workers:
 
     def map(self, work: Callable[[_T], _U], chunks: Iterable[_T]) -> Iterator[_U]:
         """`work` on each chunk, results in the order of the chunks."""
+        return (result for _, result in self.each(work, chunks))
+
+    def each(self, work: Callable[[_T], _U], chunks: Iterable[_T]) -> Iterator[tuple[_T, _U]]:
+        """The same with the chunk beside its result."""
         if self._pool is None:
-            yield from map(work, chunks)
+            for chunk in chunks:
+                yield chunk, work(chunk)
             return
-        waiting: deque[Any] = deque()
+        waiting: deque[tuple[_T, Any]] = deque()
         with _told():
             for chunk in chunks:
-                waiting.append(self._pool.submit(work, chunk))
+                waiting.append((chunk, self._pool.submit(work, chunk)))
                 if len(waiting) > 2 * self.jobs:
-                    yield waiting.popleft().result()
+                    first, done = waiting.popleft()
+                    yield first, done.result()
             while waiting:
-                yield waiting.popleft().result()
+                first, done = waiting.popleft()
+                yield first, done.result()
 
 
 def chunks(items: Iterable[_T], size: int = LINES) -> Iterator[list[_T]]:
