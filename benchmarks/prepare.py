@@ -121,6 +121,7 @@ def tokens(count: int, jobs: int, script: Path | None) -> None:
     """English lines in Moses' tokens, in every way that there is here."""
     texts = [other for _, other in sentences(count)]
     plain = MosesTokenizer(lang="en")
+    _tokens([""])  # builds it
     few = texts[: max(1, count // 10)]
     print(f"Moses' tokens of {count:,} lines")
     print(
