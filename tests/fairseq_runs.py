@@ -31,7 +31,7 @@ PRECISIONS = {
 
 
 # fairseq 0.12.2 saves a number that it never sets, and copies of weights that it makes when it loads a checkpoint.
-_UNSET_IN_0_12_2 = re.compile(r"embed_positions\._float_tensor|encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_")
+UNSET_IN_0_12_2 = re.compile(r"embed_positions\._float_tensor|encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_")
 
 
 def environment() -> dict[str, str]:
@@ -86,7 +86,7 @@ def logged(output: str, kind: str = "train_inner") -> list[dict]:
 def assert_close(a: dict, b: dict) -> None:
     """Equal model states up to the rounding of another order of sums."""
     for name, weight in a.items():
-        if not _UNSET_IN_0_12_2.search(name):
+        if not UNSET_IN_0_12_2.search(name):
             torch.testing.assert_close(weight, b[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
@@ -98,7 +98,7 @@ def assert_same(a: object, b: object, path: str = "") -> None:
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), path
         for key in a:
-            if _UNSET_IN_0_12_2.search(str(key)):
+            if UNSET_IN_0_12_2.search(str(key)):
                 continue
             assert_same(a[key], b[key], f"{path}/{key}")
     elif isinstance(a, list | tuple):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from weighted_freezing_fairseq.core.fisher import SquaredGradients, add_one_by_one_, trainable, zeros
 from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import (
     FeedForward,
@@ -66,6 +67,8 @@ def test_dispatch_equals_a_loop_over_tokens(training, factor):
     expected, auxiliary = one_by_one(layer, x, padding, factor, by_sentence=not training)
     found = layer(x)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    with torch.no_grad():  # in evaluation, gradients go another way
+        torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-14)
     assert (found == 0).all(-1).sum() > 9 if factor == 0.5 else (found[padding.T] == 0).all()
     total = (expected * weights).sum() + (2.5 * 0.3 * auxiliary if training else 0)
     for mine, its in zip(gradients(layer, (found * weights).sum()), gradients(layer, total), strict=True):
@@ -184,6 +187,25 @@ def test_half_precision_is_routed_in_float32(dtype):
     torch.testing.assert_close(output.float(), exact(x.float()), rtol=0.05, atol=0.02)
     with torch.autocast("cpu", torch.bfloat16):
         assert exact.router(x).dtype == torch.float32
+
+
+def test_gradients_of_single_sentences_are_told_apart():
+    """Also where, in the probe, an expert happens to get one token of each sentence."""
+    layer = a_layer(dtype=torch.float32)
+    sentences = [torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(n)) for n in (6, 2, 5, 3, 4, 7, 1, 9)]
+
+    def log_likelihoods(items):
+        layer.padding = torch.arange(max(map(len, items))) >= torch.tensor([len(item) for item in items])[:, None]
+        return layer(nn.utils.rnn.pad_sequence(list(items))).square().sum((0, 2))
+
+    fast = SquaredGradients(layer, log_likelihoods, sentences[:5])
+    assert not fast.looped
+    mine, its = zeros(trainable(layer)), zeros(trainable(layer))
+    fast.add_(mine, sentences)
+    layer.eval()
+    add_one_by_one_(its, trainable(layer), log_likelihoods, sentences)
+    for name, squares in its.items():
+        torch.testing.assert_close(mine[name], squares, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_experts_are_in_scope_and_the_router_is_not():

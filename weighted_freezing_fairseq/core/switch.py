@@ -149,9 +149,9 @@ class SwitchFeedForward(nn.Module):
         p = logits.softmax(-1)
         rows = chosen(p, self.padding)
         kept = within_capacity(rows, self.capacity if self.training else self.eval_capacity, not self.training)
-        output = self._dispatch(x, p, kept)
         if not self.training:
-            return output
+            return self._everywhere(x, p, kept) if torch.is_grad_enabled() else self._dispatch(x, p, kept)
+        output = self._dispatch(x, p, kept)
         balance = balance_loss(p, rows)
         self.notes.append(_noted(p, rows, kept, balance))
         auxiliary = self.balance_weight * balance
@@ -171,6 +171,15 @@ class SwitchFeedForward(nn.Module):
         made = torch.cat([module(part) for module, part in zip(self.experts, parts, strict=True)])
         made = made * p.flatten(0, 1)[token, expert, None].to(made.dtype)
         return made.new_zeros(len(flat), made.shape[-1]).index_copy(0, token, made).view(*x.shape[:-1], -1)
+
+    def _everywhere(self, x: Tensor, p: Tensor, kept: Tensor) -> Tensor:
+        """What `_dispatch` makes, by every expert on every token: sentences keep an axis of their own.
+
+        `per_sample.py` tells their gradients apart by it, and gradients are what evaluation asks for with autograd on.
+        """
+        scales = (p * kept).unbind(-1)
+        made = [module(x) for module in self.experts]
+        return torch.stack([y * scale[..., None].to(y.dtype) for y, scale in zip(made, scales, strict=True)]).sum(0)
 
 
 @torch.no_grad()
