@@ -40,6 +40,12 @@ def wff(trained, toy_data, tmp_path, capsys):
 
 
 @pytest.fixture
+def no_picture(monkeypatch):
+    """Pictures take longer than what is measured of the toy model."""
+    monkeypatch.setattr(sensitivity, "picture", lambda folder: None)
+
+
+@pytest.fixture
 def sample(toy_data):
     return Sample(toy_data, "train", 3, 200, 1, "cpu")
 
@@ -159,7 +165,7 @@ def test_the_sample_is_a_tenth_without_the_largest_and_has_an_upper_bound(traine
 # The command --------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_leaves_table_samples_and_pictures_and_the_same_seed_gives_the_same_bits(wff, trained, tmp_path):
+def test_a_call_leaves_table_samples_and_pictures_and_the_same_seed_gives_the_same_bits(wff, request, tmp_path):
     said = wff()
     assert "checkpoint_last  std " in said.out and said.out.endswith(f"wrote {wff.out}/\n")
     files = "sensitivity.csv measured/checkpoint_last.json samples/checkpoint_last.npy".split()
@@ -167,6 +173,7 @@ def test_a_call_leaves_table_samples_and_pictures_and_the_same_seed_gives_the_sa
     written = sorted(str(path.relative_to(wff.out)) for path in wff.out.rglob("*") if path.is_file())
     assert written == sorted([".lock", *files, *pictures])
     assert (wff.out / "sensitivity.pdf").read_bytes().startswith(b"%PDF")
+    request.getfixturevalue("no_picture")
     again = json.loads(wff("--json", out="again").out)
     for name in files[::2] + files[:1]:
         assert (wff.out / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
@@ -176,7 +183,7 @@ def test_a_call_leaves_table_samples_and_pictures_and_the_same_seed_gives_the_sa
     assert other["std"] != again[0]["std"]
 
 
-def test_a_pruned_checkpoint_has_zeros_and_works(wff, state, tmp_path):
+def test_a_pruned_checkpoint_has_zeros_and_works(wff, state, tmp_path, no_picture):
     weight = state["model"]["encoder.layers.0.fc1.weight"]
     weight[:, :8] = 0
     for side in ("encoder", "decoder"):
@@ -203,6 +210,8 @@ def test_what_is_done_stays_when_a_call_is_killed_and_is_not_measured_again(wff,
             raise KeyboardInterrupt
         return measure(path, *rest)
 
+    drawing = sensitivity.picture
+    monkeypatch.setattr(sensitivity, "picture", lambda folder: None)
     monkeypatch.setattr(sensitivity, "measure", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         wff("--names", "one,a/b", **both)
@@ -214,8 +223,8 @@ def test_what_is_done_stays_when_a_call_is_killed_and_is_not_measured_again(wff,
     wff("--names", "one,a/b", **both)
     assert measured.pop() == trained and sensitivity.sample_path(wff.out, "one").is_file()
     with monkeypatch.context() as without:
+        without.setattr(sensitivity, "picture", drawing)
         without.setitem(sys.modules, "matplotlib", None)
-        (wff.out / "sensitivity.png").unlink()
         said = wff("--names", "one,a/b", **both)
     assert len(measured) == 3 and not (wff.out / "sensitivity.png").exists()
     assert "matplotlib is missing; type: pip install 'weighted-freezing-fairseq[plot]'" in said.err

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..core import fisher
@@ -103,20 +102,20 @@ def summarise(found: Sensitivities, seed: int) -> tuple[list[dict[str, Any]], np
     # DEVIATION: Xu et al. appendix B draws 10 % of the sensitivities; here it is 10 %, but about 100,000 of them at
     # most, which give the same violin.
     share = min(_DRAWN_SHARE, _DRAWN_AT_MOST / sum(total.numel() for total in found.totals))
-    drawn = []
+    drawn = bytearray()
     for entry, total in zip(found.entries, found.totals, strict=True):
         own = Distribution.of(total)
         for group in groups_of(entry):
             groups.setdefault(group, Distribution()).add_(own)
-        drawn += draw(total, share, seed, entry.name)
+        draw(drawn, total, share, seed, entry.name)
     everything = groups["model", "all"]
-    sample = torch.cat(drawn)
+    sample = np.frombuffer(drawn, np.float32)
     order = ("model", "type", "layer")
     rows = [
         {"by": by, "group": name, "batches": found.batches, **_without_nan(groups[by, name].statistics())}
         for by, name in sorted(groups, key=lambda group: order.index(group[0]))  # stable: in the model's own order
     ]
-    return rows, sample[sample <= everything.quantile(1 - _TRIMMED)].numpy()
+    return rows, sample[sample <= everything.quantile(1 - _TRIMMED)]
 
 
 def _without_nan(statistics: Mapping[str, float]) -> dict[str, float | None]:
@@ -124,13 +123,14 @@ def _without_nan(statistics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in statistics.items()}
 
 
-def draw(scores: Tensor, share: float, seed: int, name: str) -> list[Tensor]:
-    """About `share` of `scores`: which ones is a function of (seed, name, position), on every device."""
+def draw(drawn: bytearray, scores: Tensor, share: float, seed: int, name: str) -> None:
+    """Add about `share` of `scores` to `drawn`: which ones is a function of (seed, name, position), on every device.
+
+    To one buffer, since many small tensors, made between large ones that go again, keep the memory of these in use.
+    """
     key = stream_key(seed, 0, f"sensitivities of {name}")
-    return [
-        block.cpu()[uniform(len(block), key, start=place * _BLOCK) <= share]
-        for place, block in enumerate(scores.reshape(-1).split(_BLOCK))
-    ]
+    for place, block in enumerate(scores.reshape(-1).split(_BLOCK)):
+        drawn += block.cpu()[uniform(len(block), key, start=place * _BLOCK) <= share].numpy().tobytes()
 
 
 # Several checkpoints ------------------------------------------------------------------------------------------------
@@ -182,17 +182,18 @@ def picture(folder: Path) -> None:
     names = [row["checkpoint"] for row in rows]
     samples = [np.load(sample_path(folder, name)) for name in names]
     over_mean = [sample / float(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
-    shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ its mean", over_mean))
+    shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ mean", over_mean))
     with curves.panels(folder / "sensitivity.png", len(shown), height=7.2, also=(".pdf",)) as axes:
         for axis, (column, unit, values) in zip(axes, shown, strict=True):
             curves.draw_violins(axis, values)
-            axis.set_ylabel(f"sensitivity {unit}, without the top 1 %")
+            axis.set_ylabel(f"sensitivity {unit}")
             right = axis.twinx()
             curves.draw_line(right, 3, column, ((place, float(row[column])) for place, row in enumerate(rows)))
-            right.set_ylabel(f"\u25c6 standard deviation {unit}, of all", color=right.lines[0].get_color())
+            right.set_ylabel(f"\u25c6 standard deviation {unit}", color=right.lines[0].get_color())
             for side in (axis, right):
                 side.set_ylim(bottom=0)
                 side.ticklabel_format(axis="y", scilimits=(-3, 4))
+        axes[0].set_title("violins: without the top 1 %; \u25c6: of all", fontsize="medium")
         long = len("".join(names)) > 50
         axes[-1].set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center")
 
