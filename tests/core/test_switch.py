@@ -33,11 +33,11 @@ def a_batch(dtype=torch.float64):
 
 
 def one_by_one(layer, x, padding, factor, by_sentence):
-    """Every token alone, in the order of time: its output, and what the layer's own loss is made of."""
+    """Every token alone, sentence by sentence: its output, and what the layer's own loss is made of."""
     output, taken, routed = torch.zeros_like(x), {}, []
     lengths = (~padding).sum(1).tolist()
-    for t in range(T):
-        for b in range(B):
+    for b in range(B):
+        for t in range(T):
             if padding[b, t]:
                 continue
             p = (layer.router.weight @ x[t, b]).softmax(0)
@@ -95,12 +95,12 @@ def routed(*sentences):
 @pytest.mark.parametrize(
     ("sentences", "factor", "by_sentence", "kept"),
     [
-        # 8 tokens, 4 experts: 2 places each. Time comes first: of five a's those at positions 0 of both sentences.
-        (("aaab", "abac"), 1.0, False, ("a..b", "ab.c")),
-        (("aaab", "abac"), 1.25, False, ("aa.b", "ab.c")),  # 2.5 places are 3; at position 1 the first sentence leads
-        (("aaab", "abac"), 0.25, False, ("a...", ".b.c")),  # half a place is one
+        # 8 tokens, 4 experts: 2 places each. Of five a's the first two are kept, both of the first sentence.
+        (("aaab", "abac"), 1.0, False, ("aa.b", ".b.c")),
+        (("aaab", "abac"), 1.25, False, ("aaab", ".b.c")),  # 2.5 places are 3
+        (("aaab", "abac"), 0.25, False, ("a..b", "...c")),  # half a place is one
         (("aaab", "abac"), 0.0, False, ("aaab", "abac")),
-        (("aaaa", "a"), 1.0, False, ("a...", "a")),  # 5 tokens, not 8: 1.25 places are 2
+        (("a", "aaaa"), 1.0, False, ("a", "a...")),  # 5 tokens, not 8: 1.25 places are 2
         (("aaaa", "a"), 1.0, True, ("a...", "a")),  # 4 / 4 = 1 place in the first, 1 / 4 -> 1 in the second
         (("aaab", "abac"), 2.0, True, ("aa.b", "abac")),  # 2 places in each
     ],

@@ -30,14 +30,15 @@ def chosen(p: Tensor, padding: Tensor | None = None) -> Tensor:
 def within_capacity(rows: Tensor, factor: float, by_sentence: bool) -> Tensor:
     """`rows` without the tokens that came too late: an expert takes factor * tokens / E of them, rounded up (eq. 3).
 
-    rows: (T, B, E) as `chosen` makes them. Tokens are counted, and come in the order of time, over the whole batch or
-    (by_sentence) in each sentence for itself. factor 0 means no limit.
+    rows: (T, B, E) as `chosen` makes them. Tokens are counted over the whole batch, where they come sentence by
+    sentence as in the authors' code, or (by_sentence) in each sentence for itself. factor 0 means no limit.
     """
     if not factor:
         return rows
-    counted = rows.view(-1, 1, rows.shape[-1]) if not by_sentence else rows
-    limit = (factor * counted.sum((0, 2)) / rows.shape[-1]).ceil()
-    return (counted & (counted.cumsum(0) <= limit[:, None])).view_as(rows)
+    queues = rows if by_sentence else rows.transpose(0, 1).flatten(0, 1)[:, None]
+    limit = (factor * queues.sum((0, 2)) / rows.shape[-1]).ceil()
+    kept = queues & (queues.cumsum(0) <= limit[:, None])
+    return kept if by_sentence else kept.view(*rows.shape[1::-1], -1).transpose(0, 1)
 
 
 def balance_loss(p: Tensor, rows: Tensor) -> Tensor:
@@ -111,8 +112,8 @@ class _WithAuxiliary(torch.autograd.Function):
 class SwitchFeedForward(nn.Module):
     """Each token's output is p_i(x) E_i(x), i the expert with the largest p (eq. 1 and 2).
 
-    A token whose expert is full gets zero, so that only the residual around this layer carries it. Tokens come to an
-    expert in the order of time, first those at position 0: which one is dropped never depends on later ones.
+    A token whose expert is full gets zero, so that only the residual around this layer carries it. Whether it is
+    dropped never depends on later tokens of its sentence.
 
     In training the layer adds balance_weight * balance_loss + z_weight * z_loss to the loss, times `auxiliary_scale`:
     set that before the backward pass to what the loss is a multiple of (1 for a mean over tokens, the number of tokens
