@@ -75,7 +75,8 @@ def measure(path: Path, scope: Scope, sample: Sample) -> Sensitivities:
     totals, used = fisher.zeros(weights), set()
     batches = draw_batches(trained, sample)
     for grads in of_batches(trained, weights, batches):
-        for (name, weight), grad in zip(weights.items(), grads, strict=True):
+        for name, weight in weights.items():
+            grad = grads.pop(0)  # so that none is left when those of the next batch are made
             if grad is not None:
                 totals[name].add_(loss_preserving(weight.detach(), grad), alpha=1 / len(batches))
                 used.add(name)
