@@ -18,7 +18,7 @@ from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import SwitchFeedForward
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.plugin.architectures import OWN
+from weighted_freezing_fairseq.plugin.architectures import OPTIONS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),
@@ -110,12 +110,12 @@ def largest_error(method, more, wrong=1.0):
         torch.testing.assert_close(torch.as_tensor(value).detach().to(plain), plain.detach())
     expected, mine = found
     assert expected.keys() == mine.keys() and auxiliary > 0
-    return max(float((mine[n] - g).abs().max() / g.abs().max()) for n, g in expected.items() if g.abs().max() > 1e-6)
+    return max(float((mine[n] - g).abs().max() / g.abs().max()) for n, g in expected.items() if g.abs().max() > 1e-4)
 
 
 @pytest.mark.parametrize(("method", "more"), CRITERIONS.values(), ids=CRITERIONS)
 def test_the_loss_of_the_routers_reaches_the_gradient_with_every_criterion(method, more):
-    assert largest_error(method, more) < 1e-7
+    assert largest_error(method, more) < 1e-9
 
 
 @pytest.mark.parametrize("name", ["stock", "z-loss"])
@@ -248,4 +248,4 @@ def test_impossible_settings_say_what_to_type(setting, words):
 def test_every_option_is_in_the_readme_with_its_default():
     table = (Path(CONFIGS).parent / "README.md").read_text().split("### Architectures")[1].split("\n\n")[2]
     named = dict(re.findall(r"^\| `--(switch-[\w-]+)` \| ([^|]*) \|", table, re.MULTILINE))
-    assert {f.name.replace("_", "-"): f.default for f in OWN} == {name: float(text) for name, text in named.items()}
+    assert {f.name.replace("_", "-"): f.default for f in OPTIONS} == {name: float(text) for name, text in named.items()}

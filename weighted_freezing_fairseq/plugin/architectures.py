@@ -4,6 +4,7 @@ The mathematics is in `core/switch.py`; here are the flags, the layers of fairse
 their loss and their statistics join whatever criterion trains them. Left out on purpose: experts spread over processes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -49,7 +50,7 @@ class SwitchConfig(TransformerConfig):
     )
 
 
-OWN = [f for f in fields(SwitchConfig) if f.name.startswith("switch_")]
+OPTIONS = [f for f in fields(SwitchConfig) if f.name.startswith("switch_")]
 
 
 class SwitchEncoderLayer(TransformerEncoderLayerBase):
@@ -158,7 +159,7 @@ class SwitchTransformer(TransformerModel):
 
 def _refuse_wrong(cfg: SwitchConfig) -> None:
     """What the dataclass cannot know by itself."""
-    for option in OWN:
+    for option in OPTIONS:
         least = 1 if option.type is int else 0
         if getattr(cfg, option.name) < least:
             flag = f"--{option.name.replace('_', '-')}"
@@ -172,13 +173,18 @@ def _refuse_wrong(cfg: SwitchConfig) -> None:
         )
 
 
-for _dense in (transformer_iwslt_de_en, transformer_vaswani_wmt_en_de_big):
+def _register(dense: Callable[[Any], None]) -> None:
+    """The architecture of a dense Transformer of fairseq, with experts."""
 
-    @register_model_architecture("switch_transformer", _dense.__name__.replace("transformer", "switch_transformer"))
-    def _sizes(args: Any, dense: Any = _dense) -> None:
+    @register_model_architecture("switch_transformer", f"switch_{dense.__name__}")
+    def sizes(args: Any) -> None:
         dense(args)
-        for option in OWN:  # a checkpoint keeps them, whatever the defaults will be then
+        for option in OPTIONS:  # a checkpoint keeps them, whatever the defaults will be then
             setattr(args, option.name, getattr(args, option.name, option.default))
+
+
+_register(transformer_iwslt_de_en)
+_register(transformer_vaswani_wmt_en_de_big)
 
 
 class _Scaling(torch.autograd.Function):
@@ -191,8 +197,9 @@ class _Scaling(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        exact = grad.to(torch.promote_types(grad.dtype, torch.float32))  # half precision ends at 65,504
         for layer in ctx.layers:
-            layer.auxiliary_scale = grad.float() * ctx.sample_size / max(1, len(layer.notes))
+            layer.auxiliary_scale = exact * ctx.sample_size / max(1, len(layer.notes))
         return grad, None, None
 
 
