@@ -3,7 +3,16 @@
 import sys
 
 import pytest
-from fairseq_runs import PRECISIONS, UNSET_IN_0_12_2, USER_DIR, Fairseq, assert_close, assert_same, logged, on_two_processes
+from fairseq_runs import (
+    PRECISIONS,
+    UNSET_IN_0_12_2,
+    USER_DIR,
+    Fairseq,
+    assert_close,
+    assert_same,
+    logged,
+    on_two_processes,
+)
 
 SWITCH = ["--arch", "switch_transformer_iwslt_de_en", "--switch-every", 1, "--optimizer", "adam", "--clip-norm", 1]
 LOGGED = {"switch_load_max", "switch_dropped", "switch_entropy", "switch_balance"}
