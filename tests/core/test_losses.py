@@ -242,6 +242,21 @@ def test_one_step_of_sgd_with_the_penalty_is_the_row_of_the_table():
     torch.testing.assert_close(weight.detach(), want)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_alignment_of_small_half_precision_weights_neither_overflows_nor_vanishes(dtype):
+    """Squares of 1e-4 are below the smallest number of float16, and the gradient is a multiple of 1 / |W|."""
+    generator = torch.Generator().manual_seed(1)
+    half = [(1e-4 * torch.randn(4, 8, generator=generator)).to(dtype) for _ in range(2)]
+    found = {}
+    for exact, (theta, reference) in ((False, half), (True, [t.double() for t in half])):
+        theta.requires_grad_()
+        value = losses.alignments([theta], [reference])
+        found[exact] = value.double(), torch.autograd.grad(1e-4 * value.sum(), theta)[0].double()
+    torch.testing.assert_close(found[False][0], found[True][0], rtol=1e-5, atol=0)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(found[False][1], found[True][1], rtol=eps, atol=eps)
+
+
 def test_penalty_is_half_the_weighted_square_also_of_a_half_precision_weight():
     exact, fisher, anchor = random(300, 300).float(), random(300, 300, seed=1).float().square(), torch.zeros(300, 300)
     half = exact.half().requires_grad_()

@@ -116,14 +116,15 @@ class _Alignment(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         w, r, factors = ctx.saved_tensors
-        toward, along = (factors * (scale / len(w))).to(w.dtype)[:, :, None]
-        return (r * toward).addcmul_(w, along, value=-1).to(ctx.dtype), None, None, None, None
+        toward, along = (factors * (scale / len(w)))[:, :, None]
+        return (r * toward).addcmul_(w.to(toward.dtype), along, value=-1).to(ctx.dtype), None, None, None, None
 
 
 def _row_sums(w: Tensor, r: Tensor) -> Tensor:
-    """The sums over each row of w r, w^2 and r^2: (rows, 3)."""
+    """The sums over each row of w r, w^2 and r^2: (rows, 3), in float32 where w is of half precision."""
     rows = max(1, block_size(w) // max(1, w.shape[1]))
-    parts = zip(w.split(rows), r.split(rows), strict=True)
+    exact = torch.promote_types(w.dtype, torch.float32)
+    parts = ((a.to(exact), b.to(exact)) for a, b in zip(w.split(rows), r.split(rows), strict=True))
     return torch.cat([torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)], 1) for a, b in parts])
 
 
@@ -146,7 +147,7 @@ def alignments(
     pairs = list(zip(exacts, references, strict=True))
     sums = native.row_sums(pairs) if native.ready(pairs) else [_row_sums(*pair) for pair in pairs]
     dot, own, other = torch.cat(sums).unbind(1)
-    norms = (own * other).sqrt()
+    norms = own.sqrt() * other.sqrt()
     cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction
     # DEVIATION: O'Neill et al. print in eq. 5, as the derivative of eq. 2: W~ where W belongs in the first term, W
     # where W~ belongs in the second, the cube on the norm of W and not of W~, 1 / (N - 1) for 1 / N, and a sum over
