@@ -33,19 +33,20 @@ from .runs import (
 from .scores import Score
 
 HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
+ROUNDS = 21  # of updates side by side; fewer where only a share of the corpus is used
 EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
 
 
-def cost(out: Path, methods: Sequence[str], configs: Path, device: str) -> dict[str, dict[str, str]]:
+def cost(out: Path, methods: Sequence[str], configs: Path, device: str, rounds: int) -> dict[str, dict[str, str]]:
     """Rows of bench.csv by method: whole updates of all methods, interleaved in one process."""
     folder = out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
 
     def work() -> None:
         say("measuring update time and memory of all methods side by side")
         words = ["bench", "--methods", ",".join(methods), "--configs", configs, "--size", "toy", "--out", folder]
-        wff([*words, "--device", device, "--rounds", 21], cores())
+        wff([*words, "--device", device, "--rounds", rounds], cores())
 
-    once(folder, "cost", {"methods": list(methods), "device": device}, work)
+    once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
     with (folder / "bench.csv").open(newline="", encoding="utf-8") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
 
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"training {len(runs)} runs on {machine}")
         _train_all(runs, configs, data, args.pair, machine)
         found = machine.map(lambda r: evaluate(r, data, reference, machine), runs)
-        costs = cost(out, methods, configs, machine.device)
+        costs = cost(out, methods, configs, machine.device, max(3, round(ROUNDS * args.corpus_fraction)))
         text = _write_results(dict(zip(runs, found, strict=True)), costs, folder, args.pair)
     print(text)
     print(f"\nTables, learning curves and logs: {folder}/ (table.md, table.csv, curves.png, */train.log)")
