@@ -37,23 +37,22 @@ def words_of(data, configs, runs):
     return ["multi30k", "--data", data, "--configs", configs, "--out", runs, "--device", "cpu"]
 
 
-@pytest.fixture(scope="module")
-def matrix(data, configs, tmp_path_factory):
-    """All cells, killed on the way and gone on with: the call, what it printed, the folder of the runs."""
-    runs = tmp_path_factory.mktemp("matrix") / "runs"
+@pytest.mark.slow
+def test_a_matrix_from_archives_to_tables(data, configs, tmp_path):
+    """One test, since the processes that share out tests would each train it."""
+    runs = tmp_path / "runs"
     words = ["reproduce", *words_of(data, configs, runs), "--methods", ",".join(METHODS), "--seeds", "1"]
     words += ["--choices", "best", "--jobs", 2]
     kill_when_there(runs / "clean/de-en/standard-1/checkpoints/checkpoint_last.pt", *words)
     assert "to do" in wff(*words, "--dry-run").stdout
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    return words, done.stdout, runs
+    is_trained_scored_and_reported_through_a_kill(data, runs, runs / "clean/de-en")
+    a_second_call_changes_nothing_and_other_settings_are_refused(words, done.stdout, runs / "clean/de-en")
+    flags_give_the_same_training(data, runs / "clean/de-en/weighted_freeze-1", tmp_path)
 
 
-@pytest.mark.slow
-def test_a_matrix_is_trained_scored_and_reported_through_a_kill(matrix, data):
-    _, _, runs = matrix
-    cells = runs / "clean/de-en"
+def is_trained_scored_and_reported_through_a_kill(data, runs, cells):
     provenance = json.loads((cells / "standard-1/provenance.json").read_text())
     assert len(provenance["sittings"]) == 2 and provenance["data"] == str(data / "clean/de-en")
     assert (provenance["method"], provenance["seed"], provenance["recipe"]) == ("standard", 1, "clean")
@@ -61,6 +60,11 @@ def test_a_matrix_is_trained_scored_and_reported_through_a_kill(matrix, data):
     assert "Loaded checkpoint" in (cells / "standard-1/train.log").read_text()
     teacher = "standard-1/checkpoints/checkpoint_best.pt"
     assert f"teacher: {cells / teacher}" in (cells / "self_distillation-1/run.yaml").read_text()
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(cells / "weighted_freeze-1/tensorboard/train_inner")).Reload()
+    assert {"frozen_fraction", "importance_mean", "importance_std"} <= set(events.Tags()["scalars"])
 
     reference = read_lines(data / "clean/de-en/raw/test.en")
     for method in METHODS:
@@ -74,10 +78,7 @@ def test_a_matrix_is_trained_scored_and_reported_through_a_kill(matrix, data):
     assert {row["method"] for row in rows} == set(METHODS)
 
 
-@pytest.mark.slow
-def test_a_second_call_changes_nothing_and_other_settings_are_refused(matrix):
-    words, printed, runs = matrix
-    cells = runs / "clean/de-en"
+def a_second_call_changes_nothing_and_other_settings_are_refused(words, printed, cells):
     before = {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.name != ".lock"}
     again = wff(*words)
     assert again.returncode == 0 and again.stdout == printed
@@ -87,8 +88,7 @@ def test_a_second_call_changes_nothing_and_other_settings_are_refused(matrix):
     assert {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.name != ".lock"} == before
 
 
-@pytest.mark.slow
-def test_flags_and_yaml_give_the_same_training(matrix, data, tmp_path):
+def flags_give_the_same_training(data, run, folder):
     flags = """--source-lang de --target-lang en --arch transformer_iwslt_de_en --share-all-embeddings --dropout 0.2
       --encoder-layers 1 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-attention-heads 2
       --decoder-layers 1 --decoder-embed-dim 16 --decoder-ffn-embed-dim 32 --decoder-attention-heads 2
@@ -97,13 +97,13 @@ def test_flags_and_yaml_give_the_same_training(matrix, data, tmp_path):
       --max-tokens 1024 --num-workers 1 --required-batch-size-multiple 1 --validate-interval 1000
       --validate-interval-updates 10 --max-update 20 --save-interval-updates 10 --no-epoch-checkpoints
       --seed 1 --cpu""".split()
-    fairseq = Fairseq(data / "clean/de-en/bin", tmp_path)
-    words = ["--user-dir", USER_DIR, "--adam-betas", "(0.9, 0.98)", "--save-dir", tmp_path / "argparse"]
+    fairseq = Fairseq(data / "clean/de-en/bin", folder)
+    words = ["--user-dir", USER_DIR, "--adam-betas", "(0.9, 0.98)", "--save-dir", folder / "argparse"]
     # As many threads: they share out sums, and with them the last bits.
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // 2))}
     fairseq("train", fairseq.data, *flags, *words, env={**environment(), **threads})
-    other = Fairseq(data, matrix[2] / "clean/de-en/weighted_freeze-1")
-    assert_same(fairseq.checkpoint("argparse")["model"], other.checkpoint("checkpoints")["model"])
+    other = Fairseq(data, run).checkpoint("checkpoints")["model"]
+    assert_same(fairseq.checkpoint("argparse")["model"], other)
 
 
 def test_a_list_of_cells_is_for_a_scheduler(data, configs, tmp_path):
