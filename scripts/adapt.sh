@@ -6,12 +6,4 @@
 #
 # All options are those of `wff adapt`. A second call reuses what is done; a killed one goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,7s/^# \{0,1\}//p' "scripts/adapt.sh"
-    exit 0
-    ;;
-esac
-bash scripts/setup.sh
-exec .venv/bin/wff adapt "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/wff.sh" "${BASH_SOURCE[0]}" "" adapt "$@"

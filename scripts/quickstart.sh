@@ -5,12 +5,4 @@
 #
 # All options are those of `wff quickstart`. About 5 minutes on 2 cores once set up; a second call reuses what is done.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,6s/^# \{0,1\}//p' "scripts/quickstart.sh"
-    exit 0
-    ;;
-esac
-bash scripts/setup.sh
-exec .venv/bin/wff quickstart "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/wff.sh" "${BASH_SOURCE[0]}" "" quickstart "$@"

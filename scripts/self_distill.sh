@@ -6,12 +6,4 @@
 #
 # All options are those of `wff self-distill`. A second call reuses what is done; a killed one goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,7s/^# \{0,1\}//p' "scripts/self_distill.sh"
-    exit 0
-    ;;
-esac
-bash scripts/setup.sh
-exec .venv/bin/wff self-distill "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/wff.sh" "${BASH_SOURCE[0]}" "" self-distill "$@"

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for folder in ("scripts", ".ci") for path in (ROOT / folder).rglob("*") if path.is_file())
-NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative", "slurm", "slurm_cell")
+NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative", "slurm", "slurm_cell", "wff")
 NAMES += tuple(
     f"{data}/{name}"
     for data in ("iwslt14", "wmt17", "multi30k")
@@ -159,6 +159,14 @@ def test_make_lists_its_targets():
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=30)
     declared = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert [line.split()[1] for line in done.stdout.splitlines()] == declared[1].split()
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/wff").exists(), reason="needs the environment of scripts/setup.sh")
+def test_variables_are_options_and_what_is_typed_wins(tmp_path):
+    words = ["--dry-run", "--data", tmp_path / "typed"]
+    done = bash("scripts/multi30k/train.sh", *words, METHOD="sage", SEED="7", DATA=str(tmp_path / "variable"))
+    assert done.returncode == 0, done.stderr
+    assert "sage, seed 7: " in done.stdout and f"on {tmp_path}/typed/clean/de-en" in done.stdout
 
 
 FAKE_SBATCH = """#!/usr/bin/env bash

@@ -5,16 +5,4 @@
 #
 # All options are those of `wff evaluate`; CHOICES and BEAM stand for the options of these names. Set up where needed.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,6s/^# \{0,1\}//p' "scripts/iwslt14/evaluate.sh"
-    exit 0
-    ;;
-esac
-words=()
-for name in CHOICES BEAM; do
-    [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
-done
-bash scripts/setup.sh
-exec .venv/bin/wff evaluate ${words[@]+"${words[@]}"} "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../wff.sh" "${BASH_SOURCE[0]}" "CHOICES BEAM" evaluate "$@"

@@ -6,16 +6,4 @@
 # All options are those of `wff prepare`; --dry-run says what would be done. The variables LANGS, RECIPE, ARCHIVE, OUT and
 # JOBS stand for the options of these names. Set up where needed. A second call does nothing; a killed one goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,7s/^# \{0,1\}//p' "scripts/iwslt14/prepare.sh"
-    exit 0
-    ;;
-esac
-words=()
-for name in LANGS RECIPE ARCHIVE OUT JOBS; do
-    [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
-done
-bash scripts/setup.sh
-exec .venv/bin/wff prepare iwslt14 ${words[@]+"${words[@]}"} "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../wff.sh" "${BASH_SOURCE[0]}" "LANGS RECIPE ARCHIVE OUT JOBS" prepare iwslt14 "$@"

@@ -6,16 +6,4 @@
 # All options are those of `wff prepare`; --dry-run says what would be done. The variables RECIPE, ARCHIVE, OUT and JOBS
 # stand for the options of these names. Set up where needed. A second call does nothing; a killed one goes on.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,7s/^# \{0,1\}//p' "scripts/wmt17/prepare.sh"
-    exit 0
-    ;;
-esac
-words=()
-for name in RECIPE ARCHIVE OUT JOBS; do
-    [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
-done
-bash scripts/setup.sh
-exec .venv/bin/wff prepare wmt17 ${words[@]+"${words[@]}"} "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../wff.sh" "${BASH_SOURCE[0]}" "RECIPE ARCHIVE OUT JOBS" prepare wmt17 "$@"

@@ -7,16 +7,4 @@
 # for a scheduler. A second call reuses what is done; a killed one goes on. The variables PAIRS, METHODS, SEEDS,
 # RECIPE, DATA, OUT, JOBS, GPUS, PRECISION and ARCHIVE stand for the options of these names.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-case " $* " in
-*" --help "* | *" -h "*)
-    sed -n '2,8s/^# \{0,1\}//p' "scripts/wmt17/reproduce.sh"
-    exit 0
-    ;;
-esac
-words=()
-for name in PAIRS METHODS SEEDS RECIPE DATA OUT JOBS GPUS PRECISION ARCHIVE; do
-    [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
-done
-bash scripts/setup.sh
-exec .venv/bin/wff reproduce wmt17 ${words[@]+"${words[@]}"} "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../wff.sh" "${BASH_SOURCE[0]}" "PAIRS METHODS SEEDS RECIPE DATA OUT JOBS GPUS PRECISION ARCHIVE" reproduce wmt17 "$@"
