@@ -1,7 +1,8 @@
 """`wff quickstart`: from nothing to a table, on the embedded corpus, through the path that any corpus takes.
 
-The steps are those of `runs.py`, one YAML a method in configs/toy; then cost side by side, table and curves. Its scores
-show that the pipeline works; they say nothing of the papers' claims.
+The steps are those of `runs.py`, one YAML a method in configs/toy, or in configs/adapt for those that start from a
+trained model; then cost side by side, table and curves. Its scores show that the pipeline works; they say nothing of
+the papers' claims.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..configs import open_settings
+from ..configs import CONFIGS, config_path
 from .machine import Machine, cores
 from .runs import (
     Run,
@@ -19,7 +20,9 @@ from .runs import (
     alone_in,
     evaluate,
     filled_in,
+    found_in,
     mean,
+    needs_another_run,
     note_on,
     once,
     prepare,
@@ -37,13 +40,16 @@ ROUNDS = 21  # of updates side by side; fewer where only a share of the corpus i
 EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
 
 
-def cost(out: Path, methods: Sequence[str], configs: Path, device: str, rounds: int) -> dict[str, dict[str, str]]:
+def cost(
+    out: Path, methods: Sequence[str], folders: Sequence[Path], device: str, rounds: int
+) -> dict[str, dict[str, str]]:
     """Rows of bench.csv by method: whole updates of all methods, interleaved in one process."""
     folder = out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
 
     def work() -> None:
         say("measuring update time and memory of all methods side by side")
-        words = ["bench", "--methods", ",".join(methods), "--configs", configs, "--size", "toy", "--out", folder]
+        words = ["bench", "--methods", ",".join(methods), "--size", "toy", "--out", folder]
+        words += [word for each in folders for word in ("--configs", each)]
         wff([*words, "--device", device, "--rounds", rounds], cores())
 
     once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
@@ -87,7 +93,9 @@ def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to compare, and where."""
     parser.add_argument(
-        "--methods", default="standard,weighted_freeze", help="comma-separated; each has a YAML in --configs"
+        "--methods",
+        default="standard,weighted_freeze",
+        help="comma-separated; each has a YAML in --configs, or in configs/adapt: then it starts from standard",
     )
     add_run_arguments(parser, seeds="train with seeds 1 to N", out="runs/quickstart", configs="toy")
 
@@ -95,9 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
     refuse_wrong(args)
-    configs = args.configs.resolve()
+    folders = (args.configs.resolve(), CONFIGS / "adapt")
     methods = ["standard", *(m for m in args.methods.split(",") if m != "standard")]
-    refuse_unknown_methods(methods, configs)
+    refuse_unknown_methods(methods, *folders)
     out = args.out.resolve()
     folder = out / args.pair
     data, reference = folder / "bin", folder / "raw" / f"test.{args.pair.split('-')[1]}"
@@ -107,9 +115,9 @@ def run(args: argparse.Namespace) -> int:
     with alone_in(folder):
         prepare(args.pair, folder, args.corpus_fraction)
         say(f"training {len(runs)} runs on {machine}")
-        _train_all(runs, configs, data, args.pair, machine)
+        _train_all(runs, folders, data, args.pair, machine)
         found = machine.map(lambda r: evaluate(r, data, reference, machine), runs)
-        costs = cost(out, methods, configs, machine.device, max(3, round(ROUNDS * args.corpus_fraction)))
+        costs = cost(out, methods, folders, machine.device, max(3, round(ROUNDS * args.corpus_fraction)))
         text = _write_results(dict(zip(runs, found, strict=True)), costs, folder, args.pair)
     print(text)
     print(f"\nTables, learning curves and logs: {folder}/ (table.md, table.csv, curves.png, */train.log)")
@@ -117,17 +125,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_all(runs: Sequence[Run], configs: Path, data: Path, pair: str, machine: Machine) -> None:
-    """Every run; those whose YAML leaves the teacher open after the standard run of their seed, which teaches them."""
-    yamls = {run: configs / f"{run.method}.yaml" for run in runs}
-    taught = [run for run in runs if ("criterion", "teacher") in open_settings(yamls[run])]
+def _train_all(runs: Sequence[Run], folders: Sequence[Path], data: Path, pair: str, machine: Machine) -> None:
+    """Every run; those that are taught by the standard run of their seed, or start from it, come after it."""
+    yamls = {run: config_path(run.method, *folders) for run in runs}
+    later = [run for run in runs if needs_another_run(yamls[run])]
 
     def work(run: Run) -> None:
-        teacher = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
-        train(run, yamls[run], data, pair, machine, filled_in(yamls[run], {"teacher": teacher.checkpoint}))
+        parent = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
+        found = found_in(parent, "last", yamls[run], data, machine)
+        train(run, yamls[run], data, pair, machine, filled_in(yamls[run], found))
 
-    machine.map(work, [run for run in runs if run not in taught])
-    machine.map(work, taught)
+    machine.map(work, [run for run in runs if run not in later])
+    machine.map(work, later)
 
 
 def _write_results(scores: dict[Run, Score], costs: dict[str, dict[str, str]], folder: Path, pair: str) -> str:

@@ -258,6 +258,33 @@ def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+# What may be found in another run, and what measures it there where that is a file of its own.
+_FOUND: Mapping[str, Sequence[Any] | None] = {
+    "teacher": None, "finetune_from_model": None, "fisher": (), "fish_mask": ("--mask-density", 0.05)
+}  # fmt: skip
+
+
+def needs_another_run(config: Path) -> bool:
+    """Whether a YAML leaves open what `found_in` finds."""
+    return any(key in _FOUND for _, key in open_settings(config))
+
+
+def found_in(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Any]:
+    """What a YAML may leave open, from the `choice` weights of another run: a teacher, a start, what matters there."""
+    weights = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
+    found: dict[str, Any] = {}
+    for _, key in open_settings(config):
+        if key not in _FOUND:
+            continue
+        more = _FOUND[key]
+        found[key] = weights if more is None else parent.folder / f"{key}.pt"
+        if more is not None and not found[key].is_file():
+            say(f"{parent.name}: measuring Fisher information ({key})")
+            words = ["fisher", weights, "--data", data, "--out", found[key], "--device", machine.device, *more]
+            wff(words, machine.threads)
+    return found
+
+
 def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str = "test") -> Score:
     """Translate and score the test set of `data` with the last weights of `run`; `name` is for several sets."""
     goal = run.folder / ("score.json" if name == "test" else f"{name}.score.json")
@@ -333,12 +360,12 @@ def add_run_arguments(parser: argparse.ArgumentParser, seeds: str, out: str, con
     parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
 
 
-def refuse_unknown_methods(methods: Iterable[str], configs: Path) -> None:
-    """Each method must have a YAML in `configs`."""
-    known = methods_in(configs)
+def refuse_unknown_methods(methods: Iterable[str], *folders: Path) -> None:
+    """Each method must have a YAML in one of `folders`."""
+    known = methods_in(*folders)
     for method in methods:
         if method not in known:
-            raise UserError(f"no method {method!r} in {configs}; type --methods with some of: {','.join(known)}")
+            raise UserError(f"no method {method!r} in {folders[0]}; type --methods with some of: {','.join(known)}")
 
 
 def refuse_wrong(args: argparse.Namespace) -> None:

@@ -25,13 +25,12 @@ from ..data import DATASETS, Dataset, prepared, read_manifest
 from ..errors import UserError
 from ..files import write_atomically
 from .machine import PRECISIONS, Machine
-from .runs import PROVENANCE, Run, alone_in, filled_in, say, train, wff
+from .runs import PROVENANCE, Run, alone_in, filled_in, found_in, needs_another_run, train
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
 EXAMPLE = "wff train multi30k --pair de-en --method weighted_freeze --seed 1"
 
-# What is found in another run where a YAML leaves it open, and which run of the same seed that is, if not standard.
-_FOUND = ("teacher", "finetune_from_model", "fisher")
+# The run of the same seed in which a method finds what its YAML leaves open, if that is not standard.
 _PARENT = {"self_distillation_twice": "self_distillation"}
 
 
@@ -65,18 +64,18 @@ class Study:
 
     def parent(self, pair: str, run: Run) -> Run | None:
         """The run that this one needs first, if its YAML leaves something open."""
-        if not {key for _, key in self._open(run)} & set(_FOUND):
+        if not needs_another_run(self._config(run)):
             return None
         return self.run(pair, _PARENT.get(run.method, "standard"), run.seed)
 
-    def _open(self, run: Run) -> list[tuple[str, str]]:
-        return open_settings(config_path(run.method, self.configs))
+    def _config(self, run: Run) -> Path:
+        return config_path(run.method, self.configs)
 
     def train(self, pair: str, run: Run, machine: Machine) -> None:
         """One cell, to its end."""
         folder = prepared(self.data, self.recipe, pair)
         read_manifest(folder)
-        config = config_path(run.method, self.configs)
+        config = self._config(run)
         found: dict[str, Any] = {}
         parent = self.parent(pair, run)
         if parent is not None:
@@ -85,9 +84,9 @@ class Study:
                     f"{run.method} starts from {parent.folder}, which is not trained; type: "
                     + self.command(pair, parent)
                 )
-            found = self._from(parent, run, folder / "bin", machine)
+            found = found_in(parent, "best", config, folder / "bin", machine)
         more = _merged(filled_in(config, found), self.changed)
-        for section, key in self._open(run):
+        for section, key in open_settings(config):
             if key not in more.get(section, {}):
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
         with alone_in(run.folder):
@@ -99,18 +98,6 @@ class Study:
         words = ["wff", "train", self.dataset.name, "--recipe", self.recipe, "--pair", pair, "--method", run.method]
         words += ["--seed", run.seed, "--data", self.data, "--configs", self.configs, "--out", self.runs]
         return shlex.join(map(str, [*words, *(word for setting in self.changed for word in ("--set", setting))]))
-
-    def _from(self, parent: Run, run: Run, data: Path, machine: Machine) -> dict[str, Any]:
-        """The best weights of a parent, and their Fisher information where it is asked for."""
-        best = parent.folder / "checkpoints/checkpoint_best.pt"
-        found: dict[str, Any] = {"teacher": best, "finetune_from_model": best}
-        if ("optimizer", "fisher") in self._open(run):
-            found["fisher"] = parent.folder / "fisher.pt"
-            if not found["fisher"].is_file():
-                say(f"{parent.name}: measuring Fisher information")
-                words = ["fisher", best, "--data", data, "--out", found["fisher"], "--device", machine.device]
-                wff(words, machine.threads)
-        return found
 
     def _note(self, pair: str, run: Run, folder: Path, config: Path, machine: Machine) -> None:
         """provenance.json: where this run comes from, with a line for each time that it was begun or went on."""
