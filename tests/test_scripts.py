@@ -161,14 +161,6 @@ def test_make_lists_its_targets():
     assert [line.split()[1] for line in done.stdout.splitlines()] == declared[1].split()
 
 
-@pytest.mark.skipif(not (ROOT / ".venv/bin/wff").exists(), reason="needs the environment of scripts/setup.sh")
-def test_variables_are_options_and_what_is_typed_wins(tmp_path):
-    words = ["--dry-run", "--data", tmp_path / "typed"]
-    done = bash("scripts/multi30k/train.sh", *words, METHOD="sage", SEED="7", DATA=str(tmp_path / "variable"))
-    assert done.returncode == 0, done.stderr
-    assert "sage, seed 7: " in done.stdout and f"on {tmp_path}/typed/clean/de-en" in done.stdout
-
-
 FAKE_SBATCH = """#!/usr/bin/env bash
 echo "$*" >> "$JOBS"
 wc -l < "$JOBS"

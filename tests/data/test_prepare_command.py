@@ -125,6 +125,7 @@ def test_the_scripts_hand_on_options_and_variables(dataset, tmp_path):
     (tmp_path / "scripts" / dataset).mkdir(parents=True)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     shutil.copy(ROOT / f"scripts/{dataset}/prepare.sh", tmp_path / "scripts" / dataset)
+    shutil.copy(ROOT / "scripts/wff.sh", tmp_path / "scripts")
     (tmp_path / "scripts/setup.sh").write_text("echo set up >&2\n")
     (tmp_path / ".venv/bin/wff").write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
     (tmp_path / ".venv/bin/wff").chmod(0o755)
