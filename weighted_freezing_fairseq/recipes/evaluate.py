@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, read_manifest
+from ..data import DATASETS, MANIFEST, read_manifest
 from ..errors import UserError
 from ..files import write_atomically
 from .average import average, latest
@@ -33,6 +33,15 @@ def decode_of(args: argparse.Namespace, default: Decode = Decode()) -> Decode:  
     """What `add_decode_arguments` asked for, and else the default."""
     given = {name: getattr(args, name) for name in Decode.__dataclass_fields__}
     return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+def choices_of(args: argparse.Namespace) -> list[str] | None:
+    """What --choices names; None: it was left out."""
+    choices = args.choices.split(",") if args.choices else None
+    for choice in choices or ():
+        if choice not in CHOICES:
+            raise UserError(f"there is no choice {choice!r}; type --choices with some of {','.join(CHOICES)}")
+    return choices
 
 
 def refuse_missing(data: Path) -> None:
@@ -160,10 +169,7 @@ def add_decode_arguments(parser: argparse._ActionsContainer) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    choices = args.choices.split(",") if args.choices else None
-    for choice in choices or ():
-        if choice not in CHOICES:
-            raise UserError(f"there is no choice {choice!r}; type --choices with some of {','.join(CHOICES)}")
+    choices = choices_of(args)
     machine = Machine.of(args.device, 1, 1)
     scores: dict[str, Any] = {}
     for given in args.run_or_checkpoint:
@@ -193,7 +199,7 @@ def _evaluate_checkpoint(checkpoint: Path, args: argparse.Namespace, machine: Ma
     refuse_missing(args.data)
     prepared = args.data.resolve().parent
     pieces, reference, language = Pieces(), args.reference, ""
-    if (prepared / "manifest.json").is_file():
+    if (prepared / MANIFEST).is_file():
         manifest = read_manifest(prepared)
         pieces = _pieces(manifest)
         language = manifest["target"]

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..configs import config_path
-from ..data import prepared, read_manifest
+from ..data import MANIFEST, prepared
 from ..errors import UserError
 from . import prepare, report
-from .evaluate import Wanted, evaluate_run
+from .evaluate import Wanted, choices_of, evaluate_run
 from .machine import Machine
-from .runs import CHOICES, Run, say
+from .runs import Run, say
 from .train import Study, add_study_arguments
 
 HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."
@@ -60,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     methods = list(dict.fromkeys(["standard", *args.methods.split(",")]))
     for method in methods:
         config_path(method, study.configs)
-    choices = args.choices.split(",") if args.choices else None
-    if choices and not set(choices) <= set(CHOICES):
-        raise UserError(f"--choices {args.choices}: type some of {','.join(CHOICES)}")
+    choices = choices_of(args)
     cells = [(pair, study.run(pair, m, seed)) for seed in _seeds(args.seeds) for pair in pairs for m in methods]
     order = levels(study, cells)
     if args.list:
@@ -93,14 +91,12 @@ def _seeds(text: str) -> list[int]:
 
 
 def _prepare(args: argparse.Namespace, study: Study, pairs: Sequence[str]) -> None:
-    missing = [p for p in pairs if not (prepared(study.data, study.recipe, p) / "manifest.json").is_file()]
+    missing = [p for p in pairs if not (prepared(study.data, study.recipe, p) / MANIFEST).is_file()]
     if missing:
         parser = argparse.ArgumentParser()
         prepare.add_arguments(parser)
         words = [study.dataset.name, "--pairs", ",".join(missing), "--recipe", study.recipe, "--out", str(study.data)]
         prepare.run(parser.parse_args([*words, *(["--archive", *map(str, args.archive)] if args.archive else [])]))
-    for pair in pairs:
-        read_manifest(prepared(study.data, study.recipe, pair))
 
 
 def _run_all(
