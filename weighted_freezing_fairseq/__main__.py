@@ -31,6 +31,7 @@ COMMANDS = {
     "fisher": ("analysis.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
     "sensitivity": ("analysis.sensitivity", "see how evenly the parameters of checkpoints contribute"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
+    "plot": ("analysis.plot", "draw the papers' figures from runs and tables, CSV first"),
     "train": ("recipes.train", "train one method of a data set; called again, go on"),
     "reproduce": ("recipes.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
     "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),

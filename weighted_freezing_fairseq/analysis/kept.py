@@ -13,13 +13,14 @@ from typing import Any
 from ..errors import UserError
 
 
-def labels(paths: Sequence[Path], names: str | None) -> dict[str, Path]:
-    """What each checkpoint is called: its file without the ending, or with its folder where that is not enough."""
-    found = [path.stem for path in paths] if names is None else names.split(",")
+def labels(paths: Sequence[Path], names: str | None, kind: str = "checkpoints") -> dict[str, Path]:
+    """What each path is called: its name without the ending, or with its folder where that is not enough."""
+    own = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    found = own if names is None else names.split(",")
     if names is None and len(set(found)) < len(paths):
-        found = [f"{path.resolve().parent.name}/{path.stem}" for path in paths]
+        found = [f"{path.resolve().parent.name}/{name}" for path, name in zip(paths, own, strict=True)]
     if len(found) != len(paths) or len(set(map(as_file_name, found))) < len(paths):
-        raise UserError(f"{len(paths)} checkpoints need as many different names; type --names with one for each: A,B")
+        raise UserError(f"{len(paths)} {kind} need as many different names; type --names with one for each: A,B")
     return dict(zip(found, paths, strict=True))
 
 

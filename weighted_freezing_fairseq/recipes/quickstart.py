@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..analysis import figures
 from ..configs import CONFIGS, config_path
 from .machine import Machine, cores
 from .runs import (
@@ -143,16 +144,5 @@ def _write_results(scores: dict[Run, Score], costs: dict[str, dict[str, str]], f
     """table.md, table.csv, curves.csv and curves.png; returns the table."""
     text, rows = table(scores, costs, pair)
     write_tables(folder, text, rows)
-    _draw_curves(list(scores), folder, pair)
+    figures.make("curves", {run.folder.name: run.folder for run in scores}, folder, ("png",))
     return text
-
-
-def _draw_curves(runs: Sequence[Run], folder: Path, pair: str) -> None:
-    """curves.csv, and curves.png where matplotlib is installed."""
-    from ..analysis import curves
-
-    curves.write_csv({run.folder.name: run.folder / "train.log" for run in runs}, folder / "curves.csv")
-    try:
-        curves.draw(folder / "curves.csv", folder / "curves.png", title=pair)
-    except ImportError:
-        say(curves.NO_PICTURE)
