@@ -77,6 +77,13 @@ def test_a_real_measurement(tmp_path):
     assert transient["self_distillation"] > 1.1
     for method in ("ewc", "ewc_of_a_file", "alignreg"):
         assert transient[method] == pytest.approx(1, abs=0.02), method
+    # Counted: three passes in place of one; freezing in the same pass over the same bytes, a mask in fewer.
+    assert rows["intra_distillation"]["product_flops"] == pytest.approx(3 * standard["product_flops"], rel=0.2)
+    assert 1.7 < rows["r_drop"]["product_flops"] / standard["product_flops"] < 2
+    assert freeze["step_bytes"] == standard["step_bytes"] and freeze["flops"] > standard["flops"]
+    assert freeze["product_flops"] == standard["product_flops"] and freeze["bound_ratio"] == 1
+    assert rows["fish_mask"]["step_bytes"] < 0.2 * standard["step_bytes"]
+    assert rows["intra_distillation"]["bound_ratio"] > rows["r_drop"]["bound_ratio"] > 1
     with (tmp_path / "out/bench.csv").open() as file:
         assert [row["method"] for row in csv.DictReader(file)] == list(rows)
     assert "| `weighted_freeze` |" in (tmp_path / "out/bench.md").read_text()

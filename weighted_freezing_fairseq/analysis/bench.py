@@ -2,8 +2,8 @@
 
 Every round runs one whole update of every method on the same batch, so that a noisy machine disturbs all alike; what
 is reported are medians of the per-round ratios with their quartiles. Memory on a CPU is the sum of torch's own
-allocations (the profiler's memory events), on a GPU the allocator's peak. Left out on purpose: absolute seconds as a
-result, and counts of operations.
+allocations (the profiler's memory events), on a GPU the allocator's peak. Beside what was measured stands what no code
+can go below (`counted.py`). Left out on purpose: absolute seconds as a result.
 """
 
 import argparse
@@ -15,13 +15,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..configs import CONFIGS, config_path, methods_in, open_settings
 from ..errors import UserError
+from .counted import Operations, Rates, in_bytes, operations, step_bytes
 
 HELP = "Measure time and memory of every method beside standard training, interleaved in one process."
 EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
@@ -83,6 +84,10 @@ class Row:
     memory_ratio: float
     transient_ratio: float
     state_bytes: int  # of optimizer and criterion beyond standard's
+    flops: int  # operations of one update, of which `product_flops` are products of matrices
+    product_flops: int
+    step_bytes: int  # that one step cannot help moving
+    bound_ratio: float  # of the least times that these products and bytes take on this machine
     update_seconds: float
     parameters: int
     rounds: int
@@ -124,16 +129,22 @@ class Subject:
 
     def state_bytes(self) -> int:
         optimizer = self.trainer.optimizer.optimizer
-        own = getattr(optimizer, "extra_bytes", 0) + _bytes(getattr(self.trainer.criterion, "held", ()))
-        return own + sum(_bytes(state.values()) for state in optimizer.state.values())
+        own = getattr(optimizer, "extra_bytes", 0) + in_bytes(self._held)
+        return own + sum(in_bytes(state.values()) for state in optimizer.state.values())
+
+    @property
+    def _held(self) -> list[Any]:
+        """What the criterion keeps."""
+        return list(getattr(self.trainer.criterion, "held", ()))
 
     def resident_bytes(self) -> int:
         """Weights, optimizer state, and what the criterion keeps."""
-        return _bytes(self.trainer.model.parameters()) + self.state_bytes()
+        return in_bytes(self.trainer.model.parameters()) + self.state_bytes()
 
-
-def _bytes(values: Iterable[Any]) -> int:
-    return sum(v.numel() * v.element_size() for v in values if hasattr(v, "element_size"))
+    def count(self, sample: dict[str, Any]) -> tuple[Operations, int]:
+        """The operations of an update, and the bytes that its step cannot help moving."""
+        found = operations(lambda: self.update(sample))
+        return found, step_bytes(self.trainer.optimizer.optimizer, self._held)
 
 
 def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], rounds: int, device: str) -> list[Row]:
@@ -143,6 +154,9 @@ def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], roun
     for subject in subjects:
         subject.settle(sample)
     transients = {subject.method: _transient_bytes(lambda s=subject: s.update(sample), device) for subject in subjects}
+    counts = {subject.method: subject.count(sample) for subject in subjects}
+    rates = Rates.of(device, lambda: _wait(device))
+    bounds = {method: rates.seconds(found.products, moved) for method, (found, moved) in counts.items()}
     for turn in range(rounds):
         order = subjects[turn % len(subjects) :] + subjects[: turn % len(subjects)]
         for subject in order:
@@ -163,6 +177,7 @@ def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], roun
         ]
         share_low, share_mid, share_high = _quartiles(added)
         total = {s.method: s.resident_bytes() + transients[s.method] for s in (subject, base)}
+        found, moved = counts[subject.method]
         rows.append(
             Row(
                 method=subject.method,
@@ -177,6 +192,10 @@ def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], roun
                 memory_ratio=total[subject.method] / total[base.method],
                 transient_ratio=transients[subject.method] / transients[base.method],
                 state_bytes=subject.state_bytes() - base.state_bytes(),
+                flops=found.products + found.others,
+                product_flops=found.products,
+                step_bytes=moved,
+                bound_ratio=bounds[subject.method] / bounds[base.method],
                 update_seconds=statistics.median(seconds[subject.method]),
                 parameters=sum(p.numel() for p in subject.trainer.model.parameters()),
                 rounds=rounds,
@@ -321,16 +340,18 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def as_markdown(rows: Sequence[Row]) -> str:
     """Medians and, in brackets, quartiles."""
     lines = [
-        "| size | method | update time | step | step on top, in updates | peak memory | transient | more state |",
-        "|---|---|---|---|---|---|---|---|",
+        "| size | method | update time | least | step | step on top, in updates | peak memory | transient "
+        "| more state | GFLOP |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row.size} ({row.parameters / 1e6:.1f} M) | `{row.method}` "
-            f"| {row.time_ratio:.3f} [{row.time_low:.3f}, {row.time_high:.3f}] | {row.step_ratio:.2f} "
-            f"| {100 * row.step_share_added:+.2f} % "
+            f"| {row.time_ratio:.3f} [{row.time_low:.3f}, {row.time_high:.3f}] | {row.bound_ratio:.3f} "
+            f"| {row.step_ratio:.2f} | {100 * row.step_share_added:+.2f} % "
             f"[{100 * row.step_share_low:+.2f}, {100 * row.step_share_high:+.2f}] "
-            f"| {row.memory_ratio:.3f} | {row.transient_ratio:.3f} | {row.state_bytes:,} B |"
+            f"| {row.memory_ratio:.3f} | {row.transient_ratio:.3f} | {row.state_bytes:,} B "
+            f"| {row.flops / 1e9:.2f} |"
         )
     return "\n".join(lines)
 

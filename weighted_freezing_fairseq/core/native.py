@@ -14,8 +14,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -63,11 +65,26 @@ def _compile(library: Path) -> None:
         made.replace(library)
 
 
-@cache
+_used: ContextVar[bool] = ContextVar("whether kernels are used", default=True)
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Plain torch while this lasts."""
+    token = _used.set(False)
+    try:
+        yield
+    finally:
+        _used.reset(token)
+
+
 def load() -> ctypes.CDLL | None:
     """The compiled kernels, or None with the reason in the log."""
-    if os.environ.get("WFF_NATIVE") == "0":
-        return None
+    return _load() if _used.get() and os.environ.get("WFF_NATIVE") != "0" else None
+
+
+@cache
+def _load() -> ctypes.CDLL | None:
     recipe = (SOURCE.read_bytes(), _FLAGS, os.environ.get("CC"), platform.machine(), platform.libc_ver())
     library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
     try:
