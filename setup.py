@@ -28,7 +28,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["weighted_freezing_fairseq", "weighted_freezing_fairseq.*"]),
-    package_data={"weighted_freezing_fairseq": ["**/*.c", "py.typed"]},
+    package_data={"weighted_freezing_fairseq": ["**/*.c", "**/*.css", "py.typed"]},
     install_requires=[
         "torch>=2.4",
         # fairseq 0.12.2 does not import on Python 3.11; fairseq-fixed is the same module, kept alive for it.

@@ -1,11 +1,13 @@
-"""Tables as text: cells under a header, with what must be said with them, in Markdown and in LaTeX.
+"""Tables as text: cells under a header, with what must be said with them, in Markdown, in LaTeX and in HTML.
 
-What stands in backticks is code in both. Left out on purpose: CSV, which holds data and not text.
+What stands in backticks is code in all of them. Left out on purpose: CSV, which holds data and not text.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from .markup import Markup, element, joined, with_code
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,34 @@ def as_latex(grids: Iterable[Grid]) -> str:
             r"\end{tabular}}", *notes, r"\end{table*}",
         ]))  # fmt: skip
     return "\n\n".join(blocks) + "\n"
+
+
+def as_html(grid: Grid) -> Markup:
+    """One table that scrolls in a box of its own where a page is narrow; its first column names the lines."""
+    numeric = [all(map(_NUMBER.fullmatch, column)) for column in zip(*grid.rows, strict=True)]
+    numeric = numeric or [False] * len(grid.header)
+    table = element(
+        "table",
+        element("caption", element("span", with_code(grid.title))),
+        element("thead", _line(grid.header, numeric, ["col"] * len(grid.header))),
+        element("tbody", *(_line(row, numeric, ["row"]) for row in grid.rows)),
+    )
+    box = element("div", table, class_="wide", role="region", aria_label=grid.title, tabindex="0")
+    notes = [element("ul", *(element("li", with_code(note)) for note in grid.notes), class_="notes")]
+    return joined([box, *(notes if grid.notes else [])])
+
+
+_NUMBER = re.compile(r"[-+\d.,±%()\[\]/ ]*\d[-+\d.,±%()\[\]/ ]*|-|")
+
+
+def _line(cells: Sequence[str], numeric: Sequence[bool], scopes: Sequence[str]) -> Markup:
+    """A line of a table, of which the first cells head what `scopes` say."""
+    made = []
+    for place, (cell, number) in enumerate(zip(cells, numeric, strict=True)):
+        heads = {"scope": scopes[place]} if place < len(scopes) and cell else {}
+        aligned = {"class_": "number"} if number else {}
+        made.append(element("th" if heads else "td", with_code(cell), **heads, **aligned))
+    return element("tr", *made)
 
 
 _LATEX = {**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",

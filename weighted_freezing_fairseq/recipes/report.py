@@ -2,7 +2,7 @@
 
 A cell that was not run says so, so that a half-finished matrix reports. Every table is written as Markdown, LaTeX, and
 CSV (all that is known of each cell). Left out on purpose: the lowercased and legacy scores, which are not to be
-compared.
+compared; and the page of `--html`, which shows the same tables with all else that runs tell (`page.py`).
 """
 
 import argparse
@@ -13,14 +13,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..files import write_atomically
 from .grids import Grid, as_latex, as_markdown
 from .published import AVERAGE, BASELINE, TABLES, Table
 from .results import Result, collect, compared, results
 from .runs import CHOICES, as_csv
 
-HELP = "Collect scored runs into tables: the papers' own, and one of everything that is there, with significance."
-EXAMPLE = "wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report"
+HELP = """\
+Collect scored runs into tables: the papers' own, and one of everything that is there, with significance. With --html:
+one page on the runs, whoever made them: scores, curves, settings, sensitivity, cost, and where they come from."""
+EXAMPLE = """\
+wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
+  wff report --html runs/multi30k/clean/de-en/standard-1 runs/multi30k/clean/de-en/sage-1 --out page.html
+  wff report --html save-folder/train.log --names mine    # of any fairseq-train --log-format json"""
 
 EVERYTHING = "runs"  # the table of all that is there
 RUN, NOT_RUN, APART = "run", "not run", "kept apart"
@@ -364,7 +370,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, which tables, and where to put them."""
     parser.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
-        help="folders of wff train, as runs/multi30k (default: all under runs)",
+        help="folders of wff train, as runs/multi30k (default: all under runs); for a page also save folders of "
+        "fairseq, training logs, and folders of wff sensitivity and wff bench",
     )  # fmt: skip
     parser.add_argument(
         "--table", action="append", choices=[EVERYTHING, *TABLES], metavar="NAME",
@@ -379,12 +386,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, help="what wff prepare left, for references that are not where they were (data/DATASET)"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write to (default: report in the first RUNS)"
-    )
-    parser.add_argument("--json", action="store_true", help="every cell as JSON on standard output")
+        "--out", type=Path, metavar="DIR", help="folder to write to (default: report in the first RUNS); for a page: "
+        "its file (default: report.html beside the first run)",
+    )  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="every cell as JSON on standard output")
+    form.add_argument("--html", action="store_true", help="one page in place of tables; --table adds the papers' to it")
+    parser.add_argument("--names", metavar="A,B", help="what to call the runs on a page (default: by their paths)")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.html:
+        from . import page
+
+        subject = page.Subject.of(args.runs, args.names, tables=args.table or (), choice=args.choice, data=args.data)
+        print(f"wrote {page.write(subject, args.out)}")
+        return 0
+    if args.names:
+        raise UserError("--names is for a page; add --html, or leave it out")
     out = args.out or args.runs[0] / "report"
     report = write(args.runs, out, args.table or (), args.choice, args.data)
     print(report.as_json() if args.json else f"{report}\n\nwrote {out}/")

@@ -180,7 +180,7 @@ def _read(path: Path, remedy: str) -> _Content:
 
 def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Path | None) -> Scored:
     reference = _reference(about, Path(score["reference"]), data)
-    updates, seconds = _cost(folder / "train.log")
+    updates, seconds = cost(folder / "train.log")
     setting = Setting(
         dataset=about["dataset"],
         recipe=about["recipe"],
@@ -221,11 +221,11 @@ def _reference(about: _Content, recorded: Path, data: Path | None) -> Path:
     return here / recorded.relative_to(prepared)
 
 
-def _cost(log: Path) -> tuple[int | None, int | None]:
+def cost(log: Path) -> tuple[int | None, int | None]:
     """Updates, and seconds on the clock, validation and all, of every sitting of a run that was stopped and went on."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     sittings = text.split("num. shared model params")[1:]  # fairseq says that once, and counts its seconds from there
-    told = [re.findall(r'\[train(?:_inner)?\].*num_updates": "(\d+)".*wall": "(\d+)"\}', each) for each in sittings]
+    told = [re.findall(r'\btrain(?:_inner)?\b.*num_updates": "(\d+)".*wall": "(\d+)"\}', each) for each in sittings]
     last = [lines[-1] for lines in told if lines]
     return (int(last[-1][0]), sum(int(wall) for _, wall in last)) if last else (None, None)
 
