@@ -81,7 +81,7 @@ def test_blocks_and_parts_are_the_whole(values, size):
     merged = Distribution()
     merged.add_(Distribution.of(torch.tensor(values[:size])))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(balance, "_BLOCK", size)
+        patch.setattr(balance, "block_size", lambda scores: size)
         blocks = Distribution.of(torch.tensor(values))
         merged.add_(Distribution.of(torch.tensor(values[size:])))
     for found in (blocks, merged):

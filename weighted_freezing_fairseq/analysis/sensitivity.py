@@ -21,7 +21,7 @@ from ..core import fisher
 from ..core.balance import Distribution
 from ..core.importance import loss_preserving
 from ..core.masks import stream_key, uniform
-from ..core.parts import layer, module_type
+from ..core.parts import Group, groups_of, in_order
 from ..core.scope import SCOPES, Entry, Scope, catalogue
 from ..core.snapshot import fingerprint
 from ..errors import UserError
@@ -91,30 +91,23 @@ def measure(path: Path, scope: Scope, sample: Sample) -> Sensitivities:
     return Sensitivities(kept, [totals[entry.name] for entry in kept], len(batches))
 
 
-def groups_of(entry: Entry) -> list[tuple[str, str]]:
-    """The rows of the table that a parameter counts in: by what it is grouped, and the group."""
-    own = layer(entry)
-    return [("model", "all"), ("type", module_type(entry)), *([("layer", own)] if own else [])]
-
-
 def summarise(found: Sensitivities, seed: int) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Statistics of each group, and the sample for the violins: one look at every number, a block at a time."""
-    groups: dict[tuple[str, str], Distribution] = {}
+    groups: dict[Group, Distribution] = {}
     # DEVIATION: Xu et al. appendix B draws 10 % of the sensitivities; here it is 10 %, but about 100,000 of them at
     # most, which give the same violin.
     share = min(_DRAWN_SHARE, _DRAWN_AT_MOST / sum(total.numel() for total in found.totals))
     drawn = bytearray()
     for entry, total in zip(found.entries, found.totals, strict=True):
-        own = Distribution.of(total)
+        own = Distribution.of(total).cpu()
         for group in groups_of(entry):
             groups.setdefault(group, Distribution()).add_(own)
         draw(drawn, total, share, seed, entry.name)
     everything = groups["model", "all"]
     sample = np.frombuffer(drawn, np.float32)
-    order = ("model", "type", "layer")
     rows = [
         {"by": by, "group": name, "batches": found.batches, **_without_nan(groups[by, name].statistics())}
-        for by, name in sorted(groups, key=lambda group: order.index(group[0]))  # stable: in the model's own order
+        for by, name in in_order(groups)
     ]
     return rows, sample[sample <= everything.quantile(1 - _TRIMMED)]
 
@@ -174,8 +167,10 @@ def _measured(label: str, path: Path, scope: Scope, sample: Sample, folder: Path
     return found
 
 
-def picture(folder: Path) -> None:
-    """sensitivity.png and .pdf from the table and the samples: a violin and the standard deviation a checkpoint.
+def picture(folder: Path, goal: Path | None = None) -> None:
+    """A violin and the standard deviation a checkpoint, from the table and the samples in `folder`.
+
+    goal: where to; without, sensitivity.png and .pdf beside the table.
 
     Above as in Xu et al., Figures 3, 5 and 9; below divided by the mean, which takes out how large gradients are.
     """
@@ -184,7 +179,8 @@ def picture(folder: Path) -> None:
     samples = [np.load(sample_path(folder, name)) for name in names]
     over_mean = [sample / float(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
     shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ mean", over_mean))
-    with curves.panels(folder / "sensitivity.png", len(shown), height=7.2, also=(".pdf",)) as axes:
+    own = folder / "sensitivity.png"
+    with curves.panels(goal or own, len(shown), height=7.2, also=() if goal else (".pdf",)) as axes:
         for axis, (column, unit, values) in zip(axes, shown, strict=True):
             curves.draw_violins(axis, values)
             axis.set_ylabel(f"sensitivity {unit}")

@@ -20,7 +20,7 @@ from .masks import largest, quantile, stream_key, uniform
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
-from .wrapped import WrappedOptimizer, gradient, optimizer_row, statistics
+from .wrapped import WrappedOptimizer, gradient, optimizer_row
 
 # Optimizers that treat every number by itself, so that a vector of some of them is updated as they would be in place.
 # Not among them: Adafactor (rows and columns), LAMB and LARS (norms of whole tensors).
@@ -252,22 +252,14 @@ class FixedMaskOptimizer(WrappedOptimizer):
         if short:
             self._narrow = _Narrow(self.base, short)
 
-    def _note(self, active: Sequence[Slot]) -> None:
-        """Have I of this batch and the frozen fraction measured, if this update is recorded."""
-        self.recorded = {}
-        if not self.record or not active:
-            return
-        sums = None
+    def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot in active:
-            mask = None if self.masks is None else self.masks[slot.name]
-            frozen = len(slot) - (0 if mask is None else mask.sum())
+            sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
             for _, (weight, grad) in self._blocks(slot):
                 scores = self._scores(weight, grad).double()
-                part = torch.stack([scores.new_zeros(()), scores.sum(), scores.square().sum()])
-                sums = part if sums is None else sums + part.to(sums.device)
-            assert sums is not None
-            sums[0] += frozen
-        self.recorded = statistics("frozen_fraction", sums, sum(map(len, active)))
+                sums[1:] += torch.stack([scores.sum(), scores.square().sum()])
+            sums[0] = len(slot) - (0 if self.masks is None else self.masks[slot.name].sum())
+            yield slot, sums
 
 
 class _Narrow:

@@ -15,7 +15,7 @@ from . import native
 from .masks import stream_key, uniform
 from .rules import RULES, Given, Rule
 from .scope import Slot, block_size, blocks
-from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row, statistics
+from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row
 
 NORMS = ("tensor", "global")
 STAGES = ("gradient", "update")
@@ -208,24 +208,15 @@ class GuidedOptimizer(WrappedOptimizer):
             return {"mean": (torch.stack(sums).sum() / len(slot)).to(dtype[0])}
         return {}
 
-    def _note(self, active: Sequence[Slot]) -> None:
-        """Have I and its effect measured, if this update is recorded; empty before `start`.
-
-        Costs one pass more: record only the updates that are logged.
-        """
-        self.recorded = {}
-        if not self.record:
-            return
-        scales = "max_scale" in self.rule.needs
-        sums = None
+    def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot, summary in self._summed_up(active):
+            sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
             for start, block in self._blocks(slot, *self._average_read(slot)):
                 scores = self._scores(*block[:2]).double()
                 factor = self._minus_g(slot, summary, start, *block)
-                effect = factor.double().sum() if scales else (factor == 0).sum().double()
-                part = torch.stack([effect, scores.sum(), scores.square().sum()])
-                sums = part if sums is None else sums + part.to(sums.device)
-        self.recorded = statistics("scale_mean" if scales else "frozen_fraction", sums, sum(map(len, active)))
+                effect = factor.double().sum() if self.scales else (factor == 0).sum().double()
+                sums += torch.stack([effect, scores.sum(), scores.square().sum()])
+            yield slot, sums
 
 
 def _precise(slot: Slot) -> torch.dtype:

@@ -5,11 +5,15 @@ purpose: which parameters a method acts on (`scope.py`).
 """
 
 import re
+from collections.abc import Iterable
 
 from torch import nn
 
 from .scope import Entry
 
+Group = tuple[str, str]  # by what parameters are grouped, and the group
+
+_BY = ("model", "type", "layer")
 _ATTENTION = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}
 
 
@@ -40,3 +44,14 @@ def layer(entry: Entry) -> str | None:
     """The layer that it lies in, as `encoder.layers.0`; None for what lies outside of all (embeddings, last norms)."""
     found = re.match(r"(.*?\.\d+)\.", entry.name)
     return found and found[1]
+
+
+def groups_of(entry: Entry) -> list[Group]:
+    """The groups that a parameter counts in: the whole model, its type, its layer if it lies in one."""
+    own = layer(entry)
+    return [("model", "all"), ("type", module_type(entry)), *([("layer", own)] if own else [])]
+
+
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """The rows of a table: the model, then its types, then its layers, each in the order that they come in."""
+    return sorted(groups, key=lambda group: _BY.index(group[0]))

@@ -26,7 +26,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     """`base` with its updates changed on the weights in `slots`, as one optimizer row of the table says.
 
     A base that needs a closure (LBFGS) cannot be wrapped. `record = True` before a step has statistics measured into
-    `recorded`; nothing is synchronised.
+    `recorded`, and what they come from of each slot into `noted`; nothing is synchronised.
     """
 
     # fairseq copies loaded states over the base's own under --memory-efficient-fp16; ours are not cast to begin with.
@@ -43,6 +43,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self.seed = seed
         self.updates = 0
         self.record = False
+        self.noted: dict[str, Tensor] = {}
         self.recorded: dict[str, Tensor] = {}
         _check_slots(base, self.slots)
 
@@ -136,6 +137,40 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     def _update(self, active: Sequence[Slot]) -> None:
         """Guide and step the base; `active` are the slots that have a gradient."""
 
+    # What an update does, measured where it is asked for.
+
+    def _note(self, active: Sequence[Slot]) -> None:
+        """Have I and its effect measured, if this update is recorded; empty where the row does not act yet.
+
+        Costs one pass more: record only the updates that are logged.
+        """
+        self.noted = {slot.name: sums for slot, sums in self._sums(active)} if self.record else {}
+        self.recorded = {}
+        if self.noted:
+            device = active[0].parameter.device
+            total = torch.stack([sums.to(device) for sums in self.noted.values()]).sum(0)
+            mean_effect, mean, squares = total / sum(map(len, active))
+            deviation = (squares - mean.square()).clamp_min(0).sqrt()
+            effect = "scale_mean" if self.scales else "frozen_fraction"
+            self.recorded = {effect: mean_effect, "importance_mean": mean, "importance_std": deviation}
+
+    @abstractmethod
+    def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
+        """Of each slot the sums of the effect, of I and of I ** 2, in float64.
+
+        The effect on a number is its factor where the row `scales`, and else 1 if it is frozen.
+        """
+
+    @property
+    def scales(self) -> bool:
+        """Whether the row gives each number a factor of its own, and not a mask."""
+        return "max_scale" in self.rule.needs
+
+    @property
+    def frozen(self) -> dict[str, float] | None:
+        """How many numbers of each slot are frozen in an update that was recorded; None for a row that scales."""
+        return None if self.scales else {name: float(sums[0]) for name, sums in self.noted.items()}
+
     # What both ways to guide need.
 
     def _blocks(self, slot: Slot, *more: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
@@ -173,15 +208,6 @@ def gradient(slot: Slot) -> Tensor:
     grad = slot.grad
     assert grad is not None
     return grad
-
-
-def statistics(effect: str, sums: Tensor | None, count: int) -> dict[str, Tensor]:
-    """Mean effect, mean and standard deviation of I from the sums of the effect, of I and of I ** 2 over `count`."""
-    if sums is None:
-        return {}
-    mean_effect, mean, squares = sums / count
-    deviation = (squares - mean.square()).clamp_min(0).sqrt()
-    return {effect: mean_effect, "importance_mean": mean, "importance_std": deviation}
 
 
 def _check_slots(base: torch.optim.Optimizer, slots: Sequence[Slot]) -> None:
