@@ -12,9 +12,10 @@ if "weighted_freeze" in OPTIMIZER_REGISTRY:
         'give fairseq one path to it: --user-dir "$(wff user-dir)"'
     )
 
-from . import alignreg, architectures, compat, criterions, optimizers, trainers  # noqa: E402
+from . import alignreg, architectures, compat, criterions, importance_log, optimizers, trainers  # noqa: E402
 
 compat.mend()
+importance_log.add_setting()
 trainers.install()
 
-__all__ = ["alignreg", "architectures", "compat", "criterions", "optimizers", "trainers"]
+__all__ = ["alignreg", "architectures", "compat", "criterions", "importance_log", "optimizers", "trainers"]

@@ -111,7 +111,7 @@ def allow_fairseq_checkpoints() -> None:
 
 
 # Copies of other weights that only the encoder layers of fairseq 0.12.2 keep, for a fast path of its time.
-_COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
+COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 
 
 def explain_refused_checkpoints() -> None:
@@ -134,7 +134,7 @@ def explain_refused_checkpoints() -> None:
                 "code on this machine. If you trust who made it, load it in plain fairseq and save it again."
             ) from None
         if not has_copies:
-            state["model"] = {k: v for k, v in state["model"].items() if not _COPIES_OF_0_12_2.fullmatch(k)}
+            state["model"] = {k: v for k, v in state["model"].items() if not COPIES_OF_0_12_2.fullmatch(k)}
         return state
 
     checkpoint_utils.load_checkpoint_to_cpu = load_or_explain

@@ -229,7 +229,9 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
         guided.record = (guided.updates + 1) % self.cfg.log_interval == 0
 
     def _log(self, guided: WrappedOptimizer, *_: Any) -> None:
-        """After a step: hand what was measured to the progress bar and TensorBoard."""
+        """After a step: hand what was measured to the progress bar and TensorBoard, if this update is logged."""
+        if guided.updates % self.cfg.log_interval:
+            return
         for priority, (key, value) in enumerate(guided.recorded.items(), start=600):
             metrics.log_scalar(key, value, weight=1, priority=priority, round=6)
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ..core.scope import Entry, Scope, Slot, catalogue, nonempty
 
+OF_CRITERION = "criterion."  # in front of names of the criterion's own parameters
+
 Catalogue = list[tuple[Entry, nn.Parameter]]
 _published: ContextVar[Catalogue | None] = ContextVar("catalogue of the trainer's parameters", default=None)
 
@@ -26,7 +28,7 @@ def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[
     known = {id(parameter) for _, parameter in entries}
     for entry, parameter in catalogue(criterion) if criterion is not None else []:
         if id(parameter) not in known:
-            names = tuple(f"criterion.{alias}" for alias in entry.aliases)
+            names = tuple(OF_CRITERION + alias for alias in entry.aliases)
             entries.append((Entry(names[0], names, entry.owners, entry.shape), parameter))
     token = _published.set([(entry, p) for entry, p in entries if p.requires_grad])
     try:
@@ -37,6 +39,11 @@ def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[
 
 def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
     """Slots of the weights in `scope`, found among the tensors that an optimizer is built with."""
+    return nonempty([slot for entry, slot in match_all(params) if entry.within(scope)], scope)
+
+
+def match_all(params: Sequence[Tensor]) -> list[tuple[Entry, Slot]]:
+    """Every weight with its slot, found likewise."""
     entries = _published.get()
     if entries is None:
         raise RuntimeError(
@@ -59,7 +66,7 @@ def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
             "this training mode gives the optimizer tensors that are not the model's weights; "
             "with --fp16 add --fp16-no-flatten-grads, and use --ddp-backend legacy_ddp or c10d"
         )
-    return nonempty([slot for entry, slot in pairs if entry.within(scope)], scope)
+    return pairs
 
 
 def refuse_sharding(cfg: Any, method: str) -> None:

@@ -4,7 +4,8 @@ An optimizer is not told the names of its tensors. A criterion is not told which
 optimizer, and is saved only if it has Parameters, which would break --finetune-from-model. So the trainer publishes
 names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it when an epoch
 begins and when and how gradients are clipped, and carries its state in its own. Layers with a loss of their own
-(`architectures.py`) learn from it what the criterion is.
+(`architectures.py`) learn from it what the criterion is. What `--log-importance` asks for (`importance_log.py`) is told
+when gradients are final and when an update is done.
 """
 
 import functools
@@ -15,6 +16,7 @@ from fairseq.trainer import Trainer
 from ..core.rules import RULES
 from .architectures import join_losses
 from .criterions import GuidedCriterion
+from .importance_log import ImportanceLog, interval_of, log_of
 from .parameters import published, refuse_sharding
 
 _STATE_KEY = "guided_criterion"
@@ -24,6 +26,7 @@ def install() -> None:
     """Change every trainer that is made from now on."""
     create, build, clip = Trainer.__init__, Trainer._build_optimizer, Trainer.clip_grad_norm
     save, load, begin = Trainer.state_dict, Trainer.load_checkpoint, Trainer.begin_epoch
+    count = Trainer.set_num_updates
 
     @functools.wraps(create)
     def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -39,10 +42,12 @@ def install() -> None:
             refuse_sharding(self.cfg, str(method))
         if criterion is not None and criterion.needs_whole_weights:
             refuse_sharding(self.cfg, criterion.method)
+        interval = interval_of(self.cfg)
         with published(self.get_model(), self.get_criterion()):
             build(self)
             if criterion is not None:
                 criterion.optimizer_built(self.optimizer.optimizer)
+            self.importance_log = log_of(self, interval)
 
     @functools.wraps(clip)
     def clip_and_tell(self: Trainer, clip_norm: float) -> Any:
@@ -52,7 +57,15 @@ def install() -> None:
         norm = clip(self, clip_norm)
         if criterion is not None:
             criterion.clipped((clip_norm / (norm + 1e-6)).clamp_max(1) if clip_norm > 0 else 1.0)
+        if (log := _importance_log(self)) is not None:
+            log.clipped(norm)
         return norm
+
+    @functools.wraps(count)
+    def count_and_tell(self: Trainer, num_updates: int) -> None:
+        count(self, num_updates)
+        if (log := _importance_log(self)) is not None:
+            log.done(num_updates)
 
     @functools.wraps(save)
     def save_with_criterion(self: Trainer) -> dict[str, Any]:
@@ -81,9 +94,15 @@ def install() -> None:
     Trainer.__init__ = create_and_attach
     Trainer._build_optimizer = build_with_names
     Trainer.clip_grad_norm = clip_and_tell
+    Trainer.set_num_updates = count_and_tell
     Trainer.state_dict = save_with_criterion
     Trainer.load_checkpoint = load_with_criterion
     Trainer.begin_epoch = begin_and_tell
+
+
+def _importance_log(trainer: Trainer) -> ImportanceLog | None:
+    log: ImportanceLog | None = getattr(trainer, "importance_log", None)  # its optimizer may not be built yet
+    return log
 
 
 def _guided_criterion(trainer: Trainer) -> GuidedCriterion | None:

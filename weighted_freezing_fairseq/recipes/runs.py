@@ -172,6 +172,8 @@ if sys.platform == "linux":
         os.register_at_fork(after_in_child=die_with_parent)
 if os.getppid() != parent:
     sys.exit("killed before it began")
+if command == "fairseq_cli.hydra_train":  # composes the settings first, and then imports --user-dir, which knows more
+    import weighted_freezing_fairseq
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
