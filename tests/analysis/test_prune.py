@@ -433,29 +433,6 @@ def test_a_curve_is_a_table_and_a_picture_and_goes_on_where_it_was(curve, fairse
     assert written(curve.folder) == after
 
 
-def test_a_picture_has_a_line_for_each_checkpoint_and_method(tmp_path, monkeypatch):
-    from matplotlib import pyplot
-
-    from weighted_freezing_fairseq.analysis import prune
-
-    points = [
-        {"checkpoint": c, "method": m, "remaining": r, "bleu": 20 * r}
-        for c in ("a", "b")
-        for m in ("lamp", "random")
-        for r in (1, 0.5)
-    ]
-    (tmp_path / "curve.csv").write_text(prune.as_csv(points))
-    shown = []
-    monkeypatch.setattr(pyplot, "close", shown.append)
-    prune.picture(tmp_path / "curve.csv", tmp_path / "curve.png")
-    (axis,) = shown[0].axes
-    assert [line.get_label() for line in axis.lines] == ["a, lamp", "a, random", "b, lamp", "b, random"]
-    assert axis.lines[0].get_xydata().tolist() == [[100, 20], [50, 10]]
-    assert axis.xaxis_inverted() and "remain" in axis.get_xlabel() and axis.get_ylabel() == "BLEU"
-    monkeypatch.undo()
-    pyplot.close("all")
-
-
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [("0:0.9:0.3", [0, 0.3, 0.6, 0.9]), ("0.5", [0.5]), ("0.5,0,0.25", [0, 0.25, 0.5]), ("0:0.5:0.2", [0, 0.2, 0.4])],

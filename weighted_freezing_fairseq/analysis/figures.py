@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_atomically
 from ..recipes.runs import as_csv, say
-from . import curves, training_figures
+from . import cost_figures, curves, model_figures, training_figures
 from .curves import Options, Row
 from .traces import refuse_missing
 
@@ -31,6 +31,7 @@ class Figure:
     columns: Sequence[str]  # of its CSV
     read: Callable[[str, Path, Options], list[dict[str, Any]]]  # the rows of one input, none where it has nothing
     paint: Callable[[Sequence[Row], Path, Options], None]
+    alone: Callable[[Options], list[dict[str, Any]]] = lambda options: []  # rows that need no input
 
 
 FIGURES: Mapping[str, Figure] = {
@@ -47,13 +48,89 @@ FIGURES: Mapping[str, Figure] = {
             read=training_figures.read_curves,
             paint=training_figures.draw_curves,
         ),
+        Figure(
+            "importance",
+            about="mean importance of the top 20 % and of the rest, balance, and what is frozen, while a run trains",
+            source="Xu et al. 2022, Figure 2",
+            takes='RUN... [--group "fc1,encoder.layers.0"]',
+            remedy="no importance.csv; train with --log-importance 100",
+            columns=training_figures.IMPORTANCE,
+            read=training_figures.read_importance,
+            paint=training_figures.draw_importance,
+        ),
+        Figure(
+            "alpha",
+            about="the adaptive strength of intra-distillation over updates, as it is set and as it was logged",
+            source="Xu et al. 2022, Figure 4",
+            takes="[RUN...] [--alpha 5 --p 5 --q 10,25 --updates 50000]",
+            remedy="no run.yaml with intra_distillation, and no log with alpha; give a run of that criterion, or type "
+            "--alpha 5 --p 5 --q 10 --updates 50000",
+            columns=training_figures.ALPHA,
+            read=training_figures.read_alpha,
+            paint=training_figures.draw_alpha,
+            alone=training_figures.schedules,
+        ),
+        Figure(
+            "passes",
+            about="BLEU against the number K of passes, mean and standard deviation over seeds",
+            source="Xu et al. 2022, Figure 8",
+            takes="RUN...",
+            remedy="no score of standard training or of intra_distillation beside its run.yaml; give run folders that "
+            "are trained, and score them with: wff evaluate RUN",
+            columns=model_figures.PASSES,
+            read=model_figures.read_passes,
+            paint=model_figures.draw_passes,
+        ),
+        Figure(
+            "pruning",
+            about="BLEU, and its change, against the share of the weights that is pruned",
+            source="Xu et al. 2022, Figures 6, 10 and 11",
+            takes="FOLDER-OR-TABLE...",
+            remedy="no curve.csv of wff prune --fractions 0:0.9:0.1, and no table.csv of wff prune-iterative; "
+            "give one of these, or its folder",
+            columns=model_figures.PRUNING,
+            read=model_figures.read_pruning,
+            paint=model_figures.draw_pruning,
+        ),
+        Figure(
+            "norms",
+            about="norms of the weights by layer and type of module, of any checkpoints, pruned or not",
+            source="O'Neill et al. 2021, Figure 7",
+            takes="CHECKPOINT... [--per-parameter]",
+            remedy="no weights",
+            columns=model_figures.NORMS,
+            read=model_figures.read_norms,
+            paint=model_figures.draw_norms,
+        ),
+        Figure(
+            "cost",
+            about="time of an update or epoch, with quartiles, and memory beyond standard training's, by method",
+            source="Li et al. 2023, Figure 2",
+            takes="BENCH.CSV... [--updates-per-epoch N]",
+            remedy="no table of wff bench with standard training in it; make one with: wff bench --out DIR",
+            columns=cost_figures.COST,
+            read=cost_figures.read_cost,
+            paint=cost_figures.draw_cost,
+        ),
+        Figure(
+            "flops",
+            about="operations of an update beyond standard training's, against the size of the model",
+            source="Li et al. 2023, Figure 3",
+            takes="BENCH.CSV...",
+            remedy="no table with the columns method, size, parameters and flops, and standard among the methods; "
+            "make one with: wff bench --size toy --size small --size iwslt --size big --out DIR",
+            columns=cost_figures.FLOPS,
+            read=cost_figures.read_flops,
+            paint=cost_figures.draw_flops,
+        ),
     )
 }
 
 
 def collect(name: str, inputs: Mapping[str, Path], options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
     """The rows of a figure's CSV, for inputs by their labels; none where they have nothing for it."""
-    return [row for label, path in inputs.items() for row in rows_of(name, label, path, options)]
+    rows = [row for label, path in inputs.items() for row in rows_of(name, label, path, options)]
+    return rows + FIGURES[name].alone(options)
 
 
 def rows_of(name: str, label: str, path: Path, options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
@@ -87,6 +164,7 @@ def make(
         if not found:
             say(f"{label}: {FIGURES[name].remedy}")
         rows += found
+    rows += FIGURES[name].alone(options)
     if not rows:
         raise UserError(f"nothing to draw: {FIGURES[name].remedy}")
     table = folder / f"{name}.csv"

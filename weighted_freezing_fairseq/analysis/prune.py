@@ -32,7 +32,7 @@ from ..recipes.pack import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite
 from ..recipes.runs import alone_in, as_csv, say
 from ..recipes.scores import Score, read_lines, refuse_processed, score
 from ..recipes.translate import Decode, generate
-from . import curves
+from . import curves, figures
 from .fisher import refuse_overflow
 from .gradients import Sample, draw_batches, of_batches
 from .kept import as_file_name, labels, reuse
@@ -282,7 +282,7 @@ def draw_curve(args: argparse.Namespace, methods: Sequence[Method], sample: Samp
         shutil.rmtree(args.out / _TEMPORARY, ignore_errors=True)
         curve.write_table()
         try:
-            picture(args.out / "curve.csv", args.out / "curve.png")
+            figures.draw("pruning", figures.rows_of("pruning", "curve", args.out), args.out / "curve.png")
         except ImportError:
             say(curves.NO_PICTURE)
     rows = curve.table()
@@ -322,21 +322,6 @@ def _add_points(curve: Curve, label: str, path: Path, sample: Sample, translatio
         )
 
     translation.machine.map(work, missing)
-
-
-def picture(table: Path, goal: Path) -> None:
-    """BLEU against the weights that remain, one line a checkpoint and method."""
-    rows = curves.read_csv(table)
-    several = len({row["checkpoint"] for row in rows}) > 1
-    with curves.panels(goal, 1, height=4.8) as (axis,):
-        for index, (checkpoint, method) in enumerate(dict.fromkeys((r["checkpoint"], r["method"]) for r in rows)):
-            mine = [row for row in rows if (row["checkpoint"], row["method"]) == (checkpoint, method)]
-            points = ((100 * float(row["remaining"]), float(row["bleu"])) for row in mine)
-            curves.draw_line(axis, index, f"{checkpoint}, {method}" if several else method, points)
-        axis.invert_xaxis()
-        axis.set_xlabel("weights that remain (%)")
-        axis.set_ylabel("BLEU")
-        axis.legend()
 
 
 def _table_as_text(rows: Sequence[Mapping[str, Any]], folder: Path) -> str:

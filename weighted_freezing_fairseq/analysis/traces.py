@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..recipes.runs import PROVENANCE
 
 # The kinds of a log's lines: an interval, an epoch, a validation; and how fairseq begins the names of their values.
 _KINDS = {"train_inner": "", "train": "train_", "valid": "valid_"}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The BLEU of one test set; only those of one `setting` compare."""
+
+    setting: str
+    bleu: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,19 @@ class Traces:
 
         found: Any = OmegaConf.to_container(OmegaConf.load(path))
         return found if isinstance(found, dict) else {}
+
+    def scores(self) -> list[Scored]:
+        """What was scored of it: every test set of `wff evaluate`, or the one of a recipe on the embedded corpus."""
+        if (self.folder / PROVENANCE).is_file():
+            from ..recipes.results import collect
+
+            found, _ = collect([self.folder], None, None)
+            return [Scored(f"{each.setting.name}, {each.setting.choice} checkpoint", each.bleu) for each in found]
+        path = self._first("score.json")
+        if path is None:
+            return []
+        score = json.loads(path.read_text(encoding="utf-8"))
+        return [Scored(f"{score['sentences']} test sentences", score["bleu"])]
 
     def _first(self, *names: str) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)

@@ -1,27 +1,32 @@
-"""Figures of how a training goes: learning curves.
+"""Figures of how a training goes: learning curves, importance and balance, the strength of intra-distillation.
 
-Their rows come from the traces of runs, a row a run and update. Left out on purpose: what comes out of a training.
+Their rows come from the traces of runs, a row a run and update. Left out on purpose: what comes out of a training
+(`model_figures.py`).
 """
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..core.schedules import adaptive_alpha
+from ..errors import UserError
 from . import curves
-from .curves import Options, Row, draw_line, number
+from .curves import Options, Row, Schedule, draw_key, draw_line, points
 from .traces import Traces, read_log
 
 # Learning curves ----------------------------------------------------------------------------------------------------
 
 CURVES = ("run", "split", "update", "loss", "nll_loss", "bleu")
-_CURVES = (
-    ("train", "loss", "training loss (bits/token)"),
-    ("valid", "loss", "validation loss (bits/token)"),
-    ("valid", "nll_loss", "validation nll (bits/token)"),
-    ("valid", "bleu", "validation BLEU"),
-)
+PANELS = {
+    "training": ("train", "loss", "training loss (bits/token)"),
+    "loss": ("valid", "loss", "validation loss (bits/token)"),
+    "nll": ("valid", "nll_loss", "validation nll (bits/token)"),
+    "bleu": ("valid", "bleu", "validation BLEU"),
+}
 
 
-def read_curves(label: str, path: Path, options: Options) -> list[dict[str, object]]:
+def read_curves(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """Losses of training, an interval each, and of validation; BLEU where --eval-bleu measured it."""
     log = Traces(path).log
     return [
@@ -32,19 +37,137 @@ def read_curves(label: str, path: Path, options: Options) -> list[dict[str, obje
 
 
 def draw_curves(rows: Sequence[Row], picture: Path, options: Options) -> None:
-    """A panel for each measure that any run has; a line a run."""
-    shown = [
-        (split, column, label)
-        for split, column, label in _CURVES
-        if any(row["split"] == split and row[column] != "" for row in rows)
-    ]
+    """A panel for each measure that any run has, or for those that are asked for; a line a run."""
+    there = {
+        name: [row for row in rows if row["split"] == split and row[column] != ""]
+        for name, (split, column, _) in PANELS.items()
+    }
+    for name in options.show:
+        if not there[name]:
+            how = "train with --eval-bleu" if name == "bleu" else "train with --log-format json, and validate"
+            raise UserError(f"no log has {PANELS[name][2]}; {how}, or leave {name} out of --show")
+    shown = options.show or [name for name in PANELS if there[name]]
     runs = list(dict.fromkeys(row["run"] for row in rows))
     with curves.paper(picture, len(shown), options) as axes:
-        for axis, (split, column, label) in zip(axes, shown, strict=True):
+        for axis, name in zip(axes, shown, strict=True):
+            _, column, what = PANELS[name]
             for index, run in enumerate(runs):
-                mine = (row for row in rows if row["run"] == run and row["split"] == split)
-                draw_line(axis, index, run, ((number(row["update"]), number(row[column])) for row in mine))
-            axis.set_ylabel(label)
-            axis.set_xlabel("updates")
-            axis.label_outer()
-        curves.legend_below(axes)
+                draw_line(axis, index, run, points((r for r in there[name] if r["run"] == run), "update", column))
+            axis.set(xlabel="updates", ylabel=what)
+
+
+# Importance while training ------------------------------------------------------------------------------------------
+
+IMPORTANCE = ("run", "update", "group", "mean_top20", "mean_bottom80", "std", "frozen")
+
+
+def read_importance(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
+    """What --log-importance wrote of some groups; an update that a resumed run repeats counts once."""
+    table = Traces(path).importance
+    if table is None:
+        return []
+    with table.open(newline="", encoding="utf-8", errors="replace") as file:
+        whole = [row for row in csv.DictReader(file) if None not in row.values()]  # not the half line of a killed run
+    known = list(dict.fromkeys(row["group"] for row in whole))
+    for group in options.groups:
+        if whole and group not in known:
+            raise UserError(f"{table} has no group {group!r}; type --group with some of: {', '.join(known)}")
+    last = {(row["group"], int(row["update"])): row for row in whole if row["group"] in options.groups}
+    return [{"run": label, **{name: last[key][name] for name in IMPORTANCE[1:]}} for key in sorted(last)]
+
+
+def draw_importance(rows: Sequence[Row], picture: Path, options: Options) -> None:
+    """The mean of the top 20 % and of the rest; the balance; what is frozen, where a method freezes."""
+    lines = curves.lines_of(rows, ("run", "group"))
+    shown = [("std", "standard deviation")]
+    if any(row["frozen"] != "" for row in rows):
+        shown.append(("frozen", "frozen (%)"))
+    with curves.paper(picture, 1 + len(shown), options) as (means, *others):
+        for index, (name, mine) in enumerate(lines.items()):
+            draw_line(means, index, name, points(mine, "update", "mean_top20"))
+            draw_line(means, index, name, points(mine, "update", "mean_bottom80"), markerfacecolor="white")
+        draw_key(means, "top 20 %", linestyle="-", marker="o")
+        draw_key(means, "the rest", linestyle="-", marker="o", markerfacecolor="white")
+        means.set(ylabel="mean sensitivity", yscale="log")
+        for axis, (column, what) in zip(others, shown, strict=True):
+            for index, (name, mine) in enumerate(lines.items()):
+                scale = 100 if column == "frozen" else 1
+                draw_line(axis, index, name, ((x, scale * y) for x, y in points(mine, "update", column)))
+            axis.set(ylabel=what, xlabel="updates")
+        curves.from_zero(others)
+
+
+# The strength of intra-distillation ---------------------------------------------------------------------------------
+
+ALPHA = ("run", "source", "update", "alpha")
+SETTINGS, LOG = "settings", "log"  # where a row comes from
+PAPER = {"alpha": 5.0, "alpha_schedule": "adaptive", "alpha_p": 5.0, "alpha_q": 10.0}  # defaults of the criterion
+_STEPS = 200  # of the line of a function
+
+
+def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
+    """alpha' as the settings of a run have it, and as its log tells: the mean of an interval, at its middle."""
+    traces = Traces(path)
+    settings = traces.settings()
+    rows = []
+    if settings.get("criterion", {}).get("_name") == "intra_distillation":
+        rows += _of_schedule(label, *_schedule(settings))
+    told = [row for row in (read_log(traces.log) if traces.log else ()) if row["split"] == "train" and "alpha" in row]
+    before = 0
+    for row in told:
+        rows.append({"run": label, "source": LOG, "update": (before + row["update"]) / 2, "alpha": row["alpha"]})
+        before = row["update"]
+    return rows
+
+
+def _schedule(settings: Mapping[str, Any]) -> tuple[Schedule, bool]:
+    """The schedule that a run.yaml asks for, and whether it is adaptive."""
+    own = {**PAPER, **{name: value for name, value in settings["criterion"].items() if name in PAPER}}
+    updates = int(settings.get("optimization", {}).get("max_update", 0))
+    schedule = Schedule(float(own["alpha"]), float(own["alpha_p"]), float(own["alpha_q"]), updates)
+    return schedule, own["alpha_schedule"] == "adaptive"
+
+
+def schedules(options: Options) -> list[dict[str, Any]]:
+    """The function itself, where it is asked for."""
+    return [
+        row
+        for schedule in options.schedules
+        for row in _of_schedule(f"alpha {schedule.alpha:g}, p {schedule.p:g}, q {schedule.q:g}", schedule, True)
+    ]
+
+
+def _of_schedule(label: str, schedule: Schedule, adaptive: bool) -> list[dict[str, Any]]:
+    """Its line, with the two updates at which alpha' is 1 and alpha."""
+    n = schedule.updates
+    sentinels = {round(n / schedule.q), round(n / schedule.p)}
+    updates = sorted({round(n * step / _STEPS) for step in range(_STEPS + 1)} | sentinels)
+    return [
+        {
+            "run": label,
+            "source": SETTINGS,
+            "update": update,
+            "alpha": adaptive_alpha(update, n, schedule.alpha, schedule.p, schedule.q) if adaptive else schedule.alpha,
+        }
+        for update in updates
+    ]
+
+
+def draw_alpha(rows: Sequence[Row], picture: Path, options: Options) -> None:
+    """A line by the settings of each run, and points by its log."""
+    runs = curves.lines_of(rows, ("run",))
+    with curves.paper(picture, 1, options) as (axis,):
+        for index, (run, mine) in enumerate(runs.items()):
+            by = {
+                source: points((row for row in mine if row["source"] == source), "update", "alpha")
+                for source in (SETTINGS, LOG)
+            }
+            if by[SETTINGS]:
+                draw_line(axis, index, run, by[SETTINGS], marker="")
+            if by[LOG]:
+                draw_line(axis, index, run, by[LOG], linestyle="", markevery=1)
+        if any(row["source"] == LOG for row in rows):
+            draw_key(axis, "as set", linestyle="-")
+            draw_key(axis, "as logged, means of intervals", linestyle="", marker="o")
+        axis.set(xlabel="updates", ylabel="strength \u03b1\u2032")
+        curves.from_zero([axis])
