@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import hydra_train
 from ..configs import CONFIGS, methods_in, open_settings
 from ..data import subwords
 from ..errors import UserError
@@ -164,7 +165,7 @@ def wff(words: Sequence[Any], threads: int) -> str:
 # A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
 _UNTIL_PARENT_DIES = """
 import ctypes, os, runpy, signal, sys
-parent, command = int(sys.argv.pop(1)), sys.argv[1]
+parent, package, command = int(sys.argv.pop(1)), sys.argv.pop(1), sys.argv[1]
 if sys.platform == "linux":
     die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     die_with_parent()
@@ -172,8 +173,7 @@ if sys.platform == "linux":
         os.register_at_fork(after_in_child=die_with_parent)
 if os.getppid() != parent:
     sys.exit("killed before it began")
-if command == "fairseq_cli.hydra_train":  # composes the settings first, and then imports --user-dir, which knows more
-    import weighted_freezing_fairseq
+sys.path.append(package)  # last: where it is installed, that copy is found
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
 
@@ -187,9 +187,10 @@ def fairseq(
 ) -> None:
     """One fairseq command with its output in `log`, each line also handed to `watch`; `env`: default, one thread."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    module = hydra_train.__name__ if command == "hydra_train" else f"fairseq_cli.{command}"
     last = ""
     with subprocess.Popen(
-        [sys.executable, "-c", _UNTIL_PARENT_DIES, str(os.getpid()), f"fairseq_cli.{command}", *map(str, words)],
+        [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), USER_DIR.parent, module, *words))],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=env or environment(1),
     ) as process, log.open("a", encoding="utf-8") as file:  # fmt: skip

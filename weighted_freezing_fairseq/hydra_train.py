@@ -1,0 +1,10 @@
+"""`python -m weighted_freezing_fairseq.hydra_train`: fairseq-hydra-train that knows this package's own settings.
+
+fairseq-hydra-train checks a YAML before it loads --user-dir, and refuses `common: {log_importance: 200}` there. Here
+the package is imported first. Left out on purpose: anything else.
+"""
+
+if __name__ == "__main__":
+    from fairseq_cli.hydra_train import cli_main
+
+    cli_main()
