@@ -62,8 +62,10 @@ def draw_cost(rows: Sequence[Row], picture: Path, options: Options) -> None:
     sizes = curves.lines_of(rows, ("size", "table"))
     most = max(map(len, sizes.values()))
     width = curves.TWO_COLUMNS if options.wide else curves.ONE_COLUMN
-    height = len(sizes) * (0.16 * most + 0.35) + 0.3
-    with curves.panels(picture, 2 * len(sizes), height, width=width, columns=2, share_y="row") as axes:
+    height = len(sizes) * (0.16 * most + 0.8)
+    with curves.panels(
+        picture, 2 * len(sizes), height, width=width, columns=2, share_x=False, share_y="row"
+    ) as axes:  # fmt: skip
         for place, (size, mine) in enumerate(sizes.items()):
             time, memory = axes[2 * place : 2 * place + 2]
             names = ("seconds", "seconds_low", "seconds_high")

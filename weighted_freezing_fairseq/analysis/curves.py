@@ -7,6 +7,7 @@ Left out on purpose: which figures there are (`figures.py`), and where their row
 import csv
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _MARKED = 8  # markers on a line with more points than that
 
 ONE_COLUMN, TWO_COLUMNS, _PANEL, _LABELS = 3.4, 7.0, 1.7, 0.3  # inches: widths, heights
 _LEGEND_ROW, _LETTER, _HANDLE = 0.17, 0.058, 0.5  # inches of a legend in 7 points
+_TITLE = 40  # letters in 8 points
 FORMATS = ("png", "pdf", "svg")
 NO_PICTURE = "no picture: matplotlib is missing; type: pip install 'weighted-freezing-fairseq[plot]'"
 
@@ -103,11 +105,12 @@ def panels(
     also: Sequence[str] = (),
     width: float = 6.4,
     columns: int = 1,
+    share_x: bool = True,
     share_y: Literal["row", "all", "none"] = "none",
 ) -> Iterator[Any]:
     """Axes, row by row, that become a picture of `width` x `height` inches when the block ends well.
 
-    Those in a column share the horizontal axis. also: endings of other formats that it is saved in, as `.pdf`.
+    share_x: those in a column have one horizontal axis. also: endings of other formats that it is saved in, as `.pdf`.
     """
     import matplotlib
 
@@ -117,15 +120,16 @@ def panels(
     with matplotlib.rc_context(_STYLE):
         rows = math.ceil(count / columns)
         figure, axes = pyplot.subplots(
-            rows, columns, sharex="col", sharey=share_y, squeeze=False, figsize=(width, height), layout="constrained"
-        )
+            rows, columns, sharex="col" if share_x else "none", sharey=share_y,
+            squeeze=False, figsize=(width, height), layout="constrained",
+        )  # fmt: skip
         try:
             for axis in axes.flat[count:]:
                 axis.remove()
             yield axes.flat[:count]
             for place, axis in enumerate(axes.flat[:count]):
                 axis.grid(alpha=0.3)
-                lowest = place + columns >= count  # of its column; a row below may be half empty
+                lowest = not share_x or place + columns >= count  # of its column; a row below may be half empty
                 axis.tick_params(labelbottom=lowest)
                 axis.xaxis.label.set_visible(lowest)
                 axis.set_axisbelow(True)
@@ -206,6 +210,11 @@ def draw_violins(axis: Any, samples: Sequence[Any]) -> None:
     for body in drawn["bodies"]:
         body.set(facecolor=_COLOURS[2], edgecolor=_COLOURS[5], alpha=0.8)
     drawn["cmedians"].set_color(_COLOURS[0])
+
+
+def wrapped(title: str) -> str:
+    """A title in lines that one column has room for."""
+    return "\n".join(textwrap.wrap(title, _TITLE))
 
 
 def from_zero(axes: Iterable[Any]) -> None:

@@ -18,7 +18,7 @@ from .training_figures import PAPER
 
 # BLEU by passes -----------------------------------------------------------------------------------------------------
 
-PASSES = ("run", "setting", "series", "passes", "seed", "bleu")
+PASSES = ("run", "setting", "model", "scoring", "series", "passes", "seed", "bleu")
 STANDARD = "standard"
 
 
@@ -35,32 +35,44 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
         series, passes = STANDARD, 1
     else:
         return []
-    seed = settings.get("common", {}).get("seed", 1)
-    own_row = {"series": series, "passes": passes, "seed": seed}
-    return [{"run": label, "setting": score.setting, **own_row, "bleu": score.bleu} for score in traces.scores()]
+    return [
+        {
+            "run": label,
+            "setting": score.setting,
+            "model": settings["model"]["_name"],
+            "scoring": score.scoring,
+            "series": series,
+            "passes": passes,
+            "seed": settings["common"]["seed"],
+            "bleu": score.bleu,
+        }
+        for score in traces.scores()
+    ]
 
 
 def draw_passes(rows: Sequence[Row], picture: Path, options: Options) -> None:
     """A panel for each setting, whose scores are never compared with another's; a line a series, over K."""
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    settings = curves.lines_of(rows, ("setting", "model", "scoring"))
     series = [name for name in dict.fromkeys(row["series"] for row in rows) if name != STANDARD]
+    titles = [mine[0]["setting"] for mine in settings.values()]
+    if len(set(titles)) < len(titles):  # what tells them apart is more than a reader asks for
+        titles = list(settings)
+    furthest = max(int(row["passes"]) for row in rows)
     with curves.paper(picture, len(settings), options) as axes:
-        for axis, setting in zip(axes, settings, strict=True):
-            mine = [row for row in rows if row["setting"] == setting]
-            furthest = max(int(row["passes"]) for row in mine)
+        for axis, title, mine in zip(axes, titles, settings.values(), strict=True):
             if plain := [number(row["bleu"]) for row in mine if row["series"] == STANDARD]:
                 curves.draw_level(axis, 0, "standard (K = 1)", (1, furthest), plain)
             for index, name in enumerate(series, 1):
-                if found := [(int(r["passes"]), number(r["bleu"])) for r in mine if r["series"] == name]:
-                    draw_means(axis, index, name, found)
+                if found := [row for row in mine if row["series"] == name]:
+                    draw_means(axis, index, name, curves.points(found, "passes", "bleu"))
             axis.set(xlabel="passes K", ylabel="BLEU", xticks=range(1, furthest + 1))
             if len(settings) > 1:
-                axis.set_title(setting)
+                axis.set_title(curves.wrapped(title))
 
 
 # Scores by pruning --------------------------------------------------------------------------------------------------
 
-PRUNING = ("table", "model", "method", "seed", "pruned", "bleu", "chrf", "change")
+PRUNING = ("table", "model", "method", "seed", "pruned", "bleu", "chrf", "change", "signature")
 _PARENT, _NOTHING = "parent", "none"  # rows of `wff prune-iterative`: where all begin, and tuned without pruning
 
 
@@ -83,8 +95,17 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
 
 
 def _row(label: str, model: str, method: str, seed: str, pruned: float, row: Row) -> dict[str, Any]:
-    own = {"table": label, "model": model, "method": method, "seed": seed, "pruned": float(f"{pruned:.6g}")}
-    return own | {"bleu": row["bleu"], "chrf": row["chrf"], "change": ""}
+    return {
+        "table": label,
+        "model": model,
+        "method": method,
+        "seed": seed,
+        "pruned": float(f"{pruned:.6g}"),
+        "bleu": row["bleu"],
+        "chrf": row["chrf"],
+        "change": "",
+        "signature": row.get("signature") or row.get("bleu_signature", ""),
+    }
 
 
 def _iterative(label: str, given: Sequence[Row]) -> list[dict[str, Any]]:
@@ -182,6 +203,6 @@ def draw_norms(rows: Sequence[Row], picture: Path, options: Options) -> None:
             for kind, found in lines.items():
                 draw_line(axis, kinds.index(kind), kind, sorted(found), markevery=1)
             axis.set(xlabel="layer", ylabel="norm / \u221aparameters" if options.per_parameter else "norm of weights")
-            axis.set_title(f"{run}, {side}" if several else side)
+            axis.set_title(curves.wrapped(f"{run}, {side}" if several else side))
             axis.xaxis.get_major_locator().set_params(integer=True)
         curves.from_zero(axes)

@@ -19,9 +19,10 @@ _KINDS = {"train_inner": "", "train": "train_", "valid": "valid_"}
 
 @dataclass(frozen=True)
 class Scored:
-    """The BLEU of one test set; only those of one `setting` compare."""
+    """The BLEU of one test set; only those of one setting, scored in one way, compare."""
 
     setting: str
+    scoring: str
     bleu: float
 
 
@@ -65,12 +66,12 @@ class Traces:
             from ..recipes.results import collect
 
             found, _ = collect([self.folder], None, None)
-            return [Scored(f"{each.setting.name}, {each.setting.choice} checkpoint", each.bleu) for each in found]
+            return [Scored(each.setting.name, ", ".join(each.setting.scoring), each.bleu) for each in found]
         path = self._first("score.json")
         if path is None:
             return []
         score = json.loads(path.read_text(encoding="utf-8"))
-        return [Scored(f"{score['sentences']} test sentences", score["bleu"])]
+        return [Scored(f"{score['sentences']} test sentences", score["bleu_signature"], score["bleu"])]
 
     def _first(self, *names: str) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
