@@ -1,8 +1,8 @@
-"""What tests of figures share: lines of fairseq's log, and the pictures that were drawn."""
+"""What tests of figures share: lines of fairseq's log, tables, the lines of a picture."""
 
+import csv
 import json
-
-import pytest
+from pathlib import Path
 
 
 def line(kind, update, loss, hydra=False, **more):
@@ -13,13 +13,21 @@ def line(kind, update, loss, hydra=False, **more):
     return (f"[2026][{kind}][INFO] - " if hydra else f"2026 | INFO | {kind} | ") + json.dumps(values)
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every picture of a test, to look at its axes: none is closed before the end."""
-    from matplotlib import pyplot
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
-    pictures = []
-    monkeypatch.setattr(pyplot, "close", pictures.append)
-    yield pictures
-    monkeypatch.undo()
-    pyplot.close("all")
+
+def write(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def lines(axis) -> dict[str, list[list[float]]]:
+    """The points of each line that has a name and points, by its name."""
+    found = {each.get_label(): each.get_xydata().tolist() for each in axis.lines}
+    return {name: points for name, points in found.items() if points and not name.startswith("_")}

@@ -23,7 +23,7 @@ _GREY = "#777777"
 _MARKED = 8  # markers on a line with more points than that
 
 ONE_COLUMN, TWO_COLUMNS, _PANEL, _LABELS = 3.4, 7.0, 1.7, 0.3  # inches: widths, heights
-_LEGEND_ROW, _LETTER, _HANDLE = 0.17, 0.058, 0.5  # inches of a legend in 7 points
+_LEGEND_ROW, _LETTER, _HANDLE = 0.17, 0.05, 0.5  # inches of a legend in 7 points
 _TITLE = 40  # letters in 8 points
 FORMATS = ("png", "pdf", "svg")
 NO_PICTURE = "no picture: matplotlib is missing; type: pip install 'weighted-freezing-fairseq[plot]'"

@@ -79,7 +79,7 @@ def read_importance(label: str, path: Path, options: Options) -> list[dict[str, 
 def draw_importance(rows: Sequence[Row], picture: Path, options: Options) -> None:
     """The mean of the top 20 % and of the rest; the balance; what is frozen, where a method freezes."""
     lines = curves.lines_of(rows, ("run", "group"))
-    shown = [("std", "standard deviation")]
+    shown = [("std", "standard deviation\n(nats/token)")]
     if any(row["frozen"] != "" for row in rows):
         shown.append(("frozen", "frozen (%)"))
     with curves.paper(picture, 1 + len(shown), options) as (means, *others):
@@ -88,7 +88,7 @@ def draw_importance(rows: Sequence[Row], picture: Path, options: Options) -> Non
             draw_line(means, index, name, points(mine, "update", "mean_bottom80"), markerfacecolor="white")
         draw_key(means, "top 20 %", linestyle="-", marker="o")
         draw_key(means, "the rest", linestyle="-", marker="o", markerfacecolor="white")
-        means.set(ylabel="mean sensitivity", yscale="log")
+        means.set(ylabel="mean sensitivity\n(nats/token)", yscale="log")
         for axis, (column, what) in zip(others, shown, strict=True):
             for index, (name, mine) in enumerate(lines.items()):
                 scale = 100 if column == "frozen" else 1
