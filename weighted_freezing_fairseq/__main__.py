@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     # When it is imported, fairseq says that one of its speech tasks would like another package.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, argparse.Namespace(words=argv))  # for those who write down how they were called
     try:
         status = int(args.run(args) or 0)
         sys.stdout.flush()  # a reader that is gone shows here, not while Python exits

@@ -95,7 +95,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     (configs / "standard.yaml").write_text((configs / "standard.yaml").read_text().replace("0.004", "0.003"))
     other = wff(*words)
     assert other.returncode == 2 and "give another --out" in other.stderr
-    assert json.loads((folder / "standard-1/score.json").read_text())["sentences"] == 40
+    assert json.loads((folder / "standard-1/scores/test.last.json").read_text())["sentences"] == 40
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     assert [(row["round"], row["seed"]) for row in rows] == [("0", "1"), ("1", "1001"), ("2", "2001")]
     assert [row["taught_by"] for row in rows] == ["", "round 0", "round 0 and round 1"]
     for n, row in enumerate(rows):
-        score = json.loads((folder / f"round-{n}-1/score.json").read_text())
+        score = json.loads((folder / f"round-{n}-1/scores/test.last.json").read_text())
         assert row["sentences"] == "40" and row["bleu"] == f"{score['bleu']:.2f}"
     assert (folder / "table.md").read_text().strip() in done.stdout
 

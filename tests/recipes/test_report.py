@@ -216,7 +216,7 @@ def test_a_half_finished_matrix_reports(reported):
     assert cell(cells(reported / "xu-2.csv"), "sage", AVERAGE)["state"] == "1 of 8 pairs"
     assert "nothing was run of: xu-3" in text
     assert re.search(r"- trained and not scored: 1 runs; type: wff evaluate /\S+/de-en/ewc-1\n", text)
-    assert re.search(r"- not trained to the end: 1 runs, /\S+/ewc-2 is one; to go on type: wff train .* --seed 2", text)
+    assert re.search(r"- not done to the end: 1 runs, /\S+/ewc-2 is one; to go on type: wff train .* --seed 2", text)
     assert (
         "wff train iwslt14 --pair es-en --recipe clean --method standard --seed 1 --configs configs/iwslt14-li\n"
         in text

@@ -15,6 +15,7 @@ from typing import Any
 from ..configs import CONFIGS, methods_in
 from ..errors import UserError
 from ..files import write_atomically
+from .provenance import note, on_embedded
 from .runs import (
     DECODE,
     Machine,
@@ -53,7 +54,12 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
     prepare(args.pair, new, args.corpus_fraction, NEW, like=old)
     parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents on {', '.join(OLD)}")
-    machine.map(lambda run: train(run, parent_config, old / "bin", args.pair, machine), parents)
+
+    def begin(run: Run) -> None:
+        note(run, on_embedded(args, old), parent_config, machine)
+        train(run, parent_config, old / "bin", args.pair, machine)
+
+    machine.map(begin, parents)
     machine.map(lambda run: _measure(run, old, new, args, machine), parents)
     say(f"adapting {len(children)} times to {', '.join(NEW)}")
 
@@ -63,6 +69,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
         fisher = parent.folder / "fisher.pt"
         measured = filled_in(config, {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"})
         start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
+        note(run, on_embedded(args, new), config, machine)
         train(run, config, new / "bin", args.pair, machine, {**start, **measured})
 
     machine.map(adapt, children)

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from .average import average, latest
 from .machine import Machine
-from .runs import CHOICES, Run, once, say
+from .runs import CHOICES, Run, once, progress, say, translated
 from .scores import all_scores, comet, read_lines, refuse_processed
 from .translate import Decode, Pieces, generate
 
@@ -92,24 +92,12 @@ def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[s
 
 def _score(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: str, about: Mapping[str, Any]) -> None:
     """Translate one test set with one checkpoint, and leave hypotheses and scores."""
-    folder, choice = Path(run.provenance()["data"]), about["choice"]
+    folder = Path(run.provenance()["data"])
+    if about["choice"] == "average":
+        average(latest(run.folder, about["averaged"]), run.folder / "checkpoints/checkpoint_average.pt")
     reference = folder / manifest["tests"][subset]
-    lines = read_lines(reference)
-    refuse_processed(lines, reference)
-    checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
-    if choice == "average":
-        average(latest(run.folder, about["averaged"]), checkpoint)
-    say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
-    watch = _progress(run.name, len(lines))
-    decode = Decode(**about["decode"])
-    made = generate(checkpoint, folder / "bin", subset, decode, machine, _pieces(manifest), watch)
-    goal = run.folder / "scores" / f"{subset}.{choice}.json"
-    found = {
-        "subset": subset, "checkpoint": str(checkpoint.relative_to(run.folder)), "recipe": manifest["recipe"],
-        "reference": str(reference), **about, **all_scores(made, lines, manifest["target"]),
-    }  # fmt: skip
-    write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
-    write_atomically(goal, json.dumps(found, indent=2) + "\n")
+    about = {"subset": subset, "recipe": manifest["recipe"], **about}
+    translated(run, machine, folder / "bin", subset, reference, manifest["target"], about, _pieces(manifest))
 
 
 def _add_comet(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: str, choice: str, model: Path) -> None:
@@ -123,18 +111,6 @@ def _add_comet(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: 
 
 def _pieces(manifest: Mapping[str, Any]) -> Pieces:
     return Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
-
-
-def _progress(name: str, total: int) -> Any:
-    """Says now and then how far a translation is."""
-    shown = [0]
-
-    def watch(done: int) -> None:
-        if done * 10 // total > shown[0]:
-            shown[0] = done * 10 // total
-            say(f"{name}: {done:,} of {total:,} sentences")
-
-    return watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,7 +151,10 @@ def run(args: argparse.Namespace) -> int:
     for given in args.run_or_checkpoint:
         if given.is_dir():
             own = Run.of(given)
-            decode = decode_of(args, DATASETS[own.provenance()["dataset"]].decode)
+            dataset = own.provenance()["dataset"]
+            if dataset not in DATASETS:
+                raise UserError(f"{given} is scored by the recipe that trained it; type: {own.provenance()['command']}")
+            decode = decode_of(args, DATASETS[dataset].decode)
             for name, found in evaluate_run(
                 own, machine, Wanted(choices, decode, args.average_last, args.comet)
             ).items():
@@ -209,7 +188,7 @@ def _evaluate_checkpoint(checkpoint: Path, args: argparse.Namespace, machine: Ma
         raise UserError("give --reference the raw text of the target side, one sentence a line")
     lines = read_lines(reference)
     refuse_processed(lines, reference)
-    watch = _progress(checkpoint.name, max(1, len(lines)))
+    watch = progress(checkpoint.name, max(1, len(lines)))
     made = generate(checkpoint, args.data, args.subset, decode_of(args), machine, pieces, watch)
     found = all_scores(made, lines, language or reference.suffix.lstrip("."))
     if args.out:

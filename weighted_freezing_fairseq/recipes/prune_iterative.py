@@ -15,6 +15,7 @@ from ..core.pruning import METHODS
 from ..errors import UserError
 from .machine import Machine
 from .pack import read_checkpoint
+from .provenance import note, on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -64,6 +65,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
     say(f"training {len(parents)} parents, {machine.jobs} at a time, on {machine.device}")
 
     def begin(run: Run) -> Score:
+        note(run, on_embedded(args, folder), parent_config, machine)
         train(run, parent_config, data, args.pair, machine)
         return evaluate(run, data, reference, machine)
 
@@ -75,6 +77,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
         criterion = {"prune": method, "alignreg": kind, "prune_target": args.sparsity}
         start = {"finetune_from_model": str(parents[run.seed - 1].checkpoint)}
         config = args.configs.resolve() / _YAML
+        note(run, on_embedded(args, folder), config, machine)
         train(run, config, data, args.pair, machine, {"criterion": criterion, "checkpoint": start})
         return evaluate(run, data, reference, machine)
 

@@ -1,20 +1,22 @@
 """`wff quickstart`: from nothing to a table, on the embedded corpus, through the path that any corpus takes.
 
 The steps are those of `runs.py`, one YAML a method in configs/toy, or in configs/adapt for those that start from a
-trained model; then cost side by side, table and curves. Its scores show that the pipeline works; they say nothing of
-the papers' claims.
+trained model; then cost side by side, table, curves, and all of it on one page. Its scores show that the pipeline
+works; they say nothing of the papers' claims.
 """
 
 import argparse
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..analysis import figures
 from ..configs import CONFIGS, config_path
+from . import page
 from .machine import Machine, cores
+from .provenance import note, on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -45,7 +47,7 @@ def cost(
     out: Path, methods: Sequence[str], folders: Sequence[Path], device: str, rounds: int
 ) -> dict[str, dict[str, str]]:
     """Rows of bench.csv by method: whole updates of all methods, interleaved in one process."""
-    folder = out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
+    folder = _cost_folder(out, methods)
 
     def work() -> None:
         say("measuring update time and memory of all methods side by side")
@@ -56,6 +58,10 @@ def cost(
     once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
     with (folder / "bench.csv").open(newline="", encoding="utf-8") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def _cost_folder(out: Path, methods: Sequence[str]) -> Path:
+    return out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
 
 
 def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str) -> tuple[str, list[dict[str, Any]]]:
@@ -116,17 +122,23 @@ def run(args: argparse.Namespace) -> int:
     with alone_in(folder):
         prepare(args.pair, folder, args.corpus_fraction)
         say(f"training {len(runs)} runs on {machine}")
-        _train_all(runs, folders, data, args.pair, machine)
+        _train_all(runs, folders, data, on_embedded(args, folder), machine)
         found = machine.map(lambda r: evaluate(r, data, reference, machine), runs)
         costs = cost(out, methods, folders, machine.device, max(3, round(ROUNDS * args.corpus_fraction)))
         text = _write_results(dict(zip(runs, found, strict=True)), costs, folder, args.pair)
+        by_method = sorted((run.folder for run in runs), key=lambda run: methods.index(run.name.rpartition("-")[0]))
+        subject = page.Subject.of([*by_method, _cost_folder(out, methods)], None)
+        report = page.write(subject, folder / page.PAGE)
     print(text)
     print(f"\nTables, learning curves and logs: {folder}/ (table.md, table.csv, curves.png, */train.log)")
     print(f"TensorBoard: tensorboard --logdir {folder}")
+    print(f"All of it on one page, for any browser: {report}")
     return 0
 
 
-def _train_all(runs: Sequence[Run], folders: Sequence[Path], data: Path, pair: str, machine: Machine) -> None:
+def _train_all(
+    runs: Sequence[Run], folders: Sequence[Path], data: Path, about: Mapping[str, Any], machine: Machine
+) -> None:
     """Every run; those that are taught by the standard run of their seed, or start from it, come after it."""
     yamls = {run: config_path(run.method, *folders) for run in runs}
     later = [run for run in runs if needs_another_run(yamls[run])]
@@ -134,7 +146,8 @@ def _train_all(runs: Sequence[Run], folders: Sequence[Path], data: Path, pair: s
     def work(run: Run) -> None:
         parent = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
         found = found_in(parent, "last", yamls[run], data, machine)
-        train(run, yamls[run], data, pair, machine, filled_in(yamls[run], found))
+        note(run, about, yamls[run], machine)
+        train(run, yamls[run], data, about["pair"], machine, filled_in(yamls[run], found))
 
     machine.map(work, [run for run in runs if run not in later])
     machine.map(work, later)

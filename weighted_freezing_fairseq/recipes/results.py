@@ -119,16 +119,16 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         mine = list(_scores_of(folder, choice, data))
         found += mine
         if not mine:
-            (unscored if Run.of(folder).trained else unfinished).append(folder)
+            # what is not of DATASETS its own recipe trains and scores
+            own = _read(folder / PROVENANCE, "train it again")["dataset"] in DATASETS
+            (unscored if own and Run.of(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
         without = f"without a score of choice {choice}" if choice else "trained and not scored"
         notes.append(f"{without}: {len(unscored)} runs; type: wff evaluate {shlex.join(map(str, unscored))}")
     if unfinished:
         command = _read(unfinished[0] / PROVENANCE, "train it again")["command"]
-        notes.append(
-            f"not trained to the end: {len(unfinished)} runs, {unfinished[0]} is one; to go on type: {command}"
-        )
+        notes.append(f"not done to the end: {len(unfinished)} runs, {unfinished[0]} is one; to go on type: {command}")
     return found, notes
 
 
@@ -321,12 +321,13 @@ def _untested(result: Result, baselines: Sequence[Result]) -> tuple[str, str]:
     train += f" --recipe {setting.recipe} --method {BASELINE} --seed {result.seeds[0]}"
     if setting.training != f"configs/{setting.dataset}":
         train += f" --configs {setting.training}"
+    known = setting.dataset in DATASETS  # a recipe on the embedded corpus trains what it compares itself
     if not baselines:
-        return f"no {BASELINE}", f"train and score it: {train}"
+        return f"no {BASELINE}", f"train and score it: {train}" if known else ""
     if len(baselines) > 1:
         return f"several kinds of {BASELINE}", "move those away that are not meant"
     if not set(result.seeds) & set(baselines[0].seeds):
-        return f"no seed in common with {BASELINE}", f"train and score one: {train}"
+        return f"no seed in common with {BASELINE}", f"train and score one: {train}" if known else ""
     if not result.runs[0].reference.is_file():
         return "no reference", f"there is no {result.runs[0].reference}; add --data, the folder that wff prepare made"
     if setting.bleu_signature != signature():

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from ..files import whole_folder, write_atomically
 from ..user_dir import USER_DIR
 from . import corpus
 from .machine import Machine, environment
-from .scores import Score, read_lines, score
-from .translate import Decode, generate
+from .scores import Score, all_scores, read_lines, refuse_processed
+from .translate import Decode, Pieces, generate
 
 PIECES = 2000
 PROVENANCE = "provenance.json"
@@ -290,17 +290,51 @@ def found_in(parent: Run, choice: str, config: Path, data: Path, machine: Machin
 
 def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str = "test") -> Score:
     """Translate and score the test set of `data` with the last weights of `run`; `name` is for several sets."""
-    goal = run.folder / ("score.json" if name == "test" else f"{name}.score.json")
+    about = {"subset": name, "choice": "last", "decode": asdict(DECODE)}
+    language = reference.suffix.lstrip(".")
 
     def work() -> None:
-        say(f"{run.name}: translating the {name} set")
-        lines = read_lines(reference)
-        hypotheses = generate(run.checkpoint, data, "test", DECODE, machine)
-        write_atomically(run.folder / f"{name}.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
-        write_atomically(goal, json.dumps(asdict(score(hypotheses, lines)), indent=2) + "\n")
+        translated(run, machine, data, "test", reference, language, about)
 
-    once(run.folder, "scoring" if name == "test" else f"scoring-{name}", asdict(DECODE), work)
-    return Score(**json.loads(goal.read_text(encoding="utf-8")))
+    once(run.folder, f"scoring-{name}.last", about, work)
+    found = json.loads((run.folder / f"scores/{name}.last.json").read_text(encoding="utf-8"))
+    return Score(**{field.name: found[field.name] for field in fields(Score)})
+
+
+def translated(
+    run: Run, machine: Machine, data: Path, split: str, reference: Path, language: str, about: Mapping[str, Any],
+    pieces: Pieces = Pieces(),  # noqa: B008
+) -> None:  # fmt: skip
+    """Translate one set with one checkpoint, and leave translations and scores in the run's folder.
+
+    about: subset (what the set is called), choice (of the checkpoint), decode; all of it is written with the scores.
+    """
+    lines = read_lines(reference)
+    refuse_processed(lines, reference)
+    subset, choice = about["subset"], about["choice"]
+    checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
+    say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
+    watch = progress(run.name, len(lines))
+    made = generate(checkpoint, data, split, Decode(**about["decode"]), machine, pieces, watch)
+    found = {
+        **about, "checkpoint": str(checkpoint.relative_to(run.folder)), "reference": str(reference),
+        **all_scores(made, lines, language),
+    }  # fmt: skip
+    goal = run.folder / "scores" / f"{subset}.{choice}.json"
+    write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
+    write_atomically(goal, json.dumps(found, indent=2) + "\n")
+
+
+def progress(name: str, total: int) -> Callable[[int], None]:
+    """Says now and then how far a translation is."""
+    shown = [0]
+
+    def watch(done: int) -> None:
+        if done * 10 // total > shown[0]:
+            shown[0] = done * 10 // total
+            say(f"{name}: {done:,} of {total:,} sentences")
+
+    return watch
 
 
 def note_on(found: Score) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from .machine import Machine
+from .provenance import note, on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -92,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
         for n, student in enumerate(runs):
             teacher = ":".join(str(run.checkpoint) for run in teachers_of(n, runs, args.ensemble))
             more = {"criterion": {"teacher": teacher}} if n else {}
-            train(student, yamls[STUDENT if n else STANDARD], data, args.pair, machine, more)
+            config = yamls[STUDENT if n else STANDARD]
+            note(student, on_embedded(args, folder), config, machine)
+            train(student, config, data, args.pair, machine, more)
             scores[student] = evaluate(student, data, reference, machine)
         return scores
 

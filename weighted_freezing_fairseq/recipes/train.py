@@ -6,26 +6,18 @@ come from. Called again after a kill or a requeue it goes on. Left out on purpos
 """
 
 import argparse
-import datetime
-import json
-import os
-import platform
-import re
 import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..configs import CONFIGS, config_path, open_settings
 from ..data import DATASETS, Dataset, prepared, read_manifest
 from ..errors import UserError
-from ..files import write_atomically
 from .machine import PRECISIONS, Machine
-from .runs import PROVENANCE, Run, alone_in, filled_in, found_in, needs_another_run, train
+from .provenance import note
+from .runs import Run, alone_in, filled_in, found_in, needs_another_run, train
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
 EXAMPLE = "wff train multi30k --pair de-en --method weighted_freeze --seed 1"
@@ -90,7 +82,7 @@ class Study:
             if key not in more.get(section, {}):
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
         with alone_in(run.folder):
-            self._note(pair, run, folder, config, machine)
+            note(run, self._about(pair, run, folder), config, machine)
             train(run, config, folder / "bin", pair, machine, more)
 
     def command(self, pair: str, run: Run) -> str:
@@ -99,23 +91,11 @@ class Study:
         words += ["--seed", run.seed, "--data", self.data, "--configs", self.configs, "--out", self.runs]
         return shlex.join(map(str, [*words, *(word for setting in self.changed for word in ("--set", setting))]))
 
-    def _note(self, pair: str, run: Run, folder: Path, config: Path, machine: Machine) -> None:
-        """provenance.json: where this run comes from, with a line for each time that it was begun or went on."""
-        if run.trained:
-            return
-        path = run.folder / PROVENANCE
-        sittings = run.provenance()["sittings"] if path.is_file() else []
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        sittings.append({"begun": now, "machine": str(machine), "host": platform.node(), "device": _device(machine)})
-        known = config.is_relative_to(CONFIGS.parent)
-        about = {
-            "dataset": self.dataset.name, "recipe": self.recipe, "pair": pair, "method": run.method, "seed": run.seed,
-            "data": str(folder), "config": str(config.relative_to(CONFIGS.parent) if known else config),
-            "changed": list(self.changed), "command": self.command(pair, run), "commit": _commit(),
-            "versions": _versions(), "sittings": sittings,
+    def _about(self, pair: str, run: Run, folder: Path) -> dict[str, Any]:
+        return {
+            "dataset": self.dataset.name, "recipe": self.recipe, "pair": pair, "data": str(folder),
+            "changed": list(self.changed), "command": self.command(pair, run),
         }  # fmt: skip
-        write_atomically(path, json.dumps(about, indent=2) + "\n")
-        write_atomically(run.folder / "environment.txt", _environment())
 
 
 def _merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, Any]:
@@ -130,47 +110,6 @@ def _merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, 
             )
     merged: Any = OmegaConf.to_container(OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed))))
     return merged
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with a + where files differ from it."""
-    here = ["git", "-C", str(CONFIGS.parent)]
-    try:
-        commit = subprocess.run([*here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "fairseq", "fairseq-fixed", "numpy", "sacrebleu", "sentencepiece")
-    found = {"python": platform.python_version(), "weighted_freezing_fairseq": __version__}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _environment() -> str:
-    """Every package, and the variables that steer computing, as they were at the last start."""
-    packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in metadata.distributions()})
-    steering = re.compile(r"CUDA_|NCCL_|OMP_|MKL_|SLURM_|PYTHON|TORCH_|WFF_")
-    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if steering.match(name))
-    return "\n".join([*packages, "", *variables, ""])
-
-
-def _device(machine: Machine) -> str:
-    """What computes, by its name."""
-    if machine.device == "cpu":
-        return f"{platform.processor() or platform.machine()}, {machine.threads} threads"
-    import torch
-
-    return f"{machine.gpus} x {torch.cuda.get_device_name(0)}"
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
