@@ -1,10 +1,12 @@
-"""What tests of the recipes share: a call of `wff`, one that is killed, and a YAML with few updates."""
+"""What tests of `wff` share: a call of it, one that is killed, and a YAML with few updates."""
 
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import warm_python
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -14,7 +16,11 @@ def command(*words):
 
 
 def wff(*words):
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=900)
+    """The real command, forked from a warm Python as are the commands that it runs itself (warm_python.py)."""
+    popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
+    with popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        out, errors = process.communicate(timeout=900)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 def kill_when_there(goal, *words):

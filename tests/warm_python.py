@@ -2,8 +2,9 @@
 
 A server, one for every process that runs tests, imports them once and forks a child for every command. The child is a
 process of its own that does what `python -m MODULE` or `python -c CODE` does: the command's module, and the plugin if
-the command loads it, are imported there. Left out on purpose: another environment than the server's, which imports may
-have read, options of the interpreter, and a hash seed of its own for every child of one server.
+the command loads it, are imported there. A child that runs commands itself, a recipe, becomes a server for them first.
+Left out on purpose: variables that imports may have read, but for the number of threads, options of the interpreter,
+and a hash seed of its own for every child of one server.
 """
 
 import atexit
@@ -29,14 +30,16 @@ IMPORTED = """fairseq fairseq.binarizer fairseq.model_parallel.megatron_trainer 
 # As the tests found it: what they import into their own process leaves variables that are not for others.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
+RECIPES = "weighted_freezing_fairseq"  # the module whose commands run others
 _asking = threading.Lock()  # a question and its answer
+_own: list[socket.socket] = []  # the connection of a recipe, which has a server of its own
 
 
 @functools.cache
 def server() -> socket.socket | None:
     """The connection to this process's server; None where it cannot fork and commands must start cold."""
-    if sys.platform != "linux":
-        return None
+    if _own or sys.platform != "linux":
+        return _own[0] if _own else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:  # nobody but the two keeps an end open, so that the server ends with this process
         process = subprocess.Popen(
@@ -58,10 +61,12 @@ class Popen(subprocess.Popen):
     """`subprocess.Popen([sys.executable, "-m" or "-c", ...], cwd=...)`, forked from the server."""
 
     def _execute_child(self, args, *rest) -> None:
-        cwd, pipes = rest[4], rest[9:15]
+        cwd, env, pipes = rest[4], rest[5], rest[9:15]
         ours = (pipes[0], pipes[3], pipes[5])  # the ends that the child gets; -1: what this process has itself
         files = tuple(own if given == -1 else given for own, given in enumerate(ours))
-        self.pid = ask({"words": args[1:], "cwd": str(cwd)}, files)
+        env = dict(os.environ if env is None else env)
+        question = {"words": args[1:], "cwd": str(cwd or Path.cwd()), "env": env, "parent": os.getpid()}
+        self.pid = ask(question, files)
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
@@ -110,15 +115,39 @@ def serve(connection: socket.socket, imported: Sequence[str]) -> dict | None:
         connection.send(str(child).encode())
 
 
-def run(words: list[str], cwd: str) -> None:
+def serve_its_commands() -> bool:
+    """Fork a server for the commands of this recipe, from what it is before it begins; False when one of them ends."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        with Path(os.devnull).open("r+b") as nothing:  # so that a recipe's output ends when the recipe does
+            for own in range(3):
+                os.dup2(nothing.fileno(), own)
+        if request := serve(theirs, ()):
+            run(**request)
+        return False
+    theirs.close()
+    ours.recv(1)
+    _own.append(ours)
+    cold = subprocess.Popen
+    subprocess.Popen = lambda args, **kw: (Popen if args[0] == sys.executable else cold)(args, **kw)
+    return True
+
+
+def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:
     """What the interpreter does with its command line."""
     os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.modules["torch"].set_num_threads(int(env.get("OMP_NUM_THREADS", os.cpu_count())))
+    os.getppid = lambda: parent  # who asked; a recipe's command dies with it all the same, since its server does
     option, code, *sys.argv[1:] = words
     if option == "-m":
         sys.path[0] = str(Path.cwd())
         if code == "fairseq_cli.train":  # sets up logging before it imports fairseq, whose import does it otherwise
             logging.root.handlers.clear()
-        runpy.run_module(code, run_name="__main__", alter_sys=True)
+        if code != RECIPES or serve_its_commands():
+            runpy.run_module(code, run_name="__main__", alter_sys=True)
     else:
         sys.argv[0], sys.path[0], sys.modules["__main__"] = option, "", types.ModuleType("__main__")
         exec(code, vars(sys.modules["__main__"]))

@@ -3,23 +3,17 @@
 import csv
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from recipe_runs import wff
 
 from weighted_freezing_fairseq.analysis.bench import _quartiles, _ratios, _transient_bytes
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
 ADAPT = CONFIGS.parent / "adapt"
-
-
-def wff(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "weighted_freezing_fairseq", *map(str, words)], capture_output=True, text=True
-    )
 
 
 def test_transient_memory_of_known_allocations():

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import recipe_runs
 import warm_python
 from fairseq_runs import Fairseq, assert_same, logged
 
@@ -82,7 +83,7 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path):
         import os, signal, subprocess, sys
         import warm_python
         warm_python.IMPORTED = ["torch"]
-        child = [sys.executable, "-c", "import os; print(os.getppid())"]
+        child = [sys.executable, "-c", "print(open('/proc/self/stat').read().split()[3])"]  # its parent
         print(warm_python.Popen(child, cwd="/", stdout=subprocess.PIPE, text=True).communicate()[0], flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -93,3 +94,26 @@ def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path):
     while server.exists() and "State:\tZ" not in (server / "status").read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("words", [["rules"], ["quickstart", "--seeds", "0"]], ids=["well", "wrong"])
+def test_a_warm_recipe_says_what_a_cold_one_says(words: list[str]):
+    warm, cold = recipe_runs.wff(*words), subprocess.run(recipe_runs.command(*words), capture_output=True, text=True)
+    assert (warm.returncode, warm.stdout, warm.stderr) == (cold.returncode, cold.stdout, cold.stderr)
+
+
+def test_a_recipe_forks_its_commands_with_their_own_variables(tmp_path: Path):
+    code = """if True:
+        import os, subprocess, sys
+        import warm_python
+        assert warm_python.serve_its_commands()
+        child = "import os, sys, torch; print(os.environ['A'], 'fairseq' in sys.modules, torch.get_num_threads())"
+        env = {**os.environ, "A": "b", "OMP_NUM_THREADS": "2"}
+        print(subprocess.run([sys.executable, "-c", child], env=env, capture_output=True, text=True).stdout, flush=True)
+        print(subprocess.run(["echo", "others are not forked"], capture_output=True, text=True).stdout, flush=True)
+    """
+    folder = str(Path(warm_python.__file__).parent)
+    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r})\n{code}"]
+    with warm_python.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+        output, _ = process.communicate(timeout=60)
+    assert output.split("\n") == ["b True 2", "", "others are not forked", "", ""]
