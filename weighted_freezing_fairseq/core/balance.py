@@ -93,7 +93,9 @@ class Distribution:
         self.count = total
 
     def cpu(self) -> "Distribution":
-        """The same where its figures can be asked for without waiting for each."""
+        """The same where its figures can be asked for without waiting for each; it itself if it is there."""
+        if self.counts.device.type == "cpu":
+            return self
         found = Distribution()
         found.add_(self)
         return found
@@ -131,24 +133,24 @@ class Distribution:
         place = int(torch.searchsorted(self.counts.cumsum(0), rank))
         return float(self.sums[place] / self.counts[place])
 
-    def _lorenz(self) -> tuple[Tensor, Tensor]:
+    def lorenz(self) -> tuple[Tensor, Tensor]:
         """The Lorenz curve at the edges of the bins: how many scores are below, and their share of the sum."""
         filled = self.counts > 0
         sums = self.sums[filled].cumsum(0)
         start = sums.new_zeros(1)
         return torch.cat([start, self.counts[filled].cumsum(0).double()]), torch.cat([start, sums / sums[-1]])
 
-    def gini(self) -> float:
+    def gini(self, curve: tuple[Tensor, Tensor] | None = None) -> float:
         """Gini coefficient: 0 where all are equal, (n - 1) / n where one of n has everything; nan where all are 0.
 
-        1 - twice the area under the Lorenz curve, a straight line within a bin.
+        1 - twice the area under the Lorenz curve, a straight line within a bin. curve: `lorenz`, if it is at hand.
         """
-        below, shares = self._lorenz()
+        below, shares = curve or self.lorenz()
         return float(1 - (below.diff() / self.count * (shares[1:] + shares[:-1])).sum())
 
-    def share_of_top(self, fraction: float) -> float:
+    def share_of_top(self, fraction: float, curve: tuple[Tensor, Tensor] | None = None) -> float:
         """The share of the sum that the largest `fraction` of the scores hold; nan where all are 0."""
-        below, shares = self._lorenz()
+        below, shares = curve or self.lorenz()
         cut = (1 - fraction) * self.count
         place = max(1, int(torch.searchsorted(below, cut)))
         part = (cut - below[place - 1]) / (below[place] - below[place - 1])
@@ -156,13 +158,14 @@ class Distribution:
 
     def balance(self) -> dict[str, float]:
         """How evenly the scores are spread, by the names of a table's columns."""
-        share = self.share_of_top(0.2)
+        curve = self.lorenz()
+        share = self.share_of_top(0.2, curve)
         top, rest = share * self.mean / 0.2, (1 - share) * self.mean / 0.8
         return {
             "mean": self.mean,
             "std": self.std,
             "std_over_mean": self.std / self.mean if self.mean else math.nan,
-            "gini": self.gini(),
+            "gini": self.gini(curve),
             "share_top20": share,
             "mean_top20": top,
             "mean_bottom80": rest,
