@@ -13,8 +13,6 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.analysis import figures, training_figures
 from weighted_freezing_fairseq.core.schedules import adaptive_alpha
 
-SIGNATURE = "nrefs:1|tok:13a"
-
 
 @pytest.fixture
 def wff(tmp_path, capsys):
@@ -141,6 +139,10 @@ def test_what_else_may_be_wrong_with_the_call(wff, logs):
         "curves", logs[0], endings="gif", ok=False
     )
     assert wff("curves", logs[0], out=None, ok=False) == "wff plot: where to? add --out DIR"
+    assert "is a file, and a figure needs a folder; give another --out" in wff("curves", logs[0], out="b.log", ok=False)
+    table = logs[1].with_name("curves.csv")
+    table.write_text("run,split,update,loss,nll_loss,bleu\na,valid,1O0,8,7,\n")
+    assert "'1O0' stands where a number should; mend that cell of the CSV" in wff("curves", table, out=None, ok=False)
 
 
 # Importance while training ------------------------------------------------------------------------------------------
@@ -243,10 +245,19 @@ def test_passes_are_means_over_seeds_beside_standard_training(wff, tmp_path, dra
         + [({"_name": "ewc"}, 1, 99.0)]
     ):
         runs.append(a_run(tmp_path / str(number), criterion, seed))
-        score = {"bleu": bleu, "bleu_signature": SIGNATURE, "sentences": 400}
-        (runs[-1] / "score.json").write_text(json.dumps(score))
+        own = {"pair": "de-en", "method": "any", "seed": seed, "data": "d", "config": "c/any.yaml", "commit": "1"}
+        (runs[-1] / "provenance.json").write_text(json.dumps({"dataset": "corpus", "recipe": "clean", **own}))
+        (runs[-1] / "scores").mkdir()
+        score = {
+            "subset": "test", "choice": "last", "decode": {"beam": 4}, "reference": "r", "sentences": 400,
+            "bleu": bleu, "chrf": 1, "bleu_signature": "s", "chrf_signature": "s",
+        }  # fmt: skip
+        (runs[-1] / "scores/test.last.json").write_text(json.dumps(score))
+    runs.append(a_run(tmp_path / "unscored", smooth))
     said = wff("passes", *runs)
-    assert "6: no score of standard training or of intra_distillation" in said.err  # ewc
+    for name in ("6", "unscored"):  # the first is of ewc
+        assert f"{name}: no score of standard training or of intra_distillation" in said.err
+    assert {row["setting"] for row in read(wff.out / "passes.csv")} == {"corpus, recipe clean, training c, de-en, test"}
     (axis,) = drawn[0].axes
     assert lines(axis)["standard (K = 1)"] == [[1, 31], [3, 31]]
     assert lines(axis)["x, alpha 5 adaptive"] == [[2, 33.5], [3, 34.5]]

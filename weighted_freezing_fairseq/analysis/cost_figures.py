@@ -39,8 +39,8 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     for row in given:
         if row["size"] not in standard:
             continue
-        unit = float(standard[row["size"]]["update_seconds"]) * (options.updates_per_epoch or 1)
-        low, middle, high = (unit * float(row[name]) for name in ("time_low", "time_ratio", "time_high"))
+        unit = number(standard[row["size"]]["update_seconds"]) * (options.updates_per_epoch or 1)
+        low, middle, high = (unit * number(row[name]) for name in ("time_low", "time_ratio", "time_high"))
         rows.append(
             {
                 "table": label,
@@ -51,7 +51,7 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
                 "seconds": f"{middle:.6g}",
                 "seconds_low": f"{low:.6g}",
                 "seconds_high": f"{high:.6g}",
-                "more_memory": f"{float(row['memory_ratio']) - 1:.6g}",
+                "more_memory": f"{number(row['memory_ratio']) - 1:.6g}",
             }
         )
     return rows
@@ -72,7 +72,7 @@ def draw_cost(rows: Sequence[Row], picture: Path, options: Options) -> None:
             draw_bars(time, [(row["method"], *(number(row[name]) for name in names)) for row in mine], STANDARD)
             shares = [(row["method"], 100 * number(row["more_memory"])) for row in mine]
             draw_bars(memory, [(name, share, share, share) for name, share in shares], STANDARD)
-            time.set_title(f"{size}: {float(mine[0]['parameters']) / 1e6:.3g} M parameters", loc="left")
+            time.set_title(f"{size}: {number(mine[0]['parameters']) / 1e6:.3g} M parameters", loc="left")
             time.set_xlabel(f"seconds\nper {mine[0]['per']}")
             memory.set_xlabel("additional\nmemory (%)")
 
@@ -85,7 +85,7 @@ def read_flops(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     standard = _standards(given)
     return [
         {"table": label, **{name: row[name] for name in FLOPS[1:-1]}}
-        | {"more_flops": f"{float(row['flops']) - float(standard[row['size']]['flops']):.6g}"}
+        | {"more_flops": f"{number(row['flops']) - number(standard[row['size']]['flops']):.6g}"}
         for row in given
         if row["size"] in standard
     ]

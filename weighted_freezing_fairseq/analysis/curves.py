@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import UserError
+
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each line also has its own dash and marker.
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
 _DASHES = ("-", "--", "-.", ":")
@@ -94,7 +96,10 @@ def points(rows: Iterable[Row], x: str, y: str) -> list[tuple[float, float]]:
 
 def number(cell: Any) -> float:
     """A cell as a number; an empty one is none, which leaves a gap in a line."""
-    return math.nan if cell in ("", None) else float(cell)
+    try:
+        return math.nan if cell in ("", None) else float(cell)
+    except ValueError:
+        raise UserError(f"{cell!r} stands where a number should; mend that cell of the CSV") from None
 
 
 @contextmanager

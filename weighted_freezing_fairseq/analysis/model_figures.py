@@ -82,15 +82,15 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
     given = curves.read_csv(found) if found.is_file() and found.suffix == ".csv" else []
     columns = set(given[0]) if given else set()
     if {"checkpoint", "method", "remaining"} <= columns:
-        rows = [_row(label, row["checkpoint"], row["method"], "", 1 - float(row["remaining"]), row) for row in given]
+        rows = [_row(label, row["checkpoint"], row["method"], "", 1 - number(row["remaining"]), row) for row in given]
     elif {"prune", "alignreg", "sparsity"} <= columns:
         rows = _iterative(label, given)
     else:
         return []
-    start = {(row["model"], row["method"], row["seed"]): float(row["bleu"]) for row in rows if not row["pruned"]}
+    start = {(row["model"], row["method"], row["seed"]): number(row["bleu"]) for row in rows if not row["pruned"]}
     for row in rows:
         key = row["model"], row["method"], row["seed"]
-        row["change"] = f"{float(row['bleu']) - start[key]:.2f}" if key in start else ""
+        row["change"] = f"{number(row['bleu']) - start[key]:.2f}" if key in start else ""
     return rows
 
 
@@ -119,7 +119,7 @@ def _iterative(label: str, given: Sequence[Row]) -> list[dict[str, Any]]:
         cell = label, f"alignreg {row['alignreg']}", row["prune"], row["seed"]
         if row["seed"] in starts:
             rows.append(_row(*cell, 0, starts[row["seed"]]))
-        rows.append(_row(*cell, float(row["sparsity"]), row))
+        rows.append(_row(*cell, number(row["sparsity"]), row))
     return rows
 
 

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("of one figure")
     own.add_argument("--show", metavar="A,B", help=f"curves: some of {','.join(PANELS)} (default: all that there are)")
     own.add_argument("--group", default="all", metavar="A,B", help="importance: types or layers (default: all of it)")
-    own.add_argument("--alpha", type=_numbers, help="alpha: draw the function itself; several: 5,10")
+    own.add_argument("--alpha", type=_numbers, metavar="A", help="alpha: draw the function itself; several: 5,10")
     own.add_argument("--p", type=_numbers, default=[5.0], help="alpha is reached at update N/p (default 5)")
     own.add_argument("--q", type=_numbers, default=[10.0], help="strength 1 is reached at update N/q (default 10)")
     own.add_argument("--updates", type=int, default=50_000, metavar="N", help="of the training (default 50000)")
@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _numbers(text: str) -> list[float]:
-    return [float(word) for word in text.split(",")]
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several as 5,10") from None
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -103,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         out = args.input[0].parent
     if out is None:
         raise UserError("where to? add --out DIR")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file, and a figure needs a folder; give another --out")
     for path in make(figure.name, labels(args.input, args.names, "inputs"), out, formats, options):
         print(f"wrote {path}")
     return 0

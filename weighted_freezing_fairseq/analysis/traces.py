@@ -61,17 +61,16 @@ class Traces:
         return found if isinstance(found, dict) else {}
 
     def scores(self) -> list[Scored]:
-        """What was scored of it: every test set of `wff evaluate`, or the one of a recipe on the embedded corpus."""
-        if (self.folder / PROVENANCE).is_file():
-            from ..recipes.results import collect
-
-            found, _ = collect([self.folder], None, None)
-            return [Scored(each.setting.name, ", ".join(each.setting.scoring), each.bleu) for each in found]
-        path = self._first("score.json")
-        if path is None:
+        """What was scored of it: the first choice of checkpoint on each test set."""
+        if not (self.folder / PROVENANCE).is_file():
             return []
-        score = json.loads(path.read_text(encoding="utf-8"))
-        return [Scored(f"{score['sentences']} test sentences", score["bleu_signature"], score["bleu"])]
+        from ..recipes.results import collect
+
+        return [
+            Scored(own.name, f"{', '.join(own.scoring)}, {own.sentences} of {own.reference[:8]}", found.bleu)
+            for found in collect([self.folder], None, None)[0]
+            for own in [found.setting]
+        ]
 
     def _first(self, *names: str) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
