@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 
+from weighted_freezing_fairseq.analysis import figures
 from weighted_freezing_fairseq.core import pruning
 from weighted_freezing_fairseq.core.rules import as_markdown
 
@@ -34,6 +35,10 @@ def test_the_table_is_the_code():
 
 def test_the_table_of_pruning_methods_is_the_code():
     assert between("<!-- pruning -->", "<!-- /pruning -->") == pruning.as_markdown()
+
+
+def test_the_table_of_figures_is_the_code():
+    assert between("<!-- figures -->", "<!-- /figures -->") == figures.as_markdown()
 
 
 def test_every_deviation_is_listed():

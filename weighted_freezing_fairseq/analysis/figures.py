@@ -127,6 +127,14 @@ FIGURES: Mapping[str, Figure] = {
 }
 
 
+def as_markdown() -> str:
+    """The table of the README."""
+    lines = ["| figure | shows | as | from |", "|---|---|---|---|"]
+    for figure in FIGURES.values():
+        lines.append(f"| `{figure.name}` | {figure.about} | {figure.source} | `{figure.takes}` |")
+    return "\n".join(lines)
+
+
 def collect(name: str, inputs: Mapping[str, Path], options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
     """The rows of a figure's CSV, for inputs by their labels; none where they have nothing for it."""
     rows = [row for label, path in inputs.items() for row in rows_of(name, label, path, options)]
