@@ -1,5 +1,6 @@
 """`wff plot`: what each figure draws, CSV first, and what it says where it cannot."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -10,8 +11,11 @@ import torch
 from plotted import line, lines, read, write
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.analysis import figures, training_figures
+from weighted_freezing_fairseq.analysis import cost_figures, figures, training_figures
 from weighted_freezing_fairseq.core.schedules import adaptive_alpha
+from weighted_freezing_fairseq.recipes import prune_iterative
+from weighted_freezing_fairseq.recipes.runs import Run
+from weighted_freezing_fairseq.recipes.scores import Score
 
 
 @pytest.fixture
@@ -186,6 +190,8 @@ def test_importance_of_types_and_layers(wff, measured, drawn):
     assert {row["group"] for row in read(wff.out / "importance.csv")} == {"all", "fc1"}
     said = wff("importance", measured[0], "--group", "fc9", ok=False)
     assert "importance.csv has no group 'fc9'; type --group with some of: all, fc1" in said
+    other = write(measured[0] / "other.csv", [{"update": 1, "loss": 2}])
+    assert "no importance.csv; train with --log-importance 200" in wff("importance", other, ok=False)
 
 
 # The strength of intra-distillation ---------------------------------------------------------------------------------
@@ -224,9 +230,14 @@ def test_alpha_without_runs_is_the_function_itself(wff, drawn):
     assert dict(straight.get_xydata().tolist())[10] == pytest.approx(2.5)  # linear where q = alpha p
 
 
-def test_what_a_run_leaves_unsaid_is_what_the_criterion_would_do():
+def test_what_is_read_is_what_others_write():
+    """And what a run leaves unsaid is what the criterion would do."""
+    from weighted_freezing_fairseq.analysis import bench
+    from weighted_freezing_fairseq.plugin import importance_log
     from weighted_freezing_fairseq.plugin.criterions import IntraDistillationConfig
 
+    assert {*training_figures.IMPORTANCE[1:]} < {*importance_log.COLUMNS}
+    assert {*cost_figures.OF_BENCH, "flops"} < {field.name for field in dataclasses.fields(bench.Row)}
     own = IntraDistillationConfig()
     assert {name: str(getattr(own, name)) for name in training_figures.PAPER} == {
         name: str(value) for name, value in training_figures.PAPER.items()
@@ -294,20 +305,25 @@ def test_pruning_is_the_score_and_its_change(wff, tmp_path, drawn):
 
 
 def test_pruning_while_training_begins_at_what_was_tuned_as_long(wff, tmp_path, drawn):
-    def row(method, kind, seed, sparsity, bleu):
-        return {"pair": "de-en", "prune": method, "alignreg": kind, "seed": seed, "sparsity": sparsity, "bleu": bleu,
-                "chrf": 1, "bleu_signature": "s"}  # fmt: skip
+    def table(methods):
+        """As `wff prune-iterative` writes it, of two seeds."""
+        cells = [("none", "none"), *((method, kind) for method in methods for kind in ("none", "cosine"))]
+        children = {Run("+".join(cell), seed, tmp_path): cell for cell in cells for seed in (1, 2)}
+        scores = {Run("parent", seed, tmp_path): Score(10, "s", 1, "s", 400) for seed in (1, 2)}
+        scores |= {
+            run: Score(18 + run.seed if method == "none" else 14 + run.seed, "s", 1, "s", 400)
+            for run, (method, _) in children.items()
+        }
+        shares = {run: 0.0 if method == "none" else 0.7 for run, (method, _) in children.items()}
+        return write(tmp_path / "table.csv", prune_iterative.table(scores, shares, children, "de-en")[1])
 
-    rows = [row("parent", "none", s, 0, 10) for s in (1, 2)] + [row("none", "none", s, 0, 18 + s) for s in (1, 2)]
-    rows += [row("lamp", kind, s, 0.7, 14 + s) for kind in ("none", "cosine") for s in (1, 2)]
-    wff("pruning", write(tmp_path / "table.csv", rows))
+    wff("pruning", table(["lamp"]))
     score, change = drawn[0].axes
     assert lines(score)["alignreg none"] == [[0, 19.5], [70, 15.5]]
     assert lines(change)["alignreg cosine"] == [[0, 0], [70, -4]]
-    more = [row(f"m{n}", kind, 1, 0.7, 10) for n in range(4) for kind in ("none", "cosine")]
-    wff("pruning", write(tmp_path / "table.csv", rows + more))
+    wff("pruning", table(["lamp", "l2", "l0", "fisher"]))
     assert [axis.get_title() for axis in drawn[1].axes] == ["alignreg none"] * 2 + ["alignreg cosine"] * 2
-    assert list(lines(drawn[1].axes[0])) == ["lamp", "m0", "m1", "m2", "m3"]
+    assert list(lines(drawn[1].axes[0])) == ["lamp", "l2", "l0", "fisher"]
 
 
 def test_norms_are_those_of_the_weights_by_layer_and_type(wff, tmp_path, drawn):

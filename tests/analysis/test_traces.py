@@ -43,6 +43,14 @@ def test_the_files_of_a_run_are_found_from_wherever_it_is_named(tmp_path, given)
     assert traces.settings() == {"criterion": {"_name": "ewc"}}
 
 
+def test_what_hydra_leaves_by_itself_is_read(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("criterion: {_name: ewc}\n")
+    (tmp_path / "hydra_train.log").write_text(line("valid", 10, 5.0, hydra=True))
+    assert Traces(tmp_path).settings() == {"criterion": {"_name": "ewc"}}
+    assert losses(Traces(tmp_path).log) == [("valid", 10, 5.0, 4.0)]
+
+
 def test_a_plain_folder_of_fairseq_has_what_it_has(tmp_path):
     (tmp_path / "importance.csv").write_text("update,by\n")
     traces = Traces(tmp_path)

@@ -12,6 +12,7 @@ from .curves import Options, Row, draw_bars, draw_line, number
 from .model_figures import STANDARD
 
 COST = ("table", "size", "parameters", "method", "per", "seconds", "seconds_low", "seconds_high", "more_memory")
+OF_BENCH = ("method", "size", "parameters", "update_seconds", "time_ratio", "time_low", "time_high", "memory_ratio")
 FLOPS = ("table", "method", "size", "parameters", "flops", "more_flops")
 
 
@@ -32,7 +33,7 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     Ratios of updates side by side leave out what a shared machine does to all of them. Memory was measured once.
     """
     given = _table(path)
-    if not given or not {"time_ratio", "time_low", "time_high", "memory_ratio", "update_seconds"} <= set(given[0]):
+    if not given or not {*OF_BENCH} <= given[0].keys():
         return []
     standard = _standards(given)
     rows = []
@@ -80,7 +81,7 @@ def draw_cost(rows: Sequence[Row], picture: Path, options: Options) -> None:
 def read_flops(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """Operations of an update, and those beyond standard training's at the same size."""
     given = _table(path)
-    if not given or not {"method", "size", "parameters", "flops"} <= set(given[0]):
+    if not given or not {"method", "size", "parameters", "flops"} <= given[0].keys():
         return []
     standard = _standards(given)
     return [

@@ -40,19 +40,19 @@ class Traces:
 
     @property
     def log(self) -> Path | None:
-        """The log itself, or train.log of the folder."""
-        return self.path if self.path.is_file() else self._first("train.log")
+        """The log itself, or that of the folder: of a recipe, or Hydra's own."""
+        return self.path if self.path.is_file() else self._first("train.log", "hydra_train.log")
 
     @property
     def importance(self) -> Path | None:
         """Written by --log-importance, in fairseq's save folder."""
-        if self.path.name == "importance.csv" and self.path.is_file():
+        if self.path.suffix == ".csv":
             return self.path
         return self._first("importance.csv", "checkpoints/importance.csv")
 
     def settings(self) -> Mapping[str, Any]:
-        """What its run.yaml says; nothing where there is none."""
-        path = self._first("run.yaml")
+        """What its run.yaml says, or what Hydra kept; nothing where there is neither."""
+        path = self._first("run.yaml", ".hydra/config.yaml")
         if path is None:
             return {}
         from omegaconf import OmegaConf

@@ -69,6 +69,8 @@ def read_importance(label: str, path: Path, options: Options) -> list[dict[str, 
     with table.open(newline="", encoding="utf-8", errors="replace") as file:
         # not the half line of a killed run, nor one that went on in it
         whole = [row for row in csv.DictReader(file) if None not in (*row, *row.values())]
+    if whole and not {*IMPORTANCE[1:]} <= whole[0].keys():
+        return []
     known = list(dict.fromkeys(row["group"] for row in whole))
     for group in options.groups:
         if whole and group not in known:
