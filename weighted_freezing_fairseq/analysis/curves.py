@@ -137,6 +137,7 @@ def panels(
                 lowest = not share_x or place + columns >= count  # of its column; a row below may be half empty
                 axis.tick_params(labelbottom=lowest)
                 axis.xaxis.label.set_visible(lowest)
+                axis.yaxis.label.set_visible(share_y == "none" or place % columns == 0)
                 axis.set_axisbelow(True)
             picture.parent.mkdir(parents=True, exist_ok=True)
             for path in (picture, *map(picture.with_suffix, also)):
