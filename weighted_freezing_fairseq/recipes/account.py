@@ -24,6 +24,7 @@ _CHECKPOINT = "checkpoint_last.pt"
 _MARKS = (_LOG, _SETTINGS, PROVENANCE, "checkpoints", _CHECKPOINT, "checkpoint_best.pt")
 SEED = "common.seed"
 UNSAID = "-"
+_GENERAL = ("common", "optimization")  # sections that others refer to
 _DUMP = "{'_name': None, 'common': {"  # how fairseq's log begins to tell all settings
 
 
@@ -110,13 +111,7 @@ class Account:
         given = self._told if self._told is not None else self._written()
         own = (_nested(given).get("checkpoint") or {}).get("save_dir")
         root = str(own).removesuffix("/checkpoints") if own else None
-        found = dict(_flat(_nested(given), root))
-        return dict(sorted(found.items()))
-
-    def setting(self, name: str) -> str | None:
-        """One of them; what refers to another, as Hydra writes it, is that."""
-        value = self.settings.get(name)
-        return self.settings.get(value[2:-1], value) if value and value.startswith("${") else value
+        return dict(sorted(_flat(_without_repetitions(_nested(given)), root)))
 
     def _written(self) -> Mapping[str, Any]:
         """Without that line: what run.yaml says, else the last checkpoint."""
@@ -190,11 +185,25 @@ def _value(node: ast.expr) -> Any:
 def _nested(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """Sections; of an argparse namespace only what no other section has."""
     sections = {name: section for name, section in (given or {}).items() if isinstance(section, Mapping)}
-    known = {key for section in sections.values() if not isinstance(section, _Namespace) for key in section}
+    told = [section for section in sections.values() if not isinstance(section, _Namespace)]
+    known = {key for section in told for key in section} | {*sections}  # a section by its own name: which one of it
     return {
         name: {key: value for key, value in section.items() if key not in known or key == "_name"}
         if isinstance(section, _Namespace)
         else section
+        for name, section in sections.items()
+    }
+
+
+def _without_repetitions(sections: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without what optimizers, criterions and schedulers are told of the settings that all of them share."""
+    told = {key: value for name in _GENERAL for key, value in (sections.get(name) or {}).items() if key != "_name"}
+
+    def repeated(key: str, value: Any) -> bool:
+        return str(value).startswith("${") or (key in told and told[key] == value)
+
+    return {
+        name: section if name in _GENERAL else {key: own for key, own in section.items() if not repeated(key, own)}
         for name, section in sections.items()
     }
 
@@ -215,18 +224,16 @@ def in_columns(runs: Mapping[str, Account]) -> tuple[dict[str, list[str]], dict[
     Columns: the runs of each, by a name made of theirs. Differing: a value for each column. Shared: one value.
     """
     names = sorted({name for account in runs.values() for name in account.settings})
-    # What only ever refers to another setting says nothing of its own.
-    names = [n for n in names if not all(a.settings.get(n, "${").startswith("${") for a in runs.values())]
     known = {
-        name: {a.setting(name) for a in runs.values() if a.complete or name in a.settings} for name in names
+        name: {a.settings.get(name) for a in runs.values() if a.complete or name in a.settings} for name in names
     }  # fmt: skip
     differ = sorted((name for name in names if len(known[name]) > 1), key=lambda name: None in known[name])
     columns: dict[tuple[str | None, ...], list[str]] = {}
     for label, account in runs.items():
-        key = tuple(account.setting(name) for name in differ if name != SEED)
+        key = tuple(account.settings.get(name) for name in differ if name != SEED)
         columns.setdefault(key, []).append(label)
     differing = {
-        name: [_together(runs[label].setting(name) or UNSAID for label in column) for column in columns.values()]
+        name: [_together(runs[label].settings.get(name, UNSAID) for label in column) for column in columns.values()]
         for name in differ
     }
     shared = {name: str(next(iter(known[name]))) for name in names if len(known[name]) == 1}

@@ -56,11 +56,15 @@ class Subject:
     @property
     def place(self) -> Path:
         """The folder that the first run lies in."""
-        return next(iter(self.runs.values())).folder.parent
+        return _place(next(iter(self.runs.values())))
+
+
+def _place(account: Account) -> Path:
+    return account.path.parent if account.path.is_file() else account.folder.parent
 
 
 def _beside(runs: Mapping[str, Account], name: str) -> list[Path]:
-    near = dict.fromkeys(account.folder.parent for account in runs.values())
+    near = dict.fromkeys(map(_place, runs.values()))
     found = [path for folder in near for path in sorted(folder.glob(f"*/{name}"))]
     # `wff quickstart` measures cost once for all its language pairs
     return found or [path for folder in near for path in sorted(folder.parent.glob(f"cost-*/{name}"))]
@@ -289,12 +293,14 @@ def _importance(runs: Mapping[str, Account], pictures: Pictures) -> Iterator[Mar
     yield element("h3", "While training")
     tables = {label: path for label, account in runs.items() if (path := account.importance)}
     if not tables:
-        yield _gap("Not measured; train with --log-importance 100, or in YAML: optimizer.log_importance=100")
+        yield _gap(
+            f"Not measured: {FIGURES['importance'].remedy}; wff train takes it as --set common.log_importance=200"
+        )
         return
     yield pictures.figure("importance", collect("importance", tables), tables)
     lines = []
     for label, path in tables.items():
-        whole = [row for row in read_csv(path) if row["by"] == "model"]
+        whole = [row for row in read_csv(path) if row["by"] == "model" and None not in row.values()]  # not half a line
         lines += [[label, *_balance(row)] for row in ([whole[0], whole[-1]] if len(whole) > 1 else whole)]
     header = ["run", "update", "mean", "std", "std / mean", "Gini", "top 20 % hold", "top 20 % / the rest", "frozen"]
     notes = ["Of abs(theta * grad) of the batch of that update: the first and the last that was measured."]
@@ -372,8 +378,8 @@ def _cost(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
             notes = ["Update time and peak memory are ratios to standard training, measured side by side: median and "
                      "quartiles. No cost of these runs themselves, but of their methods, on one batch."]  # fmt: skip
             yield as_html(Grid(f"Cost of an update ({about})", header, lines, notes))
-        if "cost" in FIGURES:
-            yield pictures.figure("cost", collect("cost", {path.parent.name: path}), [row["method"] for row in rows])
+        if measured := collect("cost", {path.parent.name: path}):  # none without standard training to compare with
+            yield pictures.figure("cost", measured, dict.fromkeys(row["method"] for row in rows))
     if not subject.costs:
         words = ["wff", "bench", *(["--methods", ",".join(methods)] if methods else [])]
         yield _gap(f"Not measured side by side; type: {_line([*words, '--out', subject.place / 'cost'])}")
@@ -423,7 +429,10 @@ def _again(subject: Subject, out: Path) -> Iterator[Markup]:
     paths = [account.path for account in subject.runs.values()]
     tables = [path.parent for path in (*subject.sensitivities, *subject.costs)]
     commands.append(_line(["wff", "report", "--html", *paths, *tables, "--out", out.resolve()]))
-    yield _folded(f"{len(commands)} commands", *map(command, commands), unless=len(commands) <= _MANY)
+    yield _folded("Commands", *map(command, commands), unless=len(commands) <= _MANY)
+    unknown = [label for label, account in subject.runs.items() if not list(_commands(account))]
+    if unknown:
+        yield _gap(f"How {', '.join(unknown)} was started is not known; its settings above are all that is")
 
 
 def _commands(account: Account) -> Iterator[str]:
