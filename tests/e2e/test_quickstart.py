@@ -79,6 +79,12 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
             (f"{m}-1", split) for m in METHODS for split in ("train", "valid")
         }
     assert (folder / "curves.png").stat().st_size > 10_000
+    # the page, which knows of both runs all that they left, compares them, and is named at the end
+    page = (folder / "report.html").read_text()
+    assert done.stdout.endswith(f"for any browser: {folder / 'report.html'}\n")
+    assert "<title>standard-1 and fish_mask-1: report" in page
+    assert page.count("<img ") == 2 and "Cost of an update (size toy" in page and "Where each run was trained" in page
+    assert "wff quickstart --configs" in page and "wff evaluate" not in page
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "fish_mask-1/tensorboard/train_inner")).Reload()

@@ -54,11 +54,13 @@ def as_html(grid: Grid) -> Markup:
         element("thead", _line(grid.header, numeric, ["col"] * len(grid.header))),
         element("tbody", *(_line(row, numeric, ["row"]) for row in grid.rows)),
     )
-    box = element("div", table, class_="wide", role="region", aria_label=grid.title, tabindex="0")
+    columns = "many wide" if len(grid.header) > _FEW else "wide"
+    box = element("div", table, class_=columns, role="region", aria_label=grid.title, tabindex="0")
     notes = [element("ul", *(element("li", with_code(note)) for note in grid.notes), class_="notes")]
     return joined([box, *(notes if grid.notes else [])])
 
 
+_FEW = 7  # columns that fit on paper as they are
 _NUMBER = re.compile(r"[-+\d.,±%()\[\]/ ]*\d[-+\d.,±%()\[\]/ ]*|-|")
 
 

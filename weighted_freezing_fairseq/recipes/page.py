@@ -238,7 +238,13 @@ def _training(runs: Mapping[str, Account], pictures: Pictures) -> Iterator[Marku
     rows = collect("curves", {label: log for label, account in runs.items() if (log := account.traces.log)})
     lines = [_progress(label, account, [row for row in rows if row["run"] == label]) for label, account in runs.items()]
     header = ["run", "updates", "of", "end", "training loss", "best validation nll", "at update", "best BLEU", "hours"]
-    notes = ["Losses in bits; BLEU: of validation, where --eval-bleu measured it, not of a test set."]
+    notes = ["Losses in bits; BLEU is that of validation, not of a test set."]
+    if all(line[-2] == "-" for line in lines):  # none was trained with --eval-bleu
+        header, lines, notes = (
+            [*header[:-2], header[-1]],
+            [[*line[:-2], line[-1]] for line in lines],
+            ["Losses in bits."],
+        )
     yield as_html(Grid("How far each run got", header, lines, notes))
     if rows:
         yield pictures.figure("curves", rows, runs)
@@ -259,7 +265,7 @@ def _progress(label: str, account: Account, rows: Sequence[Mapping[str, Any]]) -
         f"{max((int(row['update']) for row in rows), default=0):,}" if rows else "-",
         f"{int(planned):,}" if planned.isdecimal() and planned != "0" else "-",
         "reached" if account.finished else "not reached" if account.traces.log else "unknown",
-        _short(*last) if last else "-",
+        _short(last[0], ".3f") if last else "-",
         _short(best["nll_loss"], ".3f"),
         str(best["update"]),
         _short(bleu, ".2f"),
