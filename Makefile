@@ -1,11 +1,11 @@
 # Short names for the scripts; what they do is said by `bash scripts/NAME.sh --help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick lint format types quickstart matrix
+.PHONY: help setup test quick lint format types quickstart bench-check matrix
 
 BIN := .venv/bin
 
 help:  ## show these lines
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## make .venv with torch, fairseq and this package (minutes the first time)
 	@bash scripts/setup.sh
@@ -30,6 +30,9 @@ types: setup  ## mypy on the core
 
 quickstart:  ## a small model, trained and evaluated, in minutes
 	@bash scripts/quickstart.sh
+
+bench-check:  ## measure every method's cost again, and fail where it is worse than benchmarks/cpu/quick says
+	@OMP_NUM_THREADS=2 $(BIN)/wff bench --quick --check benchmarks/cpu/quick/bench.csv
 
 matrix:  ## all tests on each of Python 3.10, 3.11, 3.12 that is here, in .venv-3.10 and so on
 	@failed=""; missing=""; \

@@ -17,7 +17,7 @@ import fairseq  # noqa: F401  (registers the plugin's adapters)
 import torch
 from fairseq.data import LanguagePairDataset
 
-from weighted_freezing_fairseq.analysis.bench import SIZES, synthetic
+from weighted_freezing_fairseq.analysis.subjects import SIZES, synthetic
 from weighted_freezing_fairseq.configs import CONFIGS, config_path
 from weighted_freezing_fairseq.core import fisher
 from weighted_freezing_fairseq.plugin.runs import load_config

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from recipe_runs import differences
 
-from weighted_freezing_fairseq.analysis import bench
+from weighted_freezing_fairseq.analysis import subjects
 from weighted_freezing_fairseq.configs import CONFIGS
 
 FOLDERS = {"adapt": 4, "iwslt14": 12, "iwslt14-li": 11, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
@@ -66,8 +66,8 @@ def test_every_yaml_is_a_training(path: Path):
         if OmegaConf.is_missing(wanted.criterion, "prune")
         else []
     )
-    size = bench.SIZES["toy"]
-    subject = bench.subject_of(path.stem, config, size, "cpu", 1, bench.synthetic(size, seed=1)[1], more)
+    size = subjects.SIZES["toy"]
+    subject = subjects.subject_of(path.stem, config, size, "cpu", 1, subjects.synthetic(size, seed=1)[1], more)
     made = subject.trainer.cfg
     for section in ("model", "criterion", "optimizer", "lr_scheduler"):
         assert made[section]._name == wanted[section]._name

@@ -4,13 +4,25 @@ import csv
 import json
 import re
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from recipe_runs import wff
 
-from weighted_freezing_fairseq.analysis.bench import _quartiles, _ratios, _transient_bytes
+from weighted_freezing_fairseq.analysis.bench import (
+    VARIANTS,
+    Row,
+    _quartiles,
+    _ratios,
+    _transient_bytes,
+    sizes,
+    variant,
+    worse_than,
+)
+from weighted_freezing_fairseq.analysis.subjects import SIZES
+from weighted_freezing_fairseq.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
 ADAPT = CONFIGS.parent / "adapt"
@@ -41,11 +53,14 @@ def test_a_real_measurement(tmp_path):
     assert sgd != text
     (tmp_path / "nag.yaml").write_text(sgd)
     (tmp_path / "ewc_of_a_file.yaml").write_text((ADAPT / "ewc.yaml").read_text())
-    words = ["bench", "--configs", tmp_path, "--size", "toy", "--rounds", 2, "--out", tmp_path / "out", "--json"]
-    done = wff(*words, "--configs", ADAPT)  # everything that there is
+    words = ["bench", "--configs", tmp_path, "--configs", ADAPT]  # everything that there is
+    words += ["--size", "toy", "--vary", "sentences=20", "--rounds", 1]
+    done = wff(*words, "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in json.loads(done.stdout)}
-    assert set(rows) == {path.stem for folder in (tmp_path, ADAPT) for path in folder.glob("*.yaml")}
+    methods = {path.stem for folder in (tmp_path, ADAPT) for path in folder.glob("*.yaml")}
+    variants = {name for name in VARIANTS if name != "r_drop_of_fairseq" or sys.version_info >= (3, 11)}
+    assert set(rows) == methods | variants
     standard, freeze, nag = rows["standard"], rows["weighted_freeze"], rows["nag"]
     assert standard["time_ratio"] == standard["memory_ratio"] == 1 and standard["step_share_added"] == 0
     assert freeze["state_bytes"] == 0  # the method's own claim
@@ -77,10 +92,77 @@ def test_a_real_measurement(tmp_path):
     assert freeze["step_bytes"] == standard["step_bytes"] and freeze["flops"] > standard["flops"]
     assert freeze["product_flops"] == standard["product_flops"] and freeze["bound_ratio"] == 1
     assert rows["fish_mask"]["step_bytes"] < 0.2 * standard["step_bytes"]
-    assert rows["intra_distillation"]["bound_ratio"] > rows["r_drop"]["bound_ratio"] > 1
+    passes = [f"intra_distillation{mode}" for mode in ("_recompute", "", "_loop")]
+    assert rows[passes[0]]["bound_ratio"] > rows[passes[1]]["bound_ratio"] > rows["r_drop"]["bound_ratio"] > 1
+    assert (
+        transient[passes[0]] < transient[passes[1]] and rows[passes[2]]["bound_ratio"] < rows[passes[0]]["bound_ratio"]
+    )
+    for row in rows.values():
+        assert row["bound_seconds"] < row["update_seconds"], row["method"]
+    # Half the state of full SAGE; none at all.
+    assert (
+        rows["sage_bf16"]["state_bytes"] * 2 == rows["sage"]["state_bytes"] and rows["sage_light"]["state_bytes"] == 0
+    )
     with (tmp_path / "out/bench.csv").open() as file:
         assert [row["method"] for row in csv.DictReader(file)] == list(rows)
     assert "| `weighted_freeze` |" in (tmp_path / "out/bench.md").read_text()
+    assert (tmp_path / "out/cost.pdf").is_file()
+
+
+def test_cost_grows_with_one_number_of_a_size():
+    found = sizes(["toy", "small"], "vocabulary=4000,12000")
+    assert list(found) == [f"{name}, vocabulary {n}" for name in ("toy", "small") for n in (4000, 12000)]
+    assert [size.vocabulary for size, _ in found.values()] == [4000, 12000] * 2
+    assert found["small, vocabulary 4000"][0].width == SIZES["small"].width
+    assert sizes(["toy"], "passes=2,5") == {"toy, passes 2": (SIZES["toy"], 2), "toy, passes 5": (SIZES["toy"], 5)}
+    for wrong in ("vocabulary", "vocabulary=many", "speed=3", "passes=0"):
+        with pytest.raises(UserError, match="type --vary vocabulary=4000,12000,40000 or passes=2,3,4"):
+            sizes(["toy"], wrong)
+
+
+def test_passes_vary_where_they_are_a_choice():
+    def settings(method, passes):
+        return variant(method, [CONFIGS, ADAPT], passes)[1]
+
+    assert settings("intra_distillation", 4) == ["criterion.num_passes=4"]
+    assert settings("intra_distillation_loop", 2) == ["criterion.pass_mode=loop", "criterion.num_passes=2"]
+    assert settings("intra_distillation_loop", None) == ["criterion.pass_mode=loop"]
+    assert settings("r_drop", 4) == settings("standard", 4) == []
+
+
+def test_another_precision_is_measured(tmp_path):
+    words = ["bench", "--methods", "sage", "--size", "toy", "--vary", "sentences=3", "--rounds", 1, "--json"]
+    done = wff(*words, "--precision", "bf16", "--check", tmp_path / "bench.csv")
+    assert done.returncode == 2 and "make one with: wff bench --quick --out DIR" in done.stderr
+    done = wff(*words, "--precision", "bf16", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    standard, sage = json.loads(done.stdout)
+    assert standard["precision"] == "bf16" and standard["size"] == "toy, sentences 3"
+    assert sage["state_bytes"] == 4 * (2 * (4 + 8) * 128**2 + 4 * 2 * 128 * 256)  # of the copies in full precision
+    rows = (tmp_path / "bench.csv").read_text().splitlines()
+    better = rows[2].replace(str(sage["state_bytes"]), "1")
+    assert better != rows[2]
+    (tmp_path / "bench.csv").write_text("\n".join([*rows[:2], better, ""]))
+    done = wff(*words, "--precision", "bf16", "--check", tmp_path / "bench.csv")
+    assert done.returncode == 1 and "sage, toy, sentences 3, bf16: 2,621,440 bytes of state, not 1" in done.stderr
+
+
+def test_a_check_finds_what_became_worse_and_forgives_noise():
+    numbers = dict.fromkeys((name for name, kind in Row.__annotations__.items() if kind in (int, float)), 100)
+    row = Row(**numbers, method="sage", size="toy", precision="fp32")
+    now = [replace(row, time_low=1.05, time_ratio=1.1, time_high=1.2)]
+
+    def stored(**changed):
+        return [{name: str(value) for name, value in asdict(replace(now[0], **changed)).items()}]
+
+    assert list(worse_than(stored(), now)) == []
+    assert list(worse_than(stored(time_high=0.96, time_ratio=0.9), now)) == []  # noise, perhaps
+    assert list(worse_than(stored(time_high=0.95, time_ratio=0.9), now)) == [
+        "sage, toy, fp32: update time 1.100 [1.050, ...], not 0.900 [..., 0.950]"
+    ]
+    assert list(worse_than(stored(state_bytes=99), now)) == ["sage, toy, fp32: 100 bytes of state, not 99"]
+    assert list(worse_than(stored(transient_ratio=94), now)) == ["sage, toy, fp32: transient_ratio 100, not 94"]
+    assert list(worse_than(stored(product_flops=98, size="small"), now)) == []  # another size was not measured
 
 
 def test_wrong_calls_say_what_to_type():

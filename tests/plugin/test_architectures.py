@@ -13,7 +13,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq_runs import UNSET_IN_0_12_2, assert_same
 
-from weighted_freezing_fairseq.analysis.bench import Size, subject_of, synthetic
+from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import SwitchFeedForward

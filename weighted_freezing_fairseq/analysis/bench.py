@@ -13,59 +13,38 @@ import logging
 import os
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..configs import CONFIGS, config_path, methods_in, open_settings
+from ..configs import CONFIGS, config_path, methods_in
 from ..errors import UserError
-from .counted import Operations, Rates, in_bytes, operations, step_bytes
+from ..files import write_atomically
+from ..recipes.runs import as_csv, say
+from .subjects import PRECISIONS, SIZES, Size, Subject, subject_of, synthetic
 
-HELP = "Measure time and memory of every method beside standard training, interleaved in one process."
+HELP = """\
+Measure time and memory of every method beside standard training, interleaved in one process, and count the operations
+and bytes that it cannot do without."""
 EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
 
-
-_SETTLING_STEPS = 20
-MASK_DENSITY = 0.005  # of the random mask that fish_mask is measured with
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model and a batch: layers, width, feed-forward width, heads, vocabulary, sentences and their length."""
-
-    layers: int
-    width: int
-    feed_forward: int
-    heads: int
-    vocabulary: int
-    sentences: int
-    length: int
-
-    def overrides(self) -> list[str]:
-        """As settings of a run."""
-        sides = [
-            f"model.{side}.{key}={value}"
-            for side in ("encoder", "decoder")
-            for key, value in (
-                ("layers", self.layers),
-                ("embed_dim", self.width),
-                ("ffn_embed_dim", self.feed_forward),
-                ("attention_heads", self.heads),
-            )
-        ]
-        return [*sides, "common.log_interval=1000000"]
-
-
-SIZES = {
-    "toy": Size(2, 128, 256, 4, 2000, 50, 16),
-    "small": Size(3, 256, 1024, 4, 6000, 80, 16),
-    "iwslt": Size(6, 512, 1024, 4, 10_000, 56, 16),
-    "iwslt4096": Size(6, 512, 1024, 4, 10_000, 256, 16),  # with the batch of the papers' recipe
-    "big": Size(6, 1024, 4096, 16, 32_000, 56, 16),
+# A method's YAML with other settings: its variants, the modes of its passes, and what fairseq itself has to offer.
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "intra_distillation_loop": ("intra_distillation", "criterion.pass_mode=loop"),
+    "intra_distillation_recompute": ("intra_distillation", "criterion.pass_mode=recompute"),
+    "r_drop_of_fairseq": (
+        "standard",
+        "criterion._name=label_smoothed_cross_entropy_with_rdrop",
+        "criterion.rdrop_alpha=5",
+    ),
+    "sage_bf16": ("sage", "optimizer.sage_state_dtype=bf16"),
+    "sage_light": ("sage", "optimizer.sage_variant=light"),
 }
+QUICK = """standard weighted_freeze sage fish_mask lfr_cm ewc alignreg r_drop intra_distillation
+  intra_distillation_recompute""".split()
+_NUMBERS = tuple(field.name for field in fields(Size))
 
 
 @dataclass(frozen=True)
@@ -74,6 +53,7 @@ class Row:
 
     method: str
     size: str
+    precision: str
     time_ratio: float
     time_low: float
     time_high: float
@@ -82,73 +62,26 @@ class Row:
     step_share_low: float
     step_share_high: float
     memory_ratio: float
+    peak_bytes: int  # weights, state, and the most that an update needs beside them
     transient_ratio: float
     state_bytes: int  # of optimizer and criterion beyond standard's
     flops: int  # operations of one update, of which `product_flops` are products of matrices
     product_flops: int
     step_bytes: int  # that one step cannot help moving
-    bound_ratio: float  # of the least times that these products and bytes take on this machine
+    bound_seconds: float  # the least that these products and bytes take on this machine
+    bound_ratio: float  # that, beside standard's
     update_seconds: float
     parameters: int
+    tokens: int
     rounds: int
 
 
-@dataclass
-class Subject:
-    """A method under measurement."""
-
-    method: str
-    trainer: Any
-
-    def update(self, sample: dict[str, Any]) -> None:
-        # fairseq's own R-Drop doubles the inputs of the sample that it is given, in place.
-        self.trainer.train_step([{**sample, "net_input": dict(sample["net_input"])}])
-
-    def step(self) -> None:
-        self.trainer.optimizer.optimizer.step()
-
-    def forget_gradients(self) -> None:
-        """Random ones for those of the last update: in a second step with the same ones ewc squares its penalty."""
-        for p in self.trainer.optimizer.params:
-            if p.grad is not None:
-                p.grad.normal_(std=1e-4)
-
-    def settle(self, sample: dict[str, Any]) -> None:
-        """Allocate states, compile kernels, and reach the middle of a training.
-
-        A weight that was frozen in every update so far has a second moment of exactly zero, and the square root of
-        zero takes torch on a CPU several times as long as any other: true of the first updates of a run only.
-        """
-        self.update(sample)
-        for _ in range(_SETTLING_STEPS):
-            self.forget_gradients()
-            self.step()
-        # A penalty that begins after the warm-up, or grows from nothing, is there now.
-        self.trainer.set_num_updates(self.trainer.cfg.optimization.max_update // 2)
-        self.update(sample)
-
-    def state_bytes(self) -> int:
-        optimizer = self.trainer.optimizer.optimizer
-        own = getattr(optimizer, "extra_bytes", 0) + in_bytes(self._held)
-        return own + sum(in_bytes(state.values()) for state in optimizer.state.values())
-
-    @property
-    def _held(self) -> list[Any]:
-        """What the criterion keeps."""
-        return list(getattr(self.trainer.criterion, "held", ()))
-
-    def resident_bytes(self) -> int:
-        """Weights, optimizer state, and what the criterion keeps."""
-        return in_bytes(self.trainer.model.parameters()) + self.state_bytes()
-
-    def count(self, sample: dict[str, Any]) -> tuple[Operations, int]:
-        """The operations of an update, and the bytes that its step cannot help moving."""
-        found = operations(lambda: self.update(sample))
-        return found, step_bytes(self.trainer.optimizer.optimizer, self._held)
-
-
-def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], rounds: int, device: str) -> list[Row]:
+def measure(
+    subjects: Sequence[Subject], name: str, sample: dict[str, Any], rounds: int, device: str, precision: str = "fp32"
+) -> list[Row]:
     """Rows of `subjects` (standard first), which are of size `name`."""
+    from .counted import Rates
+
     seconds: dict[str, list[float]] = {subject.method: [] for subject in subjects}
     steps: dict[str, list[float]] = {subject.method: [] for subject in subjects}
     for subject in subjects:
@@ -182,6 +115,7 @@ def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], roun
             Row(
                 method=subject.method,
                 size=name,
+                precision=precision,
                 time_ratio=time_mid,
                 time_low=time_low,
                 time_high=time_high,
@@ -190,105 +124,21 @@ def measure(subjects: Sequence[Subject], name: str, sample: dict[str, Any], roun
                 step_share_low=share_low,
                 step_share_high=share_high,
                 memory_ratio=total[subject.method] / total[base.method],
+                peak_bytes=total[subject.method],
                 transient_ratio=transients[subject.method] / transients[base.method],
                 state_bytes=subject.state_bytes() - base.state_bytes(),
                 flops=found.products + found.others,
                 product_flops=found.products,
                 step_bytes=moved,
+                bound_seconds=bounds[subject.method],
                 bound_ratio=bounds[subject.method] / bounds[base.method],
                 update_seconds=statistics.median(seconds[subject.method]),
                 parameters=sum(p.numel() for p in subject.trainer.model.parameters()),
+                tokens=sample["ntokens"],
                 rounds=rounds,
             )
         )
     return rows
-
-
-def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
-    """One batch of random tokens, full but for a ragged end, and the translation task it belongs to."""
-    import torch
-    from fairseq.data import Dictionary
-    from fairseq.tasks.translation import TranslationConfig, TranslationTask
-    from omegaconf import OmegaConf
-
-    words = Dictionary()
-    for index in range(size.vocabulary - len(words)):
-        words.add_symbol(f"w{index}")
-    words.finalize(padding_factor=1)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (size.sentences, size.length)
-    source, target = (torch.randint(words.nspecial, len(words), shape, generator=generator) for _ in range(2))
-    lengths = torch.randint(size.length // 2, size.length + 1, (size.sentences,), generator=generator)
-    padded = torch.arange(size.length) >= lengths[:, None]
-    target[padded] = words.pad()
-    previous = torch.cat([torch.full((size.sentences, 1), words.eos()), target[:, :-1]], dim=1)
-    sample = {
-        "id": torch.arange(size.sentences),
-        "nsentences": size.sentences,
-        "ntokens": int((~padded).sum()),
-        "net_input": {
-            "src_tokens": source,
-            "src_lengths": torch.full((size.sentences,), size.length),
-            "prev_output_tokens": previous,
-        },
-        "target": target,
-    }
-    return sample, TranslationTask(OmegaConf.structured(TranslationConfig()), words, words)
-
-
-def subject_of(
-    method: str, config: Path, size: Size, device: str, seed: int, task: Any, more: Sequence[str] = ()
-) -> Subject:
-    """The run of one YAML at a size, with `more` settings on top of it as `part.key=value`."""
-    import torch
-
-    from ..plugin.runs import build_trainer, load_config
-
-    overrides = [
-        *size.overrides(),
-        "task.data=unused",
-        "checkpoint.save_dir=unused",
-        "checkpoint.finetune_from_model=unused",
-        f"common.cpu={device == 'cpu'}",
-        f"common.seed={seed}",
-        *more,
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        overrides += _stand_ins(config, overrides, task, Path(folder))
-        torch.manual_seed(seed)
-        subject = Subject(method, build_trainer(load_config(config, overrides), task))
-        assert subject.trainer.optimizer  # built, and with it the stand-ins read, while they are there
-    return subject
-
-
-def _stand_ins(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
-    """For what a YAML and `overrides` leave open, Fisher information, a mask or a teacher: random numbers.
-
-    No cost depends on them.
-    """
-    import torch
-
-    from ..core import scope, snapshot
-    from ..plugin.runs import build_trainer, load_config
-
-    given = {override.split("=")[0] for override in overrides}
-    files = {f"{section}.{key}": folder / f"{key}.pt" for section, key in open_settings(config)}
-    files = {name: path for name, path in files.items() if name not in given}
-    if not files:
-        return []
-    cfg = load_config(config, [*overrides, *(f"{name}=unused" for name in files)])
-    weights = {entry.name: torch.rand(p.shape) for entry, p in scope.catalogue(task.build_model(cfg.model))}
-    for name, path in files.items():
-        if name == "optimizer.fish_mask":
-            snapshot.save(path, "mask", {name: w < MASK_DENSITY for name, w in weights.items()})
-        elif name == "criterion.teacher":
-            cfg.criterion.teacher_weight = 0  # to make a teacher takes no teacher
-            trainer = build_trainer(cfg, task)
-            trainer.consolidate_optimizer()  # fairseq saves nothing without
-            trainer.save_checkpoint(str(path), {})
-        else:
-            snapshot.save(path, "fisher", weights, weights=weights)
-    return [f"{name}={path}" for name, path in files.items()]
 
 
 def _timed(work: Callable[[], None], device: str) -> float:
@@ -340,7 +190,7 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 def as_markdown(rows: Sequence[Row]) -> str:
     """Medians and, in brackets, quartiles."""
     lines = [
-        "| size | method | update time | least | step | step on top, in updates | peak memory | transient "
+        "| size | method | update time | by count | step | step on top, in updates | peak memory | transient "
         "| more state | GFLOP |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -357,18 +207,51 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], out: Path) -> None:
-    """bench.csv and bench.md in `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "bench.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Row)])
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
-    (out / "bench.md").write_text(as_markdown(rows) + "\n", encoding="utf-8")
+    """bench.csv and bench.md in `out`, and the costs as a picture."""
+    from . import figures
+
+    write_atomically(out / "bench.csv", as_csv([asdict(row) for row in rows]))
+    write_atomically(out / "bench.md", as_markdown(rows) + "\n")
+    if len({row.method for row in rows}) > 1:
+        figures.make("cost", {out.name: out / "bench.csv"}, out, ("png", "pdf"))
+
+
+# A regression check ---------------------------------------------------------------------------------------------------
+
+
+def worse_than(stored: Iterable[Mapping[str, str]], rows: Sequence[Row]) -> Iterator[str]:
+    """What of `rows` is worse than a table of an earlier measurement, a line each.
+
+    What is counted must be equal, but for a percent where kernels are chosen by the machine. Times are worse when even
+    the lower quartile of now lies a tenth above the upper one of then: a shared machine shows less than that by chance.
+    """
+    then = {(row["method"], row["size"], row["precision"]): row for row in stored}
+    for row in rows:
+        old = then.get((row.method, row.size, row.precision))
+        if old is None:
+            continue
+        name = f"{row.method}, {row.size}, {row.precision}"
+        if row.state_bytes > int(old["state_bytes"]):
+            yield f"{name}: {row.state_bytes:,} bytes of state, not {int(old['state_bytes']):,}"
+        for column, tolerance in (("product_flops", 1.01), ("step_bytes", 1.01), ("transient_ratio", 1.05)):
+            now, before = float(getattr(row, column)), float(old[column])
+            if now > tolerance * before:
+                yield f"{name}: {column} {now:.6g}, not {before:.6g}"
+        if row.time_low > 1.1 * float(old["time_high"]):
+            before = f"{float(old['time_ratio']):.3f} [..., {float(old['time_high']):.3f}]"
+            yield f"{name}: update time {row.time_ratio:.3f} [{row.time_low:.3f}, ...], not {before}"
+
+
+# The command ----------------------------------------------------------------------------------------------------------
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure, how often, where to put it."""
-    parser.add_argument("--methods", help="comma-separated; default: every method with a YAML in --configs")
+    parser.add_argument(
+        "--methods",
+        help="comma-separated: each has a YAML in --configs, or is one of the variants "
+        f"{', '.join(VARIANTS)} (default: all of both)",
+    )
     parser.add_argument(
         "--configs",
         type=Path,
@@ -377,11 +260,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of METHOD.yaml files; repeat for several (default: configs/toy and configs/adapt)",
     )
     parser.add_argument("--size", action="append", choices=list(SIZES), help="repeat for several (default: small)")
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds per size (default 15)")
+    parser.add_argument(
+        "--vary",
+        metavar="NAME=A,B",
+        help=f"how cost grows: each size with each of these values for one of {', '.join(_NUMBERS)}; or passes=A,B, "
+        "the K of intra_distillation",
+    )
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="of training (default fp32)")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default 15; with --quick 5)")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"5 rounds of {', '.join(QUICK)}: under 3 minutes on two free cores"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="folder for bench.csv and bench.md")
+    parser.add_argument("--out", type=Path, help="folder for bench.csv, bench.md and a picture of both costs")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="BENCH.CSV",
+        help="compare with this table; exit status 1 where something is worse",
+    )
     parser.add_argument("--json", action="store_true", help="rows as JSON on standard output")
+
+
+def sizes(names: Sequence[str], vary: str | None) -> dict[str, tuple[Size, int | None]]:
+    """Each size that is asked for, by the name that its rows have, with a K of its own if that is varied."""
+    if vary is None:
+        return {name: (SIZES[name], None) for name in names}
+    key, _, values = vary.partition("=")
+    try:
+        numbers = [int(value) for value in values.split(",")]
+    except ValueError:
+        numbers = []
+    if key not in (*_NUMBERS, "passes") or not numbers or min(numbers) < 1:
+        raise UserError(f"--vary {vary} says nothing to vary; type --vary vocabulary=4000,12000,40000 or passes=2,3,4")
+    return {
+        f"{name}, {key} {number}": (SIZES[name], number)
+        if key == "passes"
+        else (replace(SIZES[name], **{key: number}), None)
+        for name in names
+        for number in numbers
+    }
+
+
+def variant(method: str, folders: Sequence[Path], passes: int | None) -> tuple[Path, list[str]]:
+    """The YAML of a method or variant, and what is changed in it."""
+    from omegaconf import OmegaConf
+
+    method, *more = VARIANTS.get(method, (method,))
+    path = config_path(method, *folders)
+    if passes is not None and method == "intra_distillation":
+        assert "num_passes" in OmegaConf.load(path).criterion
+        more.append(f"criterion.num_passes={passes}")
+    return path, more
+
+
+def _methods(asked: str | None, quick: bool, folders: Sequence[Path]) -> list[str]:
+    """What to measure, standard first."""
+    known = methods_in(*folders)
+    if asked is not None:
+        methods = asked.split(",")
+    else:
+        methods = [*known, *(name for name, (method, *more) in VARIANTS.items() if method in known and _is_here(more))]
+        methods = [name for name in QUICK if name in methods] if quick else methods
+    return ["standard", *(method for method in methods if method != "standard")]
+
+
+def _is_here(settings: Sequence[str]) -> bool:
+    """Whether this fairseq has the criterion of a variant: 0.12.2 has no R-Drop."""
+    from fairseq.criterions import CRITERION_REGISTRY
+
+    named = dict(setting.split("=") for setting in settings)
+    return named.get("criterion._name", "cross_entropy") in CRITERION_REGISTRY
 
 
 def run(args: argparse.Namespace) -> int:
@@ -390,19 +340,28 @@ def run(args: argparse.Namespace) -> int:
 
     logging.disable(logging.INFO)
     folders = args.configs or [CONFIGS / "toy", CONFIGS / "adapt"]
-    if args.rounds < 1:
+    rounds = args.rounds if args.rounds is not None else 5 if args.quick else 15
+    if rounds < 1:
         raise UserError("--rounds must be at least 1; type --rounds 15")
-    methods = args.methods.split(",") if args.methods else methods_in(*folders)
-    methods = ["standard", *(m for m in methods if m != "standard")]
+    if args.check is not None and not args.check.is_file():
+        raise UserError(f"there is no table {args.check}; make one with: wff bench --quick --out DIR")
+    methods = _methods(args.methods, args.quick, folders)
     rows = []
-    for name in args.size or ["small"]:
-        sample, task = synthetic(SIZES[name], args.seed)
+    for name, (size, passes) in sizes(args.size or ["small"], args.vary).items():
+        sample, task = synthetic(size, args.seed)
+        chosen = {method: variant(method, folders, passes) for method in methods}
         subjects = [
-            subject_of(method, config_path(method, *folders), SIZES[name], args.device, args.seed, task)
-            for method in methods
+            subject_of(method, path, size, args.device, args.seed, task, (*PRECISIONS[args.precision], *more))
+            for method, (path, more) in chosen.items()
         ]
-        rows += measure(subjects, name, sample, args.rounds, args.device)
+        rows += measure(subjects, name, sample, rounds, args.device, args.precision)
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
     if args.out:
         write(rows, args.out)
-    return 0
+    if args.check is None:
+        return 0
+    with args.check.open(newline="", encoding="utf-8") as file:
+        worse = list(worse_than(csv.DictReader(file), rows))
+    for line in worse:
+        say(f"worse than {args.check}: {line}")
+    return 1 if worse else 0
