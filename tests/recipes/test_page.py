@@ -68,6 +68,8 @@ def root(tmp_path_factory):
         about["versions"] = {"torch": "2.13.0", EVIL: "1"}
         path.write_text(json.dumps(about | {"method": EVIL} if "freeze" in str(path) else about))
     a_log(folder / "mine/some.log", ARGPARSE, 7, ADAM, NAMESPACE)
+    (folder / "mine/checkpoints").mkdir()
+    (folder / "mine/checkpoints/checkpoint_last.pt").touch()
     columns = "update,by,group,parameters,mean,std,std_over_mean,gini,share_top20,mean_top20,mean_bottom80,"
     columns += "top20_over_bottom80,weight_norm,gradient_norm,frozen\n"
     rows = [f"{update},model,all,9,1e-5,2e-5,2,0.7,0.8,4e-5,1e-6,40,1,1,0.{update}\n" for update in (50, 100)]
@@ -199,19 +201,25 @@ def test_what_is_missing_says_what_to_type(read, root):
     half = root / "runs/iwslt14-li/clean/de-en/weighted_freeze-2"
     assert f"not done to the end: 1 runs, {half} is one" in read.text
     assert "wff train iwslt14 --method weighted_freeze --seed 2" in read.text
-    assert "No scores of 1 runs, some.log is one" in read.text and "--reference RAW.TXT" in read.text
+    saved = root / "mine/checkpoints"
+    typed = f"wff evaluate '{saved}/checkpoint_last.pt' --data bin --reference RAW.TXT --out '{saved}'"
+    assert "No scores of mine. To have it, type:" in read.text and typed in read.text
     assert "Commit, versions and machine of mine are not known" in read.text
     assert "How mine was started is not known" in read.text
 
 
 def test_a_log_alone_is_a_run_with_gaps(root, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    score = {"bleu": 12.345, "chrf": 40, "sentences": 1000, "bleu_signature": "sig|nature"}
+    (root / "mine/checkpoints/checkpoint_last.score.json").write_text(json.dumps(score))
     text = html.unescape(write(capsys, root / "mine/some.log"))
+    (root / "mine/checkpoints/checkpoint_last.score.json").unlink()
+    assert Read(text).rows("run", "file", "BLEU")["some"] == ["some", "checkpoint_last.score", "12.35"]
     assert (root / "mine/report.html").is_file()
     assert "<title>some: report</title>" in text and "no picture: matplotlib is missing" in text
     assert "pip install 'weighted-freezing-fairseq[plot]'" in text
     assert "no importance.csv; train with --log-importance 200" in text
-    assert "wff bench --out " in text and "there is no checkpoint to measure" in text
+    assert "wff bench --out " in text and "/checkpoints/checkpoint_last.pt' --names some --data bin --out " in text
 
 
 # That it is safe, whole, and the same -------------------------------------------------------------------------------

@@ -70,8 +70,10 @@ class Account:
 
     @cached_property
     def scores(self) -> Mapping[str, Mapping[str, Any]]:
-        """Scores by the name of their file, which only this run's folder vouches for."""
-        found = sorted(self.path.glob("*score.json")) if self.path.is_dir() else []
+        """Scores by the name of their file; beside a log may lie those of other runs."""
+        own = [self.folder] if self.path.is_dir() else []
+        own += [self.saved] if self.saved != self.folder else []
+        found = [path for folder in own for path in sorted(folder.glob("*score.json"))]
         return {path.name.removesuffix(".json"): _read_json(path) for path in found}
 
     @cached_property

@@ -134,7 +134,7 @@ def _summary(runs: Mapping[str, Account]) -> Iterator[str]:
         yield "; ".join(_alike(runs))
 
 
-def _alike(runs: Mapping[str, Account]) -> list[str]:
+def _alike(runs: Iterable[str]) -> list[str]:
     """The names of the runs, those of one method together."""
     found: dict[str, list[str]] = {}
     for label in runs:
@@ -210,15 +210,17 @@ def _scores(subject: Subject, kept: Path) -> Iterator[Markup]:
         yield as_html(Grid("Scores that lie in the folders of the runs", header, others))
     for note in (*missing, *apart, *untested):
         yield _gap(note)
-    scoreless = [a for a in subject.runs.values() if not a.provenance and not a.scores]
+    scoreless = {label: a for label, a in subject.runs.items() if not a.provenance and not a.scores}
     if scoreless:
-        first = scoreless[0]
-        weights = first.weights or first.saved / "checkpoint_best.pt"
-        words = ["wff", "evaluate", weights, "--data", first.settings.get("task.data", "BIN"), "--reference", "RAW.TXT"]
-        yield _gap(
-            f"No scores of {len(scoreless)} runs, {scoreless[0].path.name} is one; "
-            f"type: {_line([*words, '--out', first.folder])}"
-        )
+        yield _gap(f"No scores of {', '.join(_alike(scoreless))}; {_scoring(next(iter(scoreless.values())))}")
+
+
+def _scoring(account: Account) -> str:
+    """How a run without a recipe gets a score that a page finds."""
+    if account.weights is None:
+        return "and there is no checkpoint to score"
+    words = ["wff", "evaluate", account.weights, "--data", account.settings.get("task.data", "BIN")]
+    return f"type: {_line([*words, '--reference', 'RAW.TXT', '--out', account.saved])}"
 
 
 def _signature(score: Mapping[str, Any]) -> str:
@@ -410,7 +412,7 @@ def _provenance(runs: Mapping[str, Account]) -> Iterator[Markup]:
     unknown = [label for label in runs if label not in known]
     if unknown:
         yield _gap(
-            f"Commit, versions and machine of {', '.join(_alike({name: runs[name] for name in unknown}))} are not "
+            f"Commit, versions and machine of {', '.join(_alike(unknown))} are not "
             "known: fairseq-train alone does not keep them, wff train does"
         )
 
