@@ -5,7 +5,8 @@ statistics of `balance.py`. Left out on purpose: means over many batches (`wff s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +55,22 @@ class Contribution:
         return {"parameters": scores.count, **balance, "weight_norm": weight, "gradient_norm": grad, "frozen": share}
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let this process compute in one thread for a while.
+
+    Every step here is short: two threads would wait for each other thousands of times, up to 30 times as long on a
+    machine that has other work. Filling bins takes one thread anyhow.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def measure(weights: Sequence[tuple[Entry, Slot]], scale: float | Tensor = 1.0) -> dict[Group, Contribution]:
     """The contributions of all groups of `weights`, those without gradient left out; nothing waits for a GPU.
 
@@ -74,6 +91,7 @@ def measure(weights: Sequence[tuple[Entry, Slot]], scale: float | Tensor = 1.0) 
     return {group: found[group] for group in in_order(found)}
 
 
+@one_thread()
 def rows(found: Mapping[Group, Contribution], frozen: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
     """One row a group; None where a ratio has no value."""
     return [{"by": by, "group": name, **contribution.row(frozen)} for (by, name), contribution in found.items()]
