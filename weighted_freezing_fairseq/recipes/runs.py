@@ -10,7 +10,6 @@ import csv
 import fcntl
 import io
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from ..errors import UserError
 from ..files import whole_folder, write_atomically
 from ..user_dir import USER_DIR
 from . import corpus
+from .commands import started
 from .machine import Machine, environment
 from .scores import Score, all_scores, read_lines, refuse_processed
 from .translate import Decode, Pieces, generate
@@ -162,22 +162,6 @@ def wff(words: Sequence[Any], threads: int) -> str:
     return done.stdout
 
 
-# A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
-_UNTIL_PARENT_DIES = """
-import ctypes, os, runpy, signal, sys
-parent, package, command = int(sys.argv.pop(1)), sys.argv.pop(1), sys.argv[1]
-if sys.platform == "linux":
-    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    die_with_parent()
-    if command == "fairseq_cli.preprocess":  # its processes, too; training forks from threads that end earlier
-        os.register_at_fork(after_in_child=die_with_parent)
-if os.getppid() != parent:
-    sys.exit("killed before it began")
-sys.path.append(package)  # last: where it is installed, that copy is found
-runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
-"""
-
-
 def fairseq(
     command: str,
     words: Sequence[Any],
@@ -189,9 +173,8 @@ def fairseq(
     log.parent.mkdir(parents=True, exist_ok=True)
     module = hydra_train.__name__ if command == "hydra_train" else f"fairseq_cli.{command}"
     last = ""
-    with subprocess.Popen(
-        [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), USER_DIR.parent, module, *words))],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+    with started(
+        module, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=env or environment(1),
     ) as process, log.open("a", encoding="utf-8") as file:  # fmt: skip
         assert process.stdout is not None

@@ -5,7 +5,6 @@ ignored, since they compare with the binarised reference.
 """
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..user_dir import USER_DIR
+from .commands import started
 from .machine import Machine
 
 
@@ -46,21 +46,20 @@ def generate(
     """The detokenised hypotheses of `subset`, in the order of the set; `watch` is told how many there are."""
     if not checkpoint.is_file():
         raise UserError(f"there is no checkpoint {checkpoint}")
-    command = [
-        sys.executable, "-m", "fairseq_cli.generate", str(data), "--user-dir", str(USER_DIR), "--path", str(checkpoint),
-        "--gen-subset", subset,
+    words = [
+        data, "--user-dir", USER_DIR, "--path", checkpoint, "--gen-subset", subset,
         *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
         *(f"--{k.replace('_', '-')}={value}" for k, value in asdict(pieces).items() if value is not None),
         "--required-batch-size-multiple", "1", "--max-tokens", "4000", "--num-workers", "0", "--log-format", "none",
     ]  # fmt: skip
     if machine.device == "cpu":
-        command.append("--cpu")
+        words.append("--cpu")
     found: dict[int, str] = {}
     last = ""
     with (
         machine.environment() as env,
         tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
+        started("fairseq_cli.generate", words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
     ):
         assert process.stdout is not None
         for raw in process.stdout:  # bytes: a line ends at a line feed, whatever is inside
