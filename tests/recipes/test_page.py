@@ -285,6 +285,7 @@ def test_text_is_escaped_and_markup_is_not():
             "{0}/empty is a folder, and a page is a file; type --out {0}/empty/report",
         ),
         (["mine/some.log", "--out", "other.html"], "{}/other.html is there and is no page of wff report; type another"),
+        (["cost"], "there is no run to report on; type the folder or the log of one, too"),
         (["mine", "mine/some.log", "--names", "a"], "runs need as many different names; type --names"),
     ],
 )

@@ -127,6 +127,8 @@ class Account:
 def accounts(given: Sequence[Path], names: str | None) -> dict[str, Account]:
     """The runs that the paths are or hold, by what they are called; standard training first in a folder of several."""
     paths = [path for each in given for path in _runs_at(each)]
+    if not paths:
+        raise UserError("there is no run to report on; type the folder or the log of one, too")
     return {name: Account(path) for name, path in labels(list(dict.fromkeys(paths)), names, "runs").items()}
 
 
@@ -180,7 +182,7 @@ def _value(node: ast.expr) -> Any:
         case ast.List() | ast.Tuple():
             return [_value(item) for item in node.elts]
         case ast.Call(func=ast.Name(id="Namespace")):
-            return _Namespace((key.arg, _value(key.value)) for key in node.keywords)
+            return _Namespace((key.arg, _value(key.value)) for key in node.keywords if key.arg)
     return ast.unparse(node)
 
 

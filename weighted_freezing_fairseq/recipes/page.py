@@ -10,6 +10,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ class Subject:
     @classmethod
     def of(cls, given: Sequence[Path], names: str | None, **more: Any) -> "Subject":
         """From what a user typed; tables that were not typed may lie beside the runs, or beside their folder."""
-        tables = {name: [path / name for path in given if (path / name).is_file()] for name in (_SENSITIVITY, _COST)}
-        folders = [table.parent for found in tables.values() for table in found]
+        found = {name: [path / name for path in given if (path / name).is_file()] for name in (_SENSITIVITY, _COST)}
+        folders = [table.parent for tables in found.values() for table in tables]
         runs = accounts([path for path in given if path not in folders], names)
-        return cls(runs, *(found or _beside(runs, name) for name, found in tables.items()), **more)
+        sensitivities, costs = (tables or _beside(runs, name) for name, tables in found.items())
+        return cls(runs, sensitivities, costs, **more)
 
     @property
     def place(self) -> Path:
@@ -155,7 +157,7 @@ class Pictures:
         """A figure of `wff plot`, for two columns and for one."""
         about, source = FIGURES[name].about, FIGURES[name].source
         caption = f"{about[0].upper()}{about[1:]} (as {source}). Its numbers as CSV: `wff plot {name}`."
-        makes = [lambda path, wide=wide: draw(name, rows, path, Options(wide=wide)) for wide in (True, False)]
+        makes = [partial(draw, name, rows, options=Options(wide=wide)) for wide in (True, False)]
         return self.made(makes, about, runs, caption)
 
     def made(self, makes: Sequence[Callable[[Path], None]], about: str, of: Iterable[str], caption: str) -> Markup:
@@ -257,7 +259,7 @@ def _training(runs: Mapping[str, Account], pictures: Pictures) -> Iterator[Marku
 
 def _progress(label: str, account: Account, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     valid = [row for row in rows if row["split"] == "valid" and row["nll_loss"] != ""]
-    best = min(valid, key=lambda row: float(row["nll_loss"]), default={"nll_loss": "", "update": "-"})
+    best = min(valid, key=lambda row: float(row["nll_loss"]), default={"nll_loss": "", "update": 0})
     bleu = max((float(row["bleu"]) for row in valid if row["bleu"] != ""), default=None)
     last = [row["loss"] for row in rows if row["split"] == "train"][-1:]
     planned = account.settings.get("optimization.max_update", "0")
@@ -269,7 +271,7 @@ def _progress(label: str, account: Account, rows: Sequence[Mapping[str, Any]]) -
         "reached" if account.finished else "not reached" if account.traces.log else "unknown",
         _short(last[0], ".3f") if last else "-",
         _short(best["nll_loss"], ".3f"),
-        str(best["update"]),
+        f"{best['update']:,}" if best["update"] else "-",
         _short(bleu, ".2f"),
         "-" if seconds is None else f"{seconds / 3600:.2f}",
     ]  # fmt: skip
@@ -334,7 +336,7 @@ def _sensitivity(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
             f"Measured by `wff sensitivity`, {models[0]['batches']} batches each, in {path.parent.name}/."
         )
         names = [row["checkpoint"] for row in models]
-        yield pictures.made([lambda goal, own=path.parent: sensitivity.picture(own, goal)], about, names, caption)
+        yield pictures.made([partial(sensitivity.picture, path.parent)], about, names, caption)
         yield as_html(
             Grid("Sensitivity of all parameters of each checkpoint", *_sensitivity_table(models, "checkpoint"))
         )
@@ -343,7 +345,7 @@ def _sensitivity(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
             if own:
                 title = f"The same by {by}"
                 yield _folded(title, as_html(Grid(title, *_sensitivity_table(own, "checkpoint", "group"))))
-    weights = {label: path for label, account in subject.runs.items() if (path := account.weights)}
+    weights = {label: best for label, account in subject.runs.items() if (best := account.weights)}
     if not subject.sensitivities and weights:
         words = ["wff", "sensitivity", *weights.values(), "--names", ",".join(weights), "--data"]
         data = next(iter(subject.runs.values())).settings.get("task.data", "BIN")
