@@ -1,8 +1,8 @@
 """`wff sensitivity`: how evenly the parameters of checkpoints contribute, as a table and as violins.
 
 The sensitivity |theta * grad| of every parameter, the mean over random batches (Xu et al. 2022, sections 2.1 to 2.3 and
-appendix B), statistics of all of them, and a sample to draw. Left out on purpose: sensitivity while a model trains, and
-what would happen to its translations without the least sensitive weights (`prune.py`).
+appendix B), statistics of all of them, and a sample to draw. Left out on purpose: sensitivity while a model trains
+(`--log-importance`), and what would happen to its translations without the least sensitive weights (`prune.py`).
 """
 
 import argparse
