@@ -203,7 +203,7 @@ def test_what_is_missing_says_what_to_type(read, root):
     assert "wff train iwslt14 --method weighted_freeze --seed 2" in read.text
     saved = root / "mine/checkpoints"
     typed = f"wff evaluate '{saved}/checkpoint_last.pt' --data bin --reference RAW.TXT --out '{saved}'"
-    assert "No scores of mine. To have it, type:" in read.text and typed in read.text
+    assert "No scores of mine; type: " in read.text and typed in read.text
     assert "Commit, versions and machine of mine are not known" in read.text
     assert "How mine was started is not known" in read.text
 

@@ -176,7 +176,7 @@ def _gap(note: str) -> Markup:
     said, typed, words = note.rpartition("type: ")
     if not typed:
         return element("div", element("p", note), class_="gap")
-    return element("div", element("p", said.rstrip("; ") + ". To have it, type:"), command(words), class_="gap")
+    return element("div", element("p", said + typed), command(words), class_="gap")
 
 
 def _folded(summary: str, *content: Markup, unless: bool = False) -> Markup:
