@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from scored_runs import REFERENCE, a_run, translations
+from scored_runs import LOG, REFERENCE, SITTING, a_run, translations
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.configs import CONFIGS, methods_in
@@ -16,7 +16,7 @@ from weighted_freezing_fairseq.data import DATASETS
 from weighted_freezing_fairseq.recipes import significance
 from weighted_freezing_fairseq.recipes.published import AVERAGE, BASELINE, TABLES
 from weighted_freezing_fairseq.recipes.report import sheet_of_paper, write
-from weighted_freezing_fairseq.recipes.results import Result, Scored, Setting
+from weighted_freezing_fairseq.recipes.results import Result, Scored, Setting, cost
 
 
 def refusal(capsys, *words):
@@ -136,6 +136,14 @@ def test_mean_deviation_and_difference(matrix, reported):
     in_paper = cell(cells(reported / "li-5.csv"), "weighted_freeze")
     assert float(in_paper["minus_paper"]) == pytest.approx(average - 33.30)
     assert float(in_paper["paper_minus_standard"]) == pytest.approx(33.30 - 32.75)
+
+
+def test_a_sitting_whose_clock_stood_still_counts_by_its_end(tmp_path):
+    end = "[x][fairseq_cli.train][INFO] - done training in 99.6 seconds\n"
+    (tmp_path / "log").write_text(
+        SITTING + LOG % (50, 0) + LOG % (100, 900) + end + SITTING + LOG % (150, 0) + LOG % (200, 0) + end
+    )
+    assert cost(tmp_path / "log") == (200, 1000)
 
 
 def test_a_test_is_made_once(matrix, reported, monkeypatch):

@@ -226,8 +226,14 @@ def cost(log: Path) -> tuple[int | None, int | None]:
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     sittings = text.split("num. shared model params")[1:]  # fairseq says that once, and counts its seconds from there
     told = [re.findall(r'\btrain(?:_inner)?\b.*num_updates": "(\d+)".*wall": "(\d+)"\}', each) for each in sittings]
-    last = [lines[-1] for lines in told if lines]
-    return (int(last[-1][0]), sum(int(wall) for _, wall in last)) if last else (None, None)
+    updates, seconds = None, 0.0
+    for each, lines in zip(sittings, told, strict=True):
+        if lines:
+            updates, wall = map(int, lines[-1])
+            ends = re.findall(r"done training in ([\d.]+)", each)
+            # After a resume fairseq's clock may stand at 0; then the end of the sitting tells.
+            seconds += wall or float(ends[-1] if ends else 0)
+    return updates, None if updates is None else round(seconds)
 
 
 @functools.cache
