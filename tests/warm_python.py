@@ -130,7 +130,12 @@ def serve_its_commands() -> bool:
     ours.recv(1)
     _own.append(ours)
     cold = subprocess.Popen
-    subprocess.Popen = lambda args, **kw: (Popen if args[0] == sys.executable else cold)(args, **kw)
+
+    class WarmWherePython(cold):
+        def __new__(cls, args, **options):
+            return (Popen if args[0] == sys.executable else cold)(args, **options)
+
+    subprocess.Popen = WarmWherePython
     return True
 
 
