@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from . import native
+from .fused_adam import FusedAdam
 from .importance import fisher
 from .masks import largest, quantile, stream_key, uniform
+from .native import Guide
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
@@ -210,11 +212,21 @@ class FixedMaskOptimizer(WrappedOptimizer):
             if self.source == "fisher":
                 return  # the last of the updates in which no weight moves
         self._settle()
+        if self._narrow is not None:
+            self._narrow.give_options_to_base()
+        fused = FusedAdam.of(self.base, {} if self._narrow is None else self._narrow.picked)
+        if fused is not None:
+            fused.take_([(Slot("", p, p.shape), Guide(native.HOLD, more=mask)) for p, mask in self._held])
+        else:
+            self._step_base() if self._narrow is None else self._narrow.step(self._step_base)
+
+    def _step_base(self) -> None:
+        """One step of the base, after which what is held is as it was."""
         held = [(parameter, parameter.detach().clone(), mask) for parameter, mask in self._held]
         for parameter, _, mask in held:
             if parameter.grad is not None and not self._elementwise:  # or a number that stays moves its neighbours
                 parameter.grad.mul_(mask)
-        self.base.step() if self._narrow is None else self._narrow.step()
+        self.base.step()
         if native.ready((parameter, old) for parameter, old, _ in held):
             native.restore_(held)
         else:
@@ -295,16 +307,24 @@ class _Narrow:
         for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
             mine.update({key: value for key, value in theirs.items() if key != "params"})
 
-    def step(self) -> None:
-        """One step of the base on the short parameters."""
+    def give_options_to_base(self) -> None:
+        """Learning rate and the like, before the base needs them."""
         for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
             theirs.update({key: value for key, value in mine.items() if key != "params"})
+
+    @property
+    def picked(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
+        """For each short parameter the whole one, and the positions in it."""
+        return {short: (whole, positions) for whole, positions, short in self.parts}
+
+    def step(self, step_base: Callable[[], None]) -> None:
+        """One step of the base on the short parameters."""
         moving = [part for part in self.parts if part[0].grad is not None and len(part[1])]
         for whole, positions, short in moving:
             assert whole.grad is not None
             short.copy_(whole.detach().view(-1)[positions])
             short.grad = whole.grad.reshape(-1)[positions]
-        self.base.step()
+        step_base()
         for whole, positions, short in moving:
             whole.detach().view(-1)[positions] = short.detach()
             short.grad = None

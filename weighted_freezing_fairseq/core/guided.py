@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from . import native
+from .fused_adam import FusedAdam
 from .masks import stream_key, uniform
+from .native import NO_SCALE, Guide, Scale
 from .rules import RULES, Given, Rule
 from .scope import Slot, block_size, blocks
 from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row
@@ -91,16 +93,44 @@ class GuidedOptimizer(WrappedOptimizer):
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
             active = []
-        if self.stage == "gradient":
+        self._note(active)
+        fused = FusedAdam.of(self.base)
+        inside = None if fused is None else self._inside_adam(active)
+        if fused is not None and inside is not None:
+            fused.take_(*inside, self.importance)
+        elif self.stage == "gradient":
             self._learn(active)
-            self._note(active)
             self._guide_gradients(active)
             self.base.step()
         else:
             changes = self._remember(active)
-            self._note(active)
             self.base.step()
             _advance_(changes)
+
+    # The step in one pass with Adam.
+
+    def _inside_adam(self, active: Sequence[Slot]) -> tuple[list[tuple[Slot, Guide]], Scale] | None:
+        """What the kernel is to do to each slot around Adam's step; None if the row is not one that it computes."""
+        # Identity, not the name: a row that somebody changed must run as changed.
+        if self.rule is RULES["weighted_freeze"]:
+            kind = native.GRADIENT if self.stage == "gradient" else native.CHANGE
+            pairs = [(slot.weight, gradient(slot)) for slot in active]
+            bounds = native.ranges(pairs, self.importance) if pairs and self.norm == "global" else None
+            return [(slot, Guide(kind, self._key(slot), bounds)) for slot in active], NO_SCALE
+        averages = [average for slot in active for average in self._average_read(slot)]
+        row = native.scale_kind(self.rule, self.importance, averages)
+        if row is None or self.stage != "update":
+            return None
+        if not active:
+            return [], NO_SCALE
+        guides = []
+        for slot, summary in self._summed_up(active):
+            average = next(iter(self._average_read(slot)), None)
+            guides.append((slot, Guide(native.SCALE_CHANGE, mean=float(summary.get("mean", 0.0)), more=average)))
+        half = any(average.dtype == torch.bfloat16 for average in averages)
+        return guides, Scale(row, half, (self.beta, self._correction(), self.eps, self.max_scale))
+
+    # The step in two: what guides, and the base.
 
     def _guide_gradients(self, active: Sequence[Slot]) -> None:
         """grad <- -g(I) * grad: by the C twin where that reads the tensors, else block by block in torch."""
@@ -171,8 +201,12 @@ class GuidedOptimizer(WrappedOptimizer):
         """average <- beta * average + (1 - beta) * I, where the row has an average."""
         for slot in active if "average" in self.rule.needs else ():
             for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
-                scores = self._scores(weight, grad)
-                average.copy_(average.to(scores.dtype).mul_(self.beta).add_(scores * (1 - self.beta)))
+                average.copy_(self._moved(average, self._scores(weight, grad)))
+
+    def _moved(self, average: Tensor, scores: Tensor) -> Tensor:
+        """The average after this update, in its own precision."""
+        moved = average.to(scores.dtype, copy=True).mul_(self.beta).add_(scores * (1 - self.beta))
+        return moved.to(average.dtype)
 
     def _correction(self) -> float:
         # DEVIATION: neither paper prints a correction of the average for its start at zero. The code of Liang et al.
@@ -211,9 +245,10 @@ class GuidedOptimizer(WrappedOptimizer):
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot, summary in self._summed_up(active):
             sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
-            for start, block in self._blocks(slot, *self._average_read(slot)):
-                scores = self._scores(*block[:2]).double()
-                factor = self._minus_g(slot, summary, start, *block)
+            for start, (weight, grad, *average) in self._blocks(slot, *self._average_read(slot)):
+                scores = self._scores(weight, grad)
+                factor = self._minus_g(slot, summary, start, weight, grad, *(self._moved(a, scores) for a in average))
+                scores = scores.double()
                 effect = factor.double().sum() if self.scales else (factor == 0).sum().double()
                 sums += torch.stack([effect, scores.sum(), scores.square().sum()])
             yield slot, sums

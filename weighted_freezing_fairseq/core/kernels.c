@@ -1,7 +1,8 @@
-/* weighted_freeze and sage in one pass over weight and gradient, bit for bit as in torch; masks and alignment of pruning.
+/* weighted_freeze, sage, masks that stay, and Adam with any of them in one pass, bit for bit as in torch; masks and
+ * alignment of pruning.
  *
  * weighted_freeze, the fast twin of rules._freeze:
- * For each tensor: lo and hi of the importance (first pass), then grad *= keep (second pass, from the cache), with the
+ * For each tensor: lo and hi of the importance (first pass), then what is kept (second pass, from the cache), with the
  * counter-based numbers of masks.uniform computed on the way. Importance is never negative, so the order of floats is
  * the order of their bits, and minimum and maximum become integer reductions, which every compiler vectorises without
  * unsafe flags; a NaN counts as larger than infinity and freezes, as in torch.
@@ -11,8 +12,10 @@
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
 #define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define FLOAT_CLONES __attribute__((target_clones("avx512f", "fma", "default"))) /* avx2 alone has no fma */
 #else
 #define CLONES
+#define FLOAT_CLONES
 #endif
 
 enum { MAGNITUDE = 0, LOSS_PRESERVING = 1, FISHER = 2 };
@@ -32,15 +35,14 @@ static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); ret
         hi = a > hi ? a : hi;                                                           \
     }
 
-#define FREEZE(metric)                                                                  \
+#define KEEP(metric)                                                                    \
     for (int64_t i = 0; i < n; i++) {                                                   \
-        uint32_t x = (uint32_t)i ^ k0;                                                  \
+        uint32_t x = ((uint32_t)start + (uint32_t)i) ^ k0;                              \
         x ^= x >> 16; x *= 0x7feb352dU; x += k1;                                        \
         x ^= x >> 15; x *= 0x846ca68bU;                                                 \
         x ^= x >> 16;                                                                   \
         float u = (float)(int32_t)((x >> 8) + 1) * 0x1p-24f;                            \
-        int keep = u * range <= hi - IMPORTANCE_OF(metric, w[i], g[i]);                 \
-        g[i] *= keep ? 1.0f : 0.0f;                                                     \
+        kept[i] = u * range <= hi - IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f;    \
     }
 
 CLONES
@@ -55,34 +57,21 @@ static void range_of(const float *restrict w, const float *restrict g, int64_t n
     out[1] = from_bits(hi);
 }
 
+/* what is kept, 1 or 0, of the numbers start .. start + n - 1 of a tensor with scores from lo to hi */
 CLONES
-static void freeze_one(const float *restrict w, float *restrict g, int64_t n, uint32_t k0, uint32_t k1, int metric,
-                       float lo, float hi) {
+static void keep_one(const float *restrict w, const float *restrict g, float *restrict kept, int64_t n, int64_t start,
+                     uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
     const float range = hi - lo;
     switch (metric) {
-    case MAGNITUDE: FREEZE(MAGNITUDE) break;
-    case LOSS_PRESERVING: FREEZE(LOSS_PRESERVING) break;
-    default: FREEZE(FISHER) break;
+    case MAGNITUDE: KEEP(MAGNITUDE) break;
+    case LOSS_PRESERVING: KEEP(LOSS_PRESERVING) break;
+    default: KEEP(FISHER) break;
     }
 }
 
 /* lo and hi of each of `count` tensors of n[t] numbers, into out[2 * t] and out[2 * t + 1] */
 void wff_ranges(int64_t count, const int64_t *n, const float **w, const float **g, int metric, float *out) {
     for (int64_t t = 0; t < count; t++) range_of(w[t], g[t], n[t], metric, out + 2 * t);
-}
-
-/* grad *= keep for each of `count` tensors; `shared` holds one lo and hi for all, or is null: each has its own */
-void wff_freeze(int64_t count, const int64_t *n, const float **w, float **g, const uint32_t *keys, int metric,
-                const float *shared) {
-    for (int64_t t = 0; t < count; t++) {
-        float own[2];
-        const float *bounds = shared;
-        if (!bounds) {
-            range_of(w[t], g[t], n[t], metric, own);
-            bounds = own;
-        }
-        freeze_one(w[t], g[t], n[t], keys[2 * t], keys[2 * t + 1], metric, bounds[0], bounds[1]);
-    }
 }
 
 /* sage, the fast twin of rules._sage, _sage_by_average and _sage_light: I = |w * g| moves its average, which is kept in
@@ -173,6 +162,149 @@ static void mask_one(float *restrict x, const uint8_t *restrict mask, int64_t n)
 
 void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) {
     for (int64_t t = 0; t < count; t++) mask_one(x[t], mask[t], n[t]);
+}
+
+/* A whole step: what a guide does before and after Adam, and Adam, on blocks that stay in the first cache, so that each
+ * number of w, g, m and v passes through memory once. Every operation is one of torch's, in its order and with its
+ * rounding: `contracted` says whether its x * y + z rounds once, `root` is its square root (see native.arithmetic). */
+enum { BLOCK = 1024 };
+enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3, HOLD = 4, PICK = 5 };       /* guides; 0 is none */
+enum { ADD_TO_WEIGHT = 1, SCALE_WEIGHT = 2, ADD_TO_GRADIENT = 3 };             /* weight decays; 0 is none */
+
+typedef void (*root_of)(int n, const float *x, float *y, int64_t mode);
+enum { ROOT_MODE = 0x140102 }; /* as torch calls MKL: high accuracy, denormal numbers kept, no error handler */
+
+typedef struct {
+    int32_t decays, lerps; /* lerps: m by torch's lerp and a root that is scaled, as in torch.optim; else as in fairseq */
+    float decay, beta1, rest1, beta2, rest2, scale, eps, rate;
+} adam;
+
+typedef struct {
+    float *w, *g, *m, *v;
+    void *more;            /* the average of SCALE_CHANGE, the mask of HOLD, or the positions in w and g of PICK */
+    int64_t n, start;      /* so many numbers, and where the first stands in its tensor */
+    uint32_t key[2];
+    float lo, hi, mean;
+    int32_t guide, ranged; /* ranged: lo and hi are given; else they are those of this job */
+    int32_t group;         /* of the constants of Adam; -1: the gradient is guided, and nothing else */
+} job;
+
+typedef struct {
+    const adam *groups;
+    root_of root;
+    const float *scale; /* constants of sage, as above */
+    int32_t contracted, metric, kind, half;
+} settings;
+
+#define PLUS(x, y, z) (contracted ? __builtin_fmaf(x, y, z) : (x) * (y) + (z)) /* x * y + z */
+
+FLOAT_CLONES
+static void decay_one(float *restrict w, int64_t n, const adam *restrict c, int contracted) {
+    const float decay = c->decay;
+    if (c->decays == ADD_TO_WEIGHT)
+        for (int64_t i = 0; i < n; i++) w[i] = PLUS(w[i], decay, w[i]);
+    else
+        for (int64_t i = 0; i < n; i++) w[i] *= decay;
+}
+
+FLOAT_CLONES
+static void decayed_gradient(const float *restrict w, const float *restrict g, float *restrict out, int64_t n,
+                             float decay, int contracted) {
+    for (int64_t i = 0; i < n; i++) out[i] = PLUS(w[i], decay, g[i]);
+}
+
+FLOAT_CLONES
+static void moments_one(const float *restrict g, float *restrict m, float *restrict v, int64_t n,
+                        const adam *restrict c, int contracted) {
+    const float beta1 = c->beta1, rest1 = c->rest1, beta2 = c->beta2, rest2 = c->rest2;
+    if (c->lerps)
+        for (int64_t i = 0; i < n; i++) m[i] = PLUS(rest1, g[i] - m[i], m[i]);
+    else
+        for (int64_t i = 0; i < n; i++) m[i] = PLUS(rest1, g[i], m[i] * beta1);
+    for (int64_t i = 0; i < n; i++) v[i] = PLUS(rest2 * g[i], g[i], v[i] * beta2);
+}
+
+FLOAT_CLONES
+static void roots_one(const float *restrict v, float *restrict out, int64_t n, root_of root) {
+    if (!root) {
+        for (int64_t i = 0; i < n; i++) out[i] = __builtin_sqrtf(v[i]);
+        return;
+    }
+    float other[BLOCK]; /* 1 for 0, whose root takes MKL many times as long */
+    for (int64_t i = 0; i < n; i++) other[i] = v[i] == 0 ? 1 : v[i];
+    root((int)n, other, out, ROOT_MODE);
+    for (int64_t i = 0; i < n; i++) out[i] = v[i] == 0 ? v[i] : out[i];
+}
+
+FLOAT_CLONES
+static void move_one(float *restrict w, const float *restrict m, const float *restrict root, int64_t n,
+                     const adam *restrict c) {
+    const float scale = c->scale, eps = c->eps, rate = c->rate;
+    if (c->lerps)
+        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / (root[i] / scale + eps);
+    else
+        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / (root[i] + eps);
+}
+
+static void adam_one(float *w, const float *g, float *m, float *v, int64_t n, const adam *c, const settings *s) {
+    float decayed[BLOCK], root[BLOCK];
+    if (c->decays == ADD_TO_GRADIENT) {
+        decayed_gradient(w, g, decayed, n, c->decay, s->contracted);
+        g = decayed;
+    } else if (c->decays)
+        decay_one(w, n, c, s->contracted);
+    moments_one(g, m, v, n, c, s->contracted);
+    roots_one(v, root, n, s->root);
+    move_one(w, m, root, n, c);
+}
+
+CLONES
+static void multiply_one(float *restrict x, const float *restrict by, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] *= by[i];
+}
+
+/* of short vectors m and v, which hold only some numbers of the weight */
+static void step_picked(const job *j, int64_t at, int64_t n, const settings *s) {
+    float w[BLOCK], g[BLOCK];
+    const int64_t *where = (const int64_t *)j->more + at;
+    for (int64_t i = 0; i < n; i++) {
+        w[i] = j->w[where[i]];
+        g[i] = j->g[where[i]];
+    }
+    adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
+    for (int64_t i = 0; i < n; i++) j->w[where[i]] = w[i];
+}
+
+static void step_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
+    float old[BLOCK], factor[BLOCK];
+    float *w = j->w + at, *g = j->g + at;
+    void *average = j->more ? (char *)j->more + at * (s->half ? 2 : 4) : 0;
+    if (j->guide == GRADIENT || j->guide == CHANGE)
+        keep_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], s->metric, bounds[0], bounds[1]);
+    if (j->guide == GRADIENT) multiply_one(g, factor, n);
+    if (j->guide == CHANGE || j->guide == HOLD) memcpy(old, w, n * sizeof *w);
+    if (j->guide == SCALE_CHANGE) scale_one(w, g, average, old, factor, n, j->mean, s->kind, s->half, s->scale);
+    if (j->group >= 0) adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
+    if (j->guide == CHANGE || j->guide == SCALE_CHANGE) advance_one(w, old, factor, n);
+    if (j->guide == HOLD) restore_one(w, old, (const uint8_t *)j->more + at, n);
+}
+
+/* All jobs that no other thread has taken: `next` is shared by the threads, so that a slow one holds nobody up. */
+void wff_step(int64_t count, const job *jobs, int64_t *next, const settings *s) {
+    for (;;) {
+        const int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+        if (taken >= count) return;
+        const job *j = jobs + taken;
+        float bounds[2] = {j->lo, j->hi};
+        if ((j->guide == GRADIENT || j->guide == CHANGE) && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
+        for (int64_t at = 0; at < j->n; at += BLOCK) {
+            const int64_t n = j->n - at < BLOCK ? j->n - at : BLOCK;
+            if (j->guide == PICK)
+                step_picked(j, at, n, s);
+            else
+                step_block(j, at, n, bounds, s);
+        }
+    }
 }
 
 /* alignment, the fast twin of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any

@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ _FLAGS = (
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fopenmp-simd",
+    "-lm",
 )
 _METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in kernels.c
 
@@ -94,14 +96,19 @@ def _load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    for name in ("ranges", "freeze", "scale", "advance", "restore", "mask", "row_sums"):
+    for name in ("ranges", "scale", "advance", "restore", "mask", "row_sums", "step"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
 
 def suits(weight: Tensor, grad: Tensor) -> bool:
     """Whether the kernels can read this pair."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in (weight, grad))
+    return readable(weight) and readable(grad)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether a kernel can read this tensor: numbers of float32, one after the other, in the CPU's memory."""
+    return tensor.is_cpu and tensor.dtype is torch.float32 and not tensor.is_sparse and tensor.is_contiguous()
 
 
 def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
@@ -143,6 +150,125 @@ def _on_shares(tensors: Sequence[Tensor], work: Callable[[list[int]], _T]) -> li
     return list(map(work, shares) if len(shares) <= 1 else _threads(len(shares)).map(work, shares))
 
 
+def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, float]:
+    """The smallest and the largest importance in all (weight, gradient) of `pairs` together."""
+    kind = ctypes.c_int(_METRICS.index(metric))
+    weights, grads = ([part for pair in pairs for part in pair[k].view(-1).split(_LONG)] for k in (0, 1))
+
+    def range_of(share: list[int]) -> list[float]:
+        found = (ctypes.c_float * (2 * len(share)))()
+        _loaded().wff_ranges(*_sizes(weights, share), _at(weights, share), _at(grads, share), kind, found)
+        return list(found)
+
+    found = torch.tensor([number for share in _on_shares(weights, range_of) for number in share]).view(-1, 2)
+    return float(found[:, 0].amin()), float(found[:, 1].amax())  # of torch: a NaN is the largest
+
+
+class Guide(NamedTuple):
+    """What is done to a weight in a step of `step_`: `kind` is a number of the enum in kernels.c, 0 for nothing."""
+
+    kind: int = 0
+    key: tuple[int, int] = (0, 0)  # of the stream of masks
+    bounds: tuple[float, float] | None = None  # smallest and largest score, where they are not the tensor's own
+    mean: float = 0.0  # of the scores
+    more: Tensor | None = None  # an average, a mask that stays, or the positions that the moments belong to
+
+
+class Numbers(NamedTuple):
+    """The constants of Adam for a group of weights: the struct `adam` of kernels.c."""
+
+    decays: int
+    lerps: int
+    decay: float
+    beta1: float
+    rest1: float
+    beta2: float
+    rest2: float
+    scale: float
+    eps: float
+    rate: float
+
+
+class Part(NamedTuple):
+    """Numbers that are stepped alike: a weight or a slice of one, its gradient and Adam's moments, if it is Adam's."""
+
+    weight: Tensor
+    grad: Tensor
+    moments: tuple[Tensor, Tensor] | None
+    group: int  # which `Numbers`
+    guide: Guide
+
+    @property
+    def length(self) -> int:
+        """How many numbers are stepped: all of the weight, or those that have moments."""
+        return (self.moments[0] if self.moments else self.weight).numel()
+
+
+class Arithmetic(NamedTuple):
+    """How torch computes on this machine: whether x * y + z rounds once, and the address of its square root, if any."""
+
+    contracted: bool
+    root: int | None
+
+
+class Scale(NamedTuple):
+    """The row of sage that gives factors, and its constants."""
+
+    kind: int = 0
+    half: bool = False
+    numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # beta, correction, eps, max_scale
+
+
+NO_SCALE = Scale()
+_JOB = struct.Struct("@5P2q2I3f3i0q")  # the structs of kernels.c, field for field
+_ADAM = struct.Struct("@2i8f")
+_SETTINGS = struct.Struct("@3P4i0q")
+# More numbers than this are shared out among threads, and do not stay in a cache between two passes.
+_LONG = 1 << 19
+GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = 1, 2, 3, 4, 5
+
+
+def step_(parts: Sequence[Part], groups: Sequence[Numbers], arithmetic: Arithmetic, metric: str, scale: Scale) -> None:
+    """Guide and step every part in one pass over its numbers, in place; all tensors must be `readable`."""
+    kernels = _loaded()
+    jobs = [job for part in parts for job in _jobs(part, metric)]
+    table = b"".join(jobs)
+    taken = ctypes.c_int64(0)
+    constants = ctypes.create_string_buffer(b"".join(_ADAM.pack(*group) for group in groups))
+    beta, correction, eps, max_scale = scale.numbers
+    scales = (ctypes.c_float * 5)(beta, 1 - beta, correction, eps, max_scale)
+    settings = _SETTINGS.pack(
+        ctypes.addressof(constants), arithmetic.root or 0, ctypes.addressof(scales),
+        arithmetic.contracted, _METRICS.index(metric), scale.kind, scale.half,
+    )  # fmt: skip
+
+    def work(_: int) -> None:
+        kernels.wff_step(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
+
+    count = min(torch.get_num_threads(), len(jobs))
+    list(map(work, range(count)) if count <= 1 else _threads(count).map(work, range(count)))
+
+
+def _jobs(part: Part, metric: str) -> Iterator[bytes]:
+    """A part as jobs of kernels.c, none of them long."""
+    weight, grad, moments, group, guide = part
+    count = part.length
+    bounds = guide.bounds
+    if count > _LONG and bounds is None and guide.kind in (GRADIENT, CHANGE):
+        bounds = ranges([(weight, grad)], metric)
+    m, v = (moments[0].data_ptr(), moments[1].data_ptr()) if moments else (0, 0)
+    w, g = weight.data_ptr(), grad.data_ptr()
+    more, more_bytes = (guide.more.data_ptr(), guide.more.element_size()) if guide.more is not None else (0, 0)
+    for at in range(0, count, _LONG):
+        by = 4 * at
+        whole = 0 if guide.kind == PICK else by  # positions count from where a weight begins
+        yield _JOB.pack(
+            w + whole, g + whole, m and m + by, v and v + by, more + at * more_bytes,
+            min(_LONG, count - at), at, *guide.key, *(bounds or (0.0, 0.0)), guide.mean,
+            guide.kind, bounds is not None, group if moments else -1,
+        )  # fmt: skip
+
+
 def freeze_(
     pairs: Sequence[tuple[Tensor, Tensor]], keys: Sequence[tuple[int, int]], metric: str, shared_range: bool
 ) -> None:
@@ -150,27 +276,9 @@ def freeze_(
 
     With `shared_range` one minimum and maximum serve all tensors.
     """
-    kernels = _loaded()
-    weights, grads = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    kind = ctypes.c_int(_METRICS.index(metric))
-    bounds = None
-    if shared_range:
-
-        def range_of(share: list[int]) -> list[float]:
-            found = (ctypes.c_float * (2 * len(share)))()
-            kernels.wff_ranges(*_sizes(weights, share), _at(weights, share), _at(grads, share), kind, found)
-            return list(found)
-
-        found = _on_shares(weights, range_of)
-        lowest, highest = min(min(f[::2]) for f in found), max(max(f[1::2]) for f in found)
-        bounds = (ctypes.c_float * 2)(lowest, highest)
-
-    def freeze(share: list[int]) -> None:
-        words = (ctypes.c_uint32 * (2 * len(share)))(*(word for i in share for word in keys[i]))
-        pointers = _at(weights, share), _at(grads, share)
-        kernels.wff_freeze(*_sizes(weights, share), *pointers, words, kind, bounds)
-
-    _on_shares(weights, freeze)
+    bounds = ranges(pairs, metric) if shared_range else None
+    parts = [Part(*pair, None, -1, Guide(GRADIENT, key, bounds)) for pair, key in zip(pairs, keys, strict=True)]
+    step_(parts, [], Arithmetic(False, None), metric, NO_SCALE)
 
 
 def scale_(

@@ -1,0 +1,218 @@
+"""Adam with its guide in one pass is welded to the base's own step: every row, every formula, every bit."""
+
+import copy
+import dataclasses
+from types import MappingProxyType
+
+import pytest
+import torch
+from fairseq.optim.adam import Adam as FairseqAdam
+from guided_rows import ROWS, some_fisher
+from torch import nn
+
+from weighted_freezing_fairseq.analysis.bench import _transient_bytes
+from weighted_freezing_fairseq.core import fused_adam, native
+from weighted_freezing_fairseq.core.fused_adam import FusedAdam
+from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.rules import RULES, Term
+from weighted_freezing_fairseq.core.scope import Slot
+
+pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
+
+BASES = {"fairseq": FairseqAdam, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+# Row, its settings: each way in which a kernel guides, and each way in which it is told about scores.
+GUIDES = {
+    "weighted_freeze": [
+        {},
+        {"stage": "update"},
+        {"importance": "fisher", "norm": "global"},
+        {"importance": "loss-preserving", "stage": "update", "start": 3},
+    ],
+    "sage": [{}, {"state_dtype": torch.bfloat16}, {"eps": 1e-4, "start": 3}],
+    "sage (average)": [{}],
+    "sage (light)": [{}, {"norm": "global"}],
+    "fish_mask": [{"density": 0.1, "observe": 1}, {"density": 0.7, "source": "random"}],
+    "lfr_cm": [{"quantile": 0.25}, {"quantile": 0.75}],
+}
+CASES = [(row, settings) for row, several in GUIDES.items() for settings in several]
+SIZES = [(1,), (7,), (33, 31), (1024,), (1025,), (40, 50), (3,)]
+UPDATES = 4
+
+
+def trained(base, row, settings, decay=0.1, special=True):
+    """Weights, gradients, averages and the base's state after a few updates; an odd length is cut, as long ones are."""
+    generator = torch.Generator().manual_seed(1)
+    parameters = [nn.Parameter(torch.randn(size, generator=generator) * 0.1) for size in SIZES]
+    flat = nn.Parameter(torch.randn(5000, generator=generator) * 0.1)  # two slots lie in it, with gaps around
+    first = {"params": parameters[:3], "lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": 0.0}
+    second = {"params": [*parameters[3:], flat], "lr": 0.001, "betas": (0.9, 0.98)}
+    slots = [Slot(str(index), p, p.shape) for index, p in enumerate(parameters[:-1])]
+    slots += [Slot("late", flat, torch.Size((30, 20)), 4200), Slot("early", flat, torch.Size((2000,)), 100)]
+    cls, _, _ = ROWS[row]
+    method, _, variant = row.partition(" ")
+    settings = {**settings, **({"variant": variant.strip("()")} if variant else {})}
+    if method == "lfr_cm":
+        settings["source"] = some_fisher(slots)
+    optimizer = cls(BASES[base]([first, second], weight_decay=decay), slots, method, **settings)
+    for update in range(UPDATES):
+        for p in (*parameters, flat):
+            scale = torch.randn(p.shape, generator=generator).exp() * 1e-3
+            p.grad = torch.randn(p.shape, generator=generator) * scale
+        parameters[4].grad = None if update == 2 else parameters[4].grad
+        parameters[3].grad[100:300] = 0
+        if special and update == 3:
+            parameters[2].grad[3, 1:3] = torch.tensor([torch.nan, torch.inf])
+        optimizer.step()
+    return optimizer, [*parameters, flat]
+
+
+def assert_same_bits(one, other):
+    """Of two results of `trained`."""
+    (mine, weights), (its, others) = one, other
+    for a, b in zip(weights, others, strict=True):
+        for x, y in ((a.detach(), b.detach()), (a.grad, b.grad)):
+            assert (x is None) == (y is None)
+            if x is not None:
+                torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+    left, right = mine.state_dict(), its.state_dict()
+    assert left["state"].keys() == right["state"].keys()
+    for index, entry in right["state"].items():
+        assert {k: type(v) for k, v in left["state"][index].items()} == {k: type(v) for k, v in entry.items()}
+    own, its_own = left.pop("guided"), right.pop("guided")
+    assert own.keys() == its_own.keys() and own["updates"] == its_own["updates"]
+    for key in {"averages", "masks"} & own.keys():
+        torch.testing.assert_close(own[key], its_own[key], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(left["state"], right["state"], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How many steps were taken in one pass; long tensors begin at a length that the tests have."""
+    fused_adam._arithmetic()  # its trial is none of the test's steps
+    monkeypatch.setattr(native, "_LONG", 1500)
+    steps, take = [], FusedAdam.take_
+    monkeypatch.setattr(FusedAdam, "take_", lambda self, *given: (steps.append(self), take(self, *given))[1])
+    return steps
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(("row", "settings"), CASES, ids=str)
+def test_one_pass_gives_the_bits_of_the_base_and_its_guide(base, row, settings, taken):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        fused = trained(base, row, settings)
+    finally:
+        torch.set_num_threads(threads)
+    # The base makes its state in the first update in which something moves.
+    assert len(taken) == UPDATES - (2 if settings.get("observe") else 1)
+    with native.switched_off():
+        plain = trained(base, row, settings)
+    assert len(taken) < UPDATES
+    assert_same_bits(fused, plain)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_without_decay_too_and_a_planted_error_is_found(base, taken, monkeypatch):
+    with native.switched_off():
+        plain = trained(base, "weighted_freeze", {}, decay=0.0)
+    assert_same_bits(trained(base, "weighted_freeze", {}, decay=0.0), plain)
+    for name in ("beta1", "rest1", "beta2", "rest2", "eps", "rate"):
+        planted = {
+            key: lambda group, step, of=formula, name=name: (found := of(group, step))._replace(
+                **{name: 1.001 * getattr(found, name)}
+            )
+            for key, formula in fused_adam.FORMULAS.items()
+        }
+        with monkeypatch.context() as context:
+            context.setattr(fused_adam, "FORMULAS", MappingProxyType(planted))
+            wrong = trained(base, "weighted_freeze", {}, decay=0.0, special=False)
+        with pytest.raises(AssertionError):
+            assert_same_bits(wrong, plain)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_base_goes_on_with_the_state_that_one_pass_left(base, taken):
+    optimizer, weights = trained(base, "weighted_freeze", {}, special=False)
+    plain = BASES[base]([{**group, "params": list(group["params"])} for group in optimizer.param_groups])
+    plain.load_state_dict({k: v for k, v in copy.deepcopy(optimizer.state_dict()).items() if k != "guided"})
+    copies = [w.detach().clone() for w in weights]
+    FusedAdam.of(optimizer.base).take_([])
+    after, state = [w.detach().clone() for w in weights], copy.deepcopy(optimizer.base.state_dict()["state"])
+    for w, old in zip(weights, copies, strict=True):
+        w.detach().copy_(old)
+    plain.step()
+    assert all(torch.equal(w.detach(), mine) for w, mine in zip(weights, after, strict=True))
+    torch.testing.assert_close(plain.state_dict()["state"], state, rtol=0, atol=0)
+
+
+def ready(make, shape=(4, 4), dtype=torch.float32):
+    """A base after its first step, and one parameter with a gradient."""
+    p = nn.Parameter(torch.ones(shape, dtype=dtype))
+    base = make([p])
+    p.grad = torch.ones_like(p)
+    base.step()
+    return base, p
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"amsgrad": True}, {"maximize": True}, {"foreach": True}, {"fused": True},
+     {"lr": torch.tensor(0.1)}, {"betas": (0.4, 0.9)}],
+    ids=str,
+)  # fmt: skip
+def test_unusual_options_are_left_to_the_base(options):
+    assert FusedAdam.of(ready(lambda p: torch.optim.AdamW(p))[0]) is not None
+    assert FusedAdam.of(ready(lambda p: torch.optim.AdamW(p, **options))[0]) is None
+
+
+def test_what_the_kernel_cannot_read_or_somebody_watches_is_left_to_the_base(monkeypatch):
+    class Mine(torch.optim.AdamW):
+        pass
+
+    assert FusedAdam.of(ready(Mine)[0]) is None
+    assert FusedAdam.of(ready(torch.optim.NAdam)[0]) is None
+    assert FusedAdam.of(ready(torch.optim.AdamW, dtype=torch.float64)[0]) is None
+    assert FusedAdam.of(torch.optim.AdamW([nn.Parameter(torch.ones(3))])) is None  # no gradient, nothing to step
+    base, p = ready(torch.optim.AdamW)
+    p.grad = torch.ones(4, 8)[:, ::2]
+    assert FusedAdam.of(base) is None
+    base, _ = ready(torch.optim.AdamW)
+    base.register_step_post_hook(lambda *_: None)
+    assert FusedAdam.of(base) is None
+    base, _ = ready(torch.optim.AdamW)
+    torch.optim.lr_scheduler.StepLR(base, 1)  # counts the calls of base.step
+    assert FusedAdam.of(base) is None
+    base, _ = ready(torch.optim.AdamW)
+    with native.switched_off():
+        assert FusedAdam.of(base) is None
+    monkeypatch.setattr(fused_adam, "_same_bits", lambda arithmetic: False)
+    assert fused_adam._arithmetic.__wrapped__() is None
+
+
+def test_a_row_that_somebody_changed_runs_as_changed(taken):
+    p = nn.Parameter(torch.randn(50))
+    half = dataclasses.replace(
+        RULES["sage"], g=Term("-1/2", lambda importance, given: torch.full_like(importance, -0.5))
+    )
+    optimizer = GuidedOptimizer(FairseqAdam([p]), [Slot("w", p, p.shape)], half)
+    for _ in range(3):
+        p.grad = torch.randn(50)
+        optimizer.step()
+    assert not taken
+
+
+@pytest.mark.parametrize(
+    ("row", "settings"), [("weighted_freeze", {}), ("weighted_freeze", {"stage": "update"}), ("sage", {}),
+                          ("lfr_cm", {"quantile": 0.75}), ("lfr_cm", {"quantile": 0.25})], ids=str,
+)  # fmt: skip
+def test_a_step_needs_next_to_no_memory(row, settings):
+    cls, _, _ = ROWS[row]
+    p = nn.Parameter(torch.randn(1000, 300))
+    slots = [Slot("w", p, p.shape)]
+    source = {"source": some_fisher(slots)} if row == "lfr_cm" else {}
+    optimizer = cls(FairseqAdam([p]), slots, row, **settings, **source)
+    for _ in range(2):
+        p.grad = torch.randn(1000, 300)
+        optimizer.step()
+    assert _transient_bytes(optimizer.step, "cpu") < 0.01 * 4 * p.numel()
