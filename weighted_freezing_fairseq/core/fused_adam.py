@@ -165,20 +165,21 @@ def _arithmetic() -> Arithmetic | None:
     It depends on the processor and on what torch was built with: vectorised x * y + z rounds once or twice, and MKL's
     square root, which most builds of torch call, is not always the nearest number.
     """
-    for root in (_root_of_mkl(), None):
+    for mkl in (_mkl(), None):
         for contracted in (True, False):
-            if _same_bits(Arithmetic(contracted, root)):
-                return Arithmetic(contracted, root)
+            if _same_bits(Arithmetic(contracted, mkl)):
+                return Arithmetic(contracted, mkl)
     return None
 
 
-def _root_of_mkl() -> int | None:
-    """The address of MKL's square root inside torch, if it is there."""
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+def _mkl() -> tuple[int, int] | None:
+    """What `Arithmetic` says of the MKL inside torch, if it is there."""
     try:
-        return ctypes.cast(ctypes.CDLL(str(library)).vmsSqrt, ctypes.c_void_p).value
+        torch_itself = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        root, threads = torch_itself.vmsSqrt, torch_itself.MKL_Set_Num_Threads_Local
     except (OSError, AttributeError):
         return None
+    return native.address(root), native.address(threads)
 
 
 def _same_bits(arithmetic: Arithmetic) -> bool:

@@ -173,6 +173,7 @@ enum { ADD_TO_WEIGHT = 1, SCALE_WEIGHT = 2, ADD_TO_GRADIENT = 3 };             /
 
 typedef void (*root_of)(int n, const float *x, float *y, int64_t mode);
 enum { ROOT_MODE = 0x140102 }; /* as torch calls MKL: high accuracy, denormal numbers kept, no error handler */
+typedef int (*threads_of)(int count); /* sets MKL's threads for the caller, and says how many it had */
 
 typedef struct {
     int32_t decays, lerps; /* lerps: m by torch's lerp and a root that is scaled, as in torch.optim; else as in fairseq */
@@ -192,6 +193,7 @@ typedef struct {
 typedef struct {
     const adam *groups;
     root_of root;
+    threads_of threads;
     const float *scale; /* constants of sage, as above */
     int32_t contracted, metric, kind, half;
 } settings;
@@ -291,9 +293,10 @@ static void step_block(const job *j, int64_t at, int64_t n, const float *bounds,
 
 /* All jobs that no other thread has taken: `next` is shared by the threads, so that a slow one holds nobody up. */
 void wff_step(int64_t count, const job *jobs, int64_t *next, const settings *s) {
+    const int before = s->threads ? s->threads(1) : 0; /* or MKL shares out every block anew */
     for (;;) {
         const int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        if (taken >= count) return;
+        if (taken >= count) break;
         const job *j = jobs + taken;
         float bounds[2] = {j->lo, j->hi};
         if ((j->guide == GRADIENT || j->guide == CHANGE) && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
@@ -305,6 +308,7 @@ void wff_step(int64_t count, const job *jobs, int64_t *next, const settings *s) 
                 step_block(j, at, n, bounds, s);
         }
     }
+    if (s->threads) s->threads(before);
 }
 
 /* alignment, the fast twin of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any

@@ -205,10 +205,13 @@ class Part(NamedTuple):
 
 
 class Arithmetic(NamedTuple):
-    """How torch computes on this machine: whether x * y + z rounds once, and the address of its square root, if any."""
+    """How torch computes on this machine: whether x * y + z rounds once, and where MKL is, whose roots it takes.
+
+    Of MKL the addresses of two functions: a square root of many numbers, and what keeps it to the caller's thread.
+    """
 
     contracted: bool
-    root: int | None
+    mkl: tuple[int, int] | None
 
 
 class Scale(NamedTuple):
@@ -222,7 +225,7 @@ class Scale(NamedTuple):
 NO_SCALE = Scale()
 _JOB = struct.Struct("@5P2q2I3f3i0q")  # the structs of kernels.c, field for field
 _ADAM = struct.Struct("@2i8f")
-_SETTINGS = struct.Struct("@3P4i0q")
+_SETTINGS = struct.Struct("@4P4i0q")
 # More numbers than this are shared out among threads, and do not stay in a cache between two passes.
 _LONG = 1 << 19
 GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = 1, 2, 3, 4, 5
@@ -238,7 +241,7 @@ def step_(parts: Sequence[Part], groups: Sequence[Numbers], arithmetic: Arithmet
     beta, correction, eps, max_scale = scale.numbers
     scales = (ctypes.c_float * 5)(beta, 1 - beta, correction, eps, max_scale)
     settings = _SETTINGS.pack(
-        ctypes.addressof(constants), arithmetic.root or 0, ctypes.addressof(scales),
+        ctypes.addressof(constants), *(arithmetic.mkl or (0, 0)), ctypes.addressof(scales),
         arithmetic.contracted, _METRICS.index(metric), scale.kind, scale.half,
     )  # fmt: skip
 
@@ -247,6 +250,11 @@ def step_(parts: Sequence[Part], groups: Sequence[Numbers], arithmetic: Arithmet
 
     count = min(torch.get_num_threads(), len(jobs))
     list(map(work, range(count)) if count <= 1 else _threads(count).map(work, range(count)))
+
+
+def address(function: object) -> int:
+    """Of a function that ctypes found."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
 def _jobs(part: Part, metric: str) -> Iterator[bytes]:
