@@ -166,7 +166,7 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
 
 /* A whole step: what a guide does before and after Adam, and Adam, on blocks that stay in the first cache, so that each
  * number of w, g, m and v passes through memory once. Every operation is one of torch's, in its order and with its
- * rounding: `contracted` says whether its x * y + z rounds once, `root` is its square root (see native.arithmetic). */
+ * rounding: `contracted` says whether its x * y + z rounds once, `root` is its square root (see native.Arithmetic). */
 enum { BLOCK = 1024 };
 enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3, HOLD = 4, PICK = 5 };       /* guides; 0 is none */
 enum { ADD_TO_WEIGHT = 1, SCALE_WEIGHT = 2, ADD_TO_GRADIENT = 3 };             /* weight decays; 0 is none */
@@ -215,49 +215,61 @@ static void decayed_gradient(const float *restrict w, const float *restrict g, f
     for (int64_t i = 0; i < n; i++) out[i] = PLUS(w[i], decay, g[i]);
 }
 
-FLOAT_CLONES
-static void moments_one(const float *restrict g, float *restrict m, float *restrict v, int64_t n,
-                        const adam *restrict c, int contracted) {
-    const float beta1 = c->beta1, rest1 = c->rest1, beta2 = c->beta2, rest2 = c->rest2;
-    if (c->lerps)
-        for (int64_t i = 0; i < n; i++) m[i] = PLUS(rest1, g[i] - m[i], m[i]);
-    else
-        for (int64_t i = 0; i < n; i++) m[i] = PLUS(rest1, g[i], m[i] * beta1);
-    for (int64_t i = 0; i < n; i++) v[i] = PLUS(rest2 * g[i], g[i], v[i] * beta2);
-}
-
-FLOAT_CLONES
-static void roots_one(const float *restrict v, float *restrict out, int64_t n, root_of root) {
-    if (!root) {
-        for (int64_t i = 0; i < n; i++) out[i] = __builtin_sqrtf(v[i]);
-        return;
+/* `other`: v for the root to be taken of, with 1 for 0, whose root takes MKL many times as long */
+#define MOMENTS(first, once)                                                    \
+    {                                                                           \
+        const int contracted = once;                                            \
+        for (int64_t i = 0; i < n; i++) {                                       \
+            const float of_m = m[i], grad = g[i];                               \
+            m[i] = first;                                                       \
+            const float of_v = PLUS(rest2 * grad, grad, v[i] * beta2);          \
+            v[i] = of_v;                                                        \
+            other[i] = of_v == 0 ? 1 : of_v;                                    \
+        }                                                                       \
     }
-    float other[BLOCK]; /* 1 for 0, whose root takes MKL many times as long */
-    for (int64_t i = 0; i < n; i++) other[i] = v[i] == 0 ? 1 : v[i];
-    root((int)n, other, out, ROOT_MODE);
-    for (int64_t i = 0; i < n; i++) out[i] = v[i] == 0 ? v[i] : out[i];
+
+FLOAT_CLONES
+static void moments_one(const float *restrict g, float *restrict m, float *restrict v, float *restrict other, int64_t n,
+                        const adam *restrict c, int contracts) {
+    const float beta1 = c->beta1, rest1 = c->rest1, beta2 = c->beta2, rest2 = c->rest2;
+    if (c->lerps && contracts)
+        MOMENTS(PLUS(rest1, grad - of_m, of_m), 1)
+    else if (c->lerps)
+        MOMENTS(PLUS(rest1, grad - of_m, of_m), 0)
+    else if (contracts)
+        MOMENTS(PLUS(rest1, grad, of_m * beta1), 1)
+    else
+        MOMENTS(PLUS(rest1, grad, of_m * beta1), 0)
 }
 
 FLOAT_CLONES
-static void move_one(float *restrict w, const float *restrict m, const float *restrict root, int64_t n,
-                     const adam *restrict c) {
+static void roots_one(const float *restrict x, float *restrict out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = __builtin_sqrtf(x[i]);
+}
+
+FLOAT_CLONES
+static void move_one(float *restrict w, const float *restrict m, const float *restrict v, const float *restrict root,
+                     int64_t n, const adam *restrict c) {
     const float scale = c->scale, eps = c->eps, rate = c->rate;
     if (c->lerps)
-        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / (root[i] / scale + eps);
+        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / ((v[i] == 0 ? v[i] : root[i]) / scale + eps);
     else
-        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / (root[i] + eps);
+        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / ((v[i] == 0 ? v[i] : root[i]) + eps);
 }
 
 static void adam_one(float *w, const float *g, float *m, float *v, int64_t n, const adam *c, const settings *s) {
-    float decayed[BLOCK], root[BLOCK];
+    float decayed[BLOCK], other[BLOCK], root[BLOCK];
     if (c->decays == ADD_TO_GRADIENT) {
         decayed_gradient(w, g, decayed, n, c->decay, s->contracted);
         g = decayed;
     } else if (c->decays)
         decay_one(w, n, c, s->contracted);
-    moments_one(g, m, v, n, c, s->contracted);
-    roots_one(v, root, n, s->root);
-    move_one(w, m, root, n, c);
+    moments_one(g, m, v, other, n, c, s->contracted);
+    if (s->root)
+        s->root((int)n, other, root, ROOT_MODE);
+    else
+        roots_one(other, root, n);
+    move_one(w, m, v, root, n, c);
 }
 
 CLONES
