@@ -1,6 +1,6 @@
 """The C twins of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
 
-A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs half a second and is
+A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs two seconds and is
 kept in the user's cache. Whoever calls must be ready for None: the torch path beside each twin gives the same bits (the
 sums of `row_sums`: up to rounding).
 `WFF_NATIVE=0` switches it off. Left out on purpose: other devices and other dtypes than float32.
