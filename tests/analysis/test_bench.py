@@ -54,7 +54,7 @@ def test_a_real_measurement(tmp_path):
     (tmp_path / "nag.yaml").write_text(sgd)
     (tmp_path / "ewc_of_a_file.yaml").write_text((ADAPT / "ewc.yaml").read_text())
     words = ["bench", "--configs", tmp_path, "--configs", ADAPT]  # everything that there is
-    words += ["--size", "toy", "--vary", "sentences=20", "--rounds", 1]
+    words += ["--size", "toy", "--vary", "sentences=10", "--rounds", 1]
     done = wff(*words, "--out", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     rows = {row["method"]: row for row in json.loads(done.stdout)}
