@@ -42,8 +42,8 @@ class Fairseq:
     """The real fairseq commands, as subprocesses.
 
     A warm start forks the subprocess from a Python that has imported torch and stock fairseq (warm_python.py): it runs
-    the same entry point in a process of its own, only without seconds of imports. Cold starts, fresh interpreters as a
-    user types them, are for tests of how the plugin is loaded (`warm=False`), and for calls with `env=...`.
+    the same entry point in a process of its own, only without seconds of imports. Cold starts (`warm=False`), fresh
+    interpreters as a user types them, are for tests of how the plugin is loaded.
     """
 
     def __init__(self, data: Path, folder: Path, warm: bool = True) -> None:
@@ -53,7 +53,7 @@ class Fairseq:
         return self.python("-m", f"fairseq_cli.{command}", *args, **kwargs)
 
     def python(self, *words: object, **kwargs) -> subprocess.Popen:
-        warm = self.warm and kwargs.keys() <= {"cwd"} and warm_python.server()
+        warm = self.warm and kwargs.keys() <= {"cwd", "env"} and warm_python.server()
         popen = warm_python.Popen if warm else subprocess.Popen
         kwargs = {"cwd": self.folder, "env": environment(), **kwargs}
         words = [sys.executable, *map(str, words)]
@@ -73,6 +73,15 @@ class Fairseq:
 
     def train(self, name: str, *args: object, plugin: bool = True, without: str = "", ok: bool = True, **kwargs) -> str:
         return self("train", *self.train_words(name, *args, plugin=plugin, without=without), ok=ok, **kwargs)
+
+    def stock_translations(self, checkpoint: Path) -> list[str]:
+        """What fairseq-generate, without this plugin where it can, makes of the test set."""
+        trusted = {**environment(), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what torch since 2.6 needs for any
+        mended = ["--user-dir", USER_DIR] if sys.version_info < (3, 11) else []  # 0.12.2 cannot on torch 2 (compat.py)
+        words = [self.data, "--path", checkpoint, "--cpu", "--required-batch-size-multiple", 1, *mended]
+        output = self("generate", *words, "--beam", 1, "--max-len-b", 10, env=trusted)
+        assert mended or USER_DIR.name not in output
+        return [line for line in output.splitlines() if line.startswith("H-")]
 
     def checkpoint(self, name: str, file: str = "checkpoint_last.pt") -> dict:
         return torch.load(self.folder / name / file, weights_only=False)

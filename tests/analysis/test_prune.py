@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
+from fairseq_runs import USER_DIR, Fairseq, assert_same
 from torch import nn
 
 from weighted_freezing_fairseq.__main__ import main
@@ -224,11 +224,7 @@ def test_emptied_layers_are_named(wff, state, tmp_path):
 
 def test_stock_fairseq_translates_with_it_and_trains_on(wff, fairseq: Fairseq):
     wff("--method", "magnitude", "--fraction", 0.5)
-    plain = {**environment(), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what torch since 2.6 needs for any checkpoint
-    mended = ["--user-dir", USER_DIR] if sys.version_info < (3, 11) else []
-    words = [fairseq.data, "--path", wff.out / "pruned.pt", "--cpu", "--required-batch-size-multiple", 1, *mended]
-    output = fairseq("generate", *words, "--beam", 1, "--max-len-b", 10, env=plain)
-    assert sum(line.startswith("H-") for line in output.splitlines()) == 21
+    assert len(fairseq.stock_translations(wff.out / "pruned.pt")) == 21
     fairseq.train("on", "--optimizer", "adam", "--max-update", 1, "--restore-file", wff.out / "pruned.pt")
     assert fairseq.checkpoint("on")["optimizer_history"][-1]["num_updates"] == 1
 

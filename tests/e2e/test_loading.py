@@ -15,19 +15,20 @@ WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 
 
 @pytest.fixture
-def fairseq(toy_data: Path, tmp_path: Path) -> Fairseq:
+def cold(toy_data: Path, tmp_path: Path) -> Fairseq:
+    """For what depends on who imports what first."""
     return Fairseq(toy_data, tmp_path, warm=False)
 
 
 @pytest.mark.parametrize(
     "way", ["absolute", "relative", "slash", "link", "imported before", "another copy imported before"]
 )
-def test_train_loads_the_plugin(fairseq: Fairseq, way: str, tmp_path: Path):
+def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
     variables = environment()
     user_dir = {"absolute": str(USER_DIR), "slash": f"{USER_DIR}/", "imported before": str(USER_DIR)}.get(way)
     code = "from fairseq_cli.train import cli_main; cli_main()"
     if way == "relative":
-        user_dir = os.path.relpath(USER_DIR, fairseq.folder)
+        user_dir = os.path.relpath(USER_DIR, cold.folder)
     elif way == "link":
         (tmp_path / "weighted_freezing_fairseq").symlink_to(USER_DIR)
         user_dir = str(tmp_path / "weighted_freezing_fairseq")
@@ -38,17 +39,17 @@ def test_train_loads_the_plugin(fairseq: Fairseq, way: str, tmp_path: Path):
         variables["PYTHONPATH"] = str(tmp_path / "site")
         code = "import weighted_freezing_fairseq; " + code
         user_dir = str(USER_DIR)
-    words = fairseq.train_words("run", *WF, plugin=False)
+    words = cold.train_words("run", *WF, plugin=False)
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words), "--user-dir", user_dir],
-        cwd=fairseq.folder, env=variables, capture_output=True, text=True, timeout=300,
+        cwd=cold.folder, env=variables, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
+    assert cold.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
 
 
 @pytest.mark.parametrize("trap", ["other version", "other name"])
-def test_a_second_plugin_is_refused_with_what_to_type(fairseq: Fairseq, trap: str, tmp_path: Path):
+def test_a_second_plugin_is_refused_with_what_to_type(cold: Fairseq, trap: str, tmp_path: Path):
     name = "weighted_freezing_fairseq" if trap == "other version" else "renamed"
     copy = tmp_path / name
     shutil.copytree(USER_DIR, copy)
@@ -57,10 +58,10 @@ def test_a_second_plugin_is_refused_with_what_to_type(fairseq: Fairseq, trap: st
     code = f"import sys; sys.path.insert(0, {str(USER_DIR.parent)!r}); import weighted_freezing_fairseq; " + (
         "from fairseq_cli.train import cli_main; cli_main()"
     )
-    words = fairseq.train_words("run", *WF, plugin=False)
+    words = cold.train_words("run", *WF, plugin=False)
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words), "--user-dir", copy],
-        cwd=fairseq.folder, env=environment(), capture_output=True, text=True, timeout=300,
+        cwd=cold.folder, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0 and "wff user-dir" in done.stderr, done.stderr[-3000:]
 
@@ -93,15 +94,15 @@ def test_hydra_train_equals_the_command_line(fairseq: Fairseq):
     assert_same(fairseq.checkpoint("argparse")["model"], fairseq.checkpoint("hydra")["model"])
 
 
-def test_generate_interactive_and_validate_load_what_was_trained(fairseq: Fairseq):
+def test_generate_interactive_and_validate_load_what_was_trained(fairseq: Fairseq, cold: Fairseq):
     trained = fairseq.train("run", *WF)
     assert "Warning" not in trained.split("task: TranslationTask")[1], trained
     path = ["--path", fairseq.folder / "run/checkpoint_last.pt", "--user-dir", USER_DIR, "--cpu"]
-    generated = fairseq("generate", fairseq.data, *path, "--required-batch-size-multiple", 1)
+    generated = cold("generate", fairseq.data, *path, "--required-batch-size-multiple", 1)
     assert sum(line.startswith("H-") for line in generated.splitlines()) == 21
     (fairseq.folder / "in.x").write_text("a b c\n")
     assert "H-0" in fairseq("interactive", fairseq.data, *path, "--input", "in.x", "-s", "x", "-t", "y")
-    assert "valid" in fairseq(
+    assert "valid" in cold(
         "validate", fairseq.data, *path, "--task", "translation", "--valid-subset", "valid", "--batch-size", 8
     )
 
@@ -121,17 +122,17 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_spawned_workers_load_the_plugin(fairseq: Fairseq):
+def test_spawned_workers_load_the_plugin(cold: Fairseq):
     # What fairseq-train does on several GPUs: the workers start from nothing and get the settings by pickle.
-    (fairseq.folder / "spawn.py").write_text(SPAWN)
-    words = fairseq.train_words("run", *WF, "--distributed-world-size", 2, "--distributed-backend", "gloo")
-    words += ["--distributed-init-method", f"file://{fairseq.folder}/rendezvous", "--ddp-backend", "legacy_ddp"]
+    (cold.folder / "spawn.py").write_text(SPAWN)
+    words = cold.train_words("run", *WF, "--distributed-world-size", 2, "--distributed-backend", "gloo")
+    words += ["--distributed-init-method", f"file://{cold.folder}/rendezvous", "--ddp-backend", "legacy_ddp"]
     done = subprocess.run(
         [sys.executable, "spawn.py", *map(str, words)],
-        cwd=fairseq.folder, env=environment(), capture_output=True, text=True, timeout=300,
+        cwd=cold.folder, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
+    assert cold.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
 
 
 class Hostile:

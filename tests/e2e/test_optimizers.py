@@ -11,7 +11,6 @@ from fairseq_runs import (
     Fairseq,
     assert_close,
     assert_same,
-    environment,
     kill_when_saved,
     logged,
     on_two_processes,
@@ -205,12 +204,7 @@ def test_checkpoint_is_as_large_as_the_base_optimizers(fairseq: Fairseq):
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="stock fairseq 0.12.2 cannot generate on torch 2, see compat.py")
 def test_checkpoint_loads_without_the_plugin(fairseq: Fairseq):
     fairseq.train("guided", *WF, "--max-update", 2)
-    # Plain fairseq on torch >= 2.6 refuses its own checkpoints (their settings are a Namespace) without this variable.
-    variables = {**environment(), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    output = fairseq(
-        "generate", fairseq.data, "--path", fairseq.folder / "guided/checkpoint_last.pt", "--cpu", env=variables
-    )
-    assert "Generate test with beam" in output
+    assert len(fairseq.stock_translations(fairseq.folder / "guided/checkpoint_last.pt")) == 21
 
 
 @every_row

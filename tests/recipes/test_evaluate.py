@@ -3,11 +3,10 @@
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 from fairseq_runs import Fairseq
+from recipe_runs import wff
 
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.recipes.scores import all_scores, comet, read_lines, refuse_processed, score
@@ -77,10 +76,8 @@ def test_counts_must_agree_and_empty_hypotheses_count():
     assert score(["", ""], ["a b", "c"]).bleu == 0
 
 
-def wff(*words, ok=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "weighted_freezing_fairseq", *map(str, words)], capture_output=True, text=True
-    )
+def evaluate(*words, ok=True):
+    done = wff("evaluate", *words)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done
 
@@ -89,34 +86,23 @@ def test_every_sentence_is_translated_and_scored(fairseq: Fairseq):
     fairseq.train("run", "--optimizer", "weighted_freeze", "--max-update", "3")
     checkpoint, reference = fairseq.folder / "run/checkpoint_last.pt", fairseq.data.parent / "test.y"
     out = fairseq.folder / "scores"
-    words = [
-        "evaluate",
-        checkpoint,
-        "--data",
-        fairseq.data,
-        "--reference",
-        reference,
-        "--device",
-        "cpu",
-        "--max-len-b",
-        20,
-    ]
-    done = wff(*words, "--out", out, "--json")
+    words = [checkpoint, "--data", fairseq.data, "--reference", reference, "--device", "cpu", "--max-len-b", 20]
+    done = evaluate(*words, "--out", out, "--json")
     found = json.loads(done.stdout)[str(checkpoint)]
     assert found["sentences"] == 21  # fairseq alone would give 16
     assert found == json.loads((out / "checkpoint_last.score.json").read_text())
     assert len((out / "checkpoint_last.hyp.txt").read_text().split("\n")) == 22
     short = fairseq.folder / "short.y"
     short.write_text("a b\n")
-    refused = wff(*[short if word == reference else word for word in words], ok=False)
+    refused = evaluate(*[short if word == reference else word for word in words], ok=False)
     assert refused.returncode == 2 and "21 hypotheses against 1 reference lines" in refused.stderr
 
 
 def test_missing_checkpoint_and_data_are_named(tmp_path):
     (tmp_path / "ref").write_text("a\n")
-    words = ["evaluate", tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
-    assert "make it with fairseq-preprocess" in wff(*words, tmp_path / "bin", ok=False).stderr
-    assert "there is no checkpoint" in wff(*words, tmp_path, ok=False).stderr
-    assert "give --data BIN and --reference FILE" in wff("evaluate", tmp_path / "no.pt", ok=False).stderr
-    assert "it has no provenance.json; give one that wff train made" in wff("evaluate", tmp_path, ok=False).stderr
-    assert "type --choices with some of best,last,average" in wff(*words[:2], "--choices", "b", ok=False).stderr
+    words = [tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
+    assert "make it with fairseq-preprocess" in evaluate(*words, tmp_path / "bin", ok=False).stderr
+    assert "there is no checkpoint" in evaluate(*words, tmp_path, ok=False).stderr
+    assert "give --data BIN and --reference FILE" in evaluate(tmp_path / "no.pt", ok=False).stderr
+    assert "it has no provenance.json; give one that wff train made" in evaluate(tmp_path, ok=False).stderr
+    assert "type --choices with some of best,last,average" in evaluate(words[0], "--choices", "b", ok=False).stderr

@@ -3,14 +3,13 @@
 import argparse
 import json
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import recipe_runs
 import torch
-from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
+from fairseq_runs import Fairseq, assert_same
 
 from weighted_freezing_fairseq import __version__
 from weighted_freezing_fairseq.__main__ import main
@@ -85,8 +84,7 @@ def a_run(fairseq: Fairseq, *flags: object) -> tuple[Path, Path, dict]:
 def test_a_real_checkpoint_comes_back_and_plain_fairseq_uses_it(fairseq: Fairseq):
     base, tuned, state = a_run(fairseq)
     file, back = fairseq.folder / "tuned.wff", fairseq.folder / "back.pt"
-    words = [sys.executable, "-m", "weighted_freezing_fairseq", "pack", base, tuned, "--out", file, "--json"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment())
+    done = recipe_runs.wff("pack", base, tuned, "--out", file, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert 0.002 < report["density"] < 0.009 and report["optimizer_state"] == "left out"
@@ -97,8 +95,8 @@ def test_a_real_checkpoint_comes_back_and_plain_fairseq_uses_it(fairseq: Fairseq
     assert list(found["model"]) == list(state["model"]) and fingerprint(found["model"]) == fingerprint(state["model"])
     assert vars(found["model"]) == vars(state["model"])  # the versions of the modules, which torch reads on loading
     assert found["model"][TIED[0]].data_ptr() == found["model"][TIED[1]].data_ptr()
-    hypotheses = translations(fairseq, tuned)
-    assert len(hypotheses) == 21 and translations(fairseq, back) == hypotheses
+    hypotheses = fairseq.stock_translations(tuned)
+    assert len(hypotheses) == 21 and fairseq.stock_translations(back) == hypotheses
 
 
 @pytest.mark.slow
@@ -123,15 +121,6 @@ def test_training_goes_on_from_an_unpacked_checkpoint(fairseq: Fairseq):
     anew = on("light", "--max-update", 1, "--no-save-optimizer-state")
     assert list(anew) == list(fairseq.checkpoint(".", "light.pt"))
     assert anew["optimizer_history"][-1]["num_updates"] == 1
-
-
-def translations(fairseq: Fairseq, checkpoint: Path) -> list[str]:
-    """What plain fairseq-generate, without this plugin, makes of the test set."""
-    plain = {**environment(), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what torch since 2.6 needs for any checkpoint
-    mended = ["--user-dir", USER_DIR] if sys.version_info < (3, 11) else []  # stock 0.12.2 cannot generate on torch 2
-    words = [fairseq.data, "--path", checkpoint, "--cpu", "--required-batch-size-multiple", 1, *mended]
-    output = fairseq("generate", *words, env=plain)
-    return [line for line in output.splitlines() if line.startswith("H-")]
 
 
 def transformer(dtype: torch.dtype, width: int = 256, vocabulary: int = 8000, layers: int = 4) -> dict:
