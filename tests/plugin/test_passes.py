@@ -72,7 +72,7 @@ def criterion(task, **settings):
     cfg = OmegaConf.structured(IntraDistillationConfig)
     OmegaConf.set_struct(cfg, False)
     defaults = {"label_smoothing": 0.1, "sentence_avg": False, "max_update": 0, "alpha_schedule": "constant"}
-    return IntraDistillation(task, OmegaConf.merge(cfg, defaults, settings)).train()
+    return IntraDistillation.build_criterion(OmegaConf.merge(cfg, defaults, settings), task).train()
 
 
 def run(loss_of, model, seed=3):

@@ -18,8 +18,9 @@ SCOPES: tuple[Scope, ...] = ("linear", "all")
 
 # 64 Ki numbers: the temporaries of one block stay in the second-level cache of a CPU core.
 CPU_BLOCK = 1 << 16
-# fairseq's name for the projection onto the vocabulary, which is neither attention nor feed-forward, tied or not.
-_OUTPUT_PROJECTION = "output_projection"
+# fairseq's names for what follows the layers, tied or not: the projection onto the vocabulary, the head of a masked
+# language model, and the heads for classes of sentences, new in every fine-tuning. None is attention or feed-forward.
+_HEADS = {"output_projection", "lm_head", "classification_heads"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Entry:
         """Whether `scope` holds this parameter.
 
         linear: weight matrices of attention projections and feed-forward layers; never embeddings, norms, biases, nor
-        an output projection. all: every parameter.
+        an output projection or another head. all: every parameter.
         """
         if scope == "all":
             return True
@@ -43,7 +44,7 @@ class Entry:
             len(self.shape) == 2
             and any(issubclass(owner, nn.Linear | nn.MultiheadAttention) for owner in self.owners)
             and not any(issubclass(owner, nn.Embedding) for owner in self.owners)
-            and not any(_OUTPUT_PROJECTION in alias.split(".") for alias in self.aliases)
+            and not any(_HEADS & set(alias.split(".")) for alias in self.aliases)
         )
 
 

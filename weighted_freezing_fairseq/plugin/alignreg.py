@@ -12,7 +12,6 @@ from typing import Any, Optional
 
 import torch
 from fairseq import checkpoint_utils
-from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.dataclass import ChoiceEnum
 from fairseq.trainer import Trainer
 from omegaconf import II, DictConfig
@@ -26,7 +25,7 @@ from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
 from ..core.scope import Slot
 from ..errors import UserError
 from . import checkpoints, parameters
-from .criterions import GuidedCriterion, register
+from .guided_criterion import GuidedConfig, GuidedCriterion, register
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ _REMEDY = "give --alignreg-reference a checkpoint of this very model from before
 
 
 @dataclass
-class AlignRegConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class AlignRegConfig(GuidedConfig):
     alignreg: ChoiceEnum(["cosine", "frobenius", "none"]) = field(  # type: ignore[valid-type]
         default="cosine",
         metadata={"help": "what keeps the pruned network near the reference: directions of weights, distance, nothing"},
@@ -77,7 +76,7 @@ class AlignRegConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 class AlignReg(GuidedCriterion):
     method = "alignreg"
-    in_bits = ("ce_loss", "alignreg", "prune_penalty")
+    in_bits = ("alignreg", "prune_penalty")
     as_is = ("sparsity",)
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
@@ -161,6 +160,7 @@ class AlignReg(GuidedCriterion):
 
     def _load_reference(self, path: Path) -> None:
         weights = checkpoints.read(path, "reference", _REMEDY)["model"]
+        self.trainer.get_model().upgrade_state_dict(weights)  # published RoBERTas have the names of older versions
         wanted = [(slot.name, slot.shape) for _, slot in self._layers]
         found = snapshot.matching(weights, path, wanted, _REMEDY)
         for _, slot in self._layers:

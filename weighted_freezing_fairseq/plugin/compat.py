@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils, options, utils
+from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.data import iterators
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
@@ -51,6 +52,7 @@ def mend() -> None:
     resume_on_the_same_batches()
     stop_reading_ahead_at_exit()
     wrap_on_cpu_too()
+    gather_what_cannot_be_added()
     accept_this_package_twice()
     unscale_once_under_amp()
     use_bf16_without_tpu()
@@ -237,6 +239,30 @@ def wrap_on_cpu_too() -> None:
         return wrap(module=module, **kwargs)
 
     distributed_fairseq_model.DistributedDataParallel = wrap_where_it_is
+
+
+def gather_what_cannot_be_added() -> None:
+    """--report-mcc and its kind need the predictions of all processes: lists, which fairseq tries to add and fails.
+
+    Its way for such things, which is slower, is taken in validation alone. Its buffers for that are on a GPU, where
+    there may be none.
+    """
+    gather = distributed_utils.all_gather_list
+
+    def summable(self: SentencePredictionCriterion) -> bool:
+        return self.training or not getattr(self, "keep_pred_and_targ", False)  # fairseq 0.12.2 has no such reports
+
+    @functools.wraps(gather)
+    def gather_where_it_is(data: Any, group: Any = None, max_size: int = 16384) -> list[Any]:
+        if not torch.cuda.is_available():
+            world_size = distributed_utils.get_world_size(group or distributed_utils.get_global_group())
+            gather_where_it_is._buffer = torch.empty(max_size * world_size, dtype=torch.uint8)
+            gather_where_it_is._cpu_buffer = torch.empty(max_size, dtype=torch.uint8)
+        found: list[Any] = gather(data, group, max_size)
+        return found
+
+    SentencePredictionCriterion.logging_outputs_can_be_summed = summable
+    distributed_utils.all_gather_list = gather_where_it_is
 
 
 def accept_this_package_twice() -> None:

@@ -1,185 +1,38 @@
-"""`--criterion intra_distillation`, `ewc`, `self_distillation`: label-smoothed cross entropy and one more term.
+"""`--criterion intra_distillation`, `ewc`, `self_distillation`: the loss of a task and one more term.
 
-Cross entropy, validation and every neutral setting are fairseq's own `label_smoothed_cross_entropy`, whose class is the
-base of these. Left out on purpose: the mathematics (`core/losses.py`, `core/fused.py`), the passes (`passes.py`), and
-the criterion that prunes (`alignreg.py`).
+That loss, validation and every neutral setting are fairseq's own `label_smoothed_cross_entropy`, or for sentences its
+`sentence_prediction`, whose class is the base of these (`guided_criterion.py`). Left out on purpose: the mathematics
+(`core/losses.py`, `core/fused.py`), the passes (`passes.py`), and the criterion that prunes (`alignreg.py`).
 """
 
 import logging
-import math
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from fairseq.criterions import register_criterion
-from fairseq.criterions.label_smoothed_cross_entropy import (
-    LabelSmoothedCrossEntropyCriterion,
-    LabelSmoothedCrossEntropyCriterionConfig,
-)
 from fairseq.dataclass import ChoiceEnum
-from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.fused import passes_loss
 from ..core.losses import DIVERGENCES, quadratic_penalty
 from ..core.rules import RULES
 from ..core.schedules import adaptive_alpha
 from ..core.scope import SCOPES, Slot
 from ..errors import UserError
 from . import parameters
-from .passes import PASS_MODES, Outputs, looped
+from .guided_criterion import GuidedConfig, GuidedCriterion, register
+from .passes import PASS_MODES
 from .teachers import Teachers
 
 logger = logging.getLogger(__name__)
 
 
-class GuidedCriterion(LabelSmoothedCrossEntropyCriterion):
-    """fairseq's label-smoothed cross entropy, with one more term of a row of the table while training."""
-
-    method: str
-    in_bits: tuple[str, ...] = ()  # terms of the loss, logged in base 2 like it
-    as_is: tuple[str, ...] = ()  # other numbers to log
-
-    def __init__(self, task: Any, cfg: DictConfig) -> None:
-        super().__init__(
-            task,
-            cfg.sentence_avg,
-            cfg.label_smoothing,
-            ignore_prefix_size=cfg.ignore_prefix_size,
-            report_accuracy=cfg.report_accuracy,
-        )
-        self.cfg = cfg
-        self._trainer: weakref.ref[Trainer] | None = None
-
-    @property
-    def neutral(self) -> bool:
-        """Whether the settings leave nothing but the cross entropy."""
-        raise NotImplementedError
-
-    @property
-    def needs_whole_weights(self) -> bool:
-        """Whether training that shards weights over processes must be refused."""
-        return False
-
-    @property
-    def held(self) -> Iterable[Tensor]:
-        """What it keeps in memory beside the model."""
-        return ()
-
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one batch, summed like the cross entropy, and what is logged, summed likewise."""
-        raise NotImplementedError
-
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
-        """Loss, sample size and what is logged. In validation, per sentence, and when neutral: fairseq's own."""
-        if self.neutral or not model.training or not reduce:
-            return super().forward(model, sample, reduce)
-        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
-        loss, logged = self.guided(model, sample, sample_size)
-        size = {"ntokens": sample["ntokens"], "nsentences": sample["target"].size(0), "sample_size": sample_size}
-        return loss, sample_size, {**logged, "loss": loss.detach(), **size}
-
-    @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the loss as fairseq does, and every term beside it, from sums over ranks and micro-batches."""
-        super().reduce_metrics(logging_outputs)
-        size = sum(log["sample_size"] for log in logging_outputs)
-        for key in cls.in_bits + cls.as_is:
-            if all(key in log for log in logging_outputs):
-                unit = math.log(2) if key in cls.in_bits else 1
-                metrics.log_scalar(key, sum(log[key] for log in logging_outputs) / size / unit, size, round=6)
-
-    def fused(
-        self,
-        outputs: Outputs,
-        sample: Mapping[str, Any],
-        term: str,
-        divergence: str,
-        strength: float,
-        teachers: Teachers | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Cross entropy and `strength` times a divergence, logged as `term`, of the targets that count.
-
-        Padding and an ignored prefix are left out before anything is computed.
-        """
-        target = sample["target"]
-        counts = target.ne(self.padding_idx)
-        counts[:, : self.ignore_prefix_size] = False
-        rows = counts.view(-1).nonzero().view(-1)
-        teacher = None if teachers is None else teachers.probabilities(sample, rows)
-        made, weight = outputs
-        sums = passes_loss(
-            made.index_select(1, rows),
-            target.view(-1)[rows],
-            weight,
-            eps=self.eps,
-            divergence=divergence,
-            strength=strength,
-            teacher=teacher,
-            count_correct=self.report_accuracy,
-        )
-        logged = {"nll_loss": sums.nll, "ce_loss": sums.cross_entropy, term: sums.divergence}
-        if self.report_accuracy:
-            logged |= {"n_correct": sums.correct, "total": len(rows)}
-        return sums.loss, logged
-
-    def penalised(
-        self, model: nn.Module, sample: dict[str, Any], sample_size: Any, terms: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """fairseq's cross entropy and `terms` of the weights alone, each logged under its name.
-
-        The terms were made before the model's pass: autograd takes what was made last first, so that their gradients,
-        as large as the weights, come when the activations are gone.
-        """
-        loss, _, logged = LabelSmoothedCrossEntropyCriterion.forward(self, model, sample)
-        logged["ce_loss"] = logged["loss"]
-        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
-        for name, term in terms.items():
-            loss, logged[name] = loss + term * sample_size, term.detach() * sample_size
-        return loss, logged
-
-    # What the trainer tells, see trainers.py.
-
-    @property
-    def trainer(self) -> Trainer:
-        """The trainer that this criterion works for."""
-        trainer = None if self._trainer is None else self._trainer()
-        if trainer is None:
-            raise RuntimeError(f"{self.method} trains only through fairseq's Trainer, which counts its updates")
-        return trainer
-
-    def attach(self, trainer: Trainer) -> None:
-        """Called once, when the trainer is made."""
-        self._trainer = weakref.ref(trainer)
-
-    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called when the trainer has built its optimizer, also anew after a checkpoint is loaded; names are known."""
-
-    def epoch_begun(self, epoch: int) -> None:
-        """Called before the first update of every epoch, also when a run is resumed."""
-
-    def before_clipping(self) -> None:
-        """Called before every optimizer step, when the model has the gradients, of all ranks, that clipping sees."""
-
-    def clipped(self, factor: float | Tensor) -> None:
-        """Called before every optimizer step with what clipping multiplied the gradients by."""
-
-    def own_state(self) -> dict[str, Any]:
-        """Tensors and plain values that a resumed run needs; called before the model is saved."""
-        return {}
-
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        """Take them back; an empty dict means a checkpoint of another criterion."""
-
-
 @dataclass
-class IntraDistillationConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class IntraDistillationConfig(GuidedConfig):
     num_passes: int = field(default=3, metadata={"help": "K, passes of each batch, each with its own dropout"})
     divergence: ChoiceEnum(list(DIVERGENCES)) = field(  # type: ignore[valid-type]
         default="x",
@@ -203,7 +56,7 @@ class IntraDistillationConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 class IntraDistillation(GuidedCriterion):
     method = "intra_distillation"
-    in_bits = ("ce_loss", "divergence")
+    in_bits = ("divergence",)
     as_is = ("alpha",)
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
@@ -238,14 +91,14 @@ class IntraDistillation(GuidedCriterion):
         return adaptive_alpha(self.trainer.get_num_updates(), cfg.max_update, cfg.alpha, cfg.alpha_p, cfg.alpha_q)
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
-        outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes)
+        outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.one_pass)
         strength = self.strength
-        loss, logged = self.fused(outputs, sample, "divergence", str(self.cfg.divergence), strength)
+        loss, logged = self.held_together(outputs, sample, str(self.cfg.divergence), strength)
         return loss, {**logged, "alpha": strength * sample_size}
 
 
 @dataclass
-class EwcConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class EwcConfig(GuidedConfig):
     ewc_lambda: Optional[float] = field(  # noqa: UP045
         default=None, metadata={"help": "strength of the pull to the anchor; 0: plain training"}
     )
@@ -270,7 +123,7 @@ class Ewc(GuidedCriterion):
     """Beside the weights it holds F and theta_A of each weight in scope, by name, both in float32."""
 
     method = "ewc"
-    in_bits = ("ce_loss", "ewc")
+    in_bits = ("ewc",)
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -395,7 +248,7 @@ class Ewc(GuidedCriterion):
 
 
 @dataclass
-class SelfDistillationConfig(LabelSmoothedCrossEntropyCriterionConfig):
+class SelfDistillationConfig(GuidedConfig):
     teacher: Optional[str] = field(  # noqa: UP045
         default=None, metadata={"help": "checkpoint of the teacher, or PATH:PATH... for an ensemble"}
     )
@@ -406,7 +259,7 @@ class SelfDistillationConfig(LabelSmoothedCrossEntropyCriterionConfig):
 
 class SelfDistillation(GuidedCriterion):
     method = "self_distillation"
-    in_bits = ("ce_loss", "teacher_kl")
+    in_bits = ("teacher_kl", "teacher_mse")
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -431,14 +284,7 @@ class SelfDistillation(GuidedCriterion):
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
         assert self._teachers is not None
-        outputs = looped(model, sample, 1)
-        return self.fused(outputs, sample, "teacher_kl", "teacher", self.cfg.teacher_weight, self._teachers)
-
-
-def register(criterion: type[GuidedCriterion], settings: type[LabelSmoothedCrossEntropyCriterionConfig]) -> None:
-    """Register a criterion under the name of its row."""
-    criterion.__doc__ = f"{RULES[criterion.method].source}."
-    register_criterion(criterion.method, dataclass=settings)(criterion)
+        return self.taught(model, sample, self._teachers, self.cfg.teacher_weight)
 
 
 register(IntraDistillation, IntraDistillationConfig)

@@ -96,7 +96,20 @@ class SageConfig(MeasuredConfig):
 
 
 @dataclass
-class FishConfig(GuidedConfig):
+class FixedConfig(GuidedConfig):
+    """Settings of the rows whose mask stays."""
+
+    mask_communication: bool = field(
+        default=False,
+        metadata={
+            "help": "send gradients of what the mask lets move, and of nothing else, between processes; "
+            "--clip-norm and gnorm then see only these"
+        },
+    )
+
+
+@dataclass
+class FishConfig(FixedConfig):
     fish_density: Optional[float] = field(  # noqa: UP045
         default=None, metadata={"help": "fraction of the parameters in scope that is updated"}
     )
@@ -116,7 +129,7 @@ class FishConfig(GuidedConfig):
 
 
 @dataclass
-class LfrConfig(GuidedConfig):
+class LfrConfig(FixedConfig):
     fisher: Optional[str] = field(  # noqa: UP045
         default=None, metadata={"help": "Fisher information of the old domain, made by `wff fisher`"}
     )
@@ -208,7 +221,10 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
     def __init__(self, cfg: DictConfig, params: Iterable[torch.nn.Parameter]):
         super().__init__(cfg)
         params = list(params)
-        flat = [p for group in params for p in group["params"]] if isinstance(params[0], dict) else params
+        grouped = isinstance(params[0], dict)  # as a composite optimizer does
+        if grouped and getattr(cfg, "mask_communication", False):
+            raise UserError("a part of a composite optimizer cannot say what is sent; leave out mask_communication")
+        flat = [p for group in params for p in group["params"]] if grouped else params
         self.base = build_base(cfg.base_optimizer, cfg, params)
         slots = parameters.match(flat, cfg.importance_scope or RULES[self.method].scope)
         self._optimizer = self._guide(slots)

@@ -23,6 +23,8 @@ from ..errors import UserError
 
 # Of one batch: (K, B * T, D) and the projection's weight, or (K, B * T, V) log-probabilities and None.
 Outputs = tuple[Tensor, Tensor | None]
+# One pass of a batch through a model, of these inputs: rows of outputs, and the weight to project them with if any.
+OnePass = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Outputs]
 
 
 def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
@@ -75,24 +77,24 @@ def one_pass(model: nn.Module, sample: Mapping[str, Any], inputs: Mapping[str, A
     return model.get_normalized_probs(model(**inputs), log_probs=True, sample=sample), None
 
 
-def concatenated(model: nn.Module, sample: Mapping[str, Any], passes: int) -> Outputs:
+def concatenated(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
     """One forward pass of K copies of the batch."""
     size = len(sample["target"])
     copies = {
         key: torch.cat([value] * passes) if isinstance(value, Tensor) and value.dim() and len(value) == size else value
         for key, value in sample["net_input"].items()
     }
-    outputs, weight = one_pass(model, sample, copies)
+    outputs, weight = once(model, sample, copies)
     return outputs.reshape(passes, -1, outputs.shape[-1]), weight
 
 
-def looped(model: nn.Module, sample: Mapping[str, Any], passes: int) -> Outputs:
+def looped(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
     """K forward passes of the batch."""
-    made = [one_pass(model, sample, sample["net_input"]) for _ in range(passes)]
+    made = [once(model, sample, sample["net_input"]) for _ in range(passes)]
     return _stacked([outputs for outputs, _ in made]), made[-1][1]
 
 
-def recomputed(model: nn.Module, sample: Mapping[str, Any], passes: int) -> Outputs:
+def recomputed(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
     """K forward passes that keep the activations of the last one alone.
 
     The backward pass makes those of the others again, one after the other, with the same dropout. The forward method
@@ -100,12 +102,12 @@ def recomputed(model: nn.Module, sample: Mapping[str, Any], passes: int) -> Outp
     """
     *_, inner = unwrapped(model)
     with _forward_made_again(inner):
-        made = [one_pass(model, sample, sample["net_input"]) for _ in range(passes - 1)]
-    last, weight = one_pass(model, sample, sample["net_input"])
+        made = [once(model, sample, sample["net_input"]) for _ in range(passes - 1)]
+    last, weight = once(model, sample, sample["net_input"])
     return _stacked([*(outputs for outputs, _ in made), last]), weight
 
 
-PASS_MODES: Mapping[str, Callable[[nn.Module, Mapping[str, Any], int], Outputs]] = {
+PASS_MODES: Mapping[str, Callable[[nn.Module, Mapping[str, Any], int, OnePass], Outputs]] = {
     "concat": concatenated,
     "loop": looped,
     "recompute": recomputed,

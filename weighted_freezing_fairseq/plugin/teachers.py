@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from fairseq.tasks import TASK_REGISTRY
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from torch import Tensor, nn
 
 from ..core.fused import Teacher
 from ..errors import UserError
 from . import checkpoints
-from .passes import one_pass
+from .passes import OnePass, Outputs, one_pass
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +40,16 @@ class Teachers:
         return cls([model.to(device=own.device, dtype=own.dtype) for model in models])
 
     @torch.no_grad()
+    def outputs(self, sample: Mapping[str, Any], once: OnePass = one_pass) -> list[Outputs]:
+        """What each teacher makes of a batch."""
+        return [once(model, sample, sample["net_input"]) for model in self.models]
+
     def probabilities(self, sample: Mapping[str, Any], rows: Tensor) -> Teacher:
         """What the teachers think of the targets `rows` of a batch, made a few rows at a time when it is asked for."""
-        made = []
-        for model in self.models:
-            outputs, weight = one_pass(model, sample, sample["net_input"])
-            made.append((outputs.reshape(-1, outputs.shape[-1]).index_select(0, rows), weight))
+        made = [
+            (outputs.reshape(-1, outputs.shape[-1]).index_select(0, rows), weight)
+            for outputs, weight in self.outputs(sample)
+        ]
 
         def of(start: int, stop: int) -> Tensor:
             mean: Tensor | None = None
@@ -62,7 +69,7 @@ def _load(path: Path, student: nn.Module, task: Any) -> nn.Module:
     """One teacher; one that cannot teach this student is refused with the reason."""
     remedy = "give --teacher the path of a checkpoint, or PATH:PATH for several"
     state = checkpoints.read(path, "teacher", remedy)
-    if (reason := _other_dictionary(state["cfg"].task, task)) or (reason := _other_shape(state["model"], student)):
+    if (reason := _other_task(state["cfg"].task, task)) or (reason := _other_shape(state["model"], student)):
         raise UserError(
             f"{path} cannot teach this model: {reason}; "
             "give a checkpoint of the same architecture, trained on the same binarised data"
@@ -88,16 +95,33 @@ def _shapes(weights: Iterable[tuple[str, Tensor]]) -> dict[str, tuple[int, ...]]
     return {name: tuple(t.shape) for name, t in weights if not name.endswith(_NO_WEIGHTS)}
 
 
-def _other_dictionary(its: Any, task: Any) -> str | None:
-    """How the dictionaries that a checkpoint was trained with differ from this run's, if they are still there."""
-    folder = Path(str(its.data).split(":")[0])
+def _other_task(its: Any, task: Any) -> str | None:
+    """How the task that a checkpoint was trained for differs from this run's: kind, dictionaries if still there."""
+    sentences = isinstance(task, SentencePredictionTask)
+    if issubclass(TASK_REGISTRY.get(its._name, object), SentencePredictionTask) != sentences:
+        return f"its task is {its._name}"
+    if sentences:
+        if its.regression_target != task.cfg.regression_target:
+            return f"--regression-target is {its.regression_target} there"
+        words = [("input", "input0/dict.txt", task.source_dictionary)]
+        if not task.cfg.regression_target:
+            words.append(("label", "label/dict.txt", task.label_dictionary))
+        return _other_dictionary(its, words, task)
+    words = []
     for side, mine in (("source", task.source_dictionary), ("target", task.target_dictionary)):
         language, other = (getattr(cfg, f"{side}_lang") for cfg in (task.cfg, its))
         if other not in (None, language):  # None: fairseq found it out from the folder
             return f"its {side} language is {other} and not {language}"
-        file = folder / f"dict.{language}.txt"
+        words.append((side, f"dict.{language}.txt", mine))
+    return _other_dictionary(its, words, task)
+
+
+def _other_dictionary(its: Any, words: Iterable[tuple[str, str, Dictionary]], task: Any) -> str | None:
+    folder = Path(str(its.data).split(":")[0])
+    for side, name, mine in words:
+        file = folder / name
         if not file.is_file():
-            logger.info("the teacher's dictionary %s is gone: only its size is compared", file)
+            logger.info("the teacher's %s dictionary %s is gone: only its size is compared", side, file)
         elif task.load_dictionary(str(file)) != mine:
             return f"another dictionary: the words of {file} are not this run's"
     return None

@@ -15,7 +15,7 @@ from fairseq.trainer import Trainer
 
 from ..core.rules import RULES
 from .architectures import join_losses
-from .criterions import GuidedCriterion
+from .guided_criterion import GuidedCriterion
 from .importance_log import ImportanceLog, interval_of, log_of
 from .parameters import published, refuse_sharding
 

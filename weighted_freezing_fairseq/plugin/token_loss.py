@@ -1,0 +1,91 @@
+"""The loss of translation, token by token: fairseq's `label_smoothed_cross_entropy`, of K passes, or beside a teacher.
+
+Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and what is added to it, which is the
+row's (`criterions.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
+from fairseq.tasks.translation import TranslationTask
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from ..core.fused import passes_loss
+from .passes import Outputs, looped, one_pass
+from .teachers import Teachers
+
+
+class TokenLoss(LabelSmoothedCrossEntropyCriterion):
+    tasks = (TranslationTask, TranslationMultiSimpleEpochTask)
+    task_name = "translation"
+    settings = LabelSmoothedCrossEntropyCriterionConfig
+    loss_name = "ce_loss"
+    loss_names = ("ce_loss",)
+    one_pass = staticmethod(one_pass)
+
+    def __init__(self, task: Any, cfg: DictConfig) -> None:
+        super().__init__(
+            task,
+            cfg.sentence_avg,
+            cfg.label_smoothing,
+            ignore_prefix_size=cfg.ignore_prefix_size,
+            report_accuracy=cfg.report_accuracy,
+        )
+
+    def sizes(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """What sums over one batch are divided by."""
+        nsentences = sample["target"].size(0)
+        sample_size = nsentences if self.sentence_avg else sample["ntokens"]
+        return {"ntokens": sample["ntokens"], "nsentences": nsentences, "sample_size": sample_size}
+
+    def held_together(
+        self, outputs: Outputs, sample: Mapping[str, Any], divergence: str, strength: float
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The mean loss of K passes and `strength` times what they differ by."""
+        return self._fused(outputs, sample, "divergence", divergence, strength)
+
+    def taught(
+        self, model: nn.Module, sample: Mapping[str, Any], teachers: Teachers, weight: float
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The loss of one pass and `weight` times KL(teachers || student)."""
+        return self._fused(looped(model, sample, 1), sample, "teacher_kl", "teacher", weight, teachers)
+
+    def _fused(
+        self,
+        outputs: Outputs,
+        sample: Mapping[str, Any],
+        term: str,
+        divergence: str,
+        strength: float,
+        teachers: Teachers | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Cross entropy and `strength` times a divergence, logged as `term`, of the targets that count.
+
+        Padding and an ignored prefix are left out before anything is computed.
+        """
+        target = sample["target"]
+        counts = target.ne(self.padding_idx)
+        counts[:, : self.ignore_prefix_size] = False
+        rows = counts.view(-1).nonzero().view(-1)
+        teacher = None if teachers is None else teachers.probabilities(sample, rows)
+        made, weight = outputs
+        sums = passes_loss(
+            made.index_select(1, rows),
+            target.view(-1)[rows],
+            weight,
+            eps=self.eps,
+            divergence=divergence,
+            strength=strength,
+            teacher=teacher,
+            count_correct=self.report_accuracy,
+        )
+        logged = {"nll_loss": sums.nll, "ce_loss": sums.cross_entropy, term: sums.divergence}
+        if self.report_accuracy:
+            logged |= {"n_correct": sums.correct, "total": len(rows)}
+        return sums.loss, logged
