@@ -83,7 +83,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     page = (folder / "report.html").read_text()
     assert done.stdout.endswith(f"for any browser: {folder / 'report.html'}\n")
     assert "<title>standard-1 and fish_mask-1: report" in page
-    assert page.count("<img ") == 2 and "Cost of an update (size toy" in page and "Where each run was trained" in page
+    assert page.count("<img ") == 3 and "Cost of an update (size toy" in page and "Where each run was trained" in page
     assert "wff quickstart --configs" in page and "wff evaluate" not in page
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -40,6 +40,7 @@ from .scores import Score
 
 HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
 ROUNDS = 21  # of updates side by side; fewer where only a share of the corpus is used
+IMPORTANCE_EVERY = 40  # updates, for the page: twenty times in the 800 of a toy run
 EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
 
 
@@ -147,7 +148,8 @@ def _train_all(
         parent = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
         found = found_in(parent, "last", yamls[run], data, machine)
         note(run, about, yamls[run], machine)
-        train(run, yamls[run], data, about["pair"], machine, filled_in(yamls[run], found))
+        more = {**filled_in(yamls[run], found), "common": {"log_importance": IMPORTANCE_EVERY}}
+        train(run, yamls[run], data, about["pair"], machine, more)
 
     machine.map(work, [run for run in runs if run not in later])
     machine.map(work, later)
