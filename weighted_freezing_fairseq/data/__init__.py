@@ -1,7 +1,7 @@
-"""Corpora: the table `DATASETS`, and where a prepared one is and what its manifest says.
+"""Data sets: corpora in `DATASETS`, labelled sentences in `SENTENCES`, where a prepared one is, and its manifest.
 
-`wff prepare` makes the folders; training, evaluation and reports read this table and the manifest, and know no data set
-by name. Importing this package loads neither torch nor fairseq.
+`wff prepare` makes the folders; training, evaluation and reports read these tables and the manifest, and know no data
+set by name. Importing this package loads neither torch nor fairseq.
 """
 
 import json
@@ -11,12 +11,16 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError
+from .glue import GLUE
 from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
 from .recipe import Dataset
+from .sentences import SentenceData
 from .wmt17 import WMT17
+from .xnli import XNLI
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K)})
+SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI)})
 MANIFEST = "manifest.json"
 
 
@@ -30,7 +34,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         recipe, pair = folder.parent.name, folder.name
-        name = folder.parents[1].name if folder.parents[1].name in DATASETS else "DATASET"
+        name = folder.parents[1].name
+        if name in SENTENCES:
+            raise UserError(
+                f"there is no {path}; type: wff prepare {name} --tasks {pair} --archive FILES --encoder DIR "
+                f"--out {folder.parents[1]}"
+            )
+        name = name if name in DATASETS else "DATASET"
         raise UserError(
             f"there is no {path}; type: wff prepare {name} --pairs {pair} --recipe {recipe} --out {folder.parents[1]}"
         )

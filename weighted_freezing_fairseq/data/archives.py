@@ -1,13 +1,16 @@
 """Members of archives, copied out under names of our own: nothing that an archive says decides where a byte is written.
 
-An archive is read once, front to back, to its end, so that a damaged one shows. Archives inside it are read through
-it. Links, devices, and names that lead out are counted and never opened.
+A gzipped tar is read once, front to back, to its end, so that a damaged one shows; archives inside it are read through
+it. Of a zip or a folder only the wanted members are read. Links, devices, and names that lead out are counted and never
+opened.
 """
 
 import gzip
 import shutil
+import stat
 import sys
 import tarfile
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,6 +49,77 @@ def copy_out(archive: Path, wanted: Mapping[str, Path], nested: Sequence[str] = 
     return found
 
 
+def copy_out_of_all(given: Sequence[Path], wanted: Mapping[str, Path]) -> Found:
+    """Copy the members `wanted` to the paths given, out of whatever there is: zips, folders, gzipped tars, plain files.
+
+    The first that has a member counts.
+    """
+    found = Found()
+    for path in given:
+        left = {ending: goal for ending, goal in wanted.items() if ending not in found.members}
+        if path.is_dir():
+            _from_folder(path, left, found)
+        elif zipfile.is_zipfile(path):
+            _from_zip(path, left, found)
+        elif tarfile.is_tarfile(path):
+            own = copy_out(path, left)
+            found.members |= own.members
+            found.left_alone += own.left_alone
+            found.names += own.names
+        elif (goal := _one_of(left, path.resolve().as_posix())) is not None:
+            _copy(path, left[goal], goal, found)
+        else:
+            found.names.append(path.name)
+    return found
+
+
+def _from_folder(folder: Path, wanted: Mapping[str, Path], found: Found) -> None:
+    """Files under a folder; that itself may be the first part of a wanted path."""
+    for path in sorted(folder.rglob("*")):
+        goal = _one_of(wanted, (folder.resolve() / path.relative_to(folder)).as_posix())
+        if goal is None or not path.is_file():
+            found.names += [path.name] if path.is_file() else []
+        elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            found.left_alone["a link that leads out of the folder"] += 1
+        elif goal in found.members:
+            found.left_alone["a second file of the same name"] += 1
+        else:
+            _copy(path, wanted[goal], goal, found)
+
+
+def _copy(path: Path, goal: Path, member: str, found: Found) -> None:
+    with path.open("rb") as content:
+        _write(content, goal)
+    found.members.add(member)
+
+
+def _from_zip(archive: Path, wanted: Mapping[str, Path], found: Found) -> None:
+    with _readable(archive), zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            goal = _one_of(wanted, member.filename)
+            reason = _leads_out(member.filename) or _odd_in_zip(member)
+            if reason:
+                found.left_alone[reason] += 1
+            elif goal is None:
+                found.names += [] if member.is_dir() else [member.filename]
+            elif goal in found.members:
+                found.left_alone["a second file of the same name"] += 1
+            else:
+                with opened.open(member) as content:
+                    _write(content, wanted[goal])
+                found.members.add(goal)
+
+
+def _odd_in_zip(member: zipfile.ZipInfo) -> str:
+    """Why a member whose name is good is not opened; a zip made on Unix has the kind of file in its upper bits."""
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return "a link"
+    if member.flag_bits & 1:
+        return "an encrypted file"
+    return "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "neither file nor folder"
+
+
 def _walk(stream: IO[bytes], wanted: Mapping[str, Path], nested: Sequence[str], found: Found) -> None:
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
@@ -74,12 +148,16 @@ def _walk(stream: IO[bytes], wanted: Mapping[str, Path], nested: Sequence[str], 
 
 def _suspicious(member: tarfile.TarInfo) -> str:
     """Why a member is not even looked at."""
-    path = PurePosixPath(member.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        return "a name that leads out of the archive"
+    if reason := _leads_out(member.name):
+        return reason
     if member.issym() or member.islnk():
         return "a link"
     return "" if member.isfile() or member.isdir() else "neither file nor folder"
+
+
+def _leads_out(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return "a name that leads out of the archive" if path.is_absolute() or ".." in path.parts else ""
 
 
 def _one_of(endings: Mapping[str, Path] | Sequence[str], name: str) -> str | None:
@@ -110,7 +188,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Any damage of the archive at `path` that shows inside this block becomes one line."""
     try:
         yield
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
             raise
         raise UserError(

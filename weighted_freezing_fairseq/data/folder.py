@@ -27,7 +27,7 @@ from .recipe import Dataset, Part, Place, Recipe
 from .workers import Workers, chunks
 
 _OWN = ("raw", "text", "pieces", "bin", MANIFEST)
-_PACKAGES = ("weighted-freezing-fairseq", "sacremoses", "sentencepiece", "subword-nmt", "fairseq", "fairseq-fixed")
+PACKAGES = ("weighted-freezing-fairseq", "sacremoses", "sentencepiece", "subword-nmt", "fairseq", "fairseq-fixed")
 _ORDER = ("train", "valid", "test")
 
 _OF_SUBWORDS = ("pieces", "subwords", "coverage", "learnt_on", "dictionary")
@@ -127,10 +127,10 @@ def counted(job: Job) -> str:
 def make(job: Job, sources: Mapping[str, Source], workers: Workers) -> None:
     """All steps."""
     rows = write_text(job, sources, workers)
-    learnt = {**job.settings, **_versions("sentencepiece", "subword-nmt")}
-    rows += _step(job, "subwords", learnt, partial(_learn, job, workers))
-    rows += _step(job, "pieces", job.settings, partial(_write_pieces, job, workers))
-    rows += _step(job, "binarised", job.settings, partial(_binarise, job, workers))
+    learnt = {**job.settings, **versions("sentencepiece", "subword-nmt")}
+    rows += step(job.folder, "subwords", learnt, partial(_learn, job, workers))
+    rows += step(job.folder, "pieces", job.settings, partial(_write_pieces, job, workers))
+    rows += step(job.folder, "binarised", job.settings, partial(_binarise, job, workers))
     _assert_the_same(job, rows)
     _write_manifest(job, rows, _identities(job, sources))
 
@@ -138,9 +138,9 @@ def make(job: Job, sources: Mapping[str, Source], workers: Workers) -> None:
 def write_text(job: Job, sources: Mapping[str, Source], workers: Workers) -> list[Row]:
     """From the archives to the pairs that the recipe keeps, and their text."""
     unpacked = {**job.text_settings, "archives": _identities(job, sources)}
-    rows = _step(job, "unpacked", unpacked, partial(_unpack, job, sources))
-    text = {**job.text_settings, **_versions("sacremoses")}
-    rows += _step(job, "text", text, partial(_write_text, job, workers), forget=("unpacked", "text"))
+    rows = step(job.folder, "unpacked", unpacked, partial(_unpack, job, sources))
+    text = {**job.text_settings, **versions("sacremoses")}
+    rows += step(job.folder, "text", text, partial(_write_text, job, workers), forget=("unpacked", "text"))
     shutil.rmtree(job.folder / ".unpacked", ignore_errors=True)
     return rows
 
@@ -150,25 +150,25 @@ def _identities(job: Job, sources: Mapping[str, Source]) -> dict[str, Any]:
     return {sources[need].path.name: dict(sources[need].identity) for need in used}
 
 
-def _step(
-    job: Job, name: str, settings: dict[str, Any], work: Callable[[], list[Row]], forget: Sequence[str] = ()
+def step(
+    folder: Path, name: str, settings: dict[str, Any], work: Callable[[], list[Row]], forget: Sequence[str] = ()
 ) -> list[Row]:
-    """Do a step once, and give its rows of counts, now or from then.
+    """Do a step of a folder once, and give its rows of counts, now or from then.
 
     A step that refuses what it was given is not begun, and those to `forget` are not done: the user may give another.
     """
-    kept = job.folder / f".{name}.rows.json"
+    kept = folder / f".{name}.rows.json"
 
     def work_and_count() -> None:
         try:
             rows = work()
         except UserError:
             for stamp in (f".{other}{state}.json" for other in forget or (name,) for state in ("", ".begun")):
-                (job.folder / stamp).unlink(missing_ok=True)
+                (folder / stamp).unlink(missing_ok=True)
             raise
         write_atomically(kept, json.dumps(rows, ensure_ascii=False))
 
-    once(job.folder, name, settings, work_and_count)
+    once(folder, name, settings, work_and_count)
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
@@ -238,7 +238,7 @@ def _read(job: Job, part: Part, rows: list[Row]) -> Iterator[parts.Pair]:
         return  # an optional part that the archive lacks: told when it was unpacked
     found: Counter[str] = Counter()
     number = 0
-    for pair in _with_bar(parts.pairs(part, source, target, found), f"{job.pair} {part.name}", lines.count(source)):
+    for pair in with_bar(parts.pairs(part, source, target, found), f"{job.pair} {part.name}", lines.count(source)):
         number += 1
         yield pair
     mended = {what: times for what, times in sorted(found.items()) if times}
@@ -315,7 +315,7 @@ class _Files:
 
     def __init__(self, stack: ExitStack, folders: Sequence[Path], split: str, languages: Sequence[str]) -> None:
         self.sides = [
-            [stack.enter_context(_lines_to(folder / f"{split}.{language}")) for language in languages]
+            [stack.enter_context(lines_to(folder / f"{split}.{language}")) for language in languages]
             for folder in folders
         ]
 
@@ -357,9 +357,9 @@ def _write_pieces(job: Job, workers: Workers) -> list[Row]:
             pairs = 0
             for language in job.languages:
                 text = job.text / f"{split}.{language}"
-                bar = _with_bar(lines.texts(text), f"{job.pair} pieces {split}.{language}", lines.count(text))
+                bar = with_bar(lines.texts(text), f"{job.pair} pieces {split}.{language}", lines.count(text))
                 pairs = number = 0
-                with _lines_to(goal / text.name) as file:
+                with lines_to(goal / text.name) as file:
                     for line in chain.from_iterable(workers.map(work, chunks(bar))):
                         pairs += 1
                         number += len(line.split())
@@ -439,7 +439,7 @@ def _write_manifest(job: Job, rows: Sequence[Row], known: Mapping[str, Any]) -> 
         "text": job.text.name,
         "subwords": job.learnt.name,
         "counts": list(rows),
-        "versions": _versions(*_PACKAGES)["versions"],
+        "versions": versions(*PACKAGES)["versions"],
         "archives": known,
         "sha256": {
             str(path.relative_to(job.folder)): sha256(path)
@@ -454,12 +454,12 @@ def _write_manifest(job: Job, rows: Sequence[Row], known: Mapping[str, Any]) -> 
 
 
 @contextmanager
-def _lines_to(path: Path) -> Iterator[IO[str]]:
+def lines_to(path: Path) -> Iterator[IO[str]]:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         yield file
 
 
-def _with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
+def with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
     """`items`, with a progress bar where somebody looks."""
     from tqdm import tqdm
 
@@ -468,7 +468,7 @@ def _with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
     )
 
 
-def _versions(*packages: str) -> dict[str, dict[str, str]]:
+def versions(*packages: str) -> dict[str, dict[str, str]]:
     """Of the packages that are installed."""
     found = {}
     for name in packages:

@@ -1,7 +1,7 @@
 """`wff prepare`: a corpus from its archives to what fairseq trains on, every step counted, hashed, and done once.
 
 Which pairs, which recipe, which archives; then `data/folder.py` makes each pair's folder, several at a time. What a
-data set and a recipe are stands in `data/`.
+data set and a recipe are stands in `data/`. Labelled sentences go to `sentences/prepare.py`.
 """
 
 import argparse
@@ -11,27 +11,33 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import DATASETS, fetch, folder, prepared, steps
+from ..data import DATASETS, SENTENCES, fetch, folder, prepared, steps
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
 from .machine import cores
 from .runs import alone_in, say
+from .sentences import prepare as sentences
 
 HELP = """\
 Prepare a corpus for fairseq: fetch its archives (or take yours), read the sentence pairs, do what the recipe says,
 learn subwords, binarise. DIR/RECIPE/PAIR gets raw and subword files, fairseq's binarised data and manifest.json, which
-counts what every step kept and dropped. A second call changes nothing; a killed one goes on where it was."""
+counts what every step kept and dropped. A second call changes nothing; a killed one goes on where it was. GLUE and XNLI
+are taken from your files, in the subwords of a pretrained encoder: DIR/ENCODER/TASK."""
 EXAMPLE = """\
 wff prepare iwslt14 --langs de,es --recipe clean --out data/iwslt14
   wff prepare multi30k --archive ~/Downloads/multi30k --out data/multi30k
-  wff prepare wmt17 --dry-run"""
+  wff prepare wmt17 --dry-run
+  wff prepare glue --tasks RTE,CoLA --archive ~/glue_data --encoder ~/roberta.base
+  wff prepare xnli --archive ~/XNLI-1.0.zip ~/XNLI-MT-1.0.zip --encoder ~/xlmr.base"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to prepare, from what, and where to."""
     parser.add_argument(
-        "dataset", choices=list(DATASETS), help="; ".join(f"{d.name}: {d.what}" for d in DATASETS.values())
+        "dataset",
+        choices=[*DATASETS, *SENTENCES],
+        help="; ".join(f"{d.name}: {d.what}" for d in (*DATASETS.values(), *SENTENCES.values())),
     )
     parser.add_argument("--pairs", metavar="A-B,...", help="language pairs (default: all that the recipe has)")
     parser.add_argument("--langs", metavar="A,B,...", help="the same by their languages other than English")
@@ -52,10 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--any-counts", action="store_true", help="go on where a file has more or fewer pairs than it should have"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    labelled = parser.add_argument_group(
+        "of glue and xnli", "--archive: files, folders or zips that hold the TSV files"
+    )
+    labelled.add_argument(
+        "--tasks", metavar="A,B,...", help="of glue: some of RTE,CoLA,MRPC,STS-B,SST-2,QNLI (default all)"
+    )
+    labelled.add_argument(
+        "--encoder", type=Path, metavar="DIR", help="folder of fairseq's roberta.base or xlmr.base: dict.txt, subwords"
+    )
+    labelled.add_argument("--max-length", type=int, metavar="N", help="pieces of one example (default: the papers')")
 
 
 def run(args: argparse.Namespace) -> int:
     """Every pair that is not there yet; ends with a line for each on standard output."""
+    if args.dataset in SENTENCES:
+        return sentences.run(args)
+    if args.tasks or args.encoder or args.max_length:
+        raise UserError(f"--tasks, --encoder and --max-length are for {' and '.join(SENTENCES)}; leave them out")
     data = DATASETS[args.dataset]
     name = _one_of(args.recipe or data.recipes[0], data.recipes, "--recipe")
     recipe = data.table[name]

@@ -1,0 +1,264 @@
+"""Tables of labelled sentences: every row as it stands in the file, or counted; and folders made of them."""
+
+import io
+import json
+import stat
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import labelled_files
+import numpy as np
+import pytest
+
+from weighted_freezing_fairseq.data import GLUE, SENTENCES, XNLI, archives, binary, sentence_folder
+from weighted_freezing_fairseq.data.encoders import Encoder, pieces_of
+from weighted_freezing_fairseq.data.sentence_folder import Job, _shortened
+from weighted_freezing_fairseq.data.sentences import rows
+from weighted_freezing_fairseq.data.workers import Workers
+from weighted_freezing_fairseq.errors import UserError
+
+
+def source_of(data, task, split, place=0):
+    return next(part for part in data.tasks[task].parts if part.split == split).sources[place]
+
+
+def read(tmp_path, text, task="rte", split="train", data=GLUE, place=0, ids=None):
+    path = tmp_path / "file.tsv"
+    path.write_bytes(text.encode())
+    counts = Counter()
+    source = source_of(data, task, split, place)
+    found = list(rows(path, source, data.tasks[task], counts, ids))
+    return found, {what: times for what, times in counts.items() if times}
+
+
+def test_the_sizes_are_those_of_the_data_sets():
+    """As fairseq's and the authors' own tables have them; XNLI: 15 languages."""
+    sizes = {key: tuple(part.count for part in task.parts) for key, task in GLUE.tasks.items()}
+    assert sizes == {
+        "rte": (2490, 277, 3000), "cola": (8551, 1043, 1063), "mrpc": (3668, 408, 1725), "sts-b": (5749, 1500, 1379),
+        "sst-2": (67_349, 872, 1821), "qnli": (104_743, 5463, 5463),
+    }  # fmt: skip
+    parts = {part.split: part.count for part in XNLI.tasks["en"].parts}
+    assert len(parts) == 31 and parts["train"] == 392_702
+    assert parts["valid"] == parts["dev.zh"] == 2490 and parts["test.en"] == 5010
+
+
+def test_alpha_is_that_of_the_paper():
+    """Xu et al. 2022, Table 6."""
+    found = {key: task.alpha for key, task in GLUE.tasks.items()}
+    assert found == {"qnli": 0.5, "cola": 0.5, "sts-b": 1, "rte": 1, "sst-2": 0.5, "mrpc": 1.5}
+
+
+def test_rows_are_read_as_they_stand(tmp_path):
+    text = "index\tsentence1\tsentence2\tlabel\n"
+    text += '0\tHe said "no\t"Yes" \tentailment\r\n'  # one quote is no beginning of anything; CRLF is a line end
+    text += "1\ta\u2028b\t\tnot_entailment\n"
+    text += "2\tcut short\n"
+    text += "3\ta\tb\tc\tentailment\n"
+    text += "4\ta\tb\tmaybe\n"
+    text += "5\tlast\tline\tentailment"
+    found, counts = read(tmp_path, text)
+    assert found == [
+        (('He said "no', '"Yes"'), "entailment"), (("a b", ""), "not_entailment"), (("last", "line"), "entailment"),
+    ]  # fmt: skip
+    assert counts == {
+        "line end inside a line": 1, "an empty sentence, kept": 1, "fewer than 4 columns, dropped": 1,
+        "more than 4 columns, dropped": 1, "the label 'maybe', dropped": 1,
+    }  # fmt: skip
+
+
+def test_cola_has_a_header_in_its_test_only(tmp_path):
+    found, _ = read(tmp_path, "gj04\t1\t\tHe left.\ngj04\t0\t*\tLeft he.\n", "cola")
+    assert found == [(("He left.",), "1"), (("Left he.",), "0")]
+    assert read(tmp_path, "index\tsentence\n0\tHe left.\n", "cola", "test")[0] == [(("He left.",), "")]
+
+
+def test_scores_are_numbers_from_0_to_5(tmp_path):
+    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+    text = header + "".join(f"0\tx\tx\tx\tx\tx\tx\ta\tb\t{score}\n" for score in ("0.000", "5.000", "5.1", "nan", ""))
+    found, counts = read(tmp_path, text, "sts-b")
+    assert [label for _, label in found] == ["0.000", "5.000"]
+    assert counts == {f"the label {text!r}, dropped": 1 for text in ("5.1", "nan", "")}
+
+
+def test_mrpc_in_its_own_archive_is_cut_by_ids(tmp_path):
+    text = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta\tb\n0\t9\t10\tc\td\n1\t7\t10\te\tf\n"
+    ids = tmp_path / "dev_ids.tsv"
+    ids.write_text("9\t10\n")
+    assert read(tmp_path, text, "mrpc", "valid", place=1, ids=ids)[0] == [(("c", "d"), "0")]
+    train, counts = read(tmp_path, text, "mrpc", "train", place=1, ids=ids)
+    assert [label for _, label in train] == ["1", "1"] and counts == {"byte order mark": 1}
+
+
+def test_languages_of_xnli_are_rows_of_one_file(tmp_path):
+    text = "language\tgold_label\tsentence1\tsentence2\nde\tneutral\ta\tb\nen\t-\tc\td\nen\tcontradiction\te\tf\n"
+    found, counts = read(tmp_path, text, "en", "valid", XNLI)
+    assert found == [(("e", "f"), "contradiction")] and counts == {"the label '-', dropped": 1}
+    assert read(tmp_path, text, "en", "dev.de", XNLI)[0] == [(("a", "b"), "neutral")]
+    train = "premise\thypo\tlabel\na\tb\tcontradictory\n"
+    assert read(tmp_path, train, "en", "train", XNLI)[0] == [(("a", "b"), "contradiction")]
+
+
+def test_a_file_of_another_task_is_told_by_its_columns(tmp_path):
+    with pytest.raises(UserError, match="has no column 'sentence1' .it has: index, question.* --archive"):
+        read(tmp_path, "index\tquestion\tsentence\tlabel\n")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "room", "kept"),
+    [((3, 2), 5, (3, 2)), ((9, 2), 5, (3, 2)), ((2, 9), 5, (2, 3)), ((9, 9), 5, (3, 2)), ((3, 10), 5, (3, 2)),
+     ((9, 1), 5, (4, 1)), ((9, 0), 5, (5, 0)), ((9,), 5, (5,)), ((5,), 5, (5,))],
+)  # fmt: skip
+def test_the_longer_sentence_is_cut(lengths, room, kept):
+    row = [[f"{side}{n}" for n in range(length)] for side, length in enumerate(lengths)]
+    cut, found = _shortened(row, room)
+    assert found == [" ".join(pieces[:length]) for pieces, length in zip(row, kept, strict=True)]
+    assert cut == (lengths != kept)
+
+
+def test_hostile_members_of_a_zip_are_left_alone(tmp_path):
+    archive = tmp_path / "a.zip"
+    link, device = (zipfile.ZipInfo(f"{name}/RTE/train.tsv") for name in ("link", "device"))
+    link.external_attr, device.external_attr = (stat.S_IFLNK | 0o777) << 16, (stat.S_IFBLK | 0o600) << 16
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("../RTE/train.tsv", "out")
+        made.writestr("/RTE/train.tsv", "root")
+        made.writestr("..\\RTE\\train.tsv", "windows")
+        made.writestr(link, "/etc/passwd")
+        made.writestr(device, "")
+        made.writestr("glue/RTE/train.tsv", "good")
+        made.writestr("other/RTE/train.tsv", "again")
+    found = archives.copy_out_of_all([archive], {"RTE/train.tsv": tmp_path / "out"})
+    assert (tmp_path / "out").read_text() == "good" and found.members == {"RTE/train.tsv"}
+    assert found.left_alone == {
+        "a name that leads out of the archive": 3, "a link": 1, "neither file nor folder": 1,
+        "a second file of the same name": 1,
+    }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {"a.zip", "out"}
+
+
+def test_members_are_found_in_folders_zips_tars_and_files(tmp_path):
+    import miniature
+
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    (folder / "train.tsv").write_text("folder")
+    (folder / "dev.tsv").symlink_to("/etc/passwd")
+    (tmp_path / "all.tgz").write_bytes(miniature.tgz({"glue/RTE/dev.tsv": "tar"}))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/test.tsv").write_text("file")
+    goals = {
+        name: tmp_path / f"{number}.out" for number, name in enumerate(("RTE/train.tsv", "RTE/dev.tsv", "test.tsv"))
+    }
+    found = archives.copy_out_of_all([folder, tmp_path / "all.tgz", tmp_path / "test/test.tsv"], goals)
+    assert [goal.read_text() for goal in goals.values()] == ["folder", "tar", "file"]
+    assert found.left_alone == {"a link that leads out of the folder": 1}
+
+
+def test_a_damaged_zip_is_told(tmp_path):
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as made:
+        made.writestr("RTE/train.tsv", "some text that is stored")
+    (tmp_path / "a.zip").write_bytes(whole.getvalue().replace(b"some text", b"other txt"))
+    with pytest.raises(UserError, match="a.zip is damaged or was cut short .*--archive"):
+        archives.copy_out_of_all([tmp_path / "a.zip"], {"RTE/train.tsv": tmp_path / "out"})
+
+
+def test_an_encoder_is_known_by_its_files(tmp_path):
+    folder = labelled_files.roberta(tmp_path / "roberta", weights=False)
+    encoder = Encoder.of(folder)
+    assert encoder.kind == "roberta" and pieces_of(encoder, ["dog", " do", ""])[0] == "257"
+    assert [len(text.split()) for text in pieces_of(encoder, ["dog", " do", "", "ü"])] == [1, 2, 0, 2]
+    with pytest.raises(UserError, match="has no model.pt; give --encoder"):
+        _ = encoder.weights
+    (folder / "vocab.bpe").unlink()
+    with pytest.raises(UserError, match="needs a folder with dict.txt, encoder.json, vocab.bpe or dict.txt, sent"):
+        Encoder.of(folder)
+    with pytest.raises(UserError, match="there is no folder .*/x; give --encoder"):
+        Encoder.of(tmp_path / "x")
+
+
+def ids_of(folder: Path, column: str, split: str) -> list[list[str]]:
+    """The lines of a binarised column, as the words of its dictionary."""
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    names += [line.split(" ")[0] for line in (folder / f"bin/{column}/dict.txt").read_text().splitlines()]
+    index = folder / f"bin/{column}/{split}.idx"
+    ends = np.cumsum(list(binary.sizes(index)))
+    numbers = np.split(np.fromfile(index.with_suffix(".bin"), np.uint16), ends[:-1])
+    return [[names[number] for number in row] for row in numbers]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return Encoder.of(labelled_files.roberta(tmp_path_factory.mktemp("encoder") / "roberta", weights=False))
+
+
+def made(folder, encoder, task, given, **more):
+    job = Job(GLUE, GLUE.tasks[task], encoder, folder, more.pop("longest", 128), any_counts=True)
+    with Workers(1) as workers:
+        sentence_folder.make(job, given, workers)
+    return job, json.loads((folder / "manifest.json").read_text())
+
+
+def test_a_folder_of_classes_step_by_step(tmp_path, encoder):
+    job, manifest = made(
+        tmp_path / "rte", encoder, "rte", [labelled_files.glue(tmp_path / "glue", ["RTE"])], longest=20
+    )
+    table = [line.split("\t") for line in (tmp_path / "glue/RTE/dev.tsv").read_text().splitlines()][1:]
+    assert [row[1] for row in table] == (job.folder / "raw/valid.input0").read_text().splitlines()
+    assert [row[3] for row in table] == (job.folder / "labels/dev.txt").read_text().splitlines()
+    assert not (job.folder / "labels/test.txt").exists() and not (job.folder / ".unpacked").exists()
+    pieces = [encoder_text.split() for encoder_text in pieces_of(encoder, [row[2] for row in table])]
+    found = ids_of(job.folder, "input1", "valid")
+    whole = [row[:-1] == cut for row, cut in zip(found, pieces, strict=True)]
+    assert all(row[-1] == "</s>" and row[:-1] == cut[: len(row) - 1] for row, cut in zip(found, pieces, strict=True))
+    lengths = [len(a) + len(b) - 2 for a, b in zip(ids_of(job.folder, "input0", "valid"), found, strict=True)]
+    assert max(lengths) == 16 and not all(whole)  # with the four around them: 20
+    assert [row[0] for row in ids_of(job.folder, "label", "valid")] == [row[3] for row in table]
+    assert (job.folder / "bin/label/dict.txt").read_text() == "entailment 1\nnot_entailment 1\n"
+    assert manifest["rows"] == {"train": 24, "valid": 10, "test": 5} and sentence_folder.is_done(job)
+    cut = {row["split"]: row["cut_to_length"] for row in manifest["counts"] if row["step"] == "pieces"}
+    assert cut["valid"] >= 1
+
+
+def test_a_folder_of_scores_and_one_without_a_test(tmp_path, encoder):
+    glue = labelled_files.glue(tmp_path / "glue", ["STS-B"])
+    (glue / "STS-B/test.tsv").unlink()
+    job, manifest = made(tmp_path / "sts-b", encoder, "sts-b", [glue])
+    raw = (job.folder / "raw/valid.label").read_text().split()
+    assert raw[:3] == ["0.000", "0.500", "1.000"]
+    assert (job.folder / "bin/label/valid.label").read_text().split()[:4] == ["0", "0.1", "0.2", "0.3"]  # of 5
+    assert not (job.folder / "bin/label/dict.txt").exists() and list(manifest["subsets"]) == ["dev"]
+
+
+def test_what_cannot_be_right_is_refused(tmp_path, encoder):
+    glue = labelled_files.glue(tmp_path / "glue", ["RTE"])
+    task = GLUE.tasks["rte"]
+
+    def attempt(any_counts=False):
+        job = Job(GLUE, task, encoder, tmp_path / "rte", 128, any_counts)
+        with Workers(1) as workers:
+            sentence_folder.make(job, [glue], workers)
+
+    with pytest.raises(
+        UserError, match="train of RTE has 24 rows in RTE/train.tsv and should have 2,490: .*any-counts"
+    ):
+        attempt()
+    test = glue / "RTE/test.tsv"
+    test.write_text(test.read_text() + "9\tcut short\n")
+    with pytest.raises(UserError, match="test.tsv has rows that cannot be read .fewer than 3 columns, dropped"):
+        attempt(any_counts=True)
+    (glue / "RTE/dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n")
+    with pytest.raises(UserError, match="RTE/dev.tsv has no row for valid"):
+        attempt(any_counts=True)
+    (glue / "RTE/train.tsv").unlink()
+    with pytest.raises(UserError, match="holds no RTE/train.tsv"):
+        attempt(any_counts=True)
+
+
+def test_every_data_set_has_its_facts():
+    for data in SENTENCES.values():
+        for task in data.tasks.values():
+            splits = {part.split for part in task.parts}
+            assert {split for own in task.subsets.values() for split in own.values()} | {"train"} == splits

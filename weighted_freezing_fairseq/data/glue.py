@@ -1,0 +1,74 @@
+"""GLUE (Wang et al. 2018): six of its tasks, in the files of its own archives, with their sizes and measures.
+
+Alpha is that of Xu et al. 2022, Table 6. The tests have no labels: dev is what is scored, and predictions for the tests
+are written as GLUE's server takes them. Left out on purpose: MNLI (but see `xnli.py`), QQP, WNLI and AX.
+"""
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+
+from .sentences import Part, SentenceData, Source, Task
+
+_FILES = MappingProxyType({"train": "train", "valid": "dev", "test": "test"})
+_SUBSETS = MappingProxyType({"dev": {"dev": "valid"}, "test": {"test": "test"}})
+
+
+def _parts(name: str, sizes: Sequence[int], sources: Callable[[str, str], tuple[Source, ...]]) -> tuple[Part, ...]:
+    """Train, dev and test with their sizes; `sources` of a split and its file. The test may be missing."""
+    files = zip(_FILES.items(), sizes, strict=True)
+    return tuple(
+        Part(split, sources(split, f"{name}/{file}.tsv"), size, split != "test") for (split, file), size in files
+    )
+
+
+def _with_header(*inputs: str, label: str) -> Callable[[str, str], tuple[Source, ...]]:
+    """Files whose first line names their columns; that of the test has no label."""
+    return lambda split, file: (Source(file, inputs, "" if split == "test" else label),)
+
+
+def _cola(split: str, file: str) -> tuple[Source, ...]:
+    """CoLA's train and dev have no header."""
+    if split == "test":
+        return (Source(file, ("sentence",)),)
+    return (Source(file, ("sentence",), "label", names=("source", "label", "original", "sentence")),)
+
+
+def _mrpc(split: str, file: str) -> tuple[Source, ...]:
+    """GLUE's own files, or those of the corpus, of whose training set the pairs of dev_ids.tsv are dev."""
+    inputs = ("#1 String", "#2 String")
+    if split == "test":
+        return Source(file, inputs), Source("msr_paraphrase_test.txt", inputs)
+    ids = ("dev_ids.tsv", split == "valid")
+    return Source(file, inputs, "Quality"), Source("msr_paraphrase_train.txt", inputs, "Quality", ids=ids)
+
+
+def _task(
+    name: str, what: str, labels: str, metrics: str, alpha: float, sizes: Sequence[int],
+    sources: Callable[[str, str], tuple[Source, ...]],
+) -> Task:  # fmt: skip
+    return Task(
+        name, what, tuple(labels.split()), tuple(metrics.split()), alpha, _parts(name, sizes, sources), _SUBSETS
+    )
+
+
+_PAIR = ("sentence1", "sentence2")
+_TASKS = (
+    _task("RTE", "entailment of a sentence by another", "entailment not_entailment", "accuracy", 1.0,
+          (2490, 277, 3000), _with_header(*_PAIR, label="label")),
+    _task("CoLA", "whether a sentence is grammatical", "0 1", "mcc accuracy", 0.5, (8551, 1043, 1063), _cola),
+    _task("MRPC", "whether two sentences say the same", "0 1", "f1 accuracy", 1.5, (3668, 408, 1725), _mrpc),
+    _task("STS-B", "how near two sentences are, from 0 to 5", "", "pearson spearman", 1.0,
+          (5749, 1500, 1379), _with_header(*_PAIR, label="score")),
+    _task("SST-2", "the sentiment of a sentence", "0 1", "accuracy", 0.5,
+          (67_349, 872, 1821), _with_header("sentence", label="label")),
+    _task("QNLI", "whether a sentence answers a question", "entailment not_entailment", "accuracy", 0.5,
+          (104_743, 5463, 5463), _with_header("question", "sentence", label="label")),
+)  # fmt: skip
+
+GLUE = SentenceData(
+    name="glue",
+    what="six tasks of GLUE, from its own TSV files",
+    tasks=MappingProxyType({task.name.lower(): task for task in _TASKS}),
+    recipes=("roberta", "xlmr"),
+    longest=128,  # Xu et al. 2022, appendix A.3
+)

@@ -1,0 +1,309 @@
+"""One task's folder, step by step: the user's files -> sentences and labels -> subwords -> fairseq's data -> manifest.
+
+The layout is that of fairseq's own recipe for RoBERTa on GLUE: input0, input1 and label, each with its dictionary; the
+score of STS-B, 0 to 5, is divided by 5, as it is there. Each step appears when it is whole and leaves a stamp and its
+counts, so that a killed call goes on.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import whole_folder, write_atomically
+from ..recipes.runs import say
+from . import MANIFEST, archives, binary, lines, sentences
+from .encoders import Encoder, pieces_of
+from .fetch import identity, sha256
+from .folder import PACKAGES, Row, lines_to, step, versions, with_bar
+from .sentences import Part, SentenceData, Source, Task
+from .workers import Workers, chunks
+
+_OWN = ("raw", "labels", "pieces", "bin", MANIFEST)
+_AROUND = {1: 2, 2: 4}  # <s> a </s>, <s> a </s> </s> b </s>
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task in the subwords of one encoder, and where it goes."""
+
+    data: SentenceData
+    task: Task
+    encoder: Encoder
+    folder: Path
+    longest: int  # pieces of one example, with those around its sentences
+    any_counts: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides about the outcome, beside the files."""
+        return {
+            "dataset": self.data.name,
+            "recipe": self.encoder.kind,
+            "task": self.task.name,
+            "longest": self.longest,
+            "encoder": {path.name: sha256(path) for path in self.encoder.files},
+        }
+
+    @property
+    def inputs(self) -> list[str]:
+        """fairseq's names of the sentences."""
+        return [f"input{number}" for number in range(self.task.inputs)]
+
+
+def is_done(job: Job) -> bool:
+    """Whether the folder holds just this; an error where it holds something else."""
+    path = job.folder / MANIFEST
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key, value in job.settings.items() if found.get(key) != value]
+        if other:
+            raise UserError(
+                f"{job.folder} was made with another {' and '.join(other)}; "
+                "give another --out, or move that folder away"
+            )
+        lost = [name for name in found["sha256"] if not (job.folder / name).is_file()]
+        if lost:
+            raise UserError(f"{job.folder / lost[0]} is gone; move {job.folder} away, and type the same again")
+        return True
+    begun = any((job.folder / f".text{state}.json").is_file() for state in ("", ".begun"))
+    mine = [name for name in _OWN if (job.folder / name).exists()]
+    if mine and not begun:
+        raise UserError(f"{job.folder / mine[0]} was not made by wff prepare; give another --out, or move it away")
+    return False
+
+
+def counted(job: Job) -> str:
+    """The rows of each split, for a reader; of many languages only how many there are."""
+    kept = json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))["rows"]
+    few = {split: number for split, number in kept.items() if "." not in split}
+    told = [f"{number:,} {split}" for split, number in few.items()]
+    others = {split: number for split, number in kept.items() if split not in few}
+    if others:
+        told.append(f"{sum(others.values()):,} in {len(others)} sets of other languages and tests")
+    return " / ".join(told)
+
+
+def make(job: Job, given: Sequence[Path], workers: Workers) -> None:
+    """All steps."""
+    rows = step(job.folder, "text", job.settings, partial(_write_text, job, given))
+    rows += step(job.folder, "pieces", job.settings, partial(_write_pieces, job, workers))
+    rows += step(job.folder, "binarised", job.settings, partial(_binarise, job, workers))
+    _assert_the_same(job, rows)
+    _write_manifest(job, rows)
+
+
+# Text and labels -----------------------------------------------------------------------------------------------------
+
+
+def _write_text(job: Job, given: Sequence[Path]) -> list[Row]:
+    """raw/, a file for each input and the label of each split, and labels/, what each subset is scored against."""
+    unpacked = job.folder / ".unpacked"
+    with whole_folder(unpacked) as part:
+        goals = {member: part / str(number) for number, member in enumerate(job.task.members)}
+        say(f"{job.task.name}: looking for its files in {', '.join(map(str, given))}")
+        found = archives.copy_out_of_all(given, goals)
+    files = {member: unpacked / goals[member].name for member in found.members}
+    rows: list[Row] = [
+        {"step": "unpacked", "left_alone": why, "times": n} for why, n in sorted(found.left_alone.items())
+    ]
+    for row in rows:
+        say(f"{job.task.name}: {row['times']:,} x {row['left_alone']}: left alone")
+    with whole_folder(job.folder / "raw") as raw:
+        for each in job.task.parts:
+            rows += _write_part(job, each, files, raw, given, found)
+    _write_labels(job, {row["split"] for row in rows if row["step"] == "text"})
+    shutil.rmtree(unpacked)
+    return rows
+
+
+def _write_part(
+    job: Job, part: Part, files: Mapping[str, Path], raw: Path, given: Sequence[Path], found: archives.Found
+) -> list[Row]:
+    """One split, and what was counted."""
+    source = next((each for each in part.sources if _there(each, files)), None)
+    if source is None:
+        if part.required:
+            wanted = " or ".join(" with ".join([each.member, *(each.ids or ())[:1]]) for each in part.sources)
+            raise archives.missing(given[0], wanted, found)
+        say(f"{job.task.name}: no {part.sources[0].member}: there will be no predictions for {part.split}")
+        return [{"step": "text", "split": part.split, "missing": part.sources[0].member, "rows": 0}]
+    counts: Counter[str] = Counter()
+    number = 0
+    path = files[source.member]
+    with ExitStack() as stack:
+        sides = [stack.enter_context(lines_to(raw / f"{part.split}.{name}")) for name in job.inputs]
+        labels = stack.enter_context(lines_to(raw / f"{part.split}.label")) if source.label else None
+        ids = files[source.ids[0]] if source.ids else None
+        for inputs, label in sentences.rows(path, source, job.task, counts, ids):
+            number += 1
+            for side, text in zip(sides, inputs, strict=True):
+                side.write(f"{text}\n")
+            if labels is not None:
+                labels.write(f"{label}\n")
+    met = {what: times for what, times in sorted(counts.items()) if times}
+    told = "".join(f"; {times:,} x {what}" for what, times in met.items())
+    say(f"{job.task.name}: {part.split} has {number:,} rows{told}")
+    _refuse_wrong_counts(job, part, source, number, met)
+    return [
+        {"step": "text", "split": part.split, "file": source.member, "rows": number, "found": met, **identity(path)}
+    ]
+
+
+def _there(source: Source, files: Mapping[str, Path]) -> bool:
+    return source.member in files and (source.ids is None or source.ids[0] in files)
+
+
+def _refuse_wrong_counts(job: Job, part: Part, source: Source, number: int, met: Mapping[str, int]) -> None:
+    dropped = {what: times for what, times in met.items() if what.endswith("dropped")}
+    if dropped and not source.label:
+        raise UserError(
+            f"{source.member} has rows that cannot be read ({', '.join(dropped)}), and the server wants a prediction "
+            "for every one; give a whole file with --archive"
+        )
+    if number == 0:
+        raise UserError(f"{source.member} has no row for {part.split}; give another with --archive")
+    if number != part.count and not job.any_counts:
+        told = "".join(f", {times:,} x {what}" for what, times in dropped.items())
+        raise UserError(
+            f"{part.split} of {job.task.name} has {number:,} rows in {source.member} and should have {part.count:,}"
+            f"{told}: is it cut short, or of another version? Give another with --archive, or go on all the same with "
+            "--any-counts"
+        )
+
+
+def _write_labels(job: Job, splits: set[str]) -> None:
+    """Labels of each subset, its splits one after another, as predictions will be."""
+    with whole_folder(job.folder / "labels") as goal:
+        for subset, own in job.task.subsets.items():
+            paths = [job.folder / "raw" / f"{split}.label" for split in own.values() if split in splits]
+            if all(path.is_file() for path in paths) and paths:
+                with (goal / f"{subset}.txt").open("wb") as file:
+                    for path in paths:
+                        file.write(path.read_bytes())
+
+
+# Subwords and binarised data -----------------------------------------------------------------------------------------
+
+
+def _splits(job: Job) -> list[str]:
+    """Those that there are."""
+    return [part.split for part in job.task.parts if (job.folder / "raw" / f"{part.split}.input0").is_file()]
+
+
+def _write_pieces(job: Job, workers: Workers) -> list[Row]:
+    """Every sentence of every split in the encoder's subwords, the longer one of two cut where they are too long."""
+    room = job.longest - _AROUND[job.task.inputs]
+    rows: list[Row] = []
+    with whole_folder(job.folder / "pieces") as goal:
+        for split in _splits(job):
+            raw = [job.folder / "raw" / f"{split}.{name}" for name in job.inputs]
+            texts = zip(*(lines.texts(path) for path in raw), strict=True)
+            bar = with_bar(texts, f"{job.task.name} pieces {split}", lines.count(raw[0]))
+            number = cut = 0
+            with ExitStack() as stack:
+                sides = [stack.enter_context(lines_to(goal / path.name)) for path in raw]
+                for chunk in workers.map(partial(_in_pieces, job.encoder, room), chunks(bar)):
+                    for is_cut, found in chunk:
+                        number += 1
+                        cut += is_cut
+                        for side, text in zip(sides, found, strict=True):
+                            side.write(f"{text}\n")
+            rows.append({"step": "pieces", "split": split, "rows": number, "cut_to_length": cut})
+    cut = sum(row["cut_to_length"] for row in rows)
+    if cut:
+        say(f"{job.task.name}: {cut:,} rows are cut to {job.longest} pieces")
+    return rows
+
+
+def _in_pieces(encoder: Encoder, room: int, chunk: Sequence[tuple[str, ...]]) -> list[tuple[bool, list[str]]]:
+    """Each row in subwords, and whether it was cut."""
+    sides = [pieces_of(encoder, texts) for texts in zip(*chunk, strict=True)]
+    return [_shortened([text.split() for text in row], room) for row in zip(*sides, strict=True)]
+
+
+def _shortened(row: Sequence[list[str]], room: int) -> tuple[bool, list[str]]:
+    """At most `room` pieces in all: the longer sentence loses its last pieces, down to the length of the other."""
+    most = sorted(map(len, row))
+    if sum(most) <= room:
+        return False, [" ".join(pieces) for pieces in row]
+    longest = max(room - most[0], (room + 1) // len(row)) if len(row) > 1 else room
+    kept = [pieces[:longest] for pieces in row]
+    if sum(map(len, kept)) > room:  # an odd room: the second gives way
+        kept[-1] = kept[-1][: room - len(kept[0])]
+    return True, [" ".join(pieces) for pieces in kept]
+
+
+def _binarise(job: Job, workers: Workers) -> list[Row]:
+    """fairseq's data: the encoder's dictionary for sentences, the classes in their order for labels."""
+    say(f"{job.task.name}: binarising")
+    splits = _splits(job)
+    with whole_folder(job.folder / "bin") as goal:
+        for name in (*job.inputs, "label"):
+            (goal / name).mkdir()
+        for name in job.inputs:
+            shutil.copyfile(job.encoder.dictionary, goal / name / "dict.txt")
+        tasks = [
+            (job.folder / "pieces" / f"{split}.{name}", goal / name / "dict.txt", goal / name / split)
+            for split in splits
+            for name in job.inputs
+        ]
+        if not job.task.regression:
+            binary.save_dictionary([(label, 1) for label in job.task.labels], goal / "label/dict.txt")
+        for split in splits:
+            path = job.folder / "raw" / f"{split}.label"
+            if path.is_file() and job.task.regression:
+                scaled = (f"{float(value) / job.task.scale:.6g}\n" for value in lines.texts(path))
+                write_atomically(goal / "label" / f"{split}.label", "".join(scaled))
+            elif path.is_file():
+                tasks.append((path, goal / "label/dict.txt", goal / "label" / split))
+        found = list(workers.map(binary.write_and_check, tasks))
+    return [
+        {"step": "binarised", "split": goal.name, "column": goal.parent.name, **counts}
+        for (_, _, goal), counts in zip(tasks, found, strict=True)
+    ]
+
+
+def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
+    """No row may be lost between the text and what fairseq trains on, and no label may be unknown."""
+    wanted = {row["split"]: row["rows"] for row in rows if row["step"] == "text"}
+    for row in rows:
+        if row["step"] == "binarised" and (
+            row["sentences"] != wanted[row["split"]] or (row["column"] == "label" and row["unknown"])
+        ):
+            raise UserError(
+                f"{row['split']} of {job.folder} has {wanted[row['split']]:,} rows of text and {row['sentences']:,} "
+                "binarised ones; were its files changed by hand? Move the folder away and type the same again"
+            )
+
+
+def _write_manifest(job: Job, rows: Sequence[Row]) -> None:
+    kept = {row["split"]: row["rows"] for row in rows if row["step"] == "text" and row["rows"]}
+    manifest = {
+        **job.settings,
+        "what": job.task.what,
+        "inputs": job.task.inputs,
+        "labels": list(job.task.labels),
+        "scale": job.task.scale if job.task.regression else None,
+        "metrics": list(job.task.metrics),
+        "rows": kept,
+        "subsets": {
+            subset: {name: split for name, split in own.items() if split in kept}
+            for subset, own in job.task.subsets.items()
+            if any(split in kept for split in own.values())
+        },
+        "counts": list(rows),
+        "versions": versions(*PACKAGES)["versions"],
+        "sha256": {
+            str(path.relative_to(job.folder)): sha256(path)
+            for path in sorted(job.folder.glob("[!.]*/**/*"))
+            if path.is_file()
+        },
+    }
+    write_atomically(job.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
