@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
+from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 
 from weighted_freezing_fairseq.analysis import figures
 from weighted_freezing_fairseq.core import pruning
@@ -88,7 +89,8 @@ def test_every_option_is_named_with_its_default(section, configs):
     named = dict(re.findall(r"^\| `--([\w-]+)` \|([^|]*)\|", table, re.MULTILINE))
     named.pop(section.removesuffix("s"))
     fields = {f.name: f for path in configs.split() for f in dataclasses.fields(adapter(path))}
-    known = {f.name for f in dataclasses.fields(LabelSmoothedCrossEntropyCriterionConfig)}
+    stock = (LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig)
+    known = {f.name for config in stock for f in dataclasses.fields(config)}
     known |= {"_name", "seed", "log_interval", "max_update"}
     assert {name.replace("-", "_") for name in named} == fields.keys() - known
     for name, default in named.items():
