@@ -6,6 +6,7 @@ import pytest
 import torch
 from guided_rows import BASES, ROWS, a_model, guided, guided_model, same, train
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from weighted_freezing_fairseq.core import native
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
@@ -99,6 +100,30 @@ def test_a_state_comes_back_uncast_to_half_precision_weights(row):
     other.load_state_dict(copy.deepcopy(state))
     back = other.base.state_dict()["state"]
     assert all(torch.equal(back[i]["exp_avg"], entry["exp_avg"]) for i, entry in state["state"].items())
+
+
+class Awaits(TorchDispatchMode):
+    """Refuses every operation whose result the host must wait for, were the tensors on a GPU."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        assert operation.name().partition(".")[0] not in {"aten::_local_scalar_dense", "aten::nonzero", "aten::unique"}
+        return operation(*args, **(kwargs or {}))
+
+
+@every_row
+@pytest.mark.parametrize("stage", ["gradient", "update"])
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_no_step_waits_for_a_gpu(row, stage, norm):
+    model = a_model()
+    ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
+    optimizer = guided_model(row, model, "momentum", **ways)
+    train(model, optimizer, 4)  # the mask of fish_mask is made once, and waits
+    optimizer.record = True
+    with native.switched_off(), Awaits():
+        optimizer.step()
+    assert optimizer.recorded
+    with pytest.raises(AssertionError), Awaits():
+        float(next(iter(optimizer.recorded.values())))
 
 
 @every_row
