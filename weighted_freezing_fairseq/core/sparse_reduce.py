@@ -5,6 +5,7 @@ others, which no process will use, become zero on all of them. Left out on purpo
 estimated, which need the whole gradient; compression of what is sent.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .fixed import FixedMaskOptimizer
+
+logger = logging.getLogger(__name__)
 
 
 class MaskedReduce:
@@ -39,11 +42,6 @@ class MaskedReduce:
         self._weights = {slot.name: slot.parameter for slot in optimizer.slots} if weights is None else weights
         self._masks: Mapping[str, Tensor] | None = None  # those that the positions are of
         self._positions: dict[Tensor, Tensor] = {}
-
-    @property
-    def known(self) -> bool:
-        """Whether there is a mask: not while it is estimated, when whole gradients are needed."""
-        return self.optimizer.masks is not None
 
     def average_(self, parameters: Iterable[Tensor]) -> None:
         """The gradients of `parameters`, zeros where there is none, in place: without DistributedDataParallel."""
@@ -105,6 +103,8 @@ class MaskedReduce:
             found = {name: mask.reshape(-1).nonzero().view(-1) for name, mask in (self._masks or {}).items()}
             if found and dist.is_available() and dist.is_initialized():
                 self._compare(found.values())
+                kept, total = sum(map(len, found.values())), sum(map(len, self.optimizer.slots))
+                logger.info("between processes, %d of %d numbers of the gradient travel", kept, total)
             weights = {self._weights[name]: at for name, at in found.items()}
             self._positions = {weight: at for weight, at in weights.items() if len(at) < weight.numel()}
         return [self._positions.get(p) for p in parameters]

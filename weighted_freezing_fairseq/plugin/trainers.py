@@ -14,6 +14,7 @@ from typing import Any
 from fairseq.trainer import Trainer
 
 from ..core.rules import RULES
+from . import mask_communication
 from .architectures import join_losses
 from .guided_criterion import GuidedCriterion
 from .importance_log import ImportanceLog, interval_of, log_of
@@ -45,6 +46,7 @@ def install() -> None:
         interval = interval_of(self.cfg)
         with published(self.get_model(), self.get_criterion()):
             build(self)
+            mask_communication.join(self)
             if criterion is not None:
                 criterion.optimizer_built(self.optimizer.optimizer)
             self.importance_log = log_of(self, interval)
