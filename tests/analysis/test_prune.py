@@ -8,9 +8,11 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import recipe_runs
 import torch
 from fairseq_runs import USER_DIR, Fairseq, assert_same
 from torch import nn
@@ -31,13 +33,17 @@ MATRICES = ("k_proj.weight", "v_proj.weight", "q_proj.weight", "out_proj.weight"
 
 @pytest.fixture
 def wff(trained, toy_data, tmp_path, capsys):
-    """The command on the toy model; `ok=False` gives the one line of its mistake."""
+    """The command on the toy model; `ok=False` gives the one line of its mistake, `alone` a process of its own."""
 
-    def call(*words, checkpoint=trained, out="pruned.pt", data=toy_data, ok=True):
+    def call(*words, checkpoint=trained, out="pruned.pt", data=toy_data, ok=True, alone=False):
         given = [] if data is None else ["--data", data]
         checkpoints = checkpoint if isinstance(checkpoint, list) else [checkpoint]
-        status = main([str(word) for word in ("prune", *checkpoints, "--out", tmp_path / out, *given, *words)])
-        said = capsys.readouterr()
+        words = [str(word) for word in ("prune", *checkpoints, "--out", tmp_path / out, *given, *words)]
+        if alone:
+            done = recipe_runs.wff(*words)
+            status, said = done.returncode, SimpleNamespace(out=done.stdout, err=done.stderr)
+        else:
+            status, said = main(words), capsys.readouterr()
         assert status == (0 if ok else 2), said.err
         if ok:
             return said
@@ -357,7 +363,7 @@ def written(folder):
 
 @pytest.mark.slow
 def test_a_curve_is_a_table_and_a_picture_and_goes_on_where_it_was(curve, fairseq, trained, toy_data, wff, monkeypatch):
-    said = curve()
+    said = curve(alone=True)  # what it runs itself starts warm there
     found = rows(curve.folder)
     assert list(found[0]) == "checkpoint method fraction remaining bleu chrf sentences signature".split()
     order = [(row["checkpoint"], row["method"], row["fraction"], row["remaining"]) for row in found]
@@ -400,7 +406,7 @@ def test_a_curve_is_a_table_and_a_picture_and_goes_on_where_it_was(curve, fairse
     (curve.folder / "points" / points[1]).unlink()
     (curve.folder / ".pruned").mkdir()
     (curve.folder / ".pruned/left.pt").write_bytes(b"half")
-    said = curve("--json")
+    said = curve("--json", alone=True)
     assert said.err.count("] point ") == 1 and "point 2 of 5: checkpoint_last, magnitude, 60.1% of the " in said.err
     assert "measuring" not in said.err  # magnitude needs no data
     after = written(curve.folder)
