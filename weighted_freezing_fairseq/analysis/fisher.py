@@ -84,7 +84,7 @@ class Plan:
 def plan(trained: Any, settings: Settings) -> Plan:
     """Every drawn sentence once; the same for every number of processes."""
     ids, too_long = trained.draw(settings.samples, settings.seed)
-    lengths = {number: max(trained.dataset.size(number)) for number in ids}
+    lengths = {number: trained.dataset.num_tokens(number) for number in ids}
     halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
     cut = [
         (half, batch)
@@ -106,14 +106,12 @@ class _Adder(Protocol):
 
 def _adder(trained: Any, settings: Settings, drawn: Sequence[int]) -> _Adder:
     """What adds the squares of a batch of sentences to the totals."""
-    from ..plugin.trained import length
-
     parameters = fisher.trainable(trained.model)
     if settings.estimator == "batch":
         return lambda totals, ids: fisher.add_squared_sum_(
             totals, parameters, trained.log_likelihoods, trained.gold(ids)
         )
-    by_length = sorted(drawn, key=lambda number: max(trained.dataset.size(number)))
+    by_length = sorted(drawn, key=trained.dataset.num_tokens)
     probe = [by_length[len(by_length) * quarter // 4] for quarter in (1, 2, 3)]
     squares = fisher.SquaredGradients(trained.model, trained.log_likelihoods, trained.gold(probe), settings.memory)
     if squares.looped:
@@ -125,7 +123,7 @@ def _adder(trained: Any, settings: Settings, drawn: Sequence[int]) -> _Adder:
             return
         for draw in range(settings.draws):
             pairs = trained.sampled(ids, draw, settings.seed)
-            for batch in fisher.batches(pairs, length, settings.max_tokens):
+            for batch in fisher.batches(pairs, trained.length, settings.max_tokens):
                 squares.add_(totals, batch)
 
     return add

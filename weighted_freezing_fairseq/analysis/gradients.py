@@ -1,8 +1,8 @@
 """Gradients of a trained model on random batches of its data: what importance by gradients is measured with.
 
-Each is of the mean negative log-likelihood per token of one batch, without dropout, in float32; the batches depend on
-the data and the seed alone. Left out on purpose: what is made of a gradient, which is the caller's, and gradients of
-single sentences (`fisher.py`).
+Each is of the mean negative log-likelihood per token, or label, of one batch, without dropout, in float32; the batches
+depend on the data and the seed alone. Left out on purpose: what is made of a gradient, which is the caller's, and
+gradients of single sentences (`fisher.py`).
 """
 
 import sys
@@ -38,7 +38,7 @@ class Sample:
 def draw_batches(trained: Any, sample: Sample) -> list[list[int]]:
     """Random batches of sentences of like lengths, as many as asked for or as the split has."""
     ids, _ = trained.draw(len(trained.dataset), sample.seed)
-    batches = fisher.batches(ids, lambda number: max(trained.dataset.size(number)), sample.max_tokens)
+    batches = fisher.batches(ids, trained.dataset.num_tokens, sample.max_tokens)
     order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(sample.seed))[: sample.batches]
     say(f"measuring importance on {len(order)} of the {len(batches)} batches of {sample.split}")
     return [batches[place] for place in order]

@@ -1,8 +1,7 @@
-"""A trained translation model and its binarised sentences, as measurements of importance need them.
+"""A trained model of translation, or of sentences' classes, with binarised data, as measurements of importance need it.
 
-Log-likelihoods of sentences with gold targets or with targets drawn from the model itself; and the shape of a model
-alone, which needs no data. Left out on purpose: tasks that are not translation of pairs, and search, which is
-fairseq-generate's.
+Log-likelihoods of samples with gold targets or with targets drawn from the model itself; and the shape of a model
+alone, which needs no data. Left out on purpose: other tasks, and search, which is fairseq-generate's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import torch
 from fairseq import checkpoint_utils, models, tasks, utils
 from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.modules import MultiheadAttention
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
 
@@ -22,13 +22,8 @@ from ..core.fisher import categorical
 from ..core.masks import stream_key, uniform
 from ..errors import UserError
 
-# One sentence pair as fairseq's data set gives it: `source` and `target`, each with its end, and `id`.
+# One sample as fairseq's data set gives it. Of translation: `source` and `target`, each with its end, and `id`.
 Pair = dict[str, Any]
-
-
-def length(pair: Pair) -> int:
-    """What a pair costs in a batch: the longer of its sides."""
-    return max(len(pair["source"]), len(pair["target"]))
 
 
 @contextmanager
@@ -54,7 +49,7 @@ def attention_by_layers(model: nn.Module) -> Iterator[None]:
 class Trained:
     """A model and one split of sentence pairs. `limits` are the longest source and target that the model takes."""
 
-    def __init__(self, model: nn.Module, dataset: LanguagePairDataset, device: str, limits: Any) -> None:
+    def __init__(self, model: nn.Module, dataset: Any, device: str, limits: Any) -> None:
         self.model = model.to(device=device, dtype=torch.float32)
         self.dataset, self.device, self.limits = dataset, device, limits
 
@@ -69,7 +64,10 @@ class Trained:
             raise UserError("torch sees no GPU here; type --device cpu")
         model, task = _load(checkpoint, data)
         limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())
-        return cls(model, _open(task, data, split), device, limits)
+        dataset = _open(task, data, split)
+        if isinstance(task, SentencePredictionTask):
+            return TrainedOnSentences(model, dataset, device, limits, task.cfg)
+        return cls(model, dataset, device, limits)
 
     def draw(self, samples: int, seed: int) -> tuple[list[int], int]:
         """The ids of up to `samples` sentences, without replacement, and how many are too long for the model."""
@@ -82,6 +80,10 @@ class Trained:
     def gold(self, ids: Sequence[int]) -> list[Pair]:
         """Sentences with the targets of the data set."""
         return [self.dataset[number] for number in ids]
+
+    def length(self, pair: Pair) -> int:
+        """What a pair costs in a batch: the longer of its sides."""
+        return max(len(pair["source"]), len(pair["target"]))
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> Tensor:
         """log p(target | source): the plain sum over its tokens and its end, in the order of `pairs`."""
@@ -130,6 +132,44 @@ class Trained:
         drawn = dict(zip(rows, tokens[:, 1:].cpu(), strict=True))
         targets = [_until_end(drawn[place], caps[rows.index(place)], eos) for place in range(len(pairs))]
         return [{**pair, "target": target} for pair, target in zip(pairs, targets, strict=True)]
+
+
+class TrainedOnSentences(Trained):
+    """The same of fairseq's `sentence_prediction`: a sample is a text, its target a class or, in a regression, numbers.
+
+    A regression has no likelihoods; minus the squared error, which is minus its loss, stands in their place.
+    """
+
+    def __init__(self, model: nn.Module, dataset: Any, device: str, limits: Any, task: Any) -> None:
+        super().__init__(model, dataset, device, limits)
+        self.head, self.regression = task.classification_head_name, task.regression_target
+
+    def length(self, pair: Pair) -> int:
+        return len(pair["net_input.src_tokens"])
+
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> Tensor:
+        """log p(class | text), minus the loss of fairseq's criterion."""
+        outputs, target = self._outputs(pairs)
+        if self.regression:
+            return -(outputs - target.to(outputs.dtype).view_as(outputs)).square().sum(1)
+        return outputs.log_softmax(1).gather(1, target.view(-1, 1)).squeeze(1)
+
+    def _outputs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+        """Scores of classes, or numbers, of each text; and the targets."""
+        sample = self.dataset.collater(list(pairs))
+        sample = utils.move_to_cuda(sample, self.device) if self.device.startswith("cuda") else sample
+        return self.model(**sample["net_input"], classification_head_name=self.head)[0], sample["target"]
+
+    @torch.no_grad()
+    def sampled(self, ids: Sequence[int], draw: int, seed: int) -> list[Pair]:
+        """Texts with classes drawn from the model, of the stream (seed, draw, id)."""
+        if self.regression:
+            raise UserError("a regression has no distribution to draw targets from; type --estimator per-sample")
+        pairs = self.gold(ids)
+        streams = [stream_key(seed, draw, f"target of sentence {number}") for number in ids]
+        scores, _ = self._outputs(pairs)
+        u = torch.cat([uniform(1, key, device=self.device) for key in streams])
+        return [{**pair, "target": c[None]} for pair, c in zip(pairs, categorical(scores, u).cpu(), strict=True)]
 
 
 def _until_end(tokens: Tensor, cap: int, eos: int) -> Tensor:
@@ -191,14 +231,18 @@ def _stand_in(size: int) -> Dictionary:
     return found
 
 
-def _open(task: Any, data: Path, split: str) -> LanguagePairDataset:
+def _open(task: Any, data: Path, split: str) -> Any:
     """One split of `data`."""
+    sentences = isinstance(task, SentencePredictionTask)
     try:
         task.load_dataset(split)
-    except FileNotFoundError:
-        names = sorted({path.name.split(".")[0] for path in data.glob("*.idx")})
+    except (FileNotFoundError, AssertionError):  # of sentences, fairseq asserts that there is one
+        folder = data / "input0" if sentences else data
+        names = sorted({path.name.split(".")[0] for path in folder.glob("*.idx")})
         raise UserError(f"{data} has no split {split!r}; type --split {' or '.join(names) or 'train'}") from None
     dataset = task.dataset(split)
-    if not isinstance(dataset, LanguagePairDataset) or dataset.tgt is None:
+    if sentences and "target" not in dataset[0]:
+        raise UserError(f"{split} of {data} has no labels; give a split that has")
+    if not sentences and (not isinstance(dataset, LanguagePairDataset) or dataset.tgt is None):
         raise UserError(f"{split} of {data} holds no sentence pairs; give the data of a translation task")
     return dataset
