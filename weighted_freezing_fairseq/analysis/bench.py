@@ -30,9 +30,11 @@ Measure time and memory of every method beside standard training, interleaved in
 and bytes that it cannot do without."""
 EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
 
-# A method's YAML with other settings: its variants, the modes of its passes, and what fairseq itself has to offer.
+# A method's YAML with other settings: its variants, the modes of its passes, the plain way of them (`plain_passes.py`),
+# and what fairseq itself has to offer.
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "intra_distillation_loop": ("intra_distillation", "criterion.pass_mode=loop"),
+    "intra_distillation_plain": ("intra_distillation", "criterion._name=intra_distillation_plain"),
     "intra_distillation_recompute": ("intra_distillation", "criterion.pass_mode=recompute"),
     "r_drop_of_fairseq": (
         "standard",
@@ -337,6 +339,8 @@ def _is_here(settings: Sequence[str]) -> bool:
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported: its profiler prints its own probes
     import fairseq  # noqa: F401  (registers the plugin's adapters)
+
+    from . import plain_passes  # noqa: F401  (registers a variant)
 
     logging.disable(logging.INFO)
     folders = args.configs or [CONFIGS / "toy", CONFIGS / "adapt"]
