@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+import tiny_sentences
 from omegaconf import OmegaConf
 from recipe_runs import differences
 
 from weighted_freezing_fairseq.analysis import subjects
 from weighted_freezing_fairseq.configs import CONFIGS
+from weighted_freezing_fairseq.data import GLUE, XNLI
 
-FOLDERS = {"adapt": 4, "iwslt14": 12, "iwslt14-li": 11, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
+FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 11, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
+FOLDERS |= {"xnli": 6}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+LABELLED = ("glue", "xnli")
 
 
 def test_the_folders_are_those_that_the_readme_knows():
@@ -39,6 +43,27 @@ def test_a_cell_differs_from_standard_training_in_its_method_alone(folder):
         )
 
 
+@pytest.mark.parametrize("folder", LABELLED)
+def test_a_cell_of_labelled_sentences_differs_in_its_method_alone(folder):
+    for name, (cfg, changed) in differences(folder).items():
+        if name != "standard":
+            rest = changed - {"optimizer", "criterion"}
+            assert len(changed - rest) == 1 and rest == ({"optimization"} if name in SHORT else set()), name
+        base = cfg["optimizer"].get("base_optimizer", cfg["optimizer"]["_name"])
+        assert base == {"glue": "adamax", "xnli": "adam"}[folder] and cfg["optimizer"]["weight_decay"] == 0
+
+
+def test_the_papers_settings_are_in_the_yamls_of_labelled_sentences():
+    """Xu et al. 2022, appendix A.3; Li et al. 2023, Table 8."""
+    glue, xnli = (differences(folder)["standard"][0] for folder in LABELLED)
+    assert [cfg["dataset"]["batch_size"] for cfg in (glue, xnli)] == [32, 16]
+    assert [cfg["optimization"]["lr"] for cfg in (glue, xnli)] == [[2e-4], [1e-5]]
+    assert [cfg["optimization"]["max_epoch"] for cfg in (glue, xnli)] == [20, 3]
+    assert glue["model"]["dropout"] == 0.1 and (GLUE.longest, XNLI.longest) == (128, 256)
+    thirds = [differences(folder)["intra_distillation_third"][0]["optimization"]["max_epoch"] for folder in LABELLED]
+    assert thirds == [7, 1]
+
+
 def test_the_papers_settings_are_in_the_yamls():
     """Xu et al. 2022, section 4.2 and appendix A; Li et al. 2023, appendix C."""
     settings = {folder: differences(folder)["standard"][0] for folder in MATRICES}
@@ -56,7 +81,30 @@ def test_the_papers_settings_are_in_the_yamls():
         )
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=str)
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    return tiny_sentences.write(tmp_path_factory.mktemp("sentences"))
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.parts[0] in LABELLED], ids=str)
+def test_every_yaml_of_labelled_sentences_is_a_training(path: Path, sentences):
+    from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
+
+    given = "common.cpu=true checkpoint.save_dir=unused task.num_classes=3 task.max_positions=40 criterion.alpha=1.5"
+    given += " criterion.regression_target=false optimization.max_update=9 lr_scheduler.warmup_updates=1"
+    given += " model.encoder_layers=1 model.encoder_embed_dim=16 model.encoder_ffn_embed_dim=16"
+    wanted = OmegaConf.load(CONFIGS / path)
+    overrides = [*given.split(), "model.encoder_attention_heads=2", f"task.data={sentences / 'classes'}"]
+    overrides = [each for each in overrides if "alpha" not in each or OmegaConf.is_missing(wanted.criterion, "alpha")]
+    assert (CONFIGS / path).read_text(encoding="utf-8").startswith("# ")
+    trainer = build_trainer(load_config(CONFIGS / path, [*overrides, "checkpoint.finetune_from_model=unused"]))
+    assert trainer.cfg.optimizer._name == wanted.optimizer._name and trainer.optimizer.get_lr() >= 0
+    assert trainer.cfg.lr_scheduler._name == "polynomial_decay" and trainer.lr_scheduler.total_num_update == 9
+    assert "sentence_classification_head" in trainer.model.classification_heads
+    assert trainer.get_criterion() is not None
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if path.parts[0] not in LABELLED], ids=str)
 def test_every_yaml_is_a_training(path: Path):
     config = CONFIGS / path
     wanted = OmegaConf.load(config)

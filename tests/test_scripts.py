@@ -18,6 +18,7 @@ NAMES += tuple(
     for data in ("iwslt14", "wmt17", "multi30k")
     for name in ("prepare", "train", "evaluate", "reproduce")
 )
+NAMES += tuple(f"{data}/{name}" for data in ("glue", "xnli") for name in ("prepare", "train", "evaluate"))
 KNOWN = {*(f"scripts/{name}.sh" for name in NAMES), ".ci/run"}
 ids = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 

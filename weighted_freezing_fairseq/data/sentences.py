@@ -83,6 +83,11 @@ class SentenceData:
     recipes: tuple[str, ...]
     longest: int  # pieces of one example, with those that fairseq sets around the sentences
 
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The keys of the tasks, which stand where a translation has its pair."""
+        return tuple(self.tasks)
+
 
 def rows(path: Path, source: Source, task: Task, counts: Counter[str], ids: Path | None = None) -> Iterator[Row]:
     """The rows of a part in a file; `counts` says what was found in it and what was dropped, and why."""

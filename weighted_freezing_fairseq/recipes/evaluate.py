@@ -2,7 +2,8 @@
 
 Given a run folder of `wff train`, it knows the test sets, the search settings of the recipe, and the checkpoints to
 compare: the best, the last, the average of the latest. Given a checkpoint, it is told. Left out on purpose:
-significance between systems, which is `wff report`.
+significance between systems, which is `wff report`; and labelled sentences, which are predicted and not translated
+(`sentences/evaluate.py`).
 """
 
 import argparse
@@ -13,17 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, MANIFEST, read_manifest
+from ..data import DATASETS, MANIFEST, SENTENCES, read_manifest
 from ..errors import UserError
 from ..files import write_atomically
 from .average import average, latest
 from .machine import Machine
 from .runs import CHOICES, Run, once, progress, say, translated
 from .scores import all_scores, comet, read_lines, refuse_processed
+from .sentences import evaluate as sentences
 from .translate import Decode, Pieces, generate
 
-HELP = "Translate whole test sets with the checkpoints of a run, and score them against the raw reference."
+HELP = """\
+Translate whole test sets with the checkpoints of a run, and score them against the raw reference. Of a run on GLUE or
+XNLI: predict the labels of every set, and score them by the task's measures."""
 EXAMPLE = """wff evaluate runs/multi30k/clean/de-en/standard-1
+  wff evaluate runs/glue/roberta/rte/standard-1 --choices best
   wff evaluate runs/a/checkpoint_best.pt --data BIN --reference raw/test.en --out runs/a/test"""
 
 AVERAGED = 5
@@ -73,6 +78,8 @@ def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[s
     """The scores of a finished run by SUBSET.CHOICE, kept in its folder."""
     if not run.trained:
         raise UserError(f"{run.folder} is not trained to its end; type: {run.provenance()['command']}")
+    if run.provenance()["dataset"] in SENTENCES:
+        return sentences.evaluate_run(run, machine, wanted.choices)
     manifest = read_manifest(Path(run.provenance()["data"]))
     found = {}
     for choice in wanted.of(run):
@@ -152,9 +159,9 @@ def run(args: argparse.Namespace) -> int:
         if given.is_dir():
             own = Run.of(given)
             dataset = own.provenance()["dataset"]
-            if dataset not in DATASETS:
+            if dataset not in {**DATASETS, **SENTENCES}:
                 raise UserError(f"{given} is scored by the recipe that trained it; type: {own.provenance()['command']}")
-            decode = decode_of(args, DATASETS[dataset].decode)
+            decode = decode_of(args, DATASETS[dataset].decode if dataset in DATASETS else Decode())
             for name, found in evaluate_run(
                 own, machine, Wanted(choices, decode, args.average_last, args.comet)
             ).items():
@@ -165,6 +172,9 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(scores, indent=2))
         return 0
     for name, found in scores.items():
+        if "metric" in found:
+            print(f"{name}  {sentences.shown(found)}")
+            continue
         print(f"{name}  BLEU {found['bleu']:.2f}  chrF {found['chrf']:.2f}  {found['sentences']} sentences")
         print(f"  BLEU|{found['bleu_signature']}\n  chrF|{found['chrf_signature']}")
         print(f"  lowercased BLEU {found['bleu_lowercased']:.2f}; legacy, do not compare: ", end="")

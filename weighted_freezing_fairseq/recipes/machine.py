@@ -106,8 +106,11 @@ class Machine:
         finally:
             self._free.put(gpus)
 
-    def settings(self, tokens: int, update_freq: int) -> dict[str, Any]:
-        """fairseq's settings for a training whose YAML has `tokens` and `update_freq` for one process in float32."""
+    def settings(self, tokens: int, update_freq: int, unit: str = "max_tokens") -> dict[str, Any]:
+        """fairseq's settings for a training whose YAML has `tokens` and `update_freq` for one process in float32.
+
+        unit: of the batch and of what fits into a GPU; `batch_size` counts sentences.
+        """
         if not self.gpus:
             return {"common": {"cpu": True}, "distributed_training": {"distributed_world_size": 1}}
         each, rounds = share_of_batch(tokens, update_freq, self.gpus, self.tokens_per_gpu)
@@ -119,7 +122,7 @@ class Machine:
         return {
             "common": {"cpu": False, **halves[self.precision]},
             "distributed_training": {"distributed_world_size": self.gpus},
-            "dataset": {"max_tokens": each},
+            "dataset": {unit: each},
             "optimization": {"update_freq": [rounds]},
         }
 

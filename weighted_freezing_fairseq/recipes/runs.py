@@ -190,21 +190,25 @@ def fairseq(
 
 
 def train(
-    run: Run, config: Path, data: Path, pair: str, machine: Machine, more: Mapping[str, Any] | None = None
+    run: Run, config: Path, data: Path, pair: str | None, machine: Machine, more: Mapping[str, Any] | None = None
 ) -> None:
-    """fairseq-hydra-train of one YAML (with `more` settings); fairseq itself goes on from the last checkpoint."""
+    """fairseq-hydra-train of one YAML (with `more` settings); fairseq itself goes on from the last checkpoint.
+
+    pair: None where the task has no languages.
+    """
     from omegaconf import OmegaConf
 
-    source, target = pair.split("-")
+    languages = dict(zip(("source_lang", "target_lang"), pair.split("-"), strict=True)) if pair else {}
     given = OmegaConf.merge(
         OmegaConf.load(config),
-        {"task": {"data": str(data), "source_lang": source, "target_lang": target}, "common": {"seed": run.seed}},
+        {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}},
         more or {},
     )
-    batch = given.dataset.max_tokens, OmegaConf.select(given, "optimization.update_freq", default=[1])[0]
+    unit = "max_tokens" if "max_tokens" in given.dataset else "batch_size"
+    update_freq = OmegaConf.select(given, "optimization.update_freq", default=[1])[0]
     settings = OmegaConf.merge(
         given,
-        machine.settings(*batch),
+        machine.settings(given.dataset[unit], update_freq, unit),
         {
             "common": {"user_dir": str(USER_DIR), "tensorboard_logdir": str(run.folder / "tensorboard")},
             "checkpoint": {"save_dir": str(run.folder / "checkpoints")},
@@ -250,9 +254,9 @@ _FOUND: Mapping[str, Sequence[Any] | None] = {
 }  # fmt: skip
 
 
-def needs_another_run(config: Path) -> bool:
-    """Whether a YAML leaves open what `found_in` finds."""
-    return any(key in _FOUND for _, key in open_settings(config))
+def needs_another_run(config: Path, but: Iterable[str] = ()) -> bool:
+    """Whether a YAML leaves open what `found_in` finds, `but` for what is found elsewhere."""
+    return any(key in _FOUND for _, key in open_settings(config) if key not in but)
 
 
 def found_in(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Any]:

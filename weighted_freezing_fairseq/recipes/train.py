@@ -2,25 +2,28 @@
 
 The training is that of configs/DATASET/METHOD.yaml, by fairseq-hydra-train; here it meets the data that `wff prepare`
 made, the machine, and the runs that it starts from. A run folder carries all that is needed to tell where its scores
-come from. Called again after a kill or a requeue it goes on. Left out on purpose: the steps themselves (`runs.py`).
+come from. Called again after a kill or a requeue it goes on. Left out on purpose: the steps themselves (`runs.py`),
+and what a task of labelled sentences has in place of a pair (`sentences/train.py`).
 """
 
 import argparse
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..configs import CONFIGS, config_path, open_settings
-from ..data import DATASETS, Dataset, prepared, read_manifest
+from ..data import DATASETS, SENTENCES, Dataset, prepared, read_manifest
+from ..data.sentences import SentenceData
 from ..errors import UserError
 from .machine import PRECISIONS, Machine
 from .provenance import note
 from .runs import Run, alone_in, filled_in, found_in, needs_another_run, train
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
-EXAMPLE = "wff train multi30k --pair de-en --method weighted_freeze --seed 1"
+EXAMPLE = """wff train multi30k --pair de-en --method weighted_freeze --seed 1
+  wff train glue --task RTE --method weighted_freeze --seed 1 --encoder ~/roberta.base"""
 
 # The run of the same seed in which a method finds what its YAML leaves open, if that is not standard.
 _PARENT = {"self_distillation_twice": "self_distillation"}
@@ -30,7 +33,7 @@ _PARENT = {"self_distillation_twice": "self_distillation"}
 class Study:
     """What the cells of one matrix share: the prepared data, the YAMLs, the folder of the runs, changed settings."""
 
-    dataset: Dataset
+    dataset: Dataset | SentenceData
     recipe: str
     data: Path
     configs: Path
@@ -40,7 +43,7 @@ class Study:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Study":
         """What `add_study_arguments` asked for."""
-        dataset = DATASETS[args.dataset]
+        dataset = DATASETS.get(args.dataset) or SENTENCES[args.dataset]
         configs = (args.configs or CONFIGS / args.dataset).resolve()
         recipe = args.recipe or dataset.recipes[0]
         if recipe not in dataset.recipes:
@@ -66,7 +69,7 @@ class Study:
     def train(self, pair: str, run: Run, machine: Machine) -> None:
         """One cell, to its end."""
         folder = prepared(self.data, self.recipe, pair)
-        read_manifest(folder)
+        manifest = read_manifest(folder)
         config = self._config(run)
         found: dict[str, Any] = {}
         parent = self.parent(pair, run)
@@ -77,13 +80,21 @@ class Study:
                     + self.command(pair, parent)
                 )
             found = found_in(parent, "best", config, folder / "bin", machine)
-        more = _merged(filled_in(config, found), self.changed)
+        more = self._settings(config, found, manifest)
         for section, key in open_settings(config):
             if key not in more.get(section, {}):
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
         with alone_in(run.folder):
             note(run, self._about(pair, run, folder), config, machine)
-            train(run, config, folder / "bin", pair, machine, more)
+            train(run, config, folder / "bin", self._languages(pair), machine, more)
+
+    def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """What is given beside the YAML: what was found for it, and what the user changed."""
+        return merged(filled_in(config, found), self.changed)
+
+    def _languages(self, pair: str) -> str | None:
+        """The pair, where it is one."""
+        return pair
 
     def command(self, pair: str, run: Run) -> str:
         """What a user types for this cell alone."""
@@ -98,7 +109,7 @@ class Study:
         }  # fmt: skip
 
 
-def _merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, Any]:
+def merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, Any]:
     """`settings` with what a user changed as section.key=value."""
     from omegaconf import OmegaConf
 
@@ -108,13 +119,13 @@ def _merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, 
             raise UserError(
                 f"--set {each} is not of the form section.key=value; type --set optimization.max_update=1000"
             )
-    merged: Any = OmegaConf.to_container(OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed))))
-    return merged
+    found: Any = OmegaConf.to_container(OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed))))
+    return found
 
 
-def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+def add_study_arguments(parser: argparse.ArgumentParser, datasets: Iterable[str] = tuple(DATASETS)) -> None:
     """What a matrix of trainings is about, and what it runs on."""
-    parser.add_argument("dataset", choices=list(DATASETS), metavar="DATASET", help=", ".join(DATASETS))
+    parser.add_argument("dataset", choices=list(datasets), metavar="DATASET", help=", ".join(datasets))
     parser.add_argument("--recipe", help="of wff prepare (default: the first of its list)")
     parser.add_argument("--data", type=Path, help="what wff prepare left (default data/DATASET)")
     parser.add_argument(
@@ -133,19 +144,35 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One cell."""
-    add_study_arguments(parser)
+    add_study_arguments(parser, (*DATASETS, *SENTENCES))
     parser.add_argument("--pair", help="default: the first of the data set")
     parser.add_argument("--method", default="standard", help="default standard")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and where")
+    labelled = parser.add_argument_group("of glue and xnli")
+    labelled.add_argument("--task", help="of glue (default RTE)")
+    labelled.add_argument("--encoder", type=Path, metavar="DIR", help="folder whose model.pt training starts from")
+    labelled.add_argument("--sentences-per-gpu", type=int, metavar="N", help="at most so many at once; the batch stays")
+
+
+def study_of(args: argparse.Namespace) -> Study:
+    """The study of pairs, or of tasks."""
+    if args.dataset in SENTENCES:
+        from .sentences.train import SentenceStudy  # which builds on this module
+
+        return SentenceStudy.of(args)
+    if args.task or args.encoder or args.sentences_per_gpu:
+        raise UserError(f"--task, --encoder and --sentences-per-gpu are for {' and '.join(SENTENCES)}; leave them out")
+    return Study.of(args)
 
 
 def run(args: argparse.Namespace) -> int:
-    study = Study.of(args)
-    pair = args.pair or study.dataset.pairs[0]
+    study = study_of(args)
+    pair = args.pair or args.task or study.dataset.pairs[0]
     mine = study.run(pair, args.method, args.seed)
     config = config_path(args.method, study.configs)
-    machine = Machine.of(args.device, 1, 1, args.gpus, args.precision, args.tokens_per_gpu)
+    at_once = args.tokens_per_gpu or args.sentences_per_gpu
+    machine = Machine.of(args.device, 1, 1, args.gpus, args.precision, at_once)
     if args.dry_run:
         print(f"{mine.name}: {config} on {prepared(study.data, study.recipe, pair)}\nin {mine.folder}, on {machine}")
         return 0

@@ -56,7 +56,7 @@ def refuse_options(args: argparse.Namespace, names: Sequence[str]) -> None:
     """What is for translation only."""
     for name in names:
         if getattr(args, name) is not None:
-            raise UserError(f"--{name} is for translation; leave it out with {args.dataset}")
+            raise UserError(f"--{name.replace('_', '-')} is for translation; leave it out with {args.dataset}")
 
 
 def tasks_of(data: SentenceData, words: str | None) -> list[str]:

@@ -1,0 +1,173 @@
+"""Measures of labelled sentences against scikit-learn and scipy, and what a task decides of a training."""
+
+import argparse
+import warnings
+from pathlib import Path
+
+import labelled_files
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from recipe_runs import CONFIGS
+from scipy import stats
+from sklearn import metrics
+
+from weighted_freezing_fairseq.data import GLUE, XNLI
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.recipes import train
+from weighted_freezing_fairseq.recipes.sentences.evaluate import shown
+from weighted_freezing_fairseq.recipes.sentences.measures import MEASURES, all_scores, as_numbers
+
+RNG = np.random.default_rng(3)
+CLASSES = RNG.integers(0, 2, (2, 40))
+SCORES = RNG.normal(size=(2, 40)).round(1)  # with ties
+
+
+def test_measures_by_hand():
+    """Of 1 1 1 0 0 against 1 1 0 0 1: two true positives, one false positive, one false negative, one true negative."""
+    predicted, gold = np.array([1, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1])
+    found = all_scores(predicted, gold, ["accuracy", "f1", "mcc"])
+    assert found == pytest.approx(
+        {"accuracy": 60, "f1": 100 * 4 / 6, "mcc": 100 * (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5}
+    )
+    # x - mean: -1 0 1, y - mean: -1 -1 2; 3 / sqrt(2 * 6)
+    assert MEASURES["pearson"].of(np.array([1.0, 2, 3]), np.array([0.0, 0, 3])) == pytest.approx(3 / 12**0.5)
+    assert MEASURES["spearman"].of(np.array([1.0, 2, 3]), np.array([0.0, 1, 30])) == pytest.approx(1)
+
+
+def test_measures_are_those_of_the_libraries():
+    predicted, gold = CLASSES
+    assert MEASURES["accuracy"].of(*CLASSES) == metrics.accuracy_score(gold, predicted)
+    assert MEASURES["f1"].of(*CLASSES) == pytest.approx(metrics.f1_score(gold, predicted))
+    assert MEASURES["mcc"].of(*CLASSES) == metrics.matthews_corrcoef(gold, predicted)
+    assert MEASURES["pearson"].of(*SCORES) == stats.pearsonr(*SCORES).statistic
+    assert MEASURES["spearman"].of(*SCORES) == stats.spearmanr(*SCORES).statistic
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_many_sets_at_once_are_scored_as_one(name):
+    kinds = SCORES if name in ("pearson", "spearman") else CLASSES
+    places = np.random.default_rng(1).integers(0, 40, (30, 40))
+    predicted, gold = (values[places] for values in kinds)
+    predicted[3], gold[4] = 1, 0  # constant ones
+    wanted = [MEASURES[name].of(one, other) for one, other in zip(predicted, gold, strict=True)]
+    np.testing.assert_allclose(MEASURES[name].along(predicted, gold), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "gold"), [([1, 1], [0, 1]), ([0, 1], [1, 1]), ([0, 0], [0, 0]), ([1], [1]), ([0], [1])]
+)
+def test_degenerate_sets_have_a_score_and_no_warning(predicted, gold):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = all_scores(np.array(predicted, float), np.array(gold, float), list(MEASURES))
+    assert all(np.isfinite(value) for value in found.values())
+    assert found["mcc"] == found["pearson"] == found["spearman"] == 0
+
+
+def test_labels_become_numbers_or_the_user_is_told():
+    assert as_numbers(["b", "a"], ["a", "b"], "x").tolist() == [1, 0]
+    assert as_numbers(["1.5", "2"], [], "x").tolist() == [1.5, 2]
+    with pytest.raises(UserError, match="x holds a label that is none of a, b"):
+        as_numbers(["c"], ["a", "b"], "x")
+    with pytest.raises(UserError, match="the training diverged: try a lower learning rate"):
+        as_numbers(["nan"], [], "x")
+
+
+def test_a_score_is_shown_with_its_languages():
+    found = {"scores": {"accuracy": 50.0}, "sets": {"de": 40.0, "en": 60.0}, "sentences": 1234, "signature": "s"}
+    assert shown(found) == "accuracy 50.00  1,234 sentences, de 40.0, en 60.0  s"
+
+
+def study(*words):
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    return train.study_of(parser.parse_args(list(map(str, words))))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    folder = labelled_files.roberta(tmp_path_factory.mktemp("encoder") / "roberta", weights=False)
+    (folder / "model.pt").touch()
+    return folder
+
+
+def manifest_of(task, rows, encoder):
+    from weighted_freezing_fairseq.data.fetch import sha256
+
+    names = ("dict.txt", "encoder.json", "vocab.bpe")
+    return {"task": task, "rows": {"train": rows}, "encoder": {name: sha256(encoder / name) for name in names}}
+
+
+def test_a_task_decides_classes_updates_and_alpha(encoder):
+    """Xu et al. 2022: 20 epochs of 32 sentences, alpha of Table 6; here a tenth of the updates is warm-up."""
+    mine = study("glue", "--encoder", encoder)
+    config = CONFIGS / "glue/intra_distillation.yaml"
+    found = mine._settings(config, {}, manifest_of("MRPC", 3668, encoder))
+    assert found == {
+        "task": {"num_classes": 2},
+        "criterion": {"regression_target": False, "alpha": 1.5},
+        "lr_scheduler": {"warmup_updates": 230},
+        "optimization": {"max_update": 2300},  # 20 x 115
+        "checkpoint": {"finetune_from_model": str(encoder / "model.pt")},
+    }
+    found = mine._settings(config, {}, manifest_of("STS-B", 5749, encoder))
+    assert found["task"]["num_classes"] == 1 and found["criterion"] == {"regression_target": True, "alpha": 1.0}
+    assert found["checkpoint"]["best_checkpoint_metric"] == "loss"
+    assert not found["checkpoint"]["maximize_best_checkpoint_metric"]
+    third = mine._settings(CONFIGS / "glue/intra_distillation_third.yaml", {}, manifest_of("MRPC", 3668, encoder))
+    assert third["optimization"]["max_update"] == 7 * 115
+
+
+def test_what_a_user_changes_counts_for_the_rest_too(encoder):
+    mine = study("glue", "--encoder", encoder, "--set", "optimization.max_epoch=2", "--set", "dataset.batch_size=8")
+    found = mine._settings(CONFIGS / "glue/standard.yaml", {}, manifest_of("RTE", 2490, encoder))
+    assert found["optimization"] == {"max_update": 2 * 312, "max_epoch": 2}
+    assert found["lr_scheduler"]["warmup_updates"] == 62
+    mine = study("xnli", "--encoder", encoder, "--set", "optimization.max_update=100")
+    found = mine._settings(CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
+    assert found["optimization"] == {"max_update": 100} and "warmup_updates" not in found["lr_scheduler"]
+    mine = study("xnli", "--encoder", encoder)
+    found = mine._settings(CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
+    assert found["optimization"]["max_update"] == 3 * 24_544
+
+
+def test_the_encoder_must_be_that_of_the_data(encoder):
+    manifest = manifest_of("RTE", 2490, encoder)
+    config = CONFIGS / "glue/standard.yaml"
+    with pytest.raises(UserError, match="starts from a pretrained model; give its folder: --encoder DIR"):
+        study("glue")._settings(config, {}, manifest)
+    manifest["encoder"]["dict.txt"] = "another"
+    with pytest.raises(UserError, match="dict.txt is not the one that the data was prepared with; give --encoder that"):
+        study("glue", "--encoder", encoder)._settings(config, {}, manifest)
+
+
+def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
+    mine = study("glue", "--encoder", encoder, "--out", "/runs")
+    run = mine.run("STS-B", "sage", 3)
+    assert run.folder == Path("/runs/roberta/sts-b/sage-3") and mine.parent("STS-B", run) is None
+    assert "--task sts-b --method sage --seed 3" in mine.command("STS-B", run)
+    assert "--task" not in study("xnli").command("en", study("xnli").run("en", "sage", 3))
+    for words, told in (
+        (["glue", "--pair", "de-en"], "--pair is for translation; leave it out with glue"),
+        (["glue", "--tokens-per-gpu", "9"], "--tokens-per-gpu is for translation"),
+        (["multi30k", "--task", "rte"], "--task, --encoder and --sentences-per-gpu are for glue and xnli"),
+        (["glue", "--recipe", "clean"], "glue has no recipe 'clean'; type --recipe roberta or xlmr"),
+    ):
+        with pytest.raises(UserError, match=told):
+            study(*words)
+    with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: RTE,CoLA,MRPC"):
+        mine.run("MNLI", "sage", 1)
+
+
+def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
+    """A YAML must not contradict the facts of a task."""
+    for data in (GLUE, XNLI):
+        for path in (CONFIGS / data.name).glob("*.yaml"):
+            cfg = OmegaConf.load(path)
+            left = {f"{s}.{k}" for s, values in cfg.items() for k in values if OmegaConf.is_missing(values, k)}
+            always = {"task.data", "checkpoint.save_dir", "checkpoint.finetune_from_model", "optimization.max_update"}
+            tasks = {"task.num_classes", "criterion.regression_target", "lr_scheduler.warmup_updates"}
+            alpha = {"criterion.alpha"} if path.stem.startswith("intra") else set()
+            assert left == (always | tasks | alpha if data is GLUE else always), path
+            assert cfg.dataset.batch_size == (32 if data is GLUE else 16)

@@ -1,0 +1,113 @@
+"""`wff train glue` and `wff train xnli`: what a task decides of a training, and the weights that it starts from.
+
+A YAML leaves open (`???`) what differs between tasks: classes, regression, updates, alpha. Training starts by fairseq's
+`finetune_from_model`, which takes weights alone and gives way to the run's own last checkpoint when it goes on;
+`restore_file` would begin anew each time.
+"""
+
+import argparse
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...data import SENTENCES
+from ...data.encoders import Encoder
+from ...data.fetch import sha256
+from ...data.sentences import SentenceData, Task
+from ...errors import UserError
+from ..runs import Run, filled_in, needs_another_run
+from ..train import Study, merged
+from .prepare import refuse_options, tasks_of
+
+WARM_UP = 0.1  # of the updates, where a YAML leaves it open
+
+
+@dataclass(frozen=True)
+class SentenceStudy(Study):
+    """A study whose pairs are tasks, and whose runs start from an encoder."""
+
+    encoder: Path | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "SentenceStudy":
+        refuse_options(args, ("pair", "tokens_per_gpu"))
+        if args.recipe is None and args.encoder is not None:
+            args.recipe = Encoder.of(args.encoder).kind
+        return replace(super().of(args), encoder=args.encoder and args.encoder.resolve())  # type: ignore[return-value]
+
+    @property
+    def _tasks(self) -> SentenceData:
+        return SENTENCES[self.dataset.name]
+
+    def run(self, pair: str, method: str, seed: int) -> Run:
+        """The run of one cell; a task may be typed in any case."""
+        return super().run(*tasks_of(self._tasks, pair), method, seed)
+
+    def parent(self, pair: str, run: Run) -> Run | None:
+        """The run of a teacher or of Fisher information; the weights to start from are the encoder's."""
+        return super().parent(pair, run) if needs_another_run(self._config(run), but=("finetune_from_model",)) else None
+
+    def train(self, pair: str, run: Run, machine: Any) -> None:
+        """One cell, to its end."""
+        [key] = tasks_of(self._tasks, pair)
+        super().train(key, run, machine)
+
+    def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+        from omegaconf import OmegaConf
+
+        given: Any = OmegaConf.merge(OmegaConf.load(config), merged(filled_in(config, found), self.changed))
+        task = next(task for task in self._tasks.tasks.values() if task.name == manifest["task"])
+        own: dict[str, dict[str, Any]] = {
+            section: {key: value for key, value in values.items() if OmegaConf.is_missing(given[section], key)}
+            for section, values in _facts(task, manifest, given).items()
+        }
+        own["checkpoint"] = {}
+        if task.regression:  # nothing is classified: the loss is what can choose
+            own["checkpoint"] = {"best_checkpoint_metric": "loss", "maximize_best_checkpoint_metric": False}
+        if OmegaConf.is_missing(given.checkpoint, "finetune_from_model"):
+            own["checkpoint"]["finetune_from_model"] = str(self._weights(config, manifest))
+        return merged(OmegaConf.merge(filled_in(config, found), own), self.changed)
+
+    def _weights(self, config: Path, manifest: Mapping[str, Any]) -> Path:
+        """The encoder's, if the data is in its subwords."""
+        if self.encoder is None:
+            raise UserError(f"{config} starts from a pretrained model; give its folder: --encoder DIR")
+        encoder = Encoder.of(self.encoder)
+        for path in encoder.files:
+            if manifest["encoder"].get(path.name) != sha256(path):
+                raise UserError(
+                    f"{path} is not the one that the data was prepared with; give --encoder that encoder, or prepare "
+                    "the data with this one"
+                )
+        return encoder.weights
+
+    def _languages(self, pair: str) -> str | None:
+        return None
+
+    def command(self, pair: str, run: Run) -> str:
+        """What a user types for this cell alone."""
+        [key] = tasks_of(self._tasks, pair)
+        words = ["wff", "train", self.dataset.name, "--recipe", self.recipe]
+        words += ["--task", key] if len(self._tasks.tasks) > 1 else []
+        words += ["--method", run.method, "--seed", run.seed, "--data", self.data, "--configs", self.configs]
+        words += ["--out", self.runs, *(word for setting in self.changed for word in ("--set", setting))]
+        words += ["--encoder", self.encoder] if self.encoder else []
+        return shlex.join(map(str, words))
+
+
+def _facts(task: Task, manifest: Mapping[str, Any], given: Any) -> dict[str, dict[str, Any]]:
+    """What a YAML may leave to the task, by section."""
+    from omegaconf import OmegaConf
+
+    batch = given.dataset.batch_size * given.optimization.get("update_freq", [1])[0]
+    updates = given.optimization.max_epoch * -(-manifest["rows"]["train"] // batch)
+    if not OmegaConf.is_missing(given.optimization, "max_update"):
+        updates = given.optimization.max_update
+    return {
+        "task": {"num_classes": max(1, len(task.labels))},
+        "criterion": {"regression_target": task.regression, "alpha": task.alpha},
+        "lr_scheduler": {"warmup_updates": round(WARM_UP * updates)},
+        "optimization": {"max_update": updates},
+    }
