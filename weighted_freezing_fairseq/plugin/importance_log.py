@@ -70,8 +70,9 @@ def add_setting() -> None:
 
 def interval_of(cfg: Any) -> int:
     """The N of --log-importance, 0 for never; what cannot be measured is refused with what to type."""
-    # A YAML without it may have been composed before this plugin was imported.
-    interval = getattr(cfg.common, "log_importance", 0)
+    # A YAML without it may have been composed before this plugin was imported; old omegaconf then says None.
+    interval = getattr(cfg.common, "log_importance", None)
+    interval = 0 if interval is None else interval
     if not isinstance(interval, int) or interval < 0:
         raise UserError(
             f"--log-importance {interval} is no interval; type --log-importance {DEFAULT_INTERVAL}, or 0: never"
