@@ -1,6 +1,7 @@
 """The criterions on a tiny RoBERTa: fairseq's own `sentence_prediction` when neutral, and the formulas by hand."""
 
 import random
+import shutil
 from argparse import Namespace
 from dataclasses import fields
 
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import alignreg, criterions
-from weighted_freezing_fairseq.plugin.teachers import Teachers
+from weighted_freezing_fairseq.plugin.teachers import Teachers, _other_task
 
 pytestmark = [  # fairseq's own, and old torch's
     pytest.mark.filterwarnings("ignore:.*torch.cpu.amp.autocast"),
@@ -224,6 +225,21 @@ def test_a_teacher_is_the_mean_of_an_ensemble(task):
     assert float(loss) == pytest.approx(own + 0.5 * float(apart), rel=1e-4)
 
 
+def test_a_teacher_of_another_task_or_dictionary_is_not_taken(a_task, tmp_path):
+    mine, scores = a_task(), a_task(regression=True)
+    its = OmegaConf.merge(mine.cfg, {"_name": "sentence_prediction"})
+    assert _other_task(its, mine) is None
+    assert _other_task(OmegaConf.merge(scores.cfg, {"_name": "sentence_prediction"}), mine).endswith("True there")
+    assert _other_task(OmegaConf.merge(its, {"_name": "translation"}), mine) == "its task is translation"
+    for side in ("input0", "label"):
+        other = tmp_path / side
+        shutil.copytree(its.data, other)
+        first, *rest = (other / side / "dict.txt").read_text().splitlines()
+        (other / side / "dict.txt").write_text("\n".join([*rest, first]) + "\n")
+        assert f"{side}/dict.txt are not this run's" in _other_task(OmegaConf.merge(its, {"data": str(other)}), mine)
+    assert _other_task(OmegaConf.merge(its, {"data": str(tmp_path / "gone")}), mine) is None
+
+
 @pytest.mark.skipif(not REPORTS, reason="fairseq 0.12.2 has no reports")
 def test_predictions_are_gathered_over_processes_and_training_is_summed(a_task):
     for make in (stock, criterion):
@@ -242,7 +258,7 @@ def test_heads_are_in_no_linear_scope(a_task):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"label_smoothing": 0.1}, "--label-smoothing is nothing that the loss of --task sentence_prediction has"),
+        ({"label_smoothing": 0.1}, "--label-smoothing is nothing that --task sentence_prediction has; leave it out"),
         ({"ignore_prefix_size": 1}, "--ignore-prefix-size is nothing"),
         ({"alpha_schedule": "adaptive"}, "add --max-update 50000, or --alpha-schedule constant"),
     ],

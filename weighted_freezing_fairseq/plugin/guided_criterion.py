@@ -37,7 +37,9 @@ class GuidedConfig(LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionC
 class GuidedCriterion(FairseqCriterion):
     """The loss of a task, with one more term of a row of the table while training.
 
-    A row is abstract: `build_criterion` puts it in front of the loss of its task, which `super()` then means.
+    A row is abstract: `build_criterion` puts it in front of the loss of its task, which `super()` then means. That is
+    fairseq's own class and what it lacks: the loss of K passes (`held_together`) and beside a teacher (`taught`), what
+    sums are divided by (`sizes`), and the names of its `tasks`, `settings` and loss in the log.
     """
 
     method: str
@@ -159,7 +161,7 @@ def _refuse_settings_of_others(cfg: DictConfig, loss: type) -> None:
         interpolated = str(field.default).startswith("${")  # a setting of fairseq's that every task has
         if field.name not in own and not interpolated and given != field.default:
             flag = f"--{field.name.replace('_', '-')}"
-            raise UserError(f"{flag} is nothing that the loss of --task {loss.task_name} has; leave it out")
+            raise UserError(f"{flag} is nothing that --task {loss.task_name} has; leave it out")
 
 
 def register(criterion: type[GuidedCriterion], settings: type[GuidedConfig]) -> None:

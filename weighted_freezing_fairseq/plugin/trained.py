@@ -244,5 +244,7 @@ def _open(task: Any, data: Path, split: str) -> Any:
     if sentences and "target" not in dataset[0]:
         raise UserError(f"{split} of {data} has no labels; give a split that has")
     if not sentences and (not isinstance(dataset, LanguagePairDataset) or dataset.tgt is None):
-        raise UserError(f"{split} of {data} holds no sentence pairs; give the data of a translation task")
+        raise UserError(
+            f"{split} of {data} holds no sentence pairs; give the data of translation or sentence_prediction"
+        )
     return dataset
