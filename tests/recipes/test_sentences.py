@@ -1,6 +1,8 @@
 """Measures of labelled sentences against scikit-learn and scipy, and what a task decides of a training."""
 
 import argparse
+import json
+import random
 import warnings
 from pathlib import Path
 
@@ -12,11 +14,16 @@ from recipe_runs import CONFIGS
 from scipy import stats
 from sklearn import metrics
 
+from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import GLUE, XNLI
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.recipes import train
+from weighted_freezing_fairseq.recipes.report import write
+from weighted_freezing_fairseq.recipes.runs import Run
+from weighted_freezing_fairseq.recipes.sentences import evaluate
 from weighted_freezing_fairseq.recipes.sentences.evaluate import shown
 from weighted_freezing_fairseq.recipes.sentences.measures import MEASURES, all_scores, as_numbers
+from weighted_freezing_fairseq.recipes.sentences.significance import Labels
 
 RNG = np.random.default_rng(3)
 CLASSES = RNG.integers(0, 2, (2, 40))
@@ -171,3 +178,100 @@ def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
             alpha = {"criterion.alpha"} if path.stem.startswith("intra") else set()
             assert left == (always | tasks | alpha if data is GLUE else always), path
             assert cfg.dataset.batch_size == (32 if data is GLUE else 16)
+
+
+# Report --------------------------------------------------------------------------------------------------------------
+
+
+def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=None):
+    """A run folder as `wff train` and `wff evaluate` leave it, a share of whose labels is right."""
+    key = next(key for key, own in data.tasks.items() if own is task)
+    folder, prepared = root / f"runs/{recipe}/{key}/{method}-{seed}", root / data.name / recipe / key
+    gold = {name: [task.labels[(n + len(name)) % 2] if task.labels else str(n % 11 / 2) for n in range(40)]
+            for name in subsets or {"dev": "valid"}}  # fmt: skip
+    (prepared / "labels").mkdir(parents=True, exist_ok=True)
+    (prepared / "labels/dev.txt").write_text("".join(f"{label}\n" for own in gold.values() for label in own))
+    rng = random.Random(f"{task.name} {method} {seed}")
+    (folder / "made").mkdir(parents=True)
+    for name, own in gold.items():
+        found = [label if rng.random() < share else rng.choice(own) for label in own]
+        (folder / "made" / name).write_text("".join(f"{label}\n" for label in found))
+    (folder / ".training.json").touch()
+    about = {"dataset": data.name, "recipe": recipe, "pair": key, "data": str(prepared), "method": method, "seed": seed}
+    about |= {"config": f"configs/{data.name}/{method}.yaml", "commit": "abc", "changed": [], "command": "wff train x"}
+    (folder / "provenance.json").write_text(json.dumps(about))
+    manifest = {"recipe": recipe, "task": task.name, "labels": list(task.labels), "metrics": list(task.metrics)}
+    evaluate._leave(Run.of(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold})
+    return folder
+
+
+def labels_of(folder):
+    return (folder / "scores/dev.best.hyp.txt").read_text().split()
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory):
+    root = tmp_path_factory.mktemp("matrix")
+    for key in ("rte", "cola", "mrpc", "sts-b"):
+        for method, share in (("standard", 0.5), ("weighted_freeze", 0.8)):
+            for seed in (1, 2):
+                a_run(root, GLUE.tasks[key], method, seed, share)
+    a_run(root, GLUE.tasks["qnli"], "sage", 1, 0.5)
+    for method, share in (("standard", 0.5), ("weighted_freeze", 0.9)):
+        a_run(root, XNLI.tasks["en"], method, 1, share, "xlmr", XNLI, XNLI.tasks["en"].subsets["dev"])
+    return root
+
+
+def test_tables_of_labels_are_like_those_of_translation(matrix, tmp_path, capsys):
+    report = write([matrix / "runs"], tmp_path)
+    assert [name for name, sheet in report.sheets.items() if sheet.grids and any(c.state == "run" for c in sheet.cells)]
+    li = {(cell.method, cell.pair): cell for cell in report.sheets["li-7"].cells}
+    ours = li["weighted_freeze", "mrpc"]
+    runs = [matrix / f"runs/roberta/mrpc/weighted_freeze-{seed}" for seed in (1, 2)]
+    gold = (matrix / "glue/roberta/mrpc/labels/dev.txt").read_text().split()
+    f1 = [100 * metrics.f1_score(gold, labels_of(run), pos_label="1") for run in runs]
+    assert ours.score == pytest.approx(np.mean(f1)) and ours.score_sd == pytest.approx(np.std(f1, ddof=1))
+    assert (ours.paper, ours.metric, ours.seeds, ours.n) == (90.2, "F1", "1 2", 2)
+    assert ours.second == pytest.approx(100 * np.mean([np.mean(np.array(gold) == labels_of(run)) for run in runs]))
+    assert 0 < ours.p_randomisation < 0.2 and 0 < ours.p_bootstrap < 0.2 and ours.minus_standard > 0
+    assert li["sage", "rte"].state == "not run" and li["weighted_freeze", "cola"].metric == "Matthews"
+    assert {(c.pair, c.method) for c in report.sheets["xu-4"].cells if c.state == "run"} == {
+        *((pair, "standard") for pair in ("cola", "sts-b", "rte", "mrpc")), ("qnli", "sage"),
+    }  # fmt: skip
+    xnli = {cell.method: cell for cell in report.sheets["li-4"].cells}
+    assert (xnli["weighted_freeze"].sentences, xnli["weighted_freeze"].paper) == (600, 79.1)
+    assert xnli["weighted_freeze"].p_randomisation == pytest.approx(2 / 10_000)
+    assert "no standard" in (note := "\n".join(report.notes)) and "wff train glue --task qnli --recipe roberta" in note
+    text = str(report)
+    assert "official test, scored by GLUE's server; ours are of dev" in text and "accuracy|scikit-learn:" in text
+    assert "| method | seeds | Pearson | Spearman | minus standard |" in text and "best checkpoint, \n" not in text
+    assert main(["report", str(matrix / "runs"), "--table", "li-4", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tables"]["li-4"][0]["paper"] == 76.4
+
+
+def test_a_page_shows_them_too(matrix, tmp_path):
+    folder = matrix / "runs/roberta/sts-b/weighted_freeze-1"
+    assert main(["report", "--html", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Pearson" in page and f"{json.loads((folder / 'scores/dev.best.json').read_text())['score']:.2f}" in page
+
+
+def test_p_values_of_labels_by_hand():
+    """Of four sentences one system has all, the other the first two: the four swaps of the others tell how often."""
+    labels = Labels(GLUE.tasks["rte"])
+    right, wrong = GLUE.tasks["rte"].labels
+    found = labels.p_values([right, right, wrong, wrong], [right] * 4, [right] * 4)
+    assert found.randomisation == pytest.approx(2 / 4)  # 2 of 4 differ by no less, both signs
+    assert found.bootstrap == labels.p_values([right, right, wrong, wrong], [right] * 4, [right] * 4).bootstrap
+    same = labels.p_values([right] * 4, [right] * 4, [right] * 4)
+    assert (same.randomisation, same.bootstrap) == (1, 1) and "|randomisation:9999|seed:12345|scipy:" in str(same)
+
+
+def test_labels_that_are_not_those_scored_are_refused(matrix, tmp_path):
+    root = tmp_path / "copy"
+    for method in ("standard", "sage"):
+        folder = a_run(root, GLUE.tasks["rte"], method, 1, 0.5)
+    path = folder / "scores/dev.best.hyp.txt"
+    path.write_text(path.read_text().replace("not_entailment", "entailment"))
+    with pytest.raises(UserError, match="not .* as is recorded; score the run again: rm .*scoring"):
+        write([root / "runs"], tmp_path / "out")

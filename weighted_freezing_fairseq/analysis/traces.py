@@ -67,7 +67,7 @@ class Traces:
         from ..recipes.results import collect
 
         return [
-            Scored(own.name, f"{', '.join(own.scoring)}, {own.sentences} of {own.reference[:8]}", found.bleu)
+            Scored(own.name, f"{', '.join(own.scoring)}, {own.sentences} of {own.reference[:8]}", found.score)
             for found in collect([self.folder], None, None)[0]
             for own in [found.setting]
         ]

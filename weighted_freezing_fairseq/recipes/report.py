@@ -31,12 +31,13 @@ wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
 EVERYTHING = "runs"  # the table of all that is there
 RUN, NOT_RUN, APART = "run", "not run", "kept apart"
 HOW_TO_READ = (
-    "ours: sacreBLEU's cased BLEU, mean ± standard deviation over seeds (number of seeds).",
+    "ours: sacreBLEU's cased BLEU, or the measure that a task's signature names, mean ± standard deviation over seeds "
+    "(number of seeds).",
     f"minus {BASELINE}: of means over the seeds that both have, in the same setting; in brackets after a paper's "
     "figure: the same there.",
-    "p: sacreBLEU's paired bootstrap and paired approximate randomisation of one joined test set, the translations of "
-    "all common seeds one after another. They say whether other sentences might have given another answer, not whether "
-    "other seeds might: for that there is the ±. Not corrected for the number of comparisons.",
+    "p: paired bootstrap and paired approximate randomisation (sacreBLEU's; of labels scipy's) of one joined test set, "
+    "the outputs of all common seeds one after another. They say whether other sentences might have given another "
+    "answer, not whether other seeds might: for that there is the ±. Not corrected for the number of comparisons.",
 )
 
 
@@ -59,10 +60,11 @@ class Cell:
     decode: str = ""
     seeds: str = ""
     n: int = 0
-    bleu: float | None = None
-    bleu_sd: float | None = None
-    chrf: float | None = None
-    chrf_sd: float | None = None
+    metric: str = ""
+    score: float | None = None
+    score_sd: float | None = None
+    second: float | None = None  # beside it: chrF, or the task's other measure
+    second_sd: float | None = None
     minus_paper: float | None = None
     minus_standard: float | None = None
     compared_seeds: str = ""
@@ -74,8 +76,8 @@ class Cell:
     device: str = ""
     config: str = ""
     commit: str = ""
-    bleu_signature: str = ""
-    chrf_signature: str = ""
+    signature: str = ""
+    second_signature: str = ""
     bootstrap_signature: str = ""
     randomisation_signature: str = ""
 
@@ -84,8 +86,9 @@ class Cell:
         setting, runs = result.setting, result.runs
         seconds = [run.seconds for run in runs if run.seconds is not None]
         updates = sorted({run.updates for run in runs if run.updates is not None})
-        bleu, bleu_sd = _spread([run.bleu for run in runs])
-        chrf, chrf_sd = _spread([run.chrf for run in runs])
+        score, score_sd = _spread([run.score for run in runs])
+        seconds_of_all = [run.second for run in runs if run.second is not None]
+        second, second_sd = _spread(seconds_of_all) if seconds_of_all else (None, None)
         filled = replace(
             self,
             state=RUN,
@@ -95,19 +98,20 @@ class Cell:
             decode=setting.decode,
             seeds=_words(result.seeds),
             n=len(runs),
-            bleu=bleu,
-            bleu_sd=bleu_sd,
-            chrf=chrf,
-            chrf_sd=chrf_sd,
-            minus_paper=None if self.paper is None else bleu - self.paper,
+            metric=setting.metrics[0],
+            score=score,
+            score_sd=score_sd,
+            second=second,
+            second_sd=second_sd,
+            minus_paper=None if self.paper is None else score - self.paper,
             untested=result.untested,
             updates=" to ".join(f"{number:,}" for number in dict.fromkeys((*updates[:1], *updates[-1:]))),
             hours=statistics.mean(seconds) / 3600 if seconds else None,
             device="; ".join(sorted({run.device for run in runs if run.device})),
             config=result.way,
             commit=_words(sorted({run.commit for run in runs})),
-            bleu_signature=setting.bleu_signature,
-            chrf_signature=setting.chrf_signature,
+            signature=setting.signature,
+            second_signature=setting.second_signature,
         )
         if (comparison := result.comparison) is None:
             return filled
@@ -154,15 +158,17 @@ def sheet_of_everything(found: Sequence[Result]) -> Sheet:
         ]
         rows = [
             [
-                f"`{cell.method}`", cell.seeds, _value(cell.bleu, cell.bleu_sd), _value(cell.chrf, cell.chrf_sd),
-                *_test(cell), cell.updates or "-", "-" if cell.hours is None else f"{cell.hours:.2f}",
-                cell.config, cell.commit,
+                f"`{cell.method}`", cell.seeds, _value(cell.score, cell.score_sd),
+                *([_value(cell.second, cell.second_sd)] if cell.second_signature else []), *_test(cell),
+                cell.updates or "-", "-" if cell.hours is None else f"{cell.hours:.2f}", cell.config, cell.commit,
             ]
             for cell in cells
         ]  # fmt: skip
-        header = ["method", "seeds", "BLEU", "chrF", *_TEST, "updates", "hours", "config", "commit"]
-        title = f"{setting.name}: {setting.sentences:,} sentences, {setting.choice} checkpoint, {setting.decode}"
-        notes = [f"BLEU: `{setting.bleu_signature}`", f"chrF: `{setting.chrf_signature}`", *_test_signatures(cells)]
+        header = ["method", "seeds", *setting.metrics, *_TEST, "updates", "hours", "config", "commit"]
+        how = ", ".join(filter(None, [f"{setting.choice} checkpoint", setting.decode]))
+        title = f"{setting.name}: {setting.sentences:,} sentences, {how}"
+        signatures = zip(setting.metrics, (setting.signature, setting.second_signature), strict=False)
+        notes = [*(f"{name}: `{signature}`" for name, signature in signatures), *_test_signatures(cells)]
         notes += [f"hours of {cell.method}: {cell.device}" for cell in cells if cell.device and cell.hours is not None]
         sheet.grids.append(Grid(title, header, rows, notes))
         sheet.cells += cells
@@ -175,7 +181,9 @@ def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:
     Runs with the paper's training fill it; where there are none, those with each other training.
     """
     table, sheet = TABLES[name], Sheet(name)
-    mine = [result for result in found if (result.setting.dataset, result.setting.subset) == (table.dataset, "test")]
+    mine = [
+        result for result in found if (result.setting.dataset, result.setting.subset) == (table.dataset, table.subset)
+    ]
     mine = [result for result in mine if result.setting.training == table.configs] or mine
     kinds = dict.fromkeys((result.setting.recipe, result.setting.training) for result in mine)
     for recipe, training in kinds or [(table.recipe, table.configs)]:
@@ -232,11 +240,12 @@ def _average(cell: Cell, table: Table, found: Sequence[Result]) -> Cell:
     ours = _means_by_seed(mine)
     if not ours:
         return replace(cell, state="no common seed")
-    bleu, bleu_sd = _spread(list(ours.values()))
+    score, score_sd = _spread(list(ours.values()))
     first = mine[0].setting
     cell = replace(
         cell, state=RUN, test=first.subset, choice=first.choice, decode=first.decode, seeds=_words(ours), n=len(ours),
-        bleu=bleu, bleu_sd=bleu_sd, minus_paper=bleu - cell.paper, bleu_signature=first.bleu_signature,
+        metric=first.metrics[0], score=score, score_sd=score_sd, minus_paper=score - cell.paper,
+        signature=first.signature,
     )  # fmt: skip
     theirs = _means_by_seed(standard) if len(standard) == len(pairs) else {}
     both = [seed for seed in ours if seed in theirs]
@@ -247,8 +256,8 @@ def _average(cell: Cell, table: Table, found: Sequence[Result]) -> Cell:
 
 
 def _means_by_seed(found: Sequence[Result]) -> dict[int, float]:
-    """The mean BLEU of several results, for each seed that all of them have."""
-    scores = [{run.seed: run.bleu for run in result.runs} for result in found]
+    """The mean score of several results, for each seed that all of them have."""
+    scores = [{run.seed: run.score for run in result.runs} for result in found]
     return {seed: statistics.mean(s[seed] for s in scores) for seed in scores[0] if all(seed in s for s in scores)}
 
 
@@ -267,7 +276,7 @@ def _as_in_the_paper(table: Table, title: str, cells: Sequence[Cell], notes: Seq
 
 def _cell_by_cell(title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Grid:
     """What matters of each cell, a line for each."""
-    signatures = list(dict.fromkeys(cell.bleu_signature for cell in cells if cell.bleu_signature))
+    signatures = list(dict.fromkeys(cell.signature for cell in cells if cell.signature))
     header = ["", "method", "pair", "paper", "ours", "minus paper", *_TEST, "updates"]
     header += ["signature", "config", "commit"]
     rows = []
@@ -278,10 +287,11 @@ def _cell_by_cell(title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Gr
             [
                 cell.row, f"`{cell.method}`", cell.pair, f"{cell.paper:.2f}{difference}",
                 _ours(cell), f"{cell.minus_paper:+.2f}" if ran else "-", *_test(cell), cell.updates or "-",
-                _letter(signatures.index(cell.bleu_signature)) if ran else "-", cell.config or "-", cell.commit or "-",
+                _letter(signatures.index(cell.signature)) if ran else "-", cell.config or "-", cell.commit or "-",
             ]
         )  # fmt: skip
-    choices = sorted({f"{cell.choice} checkpoint ({cell.decode})" for cell in cells if cell.state == RUN})
+    ran = [cell for cell in cells if cell.state == RUN]
+    choices = sorted({f"{c.choice} checkpoint" + (f" ({c.decode})" if c.decode else "") for c in ran})
     own = [f"{_letter(place)}: `{signature}`" for place, signature in enumerate(signatures)]
     own += [f"ours: {choice}" for choice in choices]
     return Grid(title, header, rows, [*own, *_test_signatures(cells), *notes])
@@ -305,7 +315,7 @@ def _test_signatures(cells: Sequence[Cell]) -> list[str]:
 
 
 def _ours(cell: Cell) -> str:
-    return f"{_value(cell.bleu, cell.bleu_sd)} ({cell.n})" if cell.state == RUN else cell.state
+    return f"{_value(cell.score, cell.score_sd)} ({cell.n})" if cell.state == RUN else cell.state
 
 
 def _value(mean: float | None, deviation: float | None) -> str:

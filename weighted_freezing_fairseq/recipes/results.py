@@ -1,8 +1,8 @@
 """Scored runs, collected from their folders: which of them may be compared, and what each method got over its seeds.
 
-Scores are compared within one `Setting`, never across. Significance is that of one joined test set: the translations of
-all seeds that a method has in common with standard training, one after another, against as many copies of the
-reference. Left out on purpose: how results are laid out (`report.py`).
+Scores are compared within one `Setting`, never across. Significance is that of one joined test set: the translations
+or labels of all seeds that a method has in common with standard training, one after another, against as many copies of
+the reference. Left out on purpose: how results are laid out (`report.py`).
 """
 
 import functools
@@ -16,12 +16,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS
+from ..data import DATASETS, SENTENCES
 from ..errors import UserError
 from .published import BASELINE
 from .runs import CHOICES, PROVENANCE, Run, say
 from .scores import read_lines
-from .significance import PValues, bleu, kept_p_values, signature
+from .sentences.measures import MEASURES
+from .sentences.significance import Labels
+from .significance import Bleu, PValues, Scorer, kept_p_values
 
 
 @dataclass(frozen=True, order=True)
@@ -37,8 +39,20 @@ class Setting:
     decode: str
     sentences: int
     reference: str  # its SHA-256, or its path where it is not there
-    bleu_signature: str
-    chrf_signature: str
+    signature: str  # of the score
+    second_signature: str  # of the one that is shown beside it
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What the scores are called: that which is tested, and the one beside it if there is one."""
+        if self.dataset not in SENTENCES:
+            return "BLEU", "chrF"
+        return tuple(MEASURES[name].title for name in SENTENCES[self.dataset].tasks[self.pair].metrics)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores and tests."""
+        return Bleu() if self.dataset not in SENTENCES else Labels(SENTENCES[self.dataset].tasks[self.pair])
 
     @property
     def place(self) -> tuple[str, str, str, str, str]:
@@ -48,7 +62,7 @@ class Setting:
     @property
     def scoring(self) -> tuple[str, str, str]:
         """What scores on different data must share to be averaged."""
-        return self.choice, self.decode, self.bleu_signature
+        return self.choice, self.decode, self.signature
 
     @property
     def name(self) -> str:
@@ -69,8 +83,8 @@ class Scored:
     changed: tuple[str, ...]  # settings that were given beside it
     seed: int
     commit: str
-    bleu: float
-    chrf: float
+    score: float
+    second: float | None
     hypotheses: Path
     reference: Path
     updates: int | None  # of the training, and its seconds, where its log tells
@@ -119,8 +133,8 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         mine = list(_scores_of(folder, choice, data))
         found += mine
         if not mine:
-            # what is not of DATASETS its own recipe trains and scores
-            own = _read(folder / PROVENANCE, "train it again")["dataset"] in DATASETS
+            # what is not of these its own recipe trains and scores
+            own = _read(folder / PROVENANCE, "train it again")["dataset"] in {*DATASETS, *SENTENCES}
             (unscored if own and Run.of(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
@@ -181,6 +195,7 @@ def _read(path: Path, remedy: str) -> _Content:
 def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Path | None) -> Scored:
     reference = _reference(about, Path(score["reference"]), data)
     updates, seconds = cost(folder / "train.log")
+    values, signatures = _values(score)
     setting = Setting(
         dataset=about["dataset"],
         recipe=about["recipe"],
@@ -191,8 +206,8 @@ def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Pa
         decode=", ".join(f"{name} {value}" for name, value in score["decode"].items()),
         sentences=score["sentences"],
         reference=_fingerprint(reference) if reference.is_file() else str(reference),
-        bleu_signature=score["bleu_signature"],
-        chrf_signature=score["chrf_signature"],
+        signature=signatures[0],
+        second_signature=signatures[1],
     )
     return Scored(
         folder=folder,
@@ -202,14 +217,23 @@ def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Pa
         changed=tuple(about.get("changed", ())),
         seed=about["seed"],
         commit=about["commit"] or "unknown",
-        bleu=score["bleu"],
-        chrf=score["chrf"],
+        score=values[0],
+        second=values[1],
         hypotheses=path.with_suffix(".hyp.txt"),
         reference=reference,
         updates=updates,
         seconds=seconds,
         device=" and ".join(dict.fromkeys(sitting["device"] for sitting in about.get("sittings", ()))),
     )
+
+
+def _values(score: _Content) -> tuple[tuple[float, float | None], tuple[str, str]]:
+    """Two scores and their signatures; a task of labels may have but one."""
+    if "metric" not in score:
+        return (score["bleu"], score["chrf"]), (score["bleu_signature"], score["chrf_signature"])
+    (_, first), *others = score["scores"].items()
+    seconds = [(value, MEASURES[name].signature) for name, value in others] or [(None, "")]
+    return (first, seconds[0][0]), (score["signature"], seconds[0][1])
 
 
 def _reference(about: _Content, recorded: Path, data: Path | None) -> Path:
@@ -323,11 +347,8 @@ def _baselines(result: Result, found: Sequence[Result]) -> list[Result]:
 
 def _untested(result: Result, baselines: Sequence[Result]) -> tuple[str, str]:
     """Why a result cannot be tested, and what to type; two empty strings where it can."""
-    setting, train = result.setting, f"wff train {result.setting.dataset} --pair {result.setting.pair}"
-    train += f" --recipe {setting.recipe} --method {BASELINE} --seed {result.seeds[0]}"
-    if setting.training != f"configs/{setting.dataset}":
-        train += f" --configs {setting.training}"
-    known = setting.dataset in DATASETS  # a recipe on the embedded corpus trains what it compares itself
+    setting, train = result.setting, _train_baseline(result)
+    known = setting.dataset in {*DATASETS, *SENTENCES}  # a recipe on the embedded corpus trains what it compares itself
     if not baselines:
         return f"no {BASELINE}", f"train and score it: {train}" if known else ""
     if len(baselines) > 1:
@@ -336,12 +357,23 @@ def _untested(result: Result, baselines: Sequence[Result]) -> tuple[str, str]:
         return f"no seed in common with {BASELINE}", f"train and score one: {train}" if known else ""
     if not result.runs[0].reference.is_file():
         return "no reference", f"there is no {result.runs[0].reference}; add --data, the folder that wff prepare made"
-    if setting.bleu_signature != signature():
-        return "other sacreBLEU", (
-            f"scored with {setting.bleu_signature}, while {signature()} is installed; "
+    if setting.signature != setting.scorer.signature:
+        return f"other {setting.scorer.package}", (
+            f"scored with {setting.signature}, while {setting.scorer.signature} is installed; "
             f"score again: {_evaluate_again(str(run.folder) for run in result.runs)}"
         )
     return "", ""
+
+
+def _train_baseline(result: Result) -> str:
+    """What to type for standard training in the setting of a result."""
+    setting = result.setting
+    data = SENTENCES.get(setting.dataset)
+    words = ["wff", "train", setting.dataset, "--task" if data else "--pair", setting.pair]
+    words += ["--recipe", setting.recipe, "--method", BASELINE, "--seed", str(result.seeds[0])]
+    if setting.training != f"configs/{setting.dataset}":
+        words += ["--configs", setting.training]
+    return " ".join([*words, *(["--encoder", "DIR"] if data else [])])
 
 
 def _comparison(result: Result, baseline: Result, kept: Path) -> Comparison:
@@ -350,13 +382,15 @@ def _comparison(result: Result, baseline: Result, kept: Path) -> Comparison:
     say(f"{result.setting.name}: testing {result.method} against {BASELINE}, seeds {' '.join(map(str, seeds))}")
     baseline_lines, lines = ([line for run in runs for line in _lines(run)] for runs in pairs)
     reference = [line for run in pairs[1] for line in read_lines(run.reference)]
-    standard, mine = (statistics.mean(run.bleu for run in runs) for runs in pairs)
-    return Comparison(seeds, mine - standard, kept_p_values(baseline_lines, lines, reference, kept))
+    standard, mine = (statistics.mean(run.score for run in runs) for runs in pairs)
+    return Comparison(
+        seeds, mine - standard, kept_p_values(baseline_lines, lines, reference, kept, result.setting.scorer)
+    )
 
 
 @functools.cache
 def _lines(run: Scored) -> list[str]:
-    """The translations of a run, if they are what was scored."""
+    """The translations or labels of a run, if they are what was scored."""
     lines, reference = read_lines(run.hypotheses), read_lines(run.reference)
     again = f"score the run again: {_evaluate_again([str(run.folder)])}"
     if not len(lines) == len(reference) == run.setting.sentences:
@@ -364,8 +398,8 @@ def _lines(run: Scored) -> list[str]:
             f"{run.hypotheses} has {len(lines)} lines and {run.reference} {len(reference)}, where "
             f"{run.setting.sentences} were scored; {again}"
         )
-    if abs((found := bleu(lines, reference)) - run.bleu) > 1e-6:
+    if abs((found := run.setting.scorer.score(lines, reference)) - run.score) > 1e-6:
         raise UserError(
-            f"{run.hypotheses} scores {found:.2f} against {run.reference}, not {run.bleu:.2f} as is recorded; {again}"
+            f"{run.hypotheses} scores {found:.2f} against {run.reference}, not {run.score:.2f} as is recorded; {again}"
         )
     return lines

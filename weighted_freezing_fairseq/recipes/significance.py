@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ..files import write_atomically
 
@@ -24,48 +25,65 @@ class PValues:
     randomisation_signature: str
 
 
-def p_values(baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
-    """Both tests of one system against a baseline, line by line the translations of the same sentences.
+class Scorer(Protocol):
+    """A measure of whole test sets, line by line: its signature where it is installed, its score, and its tests."""
 
-    Memory grows with lines times samples: 120 MB a thousand lines.
-    """
-    from sacrebleu.metrics import BLEU
-    from sacrebleu.significance import PairedTest
+    @property
+    def package(self) -> str:
+        """What computes it."""
 
-    found: dict[str, tuple[float, str]] = {}
-    for kind in ("bs", "ar"):
-        metric = {"BLEU": BLEU(references=[list(reference)])}
-        systems = [("baseline", list(baseline)), ("system", list(system))]
-        signatures, results = PairedTest(systems, metric, references=None, test_type=kind)()
-        found[kind] = results["BLEU"][1].p_value, str(signatures["BLEU"])
-    return PValues(*found["bs"], *found["ar"])
+    @property
+    def signature(self) -> str: ...
+
+    def score(self, system: Sequence[str], reference: Sequence[str]) -> float: ...
+
+    def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
+        """Both tests of one system against a baseline, line by line the outputs for the same sentences."""
 
 
-def kept_p_values(baseline: Sequence[str], system: Sequence[str], reference: Sequence[str], kept: Path) -> PValues:
-    """`p_values`, looked up in the file `kept` where the same texts were tested before.
+class Bleu:
+    """sacreBLEU's. Memory of its tests grows with lines times samples: 120 MB a thousand lines."""
+
+    package = "sacreBLEU"
+
+    @property
+    def signature(self) -> str:
+        from sacrebleu.metrics import BLEU
+
+        return str(BLEU(references=[[""]]).get_signature())
+
+    def score(self, system: Sequence[str], reference: Sequence[str]) -> float:
+        from sacrebleu.metrics import BLEU
+
+        score: float = BLEU().corpus_score(list(system), [list(reference)]).score
+        return score
+
+    def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
+        from sacrebleu.metrics import BLEU
+        from sacrebleu.significance import PairedTest
+
+        found: dict[str, tuple[float, str]] = {}
+        for kind in ("bs", "ar"):
+            metric = {"BLEU": BLEU(references=[list(reference)])}
+            systems = [("baseline", list(baseline)), ("system", list(system))]
+            signatures, results = PairedTest(systems, metric, references=None, test_type=kind)()
+            found[kind] = results["BLEU"][1].p_value, str(signatures["BLEU"])
+        return PValues(*found["bs"], *found["ar"])
+
+
+def kept_p_values(
+    baseline: Sequence[str], system: Sequence[str], reference: Sequence[str], kept: Path, scorer: Scorer | None = None
+) -> PValues:
+    """The tests of a scorer (default: BLEU), looked up in the file `kept` where the same texts were tested before.
 
     20,000 lines take about a minute, and a matrix is reported again and again while it grows.
     """
+    scorer = scorer or Bleu()
     seed = os.environ.get("SACREBLEU_SEED")  # sacreBLEU's way to choose another one
-    content = json.dumps([signature(), seed, baseline, system, reference])
+    content = json.dumps([scorer.signature, seed, baseline, system, reference])
     key = hashlib.sha256(content.encode()).hexdigest()
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if key not in known:
-        known[key] = asdict(p_values(baseline, system, reference))
+        known[key] = asdict(scorer.p_values(baseline, system, reference))
         write_atomically(kept, json.dumps(known, indent=2) + "\n")
     return PValues(**known[key])
-
-
-def signature() -> str:
-    """Of the BLEU that is tested, by the sacreBLEU that is installed."""
-    from sacrebleu.metrics import BLEU
-
-    return str(BLEU(references=[[""]]).get_signature())
-
-
-def bleu(system: Sequence[str], reference: Sequence[str]) -> float:
-    """That BLEU."""
-    from sacrebleu.metrics import BLEU
-
-    score: float = BLEU().corpus_score(list(system), [list(reference)]).score
-    return score

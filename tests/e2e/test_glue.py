@@ -1,0 +1,199 @@
+"""GLUE and XNLI in small, from their files to tables, with encoders in the format of fairseq's own."""
+
+import json
+import re
+from pathlib import Path
+
+import labelled_files
+import numpy as np
+import pytest
+import torch
+from recipe_runs import CONFIGS, kill_when_there, wff
+
+from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.data import read_manifest
+from weighted_freezing_fairseq.recipes.report import write
+from weighted_freezing_fairseq.recipes.scores import read_lines
+
+SMALL = "".join(f"\n  {name}: {value}" for name, value in labelled_files.SMALL.items())
+
+
+def shortened(name: str, folder: Path, epochs: int = 2) -> None:
+    """A copy of a YAML in `folder`, for the tiny encoder and few updates."""
+    text = (CONFIGS / name).read_text()
+    text, models = re.subn(r"_name: roberta_\w+.*", f"_name: roberta_base{SMALL}", text)
+    assert models == 1
+    for pattern, value in ((r"max_epoch: \d+", f"max_epoch: {epochs}"), (r"log_interval: \d+", "log_interval: 1")):
+        text = re.sub(pattern, value, text)
+    text = re.sub(r"batch_size: \d+", "batch_size: 8", text)
+    (folder / Path(name).parent).mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def typed(*words, status=0):
+    done = wff(*words)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    labelled_files.glue(folder / "glue_data", ("RTE", "STS-B"))
+    labelled_files.roberta(folder / "roberta.base")
+    for name in ("glue/standard.yaml", "glue/weighted_freeze.yaml"):
+        shortened(name, folder, epochs=4)
+    prepared("glue", folder / "data", folder / "roberta.base", folder / "glue_data", "--tasks", "RTE,STS-B")
+    return folder
+
+
+def prepared(data, out, encoder, *given_and_more):
+    """In this process, which has imported what it needs."""
+    words = ["prepare", data, "--out", out, "--encoder", encoder, "--jobs", 1, "--any-counts", "--archive"]
+    assert main([str(word) for word in (*words, *given_and_more)]) == 0
+
+
+def words_of(place, *more):
+    words = ["train", "glue", "--data", place / "data", "--configs", place / "glue", "--out", place / "runs"]
+    return [*words, "--encoder", place / "roberta.base", "--device", "cpu", *more]
+
+
+def test_a_task_from_files_to_tables_through_a_kill(place):
+    """One test, since the processes that share out tests would each train."""
+    cells = place / "runs/roberta/rte"
+    kill_when_there(cells / "standard-1/checkpoints/checkpoint_last.pt", *words_of(place, "--task", "RTE"))
+    typed(*words_of(place, "--task", "RTE"))
+    starts_from_the_encoder_and_goes_on_from_its_own(place, cells / "standard-1")
+    before = {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.name != ".lock"}
+    assert main([str(word) for word in words_of(place, "--task", "rte")]) == 0  # does nothing
+    assert before == {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.name != ".lock"}
+    done = typed("evaluate", cells / "standard-1", "--choices", "best")
+    assert "accuracy|scikit-learn:" in done.stdout
+    predictions_are_those_of_the_checkpoint(place, cells / "standard-1")
+    report = write([place / "runs"], place / "report", ["li-7"])
+    [cell] = [cell for cell in report.sheets["li-7"].cells if cell.state == "run"]
+    assert (cell.method, cell.pair, cell.paper, cell.sentences) == ("standard", "rte", 67.9, 10)
+
+
+def starts_from_the_encoder_and_goes_on_from_its_own(place, run):
+    log = (run / "train.log").read_text()
+    assert log.count("loading pretrained model from") == 1 and log.count("Loaded checkpoint") == 2
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert (provenance["dataset"], provenance["recipe"], provenance["pair"]) == ("glue", "roberta", "rte")
+    assert len(provenance["sittings"]) == 2 and (run / "tensorboard/train_inner").is_dir()
+    settings = (run / "run.yaml").read_text()
+    assert "max_update: 12" in settings and "warmup_updates: 1" in settings and "num_classes: 2" in settings
+    old = torch.load(place / "roberta.base/model.pt", weights_only=False)["model"]
+    new = torch.load(run / "checkpoints/checkpoint_last.pt", weights_only=False)["model"]
+    # What is not trained for a task is as it was; what is, has moved by no more than 12 updates of 2e-4.
+    assert torch.equal(old["decoder.lm_head.dense.weight"], new["encoder.lm_head.dense.weight"])
+    name = "sentence_encoder.layers.0.fc1.weight"
+    moved = (old[f"decoder.{name}"] - new[f"encoder.{name}"]).abs().max()
+    assert 0 < moved <= 12 * 2e-4
+
+
+def predictions_are_those_of_the_checkpoint(place, run):
+    from fairseq.models.roberta import RobertaModel
+
+    lines = read_lines(run / "scores/dev.best.hyp.txt")
+    data = place / "data/roberta/rte"
+    bpe = {"gpt2_encoder_json": "encoder.json", "gpt2_vocab_bpe": "vocab.bpe"}
+    bpe = {name: str(place / "roberta.base" / file) for name, file in bpe.items()}
+    model = RobertaModel.from_pretrained(
+        str(run / "checkpoints"), "checkpoint_best.pt", str(data / "bin"), bpe="gpt2", **bpe
+    )
+    model.eval()
+    for number, texts in enumerate(zip(*(read_lines(data / f"raw/valid.input{n}") for n in (0, 1)), strict=True)):
+        label = int(model.predict("sentence_classification_head", model.encode(*texts)).argmax())
+        assert lines[number] == ["entailment", "not_entailment"][label]
+    found = json.loads((run / "scores/dev.best.json").read_text())
+    gold = read_lines(data / "labels/dev.txt")
+    assert (
+        found["score"]
+        == found["scores"]["accuracy"]
+        == 100 * np.mean([a == b for a, b in zip(lines, gold, strict=True)])
+    )
+    server = (run / "server/best/RTE.tsv").read_text().splitlines()
+    assert server[0] == "index\tprediction" and [line.split("\t")[0] for line in server[1:]] == list("01234")
+    assert not (run / "scores/test.best.json").exists()
+
+
+def test_a_regression_is_scored_by_its_correlations(place):
+    typed(*words_of(place, "--task", "STS-B", "--method", "weighted_freeze", "--set", "optimization.max_update=2"))
+    run = place / "runs/roberta/sts-b/weighted_freeze-1"
+    found = json.loads(typed("evaluate", run, "--choices", "last", "--json").stdout)[f"{run}/scores/dev.last"]
+    lines = [float(line) for line in read_lines(run / "scores/dev.last.hyp.txt")]
+    gold = [float(line) for line in read_lines(place / "data/roberta/sts-b/labels/dev.txt")]
+    assert found["metric"] == "pearson" and found["scores"]["pearson"] == pytest.approx(
+        100 * np.corrcoef(lines, gold)[0, 1]
+    )
+    assert max(gold) == 4.5 and "best_checkpoint_metric: loss" in (run / "run.yaml").read_text()
+
+
+def test_xnli_is_trained_on_english_and_scored_in_every_language(tmp_path):
+    zips = labelled_files.xnli(tmp_path / "archives")
+    encoder = labelled_files.xlmr(tmp_path / "xlmr.base")
+    shortened("xnli/standard.yaml", tmp_path)
+    typed(
+        "prepare",
+        "xnli",
+        "--archive",
+        *zips,
+        "--encoder",
+        encoder,
+        "--out",
+        tmp_path / "data",
+        "--any-counts",
+        "--jobs",
+        1,
+    )
+    manifest = read_manifest(tmp_path / "data/xlmr/en")
+    assert manifest["rows"]["train"] == 24 and len(manifest["subsets"]["dev"]) == 15
+    typed("train", "xnli", "--data", tmp_path / "data", "--configs", tmp_path / "xnli", "--out", tmp_path / "runs",
+          "--encoder", encoder, "--device", "cpu", "--set", "optimization.max_update=2")  # fmt: skip
+    run = tmp_path / "runs/xlmr/en/standard-1"
+    found = json.loads(typed("evaluate", run, "--choices", "best", "--json").stdout)
+    dev = found[f"{run}/scores/dev.best"]
+    assert list(dev["sets"]) == list(manifest["subsets"]["dev"]) and dev["sentences"] == 45
+    assert dev["score"] == pytest.approx(np.mean(list(dev["sets"].values())))  # since all are of one size
+    assert found[f"{run}/scores/test.best"]["sentences"] == 45
+    german = read_lines(run / "predictions/best/dev.de")
+    assert read_lines(run / "scores/dev.best.hyp.txt")[6:9] == german and set(german) <= set(manifest["labels"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["prepare", "glue", "--archive", "x"], "give --encoder the folder of a pretrained model"),
+        (
+            ["prepare", "glue", "--encoder", "{place}/roberta.base", "--out", "{place}/new"],
+            "give --archive the files of RTE",
+        ),
+        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--pairs", "de-en"], "--pairs is for translation"),
+        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "MNLI"], "type some of: RTE,CoLA"),
+        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--recipe", "xlmr"], "type --recipe roberta"),
+        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--max-length", "3"], "type --max-length 128"),
+        (["prepare", "multi30k", "--tasks", "RTE"], "are for glue and xnli; leave them out"),
+        (["train", "glue", "--data", "{place}/nowhere/glue"], "type: wff prepare glue --tasks rte --archive FILES"),
+        (["train", "glue", "--data", "{place}/data", "--out", "{place}/new"], "give its folder: --encoder DIR"),
+        (["evaluate", "{place}/runs/roberta/rte/standard-1", "--choices", "average"], "type --choices best,last"),
+    ],
+)
+def test_a_wrong_call_is_told_what_to_type(words, told, place, capsys):
+    if words[0] == "evaluate" and not (place / "runs/roberta/rte/standard-1").is_dir():
+        pytest.skip("trained by another process")
+    assert main([word.format(place=place) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+def test_a_dry_run_does_nothing(place, capsys):
+    out = str(place / "dry")
+    assert (
+        main(["prepare", "glue", "--dry-run", "--tasks", "RTE", "--encoder", str(place / "roberta.base"), "--out", out])
+        == 0
+    )
+    assert "RTE: would make" in (said := capsys.readouterr().out) and "at most 128 in one example" in said
+    words = [str(word) for word in words_of(place, "--dry-run", "--task", "SST-2", "--out", out)]
+    assert main(words) == 0 and "/dry/roberta/sst-2/standard-1, on cpu" in capsys.readouterr().out
+    assert not (place / "dry").exists()
