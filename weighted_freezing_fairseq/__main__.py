@@ -19,7 +19,7 @@ from .errors import UserError
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
-    "prepare": ("recipes.prepare", "prepare a corpus: archives to binarised data, every step counted"),
+    "prepare": ("recipes.prepare", "prepare a data set: archives to binarised data, every step counted"),
     "adapt": ("recipes.adapt", "adapt a model to a new domain and measure what it forgets"),
     "self-distill": ("recipes.self_distill", "teach a model by one of its own kind, round after round"),
     "prune-iterative": ("recipes.prune_iterative", "prune a model step by step while it trains on, with every method"),
@@ -32,9 +32,9 @@ COMMANDS = {
     "sensitivity": ("analysis.sensitivity", "see how evenly the parameters of checkpoints contribute"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
     "plot": ("analysis.plot", "draw the papers' figures from runs and tables, CSV first"),
-    "train": ("recipes.train", "train one method of a data set; called again, go on"),
+    "train": ("recipes.train", "train one method of a data set, or fine-tune; called again, go on"),
     "reproduce": ("recipes.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
-    "evaluate": ("recipes.evaluate", "translate a test set and score it with sacreBLEU"),
+    "evaluate": ("recipes.evaluate", "translate test sets, or label them, and score that"),
     "average": ("recipes.average", "write the mean of several checkpoints as one"),
     "report": ("recipes.report", "collect scored runs into the papers' tables, with significance"),
     "bench": ("analysis.bench", "measure what each method costs beside standard training"),

@@ -4,6 +4,7 @@ The sets of one subset (the languages of XNLI) are scored one by one, and all to
 written as its server takes it. Left out on purpose: an average of checkpoints, which nobody reports for fine-tuning.
 """
 
+import importlib.util
 import json
 import subprocess
 import tempfile
@@ -28,6 +29,8 @@ _BATCH = 32
 
 def evaluate_run(run: Run, machine: Machine, choices: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """The scores of a finished run by SUBSET.CHOICE, kept in its folder."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError("labels are scored by scikit-learn and scipy; type: pip install scikit-learn scipy")
     if "average" in (choices or ()):
         raise UserError(f"{run.folder} is not translated: there is no average; type --choices {','.join(CHOICES)}")
     folder = Path(run.provenance()["data"])
