@@ -17,10 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from weighted_freezing_fairseq import FixedMaskOptimizer, scope_of
+from weighted_freezing_fairseq import FixedMaskOptimizer, MaskedReduce, reduce_bucket, scope_of
 from weighted_freezing_fairseq.analysis.subjects import SIZES, synthetic
 from weighted_freezing_fairseq.configs import CONFIGS, config_path
-from weighted_freezing_fairseq.core.sparse_reduce import MaskedReduce, reduce_bucket
 
 
 class Weights(nn.Module):

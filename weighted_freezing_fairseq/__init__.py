@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "GuidedOptimizer": "core.guided",
     "FixedMaskOptimizer": "core.fixed",
+    "MaskedReduce": "core.sparse_reduce",
+    "reduce_bucket": "core.sparse_reduce",
     "RULES": "core.rules",
     "Rule": "core.rules",
     "METRICS": "core.importance",

@@ -1,4 +1,4 @@
-"""Between processes goes only what a mask lets move (Sung et al. 2021, section 3.2, on what training has to send).
+"""Between processes goes only what a mask lets move (Sung et al. 2021, section 1: less to communicate).
 
 Gradients are averaged as ever, but of a masked weight only the numbers that are updated are put together and sent; the
 others, which no process will use, become zero on all of them. Left out on purpose: the updates in which a mask is still
@@ -71,23 +71,21 @@ class MaskedReduce:
     ) -> torch.futures.Future[Tensor]:
         """The same of a bucket of DistributedDataParallel, whose `grads` lie in `buffer`, beside the backward pass."""
         positions = self._of(parameters)
-        if all(position is None for position in positions):
-            whole: torch.futures.Future[Tensor] = self._sum(buffer).get_future().then(lambda _: buffer)
-            return whole
-        packed = _packed(grads, positions)
+        whole = all(position is None for position in positions)
+        packed = buffer if whole else _packed(grads, positions)
+        if not packed.numel():
+            nothing: torch.futures.Future[Tensor] = torch.futures.Future(devices=_gpus(buffer))
+            nothing.set_result(buffer.zero_())
+            return nothing
 
-        def unpack(_: object) -> Tensor:
-            _unpack_(packed, grads, positions)
+        def finish(done: torch.futures.Future[list[Tensor]]) -> Tensor:
+            (sent,) = done.value()  # or what went wrong
+            if not whole:
+                _unpack_(sent, grads, positions)
             return buffer
 
-        if packed.numel():
-            sparse: torch.futures.Future[Tensor] = self._sum(packed).get_future().then(unpack)
-            return sparse
-        nothing: torch.futures.Future[Tensor] = torch.futures.Future(
-            devices=[buffer.device] if buffer.device.type == "cuda" else []
-        )
-        nothing.set_result(unpack(None))
-        return nothing
+        averaged: torch.futures.Future[Tensor] = self._sum(packed).get_future().then(finish)
+        return averaged
 
     def _sum(self, gradient: Tensor) -> dist.Work:
         """Begin to make `gradient` the mean over all processes."""
@@ -122,6 +120,10 @@ class MaskedReduce:
 def reduce_bucket(state: MaskedReduce, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """A communication hook: `ddp.register_comm_hook(MaskedReduce(optimizer), reduce_bucket)`."""
     return state.start(bucket.parameters(), bucket.gradients(), bucket.buffer())
+
+
+def _gpus(tensor: Tensor) -> list[int | str | torch.device]:
+    return [tensor.device] if tensor.device.type == "cuda" else []
 
 
 def _packed(grads: Sequence[Tensor], positions: Sequence[Tensor | None]) -> Tensor:
