@@ -17,6 +17,7 @@ from fairseq_runs import (
     Fairseq,
     assert_close,
     assert_same,
+    kill_when_saved,
     logged,
     on_two_processes,
 )
@@ -82,6 +83,7 @@ def test_a_neutral_run_is_bit_identical_to_sentence_prediction_with_its_reports(
 
 @pytest.mark.parametrize("row", [pytest.param("intra_distillation", marks=pytest.mark.slow), "ewc"])
 def test_a_run_that_goes_on_from_its_middle_is_an_uninterrupted_one(sentences: Sentences, row: str):
+    """The slow one after a kill, too."""
     flags = {
         "intra_distillation": [*INTRA, "--optimizer", "weighted_freeze"],
         "ewc": ["--criterion", "ewc", "--ewc-lambda", 50, "--optimizer", "sage"],
@@ -93,7 +95,11 @@ def test_a_run_that_goes_on_from_its_middle_is_an_uninterrupted_one(sentences: S
         total = terms[0] + float(line.get("alpha", 1)) * terms[1]
         assert float(line["loss"]) == pytest.approx(total, abs=2e-3) and 0 <= float(line["accuracy"]) <= 100
     assert terms[1] > 0
-    sentences.train("resumed", *flags, "--restore-file", sentences.folder / "straight/checkpoint_2_6.pt")
+    middle = sentences.folder / "straight/checkpoint_2_6.pt"
+    if row == "intra_distillation":
+        kill_when_saved(sentences, "killed", middle.name, *flags)
+        middle = sentences.folder / "killed" / middle.name
+    sentences.train("resumed", *flags, "--restore-file", middle)
     straight, resumed = sentences.checkpoint("straight"), sentences.checkpoint("resumed")
     for key in ("model", "last_optimizer_state"):
         assert_same(straight[key], resumed[key])

@@ -16,6 +16,7 @@ from fairseq.logging import metrics
 from fairseq.tasks.language_modeling import LanguageModelingTask
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig as TaskConfig
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
 
 from weighted_freezing_fairseq.core.scope import catalogue
@@ -266,6 +267,15 @@ def test_heads_are_in_no_linear_scope(a_task):
 def test_impossible_settings_say_what_to_type(a_task, settings, words):
     with pytest.raises(UserError, match=words):
         criterion(a_task(), **settings)
+
+
+def test_settings_of_sentences_are_refused_in_translation(a_task):
+    words = a_task().dictionary
+    with pytest.raises(UserError, match="--regression-target is nothing that --task translation has"):
+        criterions.IntraDistillation.build_criterion(
+            OmegaConf.structured(criterions.IntraDistillationConfig(regression_target=True)),
+            TranslationTask(TranslationConfig(), words, words),
+        )
 
 
 def test_another_task_and_a_model_without_the_head_are_refused_in_one_line(a_task):
