@@ -109,13 +109,16 @@ def test_a_run_that_goes_on_from_its_middle_is_an_uninterrupted_one(sentences: S
 def test_two_processes_equal_one_with_twice_the_update_freq_and_gather_predictions(sentences: Sentences):
     sentences.kind = "scores"
     flags = [*ADAM, *INTRA, "--dropout", 0, "--attention-dropout", 0, "--max-update", 6, "--clip-norm", 1]
-    reports = ["--report-pearson-and-spearman"] if sys.version_info >= (3, 11) else []
-    two = on_two_processes(sentences, "two", *flags, *reports, without="--disable-validation")
+    flags += ["--batch-size-valid", 8]  # three batches: one process has one that only fills up
+    if sys.version_info >= (3, 11):
+        flags += ["--report-pearson-and-spearman", "--best-checkpoint-metric", "pearson"]
+        flags.append("--maximize-best-checkpoint-metric")
+    two = on_two_processes(sentences, "two", *flags, without="--disable-validation")
     assert_same(*two)
-    output = sentences.train("one", *flags, *reports, "--update-freq", 2, without="--disable-validation")
+    output = sentences.train("one", *flags, "--update-freq", 2, without="--disable-validation")
     assert_close(sentences.checkpoint("one")["model"], two[0])
     best = [sentences.checkpoint(name)["extra_state"]["best"] for name in ("one", "two")]
-    assert best[0] == pytest.approx(best[1], rel=1e-3) and last(output)["mse_loss"] > 0
+    assert best[0] == pytest.approx(best[1], abs=0.11) and last(output)["mse_loss"] > 0
 
 
 YAML = """
