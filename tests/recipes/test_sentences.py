@@ -151,20 +151,18 @@ def test_the_encoder_must_be_that_of_the_data(encoder):
 
 def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     mine = study("glue", "--encoder", encoder, "--out", "/runs")
-    run = mine.run("STS-B", "sage", 3)
-    assert run.folder == Path("/runs/roberta/sts-b/sage-3") and mine.parent("STS-B", run) is None
-    assert "--task sts-b --method sage --seed 3" in mine.command("STS-B", run)
-    assert "--task" not in study("xnli").command("en", study("xnli").run("en", "sage", 3))
+    run = mine.run(mine.pair("STS-B"), "sage", 3)
+    assert run.folder == Path("/runs/roberta/sts-b/sage-3") and mine.parent("sts-b", run) is None
+    assert mine.pair(None) == "rte" and "--pair sts-b --method sage --seed 3" in (typed := mine.command("sts-b", run))
+    assert typed.endswith(f"--encoder {encoder}")
     for words, told in (
-        (["glue", "--pair", "de-en"], "--pair is for translation; leave it out with glue"),
-        (["glue", "--tokens-per-gpu", "9"], "--tokens-per-gpu is for translation"),
-        (["multi30k", "--task", "rte"], "--task, --encoder and --sentences-per-gpu are for glue and xnli"),
+        (["multi30k", "--encoder", "x"], "--encoder is for glue and xnli; leave it out"),
         (["glue", "--recipe", "clean"], "glue has no recipe 'clean'; type --recipe roberta or xlmr"),
     ):
         with pytest.raises(UserError, match=told):
             study(*words)
-    with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: RTE,CoLA,MRPC"):
-        mine.run("MNLI", "sage", 1)
+    with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: rte,cola,mrpc"):
+        mine.pair("MNLI")
 
 
 def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():

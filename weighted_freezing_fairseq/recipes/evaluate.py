@@ -40,6 +40,11 @@ def decode_of(args: argparse.Namespace, default: Decode = Decode()) -> Decode:  
     return replace(default, **{name: value for name, value in given.items() if value is not None})
 
 
+def usual_decode(dataset: str) -> Decode:
+    """As the runs of a data set are searched; labels are not."""
+    return DATASETS[dataset].decode if dataset in DATASETS else Decode()
+
+
 def choices_of(args: argparse.Namespace) -> list[str] | None:
     """What --choices names; None: it was left out."""
     choices = args.choices.split(",") if args.choices else None
@@ -161,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
             dataset = own.provenance()["dataset"]
             if dataset not in {**DATASETS, **SENTENCES}:
                 raise UserError(f"{given} is scored by the recipe that trained it; type: {own.provenance()['command']}")
-            decode = decode_of(args, DATASETS[dataset].decode if dataset in DATASETS else Decode())
+            decode = decode_of(args, usual_decode(dataset))
             for name, found in evaluate_run(
                 own, machine, Wanted(choices, decode, args.average_last, args.comet)
             ).items():

@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[*DATASETS, *SENTENCES],
         help="; ".join(f"{d.name}: {d.what}" for d in (*DATASETS.values(), *SENTENCES.values())),
     )
-    parser.add_argument("--pairs", metavar="A-B,...", help="language pairs (default: all that the recipe has)")
+    parser.add_argument(
+        "--pairs",
+        "--tasks",
+        metavar="A,B,...",
+        help="language pairs, or tasks of glue (default: all that the recipe has)",
+    )
     parser.add_argument("--langs", metavar="A,B,...", help="the same by their languages other than English")
     recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values())
     parser.add_argument("--recipe", help=f"what is done to the text (default: the first of {recipes})")
@@ -62,9 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of glue and xnli", "--archive: files, folders or zips that hold the TSV files"
     )
     labelled.add_argument(
-        "--tasks", metavar="A,B,...", help="of glue: some of RTE,CoLA,MRPC,STS-B,SST-2,QNLI (default all)"
-    )
-    labelled.add_argument(
         "--encoder", type=Path, metavar="DIR", help="folder of fairseq's roberta.base or xlmr.base: dict.txt, subwords"
     )
     labelled.add_argument("--max-length", type=int, metavar="N", help="pieces of one example (default: the papers')")
@@ -74,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     """Every pair that is not there yet; ends with a line for each on standard output."""
     if args.dataset in SENTENCES:
         return sentences.run(args)
-    if args.tasks or args.encoder or args.max_length:
-        raise UserError(f"--tasks, --encoder and --max-length are for {' and '.join(SENTENCES)}; leave them out")
+    if args.encoder or args.max_length:
+        raise UserError(f"--encoder and --max-length are for {' and '.join(SENTENCES)}; leave them out")
     data = DATASETS[args.dataset]
     name = _one_of(args.recipe or data.recipes[0], data.recipes, "--recipe")
     recipe = data.table[name]

@@ -15,13 +15,14 @@ from ..configs import config_path
 from ..data import MANIFEST, prepared
 from ..errors import UserError
 from . import prepare, report
-from .evaluate import Wanted, choices_of, evaluate_run
+from .evaluate import Wanted, choices_of, evaluate_run, usual_decode
 from .machine import Machine
 from .runs import Run, say
-from .train import Study, add_study_arguments
+from .train import Study, add_study_arguments, study_of
 
 HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."
 EXAMPLE = """wff reproduce multi30k --methods standard,weighted_freeze,sage --seeds 1,2,3
+  wff reproduce glue --tasks RTE,CoLA,MRPC --archive ~/glue_data --encoder ~/roberta.base
   wff reproduce iwslt14 --pairs de-en,es-en --methods standard,weighted_freeze --list"""
 
 
@@ -44,10 +45,10 @@ def levels(study: Study, cells: Sequence[tuple[str, Run]]) -> list[list[tuple[st
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which cells, and how many at once."""
     add_study_arguments(parser)
-    parser.add_argument("--pairs", help="comma-separated (default: the first of the data set)")
+    parser.add_argument("--pairs", "--tasks", help="comma-separated (default: the first of the data set)")
     parser.add_argument("--methods", default="standard,weighted_freeze", help="comma-separated; standard is always run")
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated (default 1,2,3)")
-    parser.add_argument("--choices", help="checkpoints to translate with (default: all of best,last,average)")
+    parser.add_argument("--choices", help="checkpoints to score (default: all of best,last,average)")
     parser.add_argument("--jobs", type=int, help="runs at once (default: one a core, or one for each --gpus GPUs)")
     parser.add_argument("--archive", type=Path, nargs="+", help="for wff prepare: archives that were fetched by hand")
     parser.add_argument("--list", action="store_true", help="print LEVEL<tab>COMMAND for each cell, for a scheduler")
@@ -55,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    study = Study.of(args)
-    pairs = args.pairs.split(",") if args.pairs else [study.dataset.pairs[0]]
+    study = study_of(args)
+    pairs = [study.pair(word) for word in (args.pairs.split(",") if args.pairs else [None])]
     methods = list(dict.fromkeys(["standard", *args.methods.split(",")]))
     for method in methods:
         config_path(method, study.configs)
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     machine = Machine.of(args.device, args.jobs, len(cells), args.gpus, args.precision, args.tokens_per_gpu)
     _prepare(args, study, pairs)
-    failed = _run_all(study, order, machine, Wanted(choices, study.dataset.decode))
+    failed = _run_all(study, order, machine, Wanted(choices, usual_decode(study.dataset.name)))
     print(report.write([study.runs], study.runs / "report"))
     for name, error in failed:
         print(f"failed: {name}: {error}", file=sys.stderr)
@@ -96,6 +97,7 @@ def _prepare(args: argparse.Namespace, study: Study, pairs: Sequence[str]) -> No
         parser = argparse.ArgumentParser()
         prepare.add_arguments(parser)
         words = [study.dataset.name, "--pairs", ",".join(missing), "--recipe", study.recipe, "--out", str(study.data)]
+        words += ["--encoder", str(args.encoder)] if args.encoder else []
         prepare.run(parser.parse_args([*words, *(["--archive", *map(str, args.archive)] if args.archive else [])]))
 
 

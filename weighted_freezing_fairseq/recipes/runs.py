@@ -205,7 +205,7 @@ def train(
         more or {},
     )
     unit = "max_tokens" if "max_tokens" in given.dataset else "batch_size"
-    update_freq = OmegaConf.select(given, "optimization.update_freq", default=[1])[0]
+    update_freq = given.optimization.get("update_freq", [1])[0]  # select: no default in omegaconf 2.0
     settings = OmegaConf.merge(
         given,
         machine.settings(given.dataset[unit], update_freq, unit),

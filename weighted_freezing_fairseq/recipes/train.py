@@ -8,7 +8,7 @@ and what a task of labelled sentences has in place of a pair (`sentences/train.p
 
 import argparse
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,15 @@ class Study:
         data = (args.data or Path("data") / args.dataset).resolve()
         return cls(dataset, recipe, data, configs, (args.out or Path("runs") / configs.name).resolve(), tuple(args.set))
 
-    def run(self, pair: str, method: str, seed: int) -> Run:
-        """The run of one cell."""
+    def pair(self, word: str | None) -> str:
+        """The pair, or the task, that a user typed (default: the first)."""
+        pair = word or self.dataset.pairs[0]
         if pair not in self.dataset.pairs:
             raise UserError(f"{self.dataset.name} has no pair {pair!r}; type --pair {' or '.join(self.dataset.pairs)}")
+        return pair
+
+    def run(self, pair: str, method: str, seed: int) -> Run:
+        """The run of one cell."""
         return Run(method, seed, self.runs / self.recipe / pair / f"{method}-{seed}")
 
     def parent(self, pair: str, run: Run) -> Run | None:
@@ -123,10 +128,14 @@ def merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, A
     return found
 
 
-def add_study_arguments(parser: argparse.ArgumentParser, datasets: Iterable[str] = tuple(DATASETS)) -> None:
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """What a matrix of trainings is about, and what it runs on."""
-    parser.add_argument("dataset", choices=list(datasets), metavar="DATASET", help=", ".join(datasets))
+    datasets = [*DATASETS, *SENTENCES]
+    parser.add_argument("dataset", choices=datasets, metavar="DATASET", help=", ".join(datasets))
     parser.add_argument("--recipe", help="of wff prepare (default: the first of its list)")
+    parser.add_argument(
+        "--encoder", type=Path, metavar="DIR", help="of glue and xnli: folder whose model.pt training starts from"
+    )
     parser.add_argument("--data", type=Path, help="what wff prepare left (default data/DATASET)")
     parser.add_argument(
         "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of the repository)"
@@ -139,20 +148,19 @@ def add_study_arguments(parser: argparse.ArgumentParser, datasets: Iterable[str]
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: GPUs where there are some")
     parser.add_argument("--gpus", type=int, default=1, help="for each run; its batch stays that of one (default 1)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 or fp16 on a GPU")
-    parser.add_argument("--tokens-per-gpu", type=int, metavar="N", help="at most so many at once; the batch stays")
+    parser.add_argument(
+        "--tokens-per-gpu", "--sentences-per-gpu", type=int, metavar="N",
+        help="at most so many at once, in the unit of the YAML's batch, which stays",
+    )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One cell."""
-    add_study_arguments(parser, (*DATASETS, *SENTENCES))
-    parser.add_argument("--pair", help="default: the first of the data set")
+    add_study_arguments(parser)
+    parser.add_argument("--pair", "--task", help="default: the first of the data set")
     parser.add_argument("--method", default="standard", help="default standard")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and where")
-    labelled = parser.add_argument_group("of glue and xnli")
-    labelled.add_argument("--task", help="of glue (default RTE)")
-    labelled.add_argument("--encoder", type=Path, metavar="DIR", help="folder whose model.pt training starts from")
-    labelled.add_argument("--sentences-per-gpu", type=int, metavar="N", help="at most so many at once; the batch stays")
 
 
 def study_of(args: argparse.Namespace) -> Study:
@@ -161,18 +169,17 @@ def study_of(args: argparse.Namespace) -> Study:
         from .sentences.train import SentenceStudy  # which builds on this module
 
         return SentenceStudy.of(args)
-    if args.task or args.encoder or args.sentences_per_gpu:
-        raise UserError(f"--task, --encoder and --sentences-per-gpu are for {' and '.join(SENTENCES)}; leave them out")
+    if args.encoder:
+        raise UserError(f"--encoder is for {' and '.join(SENTENCES)}; leave it out")
     return Study.of(args)
 
 
 def run(args: argparse.Namespace) -> int:
     study = study_of(args)
-    pair = args.pair or args.task or study.dataset.pairs[0]
+    pair = study.pair(args.pair)
     mine = study.run(pair, args.method, args.seed)
     config = config_path(args.method, study.configs)
-    at_once = args.tokens_per_gpu or args.sentences_per_gpu
-    machine = Machine.of(args.device, 1, 1, args.gpus, args.precision, at_once)
+    machine = Machine.of(args.device, 1, 1, args.gpus, args.precision, args.tokens_per_gpu)
     if args.dry_run:
         print(f"{mine.name}: {config} on {prepared(study.data, study.recipe, pair)}\nin {mine.folder}, on {machine}")
         return 0

@@ -19,8 +19,10 @@ from ..runs import alone_in, say
 def run(args: argparse.Namespace) -> int:
     """Every task that is not there yet; ends with a line for each on standard output."""
     data = SENTENCES[args.dataset]
-    refuse_options(args, ("pairs", "langs", "pieces"))
-    tasks = tasks_of(data, args.tasks)
+    for name in ("langs", "pieces"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for translation; leave it out with {args.dataset}")
+    tasks = tasks_of(data, args.pairs)
     if args.encoder is None:
         raise UserError(
             "give --encoder the folder of a pretrained model as fairseq publishes it: roberta.base, xlmr.base"
@@ -52,20 +54,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_options(args: argparse.Namespace, names: Sequence[str]) -> None:
-    """What is for translation only."""
-    for name in names:
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is for translation; leave it out with {args.dataset}")
-
-
 def tasks_of(data: SentenceData, words: str | None) -> list[str]:
     """The keys of the tasks asked for, each once, in any case of letters; none: all."""
     found = [word.lower() for word in words.split(",")] if words else list(data.tasks)
     for key in found:
         if key not in data.tasks:
-            names = ",".join(key if task.name == "XNLI" else task.name for key, task in data.tasks.items())
-            raise UserError(f"{data.name} has no task {key!r} here; type some of: {names}")
+            raise UserError(f"{data.name} has no task {key!r} here; type some of: {','.join(data.tasks)}")
     return list(dict.fromkeys(found))
 
 

@@ -19,8 +19,9 @@ from ...data.sentences import SentenceData, Task
 from ...errors import UserError
 from ..runs import Run, filled_in, needs_another_run
 from ..train import Study, merged
-from .prepare import refuse_options, tasks_of
+from .prepare import tasks_of
 
+_START = "finetune_from_model"
 WARM_UP = 0.1  # of the updates, where a YAML leaves it open
 
 
@@ -32,7 +33,6 @@ class SentenceStudy(Study):
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "SentenceStudy":
-        refuse_options(args, ("pair", "tokens_per_gpu"))
         if args.recipe is None and args.encoder is not None:
             args.recipe = Encoder.of(args.encoder).kind
         return replace(super().of(args), encoder=args.encoder and args.encoder.resolve())  # type: ignore[return-value]
@@ -41,23 +41,19 @@ class SentenceStudy(Study):
     def _tasks(self) -> SentenceData:
         return SENTENCES[self.dataset.name]
 
-    def run(self, pair: str, method: str, seed: int) -> Run:
-        """The run of one cell; a task may be typed in any case."""
-        return super().run(*tasks_of(self._tasks, pair), method, seed)
+    def pair(self, word: str | None) -> str:
+        """A task, which may be typed in any case of letters."""
+        return tasks_of(self._tasks, word)[0]
 
     def parent(self, pair: str, run: Run) -> Run | None:
         """The run of a teacher or of Fisher information; the weights to start from are the encoder's."""
-        return super().parent(pair, run) if needs_another_run(self._config(run), but=("finetune_from_model",)) else None
-
-    def train(self, pair: str, run: Run, machine: Any) -> None:
-        """One cell, to its end."""
-        [key] = tasks_of(self._tasks, pair)
-        super().train(key, run, machine)
+        return super().parent(pair, run) if needs_another_run(self._config(run), but=(_START,)) else None
 
     def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
         from omegaconf import OmegaConf
 
-        given: Any = OmegaConf.merge(OmegaConf.load(config), merged(filled_in(config, found), self.changed))
+        filled = filled_in(config, {key: value for key, value in found.items() if key != _START})
+        given: Any = OmegaConf.merge(OmegaConf.load(config), merged(filled, self.changed))
         task = next(task for task in self._tasks.tasks.values() if task.name == manifest["task"])
         own: dict[str, dict[str, Any]] = {
             section: {key: value for key, value in values.items() if OmegaConf.is_missing(given[section], key)}
@@ -66,9 +62,9 @@ class SentenceStudy(Study):
         own["checkpoint"] = {}
         if task.regression:  # nothing is classified: the loss is what can choose
             own["checkpoint"] = {"best_checkpoint_metric": "loss", "maximize_best_checkpoint_metric": False}
-        if OmegaConf.is_missing(given.checkpoint, "finetune_from_model"):
-            own["checkpoint"]["finetune_from_model"] = str(self._weights(config, manifest))
-        return merged(OmegaConf.merge(filled_in(config, found), own), self.changed)
+        if OmegaConf.is_missing(given.checkpoint, _START):
+            own["checkpoint"][_START] = str(self._weights(config, manifest))
+        return merged(OmegaConf.merge(filled, own), self.changed)
 
     def _weights(self, config: Path, manifest: Mapping[str, Any]) -> Path:
         """The encoder's, if the data is in its subwords."""
@@ -88,13 +84,8 @@ class SentenceStudy(Study):
 
     def command(self, pair: str, run: Run) -> str:
         """What a user types for this cell alone."""
-        [key] = tasks_of(self._tasks, pair)
-        words = ["wff", "train", self.dataset.name, "--recipe", self.recipe]
-        words += ["--task", key] if len(self._tasks.tasks) > 1 else []
-        words += ["--method", run.method, "--seed", run.seed, "--data", self.data, "--configs", self.configs]
-        words += ["--out", self.runs, *(word for setting in self.changed for word in ("--set", setting))]
-        words += ["--encoder", self.encoder] if self.encoder else []
-        return shlex.join(map(str, words))
+        encoder = f" --encoder {shlex.quote(str(self.encoder))}" if self.encoder else ""
+        return super().command(pair, run) + encoder
 
 
 def _facts(task: Task, manifest: Mapping[str, Any], given: Any) -> dict[str, dict[str, Any]]:
