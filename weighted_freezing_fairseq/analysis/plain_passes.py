@@ -38,7 +38,9 @@ class PlainIntraDistillation(IntraDistillation):
         divergences = []
         for k in range(passes):  # KL(p_k || mean) and KL(mean || p_k)
             for log_q, q in ((log_mean, p[k]), (log_p[k], mean)):
-                divergences.append(kl_div(log_q, q, reduction="none").masked_fill(padding, 0).sum())
+                divergences.append(
+                    kl_div(log_q, q, reduction="none").sum(-1, keepdim=True).masked_fill(padding, 0).sum()
+                )
         cross_entropy = torch.stack(losses).mean()
         divergence = torch.stack(divergences).sum() / passes
         strength = self.strength
