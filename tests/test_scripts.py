@@ -15,10 +15,9 @@ SCRIPTS = sorted(path for folder in ("scripts", ".ci") for path in (ROOT / folde
 NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative", "slurm", "slurm_cell", "wff")
 NAMES += tuple(
     f"{data}/{name}"
-    for data in ("iwslt14", "wmt17", "multi30k")
+    for data in ("iwslt14", "wmt17", "multi30k", "glue", "xnli")
     for name in ("prepare", "train", "evaluate", "reproduce")
 )
-NAMES += tuple(f"{data}/{name}" for data in ("glue", "xnli") for name in ("prepare", "train", "evaluate"))
 KNOWN = {*(f"scripts/{name}.sh" for name in NAMES), ".ci/run"}
 ids = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 

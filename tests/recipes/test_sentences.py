@@ -243,6 +243,10 @@ def test_tables_of_labels_are_like_those_of_translation(matrix, tmp_path, capsys
     text = str(report)
     assert "official test, scored by GLUE's server; ours are of dev" in text and "accuracy|scikit-learn:" in text
     assert "| method | seeds | Pearson | Spearman | minus standard |" in text and "best checkpoint, \n" not in text
+    by_language = next(grid for grid in report.sheets["runs"].grids if grid.title.endswith("accuracy of each set"))
+    assert by_language.header == ["method", *XNLI.tasks["en"].subsets["dev"]] and len(by_language.rows) == 2
+    scored = json.loads((matrix / "runs/xlmr/en/weighted_freeze-1/scores/dev.best.json").read_text())["sets"]
+    assert by_language.rows[1] == ["`weighted_freeze`", *(f"{score:.2f}" for score in scored.values())]
     assert main(["report", str(matrix / "runs"), "--table", "li-4", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tables"]["li-4"][0]["paper"] == 76.4
 

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from .grids import Grid, as_latex, as_markdown
 from .published import AVERAGE, BASELINE, TABLES, Table
-from .results import Result, collect, compared, results
+from .results import Result, Setting, collect, compared, results
 from .runs import CHOICES, as_csv
 
 HELP = """\
@@ -170,9 +170,23 @@ def sheet_of_everything(found: Sequence[Result]) -> Sheet:
         signatures = zip(setting.metrics, (setting.signature, setting.second_signature), strict=False)
         notes = [*(f"{name}: `{signature}`" for name, signature in signatures), *_test_signatures(cells)]
         notes += [f"hours of {cell.method}: {cell.device}" for cell in cells if cell.device and cell.hours is not None]
-        sheet.grids.append(Grid(title, header, rows, notes))
+        sheet.grids += [Grid(title, header, rows, notes), *_set_by_set(setting, found)]
         sheet.cells += cells
     return sheet
+
+
+def _set_by_set(setting: Setting, found: Sequence[Result]) -> list[Grid]:
+    """The scores of each set, as the languages of XNLI, where the test set of a setting is made of several."""
+    mine = [(result, list(zip(*(run.sets for run in result.runs), strict=True))) for result in found]
+    mine = [(result, sets) for result, sets in mine if result.setting == setting and len(sets) > 1]
+    if not mine:
+        return []
+    rows = [
+        [f"`{result.method}`", *(_value(*_spread([score for _, score in scores])) for scores in sets)]
+        for result, sets in mine
+    ]
+    names = [scores[0][0] for scores in mine[0][1]]
+    return [Grid(f"{setting.name}: {setting.metrics[0]} of each set", ["method", *names], rows)]
 
 
 def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:

@@ -90,6 +90,9 @@ class Scored:
     updates: int | None  # of the training, and its seconds, where its log tells
     seconds: int | None
     device: str
+    sets: tuple[
+        tuple[str, float], ...
+    ] = ()  # the score of each set of which the test set is made, where there are some
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,7 @@ def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Pa
         updates=updates,
         seconds=seconds,
         device=" and ".join(dict.fromkeys(sitting["device"] for sitting in about.get("sittings", ()))),
+        sets=tuple(score.get("sets", {}).items()),
     )
 
 
