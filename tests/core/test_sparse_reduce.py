@@ -70,15 +70,15 @@ def train(how, updates=5, **settings):
         assert torch.equal(first, weight)
     return weights, sent
 
-for density in (0.02, 0.3)[world == 4 :]:
-    whole, _ = train("whole", density=density, observe=2)
-    assert not same(whole, a_model().parameters())
-    for how in ("hook", "views", "by hand"):
-        weights, sent = train(how, density=density, observe=2)
-        assert sent == 2 * [4 * TOTAL] + 3 * [4 * round(density * TOTAL)], (how, sent)
-        if world == 2:
-            assert same(weights, whole), how
-        torch.testing.assert_close(weights, whole, rtol=1e-5, atol=1e-6)
+density = 0.3 if world == 2 else 0.02
+whole, _ = train("whole", density=density, observe=2)
+assert not same(whole, a_model().parameters())
+for how in ("hook", "views", "by hand"):
+    weights, sent = train(how, density=density, observe=2)
+    assert sent == 2 * [4 * TOTAL] + 3 * [4 * round(density * TOTAL)], (how, sent)
+    if world == 2:
+        assert same(weights, whole), how
+    torch.testing.assert_close(weights, whole, rtol=1e-5, atol=1e-6)
 
 _, sent = train("hook", 1, density=1.0, source="random")  # nothing is masked
 assert set(sent) == {4 * TOTAL}
