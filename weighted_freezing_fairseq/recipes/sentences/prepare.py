@@ -15,6 +15,8 @@ from ...data.workers import Workers
 from ...errors import UserError
 from ..runs import alone_in, say
 
+_MOST = 512  # positions that fairseq's encoders were trained with
+
 
 def run(args: argparse.Namespace) -> int:
     """Every task that is not there yet; ends with a line for each on standard output."""
@@ -31,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.recipe not in (None, encoder.kind):
         raise UserError(f"{args.encoder} is of the kind {encoder.kind}; type --recipe {encoder.kind}, or leave it out")
     longest = data.longest if args.max_length is None else args.max_length
-    if longest < 8:
-        raise UserError(f"--max-length {longest} leaves no room for two sentences; type --max-length {data.longest}")
+    if not 8 <= longest <= _MOST:
+        raise UserError(f"--max-length {longest} is none of 8 to {_MOST}; type --max-length {data.longest}")
     if args.jobs < 1:
         raise UserError("--jobs must be at least 1; type --jobs 1, or leave it out")
     out = (args.out or Path("data") / data.name).resolve()

@@ -222,6 +222,35 @@ def test_a_folder_of_classes_step_by_step(tmp_path, encoder):
     assert cut["valid"] >= 1
 
 
+def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path, encoder, monkeypatch, capsys):
+    given = [labelled_files.glue(tmp_path / "glue", ["RTE"])]
+    whole, _ = made(tmp_path / "whole", encoder, "rte", given)
+    for step in ("_write_labels", "_in_pieces", "_binarise", "_write_manifest"):
+        with monkeypatch.context() as patched:
+            patched.setattr(sentence_folder, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                made(tmp_path / "rte", encoder, "rte", given)
+        assert not (tmp_path / "rte/manifest.json").exists()
+    job, _ = made(tmp_path / "rte", encoder, "rte", given)
+    assert "text is done already" in (said := capsys.readouterr().err) and "binarised is done already" in said
+    for path in sorted(whole.folder.rglob("[!.]*")):
+        mine = job.folder / path.relative_to(whole.folder)
+        assert path.is_dir() or path.read_bytes() == mine.read_bytes(), path
+    assert not list(job.folder.glob(".*.part")) and not (job.folder / ".unpacked").exists()
+    with pytest.raises(UserError, match="was made with another longest; give another --out, or move that folder away"):
+        sentence_folder.is_done(Job(GLUE, job.task, encoder, job.folder, 64))
+    (job.folder / "raw/train.input0").unlink()
+    with pytest.raises(UserError, match="raw/train.input0 is gone; move .*rte away"):
+        sentence_folder.is_done(job)
+    (tmp_path / "mine/raw").mkdir(parents=True)
+    with pytest.raises(UserError, match="mine/raw was not made by wff prepare; give another --out"):
+        sentence_folder.is_done(Job(GLUE, job.task, encoder, tmp_path / "mine", 128))
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_folder_of_scores_and_one_without_a_test(tmp_path, encoder):
     glue = labelled_files.glue(tmp_path / "glue", ["STS-B"])
     (glue / "STS-B/test.tsv").unlink()

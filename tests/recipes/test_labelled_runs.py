@@ -18,6 +18,7 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import GLUE, XNLI
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.recipes import train
+from weighted_freezing_fairseq.recipes.machine import Machine
 from weighted_freezing_fairseq.recipes.report import write
 from weighted_freezing_fairseq.recipes.runs import Run
 from weighted_freezing_fairseq.recipes.sentences import evaluate
@@ -163,6 +164,14 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
             study(*words)
     with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: rte,cola,mrpc"):
         mine.pair("MNLI")
+
+
+def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    found = Machine("cuda", 1, 1, 2, "bf16").settings(32, 1, "batch_size")
+    assert (found["dataset"], found["optimization"]) == ({"batch_size": 16}, {"update_freq": [1]})
+    found = Machine("cuda", 1, 1, 2, "bf16", tokens_per_gpu=4).settings(32, 1, "batch_size")
+    assert (found["dataset"], found["optimization"]) == ({"batch_size": 4}, {"update_freq": [4]})
 
 
 def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
