@@ -17,6 +17,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 from fairseq.logging import metrics
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -25,8 +26,6 @@ from ..core.rules import RULES
 from ..errors import UserError
 from .sentence_loss import SentenceLoss
 from .token_loss import TokenLoss
-
-_LOSSES = (TokenLoss, SentenceLoss)
 
 
 @dataclass
@@ -39,7 +38,7 @@ class GuidedCriterion(FairseqCriterion):
 
     A row is abstract: `build_criterion` puts it in front of the loss of its task, which `super()` then means. That is
     fairseq's own class and what it lacks: the loss of K passes (`held_together`) and beside a teacher (`taught`), what
-    sums are divided by (`sizes`), and the names of its `tasks`, `settings` and loss in the log.
+    sums are divided by (`sizes`), its `settings`, and its names in the log.
     """
 
     method: str
@@ -49,12 +48,14 @@ class GuidedCriterion(FairseqCriterion):
     @classmethod
     def build_criterion(cls, cfg: DictConfig, task: Any) -> "GuidedCriterion":
         """The criterion of this row for the loss of `task`."""
-        for loss in _LOSSES:
-            if isinstance(task, loss.tasks):
-                _refuse_settings_of_others(cfg, loss)
-                return _over(cls, loss)(task, cfg)
-        names = " and ".join(f"--task {loss.task_name}" for loss in _LOSSES)
-        raise UserError(f"--criterion {cls.method} works with {names}, and not with {type(task).__name__}")
+        loss = SentenceLoss if isinstance(task, SentencePredictionTask) else TokenLoss
+        _refuse_settings_of_others(cfg, loss, task)
+        if getattr(task, "target_dictionary", None) is None:
+            raise UserError(
+                f"--criterion {cls.method} works with tasks that predict words, such as --task translation, and with "
+                f"--task sentence_prediction; {type(task).__name__} has no target dictionary"
+            )
+        return _over(cls, loss)(task, cfg)
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -153,7 +154,7 @@ def _over(row: type[GuidedCriterion], loss: type) -> type[GuidedCriterion]:
     return type(row.__name__, (row, loss), {"__doc__": row.__doc__})
 
 
-def _refuse_settings_of_others(cfg: DictConfig, loss: type) -> None:
+def _refuse_settings_of_others(cfg: DictConfig, loss: type, task: Any) -> None:
     """A setting of another task's loss would silently do nothing."""
     own = {field.name for field in fields(loss.settings)}
     for field in fields(GuidedConfig):
@@ -161,7 +162,7 @@ def _refuse_settings_of_others(cfg: DictConfig, loss: type) -> None:
         interpolated = str(field.default).startswith("${")  # a setting of fairseq's that every task has
         if field.name not in own and not interpolated and given != field.default:
             flag = f"--{field.name.replace('_', '-')}"
-            raise UserError(f"{flag} is nothing that --task {loss.task_name} has; leave it out")
+            raise UserError(f"{flag} is nothing that the loss of {type(task).__name__} has; leave it out")
 
 
 def register(criterion: type[GuidedCriterion], settings: type[GuidedConfig]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig, SentencePredictionCriterion
-from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -22,8 +21,6 @@ from .teachers import Teachers
 
 
 class SentenceLoss(SentencePredictionCriterion):
-    tasks = (SentencePredictionTask,)
-    task_name = "sentence_prediction"
     settings = SentencePredictionConfig
     loss_names = ("ce_loss", "mse_loss")
 

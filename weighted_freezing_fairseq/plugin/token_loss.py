@@ -1,4 +1,4 @@
-"""The loss of translation, token by token: fairseq's `label_smoothed_cross_entropy`, of K passes, or beside a teacher.
+"""The loss of translation, and of whatever predicts words: fairseq's label-smoothed cross entropy, of K passes too.
 
 Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and what is added to it, which is the
 row's (`criterions.py`).
@@ -11,8 +11,6 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterion,
     LabelSmoothedCrossEntropyCriterionConfig,
 )
-from fairseq.tasks.translation import TranslationTask
-from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -22,8 +20,6 @@ from .teachers import Teachers
 
 
 class TokenLoss(LabelSmoothedCrossEntropyCriterion):
-    tasks = (TranslationTask, TranslationMultiSimpleEpochTask)
-    task_name = "translation"
     settings = LabelSmoothedCrossEntropyCriterionConfig
     loss_name = "ce_loss"
     loss_names = ("ce_loss",)
