@@ -93,9 +93,11 @@ def test_mrpc_in_its_own_archive_is_cut_by_ids(tmp_path):
 
 def test_languages_of_xnli_are_rows_of_one_file(tmp_path):
     text = "language\tgold_label\tsentence1\tsentence2\nde\tneutral\ta\tb\nen\t-\tc\td\nen\tcontradiction\te\tf\n"
+    text += "de\tneutral\ta\tb\tc\n"  # counted where it belongs
     found, counts = read(tmp_path, text, "en", "valid", XNLI)
     assert found == [(("e", "f"), "contradiction")] and counts == {"the label '-', dropped": 1}
-    assert read(tmp_path, text, "en", "dev.de", XNLI)[0] == [(("a", "b"), "neutral")]
+    german, counts = read(tmp_path, text, "en", "dev.de", XNLI)
+    assert german == [(("a", "b"), "neutral")] and counts == {"more than 4 columns, dropped": 1}
     train = "premise\thypo\tlabel\na\tb\tcontradictory\n"
     assert read(tmp_path, train, "en", "train", XNLI)[0] == [(("a", "b"), "contradiction")]
 

@@ -4,6 +4,7 @@ RoBERTa has GPT-2's bytes, which fairseq itself encodes; XLM-R has SentencePiece
 what is in the weights.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -70,6 +71,8 @@ def pieces_of(encoder: Encoder, texts: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _gpt2(names: str, merges: str) -> Any:
+    # A process of the pool says what `wff` keeps to itself: that a speech task of fairseq would like another package.
+    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
 
     return get_encoder(names, merges)

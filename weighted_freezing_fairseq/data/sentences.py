@@ -118,10 +118,10 @@ def _row(
 ) -> tuple[str, Row]:
     """Why a row is dropped ("": it is not), and its sentences and label."""
     empty: Row = ((), "")
-    if len(fields) > len(names):
-        return f"more than {len(names)} columns, dropped", empty
     if source.only and len(fields) > places[source.only[0]] and fields[places[source.only[0]]] != source.only[1]:
         return _ELSEWHERE, empty
+    if len(fields) > len(names):
+        return f"more than {len(names)} columns, dropped", empty
     if len(fields) <= max(places.values()):
         return f"fewer than {max(places.values()) + 1} columns, dropped", empty
     inputs = tuple(fields[places[name]].strip() for name in source.inputs)
