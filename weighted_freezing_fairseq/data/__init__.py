@@ -33,15 +33,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What `folder` holds and how it was made."""
     path = folder / MANIFEST
     if not path.is_file():
-        recipe, pair = folder.parent.name, folder.name
-        name = folder.parents[1].name
-        if name in SENTENCES:
-            raise UserError(
-                f"there is no {path}; type: wff prepare {name} --tasks {pair} --archive FILES --encoder DIR "
-                f"--out {folder.parents[1]}"
-            )
-        name = name if name in DATASETS else "DATASET"
-        raise UserError(
-            f"there is no {path}; type: wff prepare {name} --pairs {pair} --recipe {recipe} --out {folder.parents[1]}"
-        )
+        raise UserError(f"there is no {path}; type: {_prepare(*folder.parts[-3:])} --out {folder.parents[1]}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _prepare(data: str, recipe: str, pair: str) -> str:
+    """The command that makes a folder of this name, where a user has not called the data set's folder otherwise."""
+    of_task = [name for name, each in SENTENCES.items() if pair in each.tasks]
+    if of_task:
+        return f"wff prepare {of_task[0]} --tasks {pair} --archive FILES --encoder DIR"
+    return f"wff prepare {data if data in DATASETS else 'DATASET'} --pairs {pair} --recipe {recipe}"
