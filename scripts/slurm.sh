@@ -6,12 +6,13 @@
 #
 # All options are those of `wff reproduce`. The data must be there: bash scripts/iwslt14/prepare.sh. Partition, time and
 # the like are given by sbatch's own variables (SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_ACCOUNT ...); at most
-# WFF_AT_ONCE jobs of an array run side by side. --dry-run prints what would be submitted.
+# WFF_AT_ONCE jobs of an array run side by side. --dry-run prints what would be submitted. Relative paths start at the
+# repository, as the jobs do.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case " $* " in
 *" --help "* | *" -h "*)
-    sed -n '2,9s/^# \{0,1\}//p' "scripts/slurm.sh"
+    sed -n '2,10s/^# \{0,1\}//p' "scripts/slurm.sh"
     exit 0
     ;;
 esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the scripts of the recipes share: show a script's own help, turn variables into options, set up where needed, and
-# call `wff`. SCRIPT's first comment is its help; each of NAMES that is set in the environment becomes an option.
+# call `wff` where it was typed. SCRIPT's first comment is its help; each of NAMES that is set in the environment becomes
+# an option.
 #
 #   bash scripts/wff.sh SCRIPT "NAMES" COMMAND [WORD ...]
 set -euo pipefail
@@ -19,7 +20,7 @@ names=$2
 shift 2
 words=("$1")
 shift
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # The data set comes before the options that stand in variables, and these before what was typed, which wins.
 while (($#)) && [[ $1 != -* ]]; do
     words+=("$1")
@@ -28,5 +29,5 @@ done
 for name in $names; do
     [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
 done
-bash scripts/setup.sh
-exec .venv/bin/wff "${words[@]}" "$@"
+bash "$root/scripts/setup.sh"
+exec "$root/.venv/bin/wff" "${words[@]}" "$@"

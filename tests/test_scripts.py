@@ -167,6 +167,22 @@ wc -l < "$JOBS"
 """
 
 
+def test_a_recipe_works_where_it_was_typed(tmp_path):
+    parts = {"scripts/setup.sh": "", ".venv/bin/wff": 'pwd; printf "%s\\n" "$@"\n'}  # so that nothing is set up
+    for name, content in parts.items():
+        path = tmp_path / "repository" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{content}")
+        path.chmod(0o755)
+    shutil.copy(ROOT / "scripts/wff.sh", tmp_path / "repository/scripts")
+    words = ["repository/scripts/wff.sh", "x", "OUT PAIR", "train", "multi30k", "--seed", "2"]
+    done = subprocess.run(
+        ["bash", *words], cwd=tmp_path, env={**os.environ, "OUT": "my runs"}, capture_output=True, text=True
+    )
+    typed = ["train", "multi30k", "--out", "my runs", "--seed", "2"]
+    assert done.stdout.splitlines() == [str(tmp_path.resolve()), *typed], done.stderr
+
+
 @pytest.mark.skipif(not (ROOT / ".venv/bin/wff").exists(), reason="needs the environment of scripts/setup.sh")
 def test_a_matrix_becomes_arrays_of_jobs_that_wait_for_each_other(tmp_path):
     sbatch = tmp_path / "bin/sbatch"
