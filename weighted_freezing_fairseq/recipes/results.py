@@ -90,9 +90,7 @@ class Scored:
     updates: int | None  # of the training, and its seconds, where its log tells
     seconds: int | None
     device: str
-    sets: tuple[
-        tuple[str, float], ...
-    ] = ()  # the score of each set of which the test set is made, where there are some
+    sets: tuple[tuple[str, float], ...] = ()  # the score of each set, where several make one test set
 
 
 @dataclass(frozen=True)
