@@ -1,7 +1,10 @@
 """Each recipe against its description, line by line: the published scripts, a line of Python for a line of shell."""
 
 import gzip
+import platform
 import re
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +326,28 @@ def test_pieces_are_learnt_on_what_the_recipe_says_and_on_an_even_sample(tmp_pat
     assert (tmp_path / "a/spm.model").read_bytes() == (tmp_path / "b/spm.model").read_bytes()  # no path, no chance
     monkeypatch.setattr(subwords, "MOST", 250)
     assert subwords.learn_pieces(files, tmp_path / "c/spm.model", 200)["lines"] == 200  # every third
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import sentencepiece
+from weighted_freezing_fairseq.data import subwords
+def held():
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) >> 10
+before = held()
+subwords.learn_pieces([Path(sys.argv[1])], Path(sys.argv[1]).with_name("spm.model"), 300)
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps what was freed")
+def test_the_memory_of_learning_is_given_back(tmp_path):
+    words = ["".join(f"{(7919 * i) >> shift & 15:x}" for shift in range(0, 20, 4)) for i in range(3000)]
+    lines = (" ".join(words[(i * k) % 3000] for k in range(1, 20)) for i in range(20_000))
+    (tmp_path / "x").write_text("".join(f"{line}\n" for line in lines))
+    done = subprocess.run([sys.executable, "-c", GROWTH, tmp_path / "x"], capture_output=True, text=True)
+    assert int(done.stdout) < 8, done.stderr  # MB; 15 or so without
 
 
 def test_lines_that_sentencepiece_cannot_learn_from_are_counted(tmp_path):
