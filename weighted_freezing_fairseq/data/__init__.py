@@ -21,6 +21,7 @@ from .xnli import XNLI
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K)})
 SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI)})
+NAMES = (*DATASETS, *SENTENCES)
 MANIFEST = "manifest.json"
 
 

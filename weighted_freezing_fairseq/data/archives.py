@@ -13,9 +13,10 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -66,48 +67,32 @@ def copy_out_of_all(given: Sequence[Path], wanted: Mapping[str, Path]) -> Found:
             found.members |= own.members
             found.left_alone += own.left_alone
             found.names += own.names
-        elif (goal := _one_of(left, path.resolve().as_posix())) is not None:
-            _copy(path, left[goal], goal, found)
         else:
-            found.names.append(path.name)
+            _take(_one_of(left, path.resolve().as_posix()), path.name, partial(path.open, "rb"), left, found)
     return found
 
 
 def _from_folder(folder: Path, wanted: Mapping[str, Path], found: Found) -> None:
     """Files under a folder; that itself may be the first part of a wanted path."""
     for path in sorted(folder.rglob("*")):
-        goal = _one_of(wanted, (folder.resolve() / path.relative_to(folder)).as_posix())
-        if goal is None or not path.is_file():
-            found.names += [path.name] if path.is_file() else []
-        elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        if not path.is_file():
+            continue
+        ending = _one_of(wanted, (folder.resolve() / path.relative_to(folder)).as_posix())
+        if ending is not None and path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             found.left_alone["a link that leads out of the folder"] += 1
-        elif goal in found.members:
-            found.left_alone["a second file of the same name"] += 1
         else:
-            _copy(path, wanted[goal], goal, found)
-
-
-def _copy(path: Path, goal: Path, member: str, found: Found) -> None:
-    with path.open("rb") as content:
-        _write(content, goal)
-    found.members.add(member)
+            _take(ending, path.name, partial(path.open, "rb"), wanted, found)
 
 
 def _from_zip(archive: Path, wanted: Mapping[str, Path], found: Found) -> None:
     with _readable(archive), zipfile.ZipFile(archive) as opened:
         for member in opened.infolist():
-            goal = _one_of(wanted, member.filename)
             reason = _leads_out(member.filename) or _odd_in_zip(member)
             if reason:
                 found.left_alone[reason] += 1
-            elif goal is None:
-                found.names += [] if member.is_dir() else [member.filename]
-            elif goal in found.members:
-                found.left_alone["a second file of the same name"] += 1
-            else:
-                with opened.open(member) as content:
-                    _write(content, wanted[goal])
-                found.members.add(goal)
+            elif not member.is_dir():
+                ending = _one_of(wanted, member.filename)
+                _take(ending, member.filename, partial(opened.open, member), wanted, found)
 
 
 def _odd_in_zip(member: zipfile.ZipInfo) -> str:
@@ -129,21 +114,34 @@ def _walk(stream: IO[bytes], wanted: Mapping[str, Path], nested: Sequence[str], 
                 continue
             if not member.isfile():
                 continue
-            content = archive.extractfile(member)
-            assert content is not None
-            goal = _one_of(wanted, member.name)
             if _one_of(nested, member.name):
-                with gzip.open(content) as inner:
+                with gzip.open(_content(archive, member)) as inner:
                     _walk(inner, wanted, nested, found)
-            elif goal is None:
-                found.names.append(member.name)
-            elif goal in found.members:
-                found.left_alone["a second file of the same name"] += 1
             else:
-                _write(content, wanted[goal])
-                found.members.add(goal)
+                ending = _one_of(wanted, member.name)
+                _take(ending, member.name, partial(_content, archive, member), wanted, found)
     while stream.read(_BLOCK):  # what follows the last member, and with it gzip's checksum
         pass
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = archive.extractfile(member)
+    assert content is not None
+    return content
+
+
+def _take(
+    ending: str | None, name: str, opened: Callable[[], IO[bytes]], wanted: Mapping[str, Path], found: Found
+) -> None:
+    """A file that may be looked at: copied out where it is wanted (its `ending`) for the first time."""
+    if ending is None:
+        found.names.append(name)
+    elif ending in found.members:
+        found.left_alone["a second file of the same name"] += 1
+    else:
+        with opened() as content:
+            _write(content, wanted[ending])
+        found.members.add(ending)
 
 
 def _suspicious(member: tarfile.TarInfo) -> str:

@@ -7,13 +7,14 @@ what is in the weights.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError
 from . import subwords
+from .fetch import sha256
 
 WEIGHTS, DICTIONARY = "model.pt", "dict.txt"
 # The files of the subwords, by the name of the recipe that data in them goes under.
@@ -58,6 +59,11 @@ class Encoder:
     def files(self) -> tuple[Path, ...]:
         """All that decides how text is cut and numbered."""
         return (self.dictionary, *(self.folder / name for name in KINDS[self.kind]))
+
+    @cached_property
+    def sums(self) -> dict[str, str]:
+        """The SHA-256 of each of them, by its name."""
+        return {path.name: sha256(path) for path in self.files}
 
 
 def pieces_of(encoder: Encoder, texts: Sequence[str]) -> list[str]:

@@ -106,15 +106,25 @@ def is_done(job: Job) -> bool:
         found = json.loads(path.read_text(encoding="utf-8"))
         if {key: found.get(key) for key in job.settings} != job.settings:
             raise UserError(f"{job.folder} was made with other settings; give another --out, or move that folder away")
-        lost = [name for name in found["sha256"] if not (job.folder / name).is_file()]
-        if lost:
-            raise UserError(f"{job.folder / lost[0]} is gone; move {job.folder} away, and type the same again")
+        refuse_lost(job.folder, found)
         return True
-    begun = [job.folder / f".unpacked{state}.json" for state in ("", ".begun")]
-    mine = [name for name in _OWN if (job.folder / name).exists()]
-    if mine and not any(path.is_file() for path in begun):
-        raise UserError(f"{job.folder / mine[0]} was not made by wff prepare; give another --out, or move it away")
+    refuse_foreign(job.folder, "unpacked", _OWN)
     return False
+
+
+def refuse_lost(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Of a finished folder, files that are there no more."""
+    lost = [name for name in manifest["sha256"] if not (folder / name).is_file()]
+    if lost:
+        raise UserError(f"{folder / lost[0]} is gone; move {folder} away, and type the same again")
+
+
+def refuse_foreign(folder: Path, first: str, own: Iterable[str]) -> None:
+    """What stands where our `own` files would, in a folder in which our `first` step was never begun."""
+    begun = any((folder / f".{first}{state}.json").is_file() for state in ("", ".begun"))
+    theirs = [name for name in own if (folder / name).exists()]
+    if theirs and not begun:
+        raise UserError(f"{folder / theirs[0]} was not made by wff prepare; give another --out, or move it away")
 
 
 def counted(job: Job) -> str:

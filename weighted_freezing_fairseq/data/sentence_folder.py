@@ -21,7 +21,7 @@ from ..recipes.runs import say
 from . import MANIFEST, archives, binary, lines, sentences
 from .encoders import Encoder, pieces_of
 from .fetch import identity, sha256
-from .folder import PACKAGES, Row, lines_to, step, versions, with_bar
+from .folder import PACKAGES, Row, lines_to, refuse_foreign, refuse_lost, step, versions, with_bar
 from .sentences import Part, SentenceData, Source, Task
 from .workers import Workers, chunks
 
@@ -48,7 +48,7 @@ class Job:
             "recipe": self.encoder.kind,
             "task": self.task.name,
             "longest": self.longest,
-            "encoder": {path.name: sha256(path) for path in self.encoder.files},
+            "encoder": self.encoder.sums,
         }
 
     @property
@@ -68,14 +68,9 @@ def is_done(job: Job) -> bool:
                 f"{job.folder} was made with another {' and '.join(other)}; "
                 "give another --out, or move that folder away"
             )
-        lost = [name for name in found["sha256"] if not (job.folder / name).is_file()]
-        if lost:
-            raise UserError(f"{job.folder / lost[0]} is gone; move {job.folder} away, and type the same again")
+        refuse_lost(job.folder, found)
         return True
-    begun = any((job.folder / f".text{state}.json").is_file() for state in ("", ".begun"))
-    mine = [name for name in _OWN if (job.folder / name).exists()]
-    if mine and not begun:
-        raise UserError(f"{job.folder / mine[0]} was not made by wff prepare; give another --out, or move it away")
+    refuse_foreign(job.folder, "text", _OWN)
     return False
 
 
@@ -110,6 +105,7 @@ def _write_text(job: Job, given: Sequence[Path]) -> list[Row]:
         say(f"{job.task.name}: looking for its files in {', '.join(map(str, given))}")
         found = archives.copy_out_of_all(given, goals)
     files = {member: unpacked / goals[member].name for member in found.members}
+    identities = {member: identity(path) for member, path in files.items()}  # once: languages of XNLI share a file
     rows: list[Row] = [
         {"step": "unpacked", "left_alone": why, "times": n} for why, n in sorted(found.left_alone.items())
     ]
@@ -117,7 +113,10 @@ def _write_text(job: Job, given: Sequence[Path]) -> list[Row]:
         say(f"{job.task.name}: {row['times']:,} x {row['left_alone']}: left alone")
     with whole_folder(job.folder / "raw") as raw:
         for each in job.task.parts:
-            rows += _write_part(job, each, files, raw, given, found)
+            rows += [
+                {**row, **identities.get(row.get("file"), {})}
+                for row in _write_part(job, each, files, raw, given, found)
+            ]
     _write_labels(job, {row["split"] for row in rows if row["step"] == "text"})
     shutil.rmtree(unpacked)
     return rows
@@ -151,9 +150,7 @@ def _write_part(
     told = "".join(f"; {times:,} x {what}" for what, times in met.items())
     say(f"{job.task.name}: {part.split} has {number:,} rows{told}")
     _refuse_wrong_counts(job, part, source, number, met)
-    return [
-        {"step": "text", "split": part.split, "file": source.member, "rows": number, "found": met, **identity(path)}
-    ]
+    return [{"step": "text", "split": part.split, "file": source.member, "rows": number, "found": met}]
 
 
 def _there(source: Source, files: Mapping[str, Path]) -> bool:

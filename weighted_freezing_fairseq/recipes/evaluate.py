@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, MANIFEST, SENTENCES, read_manifest
+from ..data import DATASETS, MANIFEST, NAMES, SENTENCES, read_manifest
 from ..errors import UserError
 from ..files import write_atomically
 from .average import average, latest
@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         if given.is_dir():
             own = Run.of(given)
             dataset = own.provenance()["dataset"]
-            if dataset not in {**DATASETS, **SENTENCES}:
+            if dataset not in NAMES:
                 raise UserError(f"{given} is scored by the recipe that trained it; type: {own.provenance()['command']}")
             decode = decode_of(args, usual_decode(dataset))
             for name, found in evaluate_run(

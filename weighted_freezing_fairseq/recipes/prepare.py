@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import DATASETS, SENTENCES, fetch, folder, prepared, steps
+from ..data import DATASETS, NAMES, SENTENCES, fetch, folder, prepared, steps
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to prepare, from what, and where to."""
     parser.add_argument(
         "dataset",
-        choices=[*DATASETS, *SENTENCES],
+        choices=NAMES,
         help="; ".join(f"{d.name}: {d.what}" for d in (*DATASETS.values(), *SENTENCES.values())),
     )
     parser.add_argument(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, SENTENCES
+from ..data import DATASETS, NAMES, SENTENCES
 from ..errors import UserError
 from .published import BASELINE
 from .runs import CHOICES, PROVENANCE, Run, say
@@ -135,7 +135,7 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         found += mine
         if not mine:
             # what is not of these its own recipe trains and scores
-            own = _read(folder / PROVENANCE, "train it again")["dataset"] in {*DATASETS, *SENTENCES}
+            own = _read(folder / PROVENANCE, "train it again")["dataset"] in NAMES
             (unscored if own and Run.of(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
@@ -350,7 +350,7 @@ def _baselines(result: Result, found: Sequence[Result]) -> list[Result]:
 def _untested(result: Result, baselines: Sequence[Result]) -> tuple[str, str]:
     """Why a result cannot be tested, and what to type; two empty strings where it can."""
     setting, train = result.setting, _train_baseline(result)
-    known = setting.dataset in {*DATASETS, *SENTENCES}  # a recipe on the embedded corpus trains what it compares itself
+    known = setting.dataset in NAMES  # a recipe on the embedded corpus trains what it compares itself
     if not baselines:
         return f"no {BASELINE}", f"train and score it: {train}" if known else ""
     if len(baselines) > 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import CONFIGS, config_path, open_settings
-from ..data import DATASETS, SENTENCES, Dataset, prepared, read_manifest
+from ..data import DATASETS, NAMES, SENTENCES, Dataset, prepared, read_manifest
 from ..data.sentences import SentenceData
 from ..errors import UserError
 from .machine import PRECISIONS, Machine
@@ -130,8 +130,7 @@ def merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, A
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """What a matrix of trainings is about, and what it runs on."""
-    datasets = [*DATASETS, *SENTENCES]
-    parser.add_argument("dataset", choices=datasets, metavar="DATASET", help=", ".join(datasets))
+    parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
     parser.add_argument("--recipe", help="of wff prepare (default: the first of its list)")
     parser.add_argument(
         "--encoder", type=Path, metavar="DIR", help="of glue and xnli: folder whose model.pt training starts from"

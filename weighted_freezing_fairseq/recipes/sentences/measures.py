@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ...errors import UserError
 
 Array = Any  # numpy's, of predictions or labels along the last axis
@@ -75,6 +73,8 @@ def _pearson(predicted: Array, gold: Array) -> float:
 
 
 def _pearson_along(predicted: Array, gold: Array) -> Array:
+    import numpy as np
+
     one, other = (values - values.mean(-1, keepdims=True) for values in (predicted, gold))
     return _ratio((one * other).sum(-1), np.sqrt((one**2).sum(-1) * (other**2).sum(-1)))
 
@@ -97,6 +97,8 @@ def _constant(values: Array) -> bool:
 
 def _ratio(above: Array, below: Array) -> Array:
     """0 where there is nothing to divide by."""
+    import numpy as np
+
     return np.divide(above, below, out=np.zeros(np.shape(below)), where=np.asarray(below) > 0)
 
 
@@ -113,6 +115,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 
 def as_numbers(lines: Sequence[str], labels: Sequence[str], path: Any) -> Array:
     """Classes by their place in `labels`, or numbers where there are none."""
+    import numpy as np
+
     try:
         found = np.array([labels.index(line) for line in lines] if labels else [float(line) for line in lines])
     except ValueError:

@@ -14,7 +14,6 @@ from typing import Any
 
 from ...data import SENTENCES
 from ...data.encoders import Encoder
-from ...data.fetch import sha256
 from ...data.sentences import SentenceData, Task
 from ...errors import UserError
 from ..runs import Run, filled_in, needs_another_run
@@ -71,11 +70,11 @@ class SentenceStudy(Study):
         if self.encoder is None:
             raise UserError(f"{config} starts from a pretrained model; give its folder: --encoder DIR")
         encoder = Encoder.of(self.encoder)
-        for path in encoder.files:
-            if manifest["encoder"].get(path.name) != sha256(path):
+        for name, found in encoder.sums.items():
+            if manifest["encoder"].get(name) != found:
                 raise UserError(
-                    f"{path} is not the one that the data was prepared with; give --encoder that encoder, or prepare "
-                    "the data with this one"
+                    f"{encoder.folder / name} is not the one that the data was prepared with; "
+                    "give --encoder that encoder, or prepare the data with this one"
                 )
         return encoder.weights
 
