@@ -113,6 +113,14 @@ CASES = {
         "sm_90a",
     ),
     "amd gpu": (replace(CUDA, gpus=gpu(9, 4), architectures=("gfx942",)), "gpu", OK, "some GPU", ""),
+    "gpu kernels": (replace(having(CUDA, triton="3.7.1"), gpus=gpu(9, 0)), "triton", OK, "triton 3.7.1", ""),
+    "gpu kernels fail": (
+        replace(CUDA, gpus=gpu(9, 0), gpu_kernels="ImportError: no triton"),
+        "triton",
+        WARN,
+        "plain torch is used on the GPU: ImportError",
+        "install gcc",
+    ),
     "gpu unknown": (having(NEW, torch=None), "gpu", WARN, "unknown", "mend torch first"),
 }
 
@@ -154,6 +162,12 @@ def test_a_probe_survives_what_an_import_can_do(source, answer, words):
     got, error = doctor.probe(source, timeout=5 if "sleep" not in source else 0.5)
     assert got == answer
     assert words in error if words else not error
+
+
+def test_the_probe_of_gpu_kernels_says_what_is_wrong_here():
+    answer, error = doctor.probe(doctor.KERNELS_PROBE)
+    # a machine without Triton, without a GPU, or with both
+    assert error.startswith("ModuleNotFoundError") or answer["wrong"] or answer == {"wrong": ""}
 
 
 def test_a_compiler_that_does_not_run_is_none(monkeypatch, tmp_path):

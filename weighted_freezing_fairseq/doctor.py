@@ -40,6 +40,7 @@ SETUP = (
 
 DISTRIBUTIONS = (
     "torch",
+    "triton",
     "fairseq",
     "fairseq-fixed",
     "numpy",
@@ -67,6 +68,12 @@ FAIRSEQ_PROBE = """
 import json, fairseq, fairseq.dataclass.configs, fairseq.tasks.translation
 from fairseq.data import data_utils_fast, token_block_utils_fast
 print(json.dumps({"version": fairseq.__version__}))
+"""
+
+KERNELS_PROBE = """
+import json, torch
+from weighted_freezing_fairseq.core import launched
+print(json.dumps({"wrong": launched.trial(torch.device("cuda"))}))
 """
 
 
@@ -98,6 +105,7 @@ class Facts:
     built_for: str | None = None
     architectures: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    gpu_kernels: str = ""  # what is wrong with them
     nvidia_driver: bool = False
     compiler: str | None = None
 
@@ -244,6 +252,16 @@ def check_compiler(facts: Facts) -> Check:
     return Check("compiler", OK, facts.compiler)
 
 
+def check_kernels(facts: Facts) -> Check:
+    """Triton's kernels, tried where there is a GPU; plain torch does the same in hundreds of launches."""
+    if not facts.gpus:
+        return Check("triton", OK, "not needed without a GPU")
+    if facts.gpu_kernels:
+        cure = "install gcc and the triton that this torch asks for (pip check); training works without, slower"
+        return Check("triton", WARN, f"plain torch is used on the GPU: {facts.gpu_kernels}", cure)
+    return Check("triton", OK, f"triton {facts.versions.get('triton', 'of unknown version')}: optimizers' kernels work")
+
+
 CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_python,
     check_torch,
@@ -254,6 +272,7 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_sacrebleu,
     optional("sentencepiece", "needed to prepare data"),
     check_compiler,
+    check_kernels,
     optional("tensorboard", "needed for --tensorboard-logdir"),
     optional("matplotlib", "needed for pictures; tables are written without it"),
 )
@@ -333,6 +352,7 @@ def gather() -> Facts:
         if name not in versions and f"{name}-fixed" not in versions:
             versions[name] = str(answers[name].get("version", "of unknown version"))
     gpus = [Gpu(str(name), (int(major), int(minor))) for name, major, minor in answers["torch"].get("gpus", [])]
+    tried: tuple[dict[str, Any], str] = probe(KERNELS_PROBE) if gpus else ({}, "")
     return Facts(
         python=sys.version_info[:3],
         versions=versions,
@@ -340,6 +360,7 @@ def gather() -> Facts:
         built_for=answers["torch"].get("built_for"),
         architectures=tuple(answers["torch"].get("architectures", ())),
         gpus=tuple(gpus),
+        gpu_kernels=tried[1] or tried[0].get("wrong", ""),
         nvidia_driver=shutil.which("nvidia-smi") is not None,
         compiler=find_compiler(),
     )

@@ -215,7 +215,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
         if self._narrow is not None:
             self._narrow.give_options_to_base()
         fused = FusedAdam.of(self.base, {} if self._narrow is None else self._narrow.picked)
-        if fused is not None:
+        if fused is not None and (fused.exact or self._held or self._narrow is not None):
             fused.take_([(Slot("", p, p.shape), Guide(native.HOLD, more=mask)) for p, mask in self._held])
         else:
             self._step_base() if self._narrow is None else self._narrow.step(self._step_base)

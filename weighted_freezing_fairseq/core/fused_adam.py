@@ -1,14 +1,15 @@
-"""Adam and what guides it in one pass over weight, gradient and moments, with the bits of two (`native.py`, kernels.c).
+"""Adam and what guides it in one pass over weight, gradient and moments (`native.py`, `launched.py`).
 
 One table says whose Adam can be stepped so: each class by its own formula, on the base's own state, so that the base
-itself, or another machine, can go on with it at any update. Left out on purpose: whatever is unusual (amsgrad, other
-devices and dtypes, a first step, which makes the state): the base does that itself.
+itself, or another machine, can go on with it at any update. On a CPU with the bits of the base, on a GPU up to
+rounding. Left out on purpose: whatever is unusual (amsgrad, other dtypes, a first step, which makes the state): the
+base does that itself.
 """
 
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
+from . import native, twins
 from .native import NO_SCALE, Arithmetic, Guide, Numbers, Part, Scale
 from .scope import Slot
 
@@ -65,23 +66,45 @@ class _Stepped(NamedTuple):
     group: Group
     state: dict[str, Any]
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What a kernel must be able to read."""
+        return self.parameter, self.grad, self.state["exp_avg"], self.state["exp_avg_sq"]
+
 
 class FusedAdam:
-    """The next step of a base optimizer that is one of `FORMULAS`, with guides inside."""
+    """The next step of a base optimizer that is one of `FORMULAS`, with guides inside.
 
-    def __init__(self, base: torch.optim.Optimizer, stepped: Sequence[_Stepped], arithmetic: Arithmetic) -> None:
+    exact: whether the step without guides has the bits of the base's own.
+    """
+
+    def __init__(
+        self, base: torch.optim.Optimizer, stepped: Sequence[_Stepped], step: Callable[..., None], exact: bool
+    ) -> None:
         self.formula = FORMULAS[_name(base)]
         self.stepped = stepped
-        self.arithmetic = arithmetic
+        self.step = step
+        self.exact = exact
 
     @classmethod
     def of(cls, base: torch.optim.Optimizer, picked: Picked = MappingProxyType({})) -> "FusedAdam | None":
         """The step, or None where only the base itself can take it."""
         stepped = _stepped(base, picked) if _name(base) in FORMULAS and not _watched(base) else None
-        arithmetic = _arithmetic() if stepped and native.load() is not None else None
-        return cls(base, stepped, arithmetic) if stepped and arithmetic else None
+        twin = twins.of(tensor for each in stepped or () for tensor in each.tensors)
+        if stepped is None or twin is None:
+            return None
+        if twin is not native:
+            return cls(base, stepped, twin.step_, exact=False)
+        arithmetic = _arithmetic()
+        return arithmetic and cls(base, stepped, partial(native.step_, arithmetic=arithmetic), exact=True)
 
-    def take_(self, guides: Sequence[tuple[Slot, Guide]], scale: Scale = NO_SCALE, metric: str = "magnitude") -> None:
+    def take_(
+        self,
+        guides: Sequence[tuple[Slot, Guide]],
+        metric: str = "magnitude",
+        scale: Scale = NO_SCALE,
+        shared_range: bool = False,
+    ) -> None:
         """Step every parameter; of those that slots lie in, guide these slots."""
         by_parameter: dict[int, list[tuple[Slot, Guide]]] = {}
         for slot, guide in guides:
@@ -103,7 +126,7 @@ class FusedAdam:
             for (w, g, m, v), guide in _cut(tensors, by_parameter.get(id(parameter), [])):
                 parts.append(Part(w, g, (m, v), groups[id(group), step], guide))
         parts.sort(key=lambda part: -part.length)  # the last to be taken are short
-        native.step_(parts, numbers, self.arithmetic, metric, scale)
+        self.step(parts, numbers, metric, scale, shared_range)
 
 
 def _name(base: torch.optim.Optimizer) -> str:
@@ -132,8 +155,6 @@ def _stepped(base: torch.optim.Optimizer, picked: Picked) -> list[_Stepped] | No
             state = base.state.get(parameter)
             if not state:
                 return None  # the base makes it in its own way
-            if not all(map(native.readable, (whole, grad, state["exp_avg"], state["exp_avg_sq"]))):
-                return None
             found.append(_Stepped(whole, grad, positions, group, state))
     return found
 
@@ -197,7 +218,7 @@ def _same_bits(arithmetic: Arithmetic) -> bool:
             if stepped is None:
                 base.step()
             else:
-                FusedAdam(base, stepped, arithmetic).take_([])
+                FusedAdam(base, stepped, partial(native.step_, arithmetic=arithmetic), exact=True).take_([])
         state = base.state[parameter]
         results.append(torch.stack([parameter.detach(), state["exp_avg"], state["exp_avg_sq"]]))
     return torch.equal(*results)

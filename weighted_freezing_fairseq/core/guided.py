@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
+from . import native, twins
 from .fused_adam import FusedAdam
 from .masks import stream_key, uniform
-from .native import NO_SCALE, Guide, Scale
+from .native import NO_SCALE, Guide, Part, Scale
 from .rules import RULES, Given, Rule
 from .scope import Slot, block_size, blocks
 from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row
@@ -95,11 +95,10 @@ class GuidedOptimizer(WrappedOptimizer):
             active = []
         self._note(active)
         fused = FusedAdam.of(self.base)
-        inside = None if fused is None else self._inside_adam(active)
-        if fused is not None and inside is not None:
-            fused.take_(*inside, self.importance)
+        guides = self._guides(active) if fused is not None and (active or fused.exact) else None
+        if fused is not None and guides is not None:
+            fused.take_(list(zip(active, guides, strict=True)), *self._ways())
         elif self.stage == "gradient":
-            self._learn(active)
             self._guide_gradients(active)
             self.base.step()
         else:
@@ -107,38 +106,51 @@ class GuidedOptimizer(WrappedOptimizer):
             self.base.step()
             _advance_(changes)
 
-    # The step in one pass with Adam.
+    # The step by a twin: in one pass with Adam, or before another base.
 
-    def _inside_adam(self, active: Sequence[Slot]) -> tuple[list[tuple[Slot, Guide]], Scale] | None:
-        """What the kernel is to do to each slot around Adam's step; None if the row is not one that it computes."""
+    def _guides(self, active: Sequence[Slot]) -> list[Guide] | None:
+        """What a twin is to do to each slot; None if the row is not one that it computes."""
         # Identity, not the name: a row that somebody changed must run as changed.
         if self.rule is RULES["weighted_freeze"]:
             kind = native.GRADIENT if self.stage == "gradient" else native.CHANGE
-            pairs = [(slot.weight, gradient(slot)) for slot in active]
-            bounds = native.ranges(pairs, self.importance) if pairs and self.norm == "global" else None
-            return [(slot, Guide(kind, self._key(slot), bounds)) for slot in active], NO_SCALE
+            return [Guide(kind, self._key(slot)) for slot in active]
         averages = [average for slot in active for average in self._average_read(slot)]
-        row = native.scale_kind(self.rule, self.importance, averages)
-        if row is None or self.stage != "update":
+        if native.scale_kind(self.rule, self.importance, averages) is None or self.stage != "update":
             return None
-        if not active:
-            return [], NO_SCALE
-        guides = []
-        for slot, summary in self._summed_up(active):
-            average = next(iter(self._average_read(slot)), None)
-            guides.append((slot, Guide(native.SCALE_CHANGE, mean=float(summary.get("mean", 0.0)), more=average)))
-        half = any(average.dtype == torch.bfloat16 for average in averages)
-        return guides, Scale(row, half, (self.beta, self._correction(), self.eps, self.max_scale))
+        return [
+            Guide(native.SCALE_CHANGE, mean=summary.get("mean", 0.0), more=next(iter(self._average_read(slot)), None))
+            for slot, summary in self._summed_up(active)
+        ]
+
+    def _ways(self) -> tuple[str, Scale, bool]:
+        """How a twin is to do it: the metric, the row of sage, and whether scores of all slots share a range."""
+        kind = native.scale_kind(self.rule, self.importance, self.averages.values())
+        scale = NO_SCALE
+        if kind is not None and self.updates >= self.start:
+            half = any(average.dtype == torch.bfloat16 for average in self.averages.values())
+            scale = Scale(kind, half, (self.beta, self._correction(), self.eps, self.max_scale))
+        return self.importance, scale, self.norm == "global"
+
+    def _by_twin(
+        self, active: Sequence[Slot], weights: Sequence[Tensor], moments: Sequence[tuple[Tensor, Tensor] | None]
+    ) -> bool:
+        """Have a twin do what is to be done before the base steps; False where none can."""
+        grads = [gradient(slot) for slot in active]
+        twin = twins.of([*weights, *grads])
+        guides = self._guides(active) if twin else None
+        if twin is None or guides is None:
+            return False
+        parts = (Part(*each) for each in zip(weights, grads, moments, [-1] * len(grads), guides, strict=True))
+        twin.step_(list(parts), [], *self._ways())
+        return True
 
     # The step in two: what guides, and the base.
 
     def _guide_gradients(self, active: Sequence[Slot]) -> None:
-        """grad <- -g(I) * grad: by the C twin where that reads the tensors, else block by block in torch."""
-        pairs = [(slot.weight, gradient(slot)) for slot in active]
-        # Identity, not the name: a row that somebody changed must run as changed.
-        if pairs and self.rule is RULES["weighted_freeze"] and native.ready(pairs):
-            native.freeze_(pairs, [self._key(slot) for slot in active], self.importance, self.norm == "global")
+        """grad <- -g(I) * grad: by a twin where that reads the tensors, else block by block in torch."""
+        if self._by_twin(active, [slot.weight for slot in active], [None] * len(active)):
             return
+        self._learn(active)
         for slot, summary in self._summed_up(active):
             for start, block in self._blocks(slot, *self._average_read(slot)):
                 block[1].mul_(self._minus_g(slot, summary, start, *block))
@@ -146,23 +158,17 @@ class GuidedOptimizer(WrappedOptimizer):
     # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
     # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
     def _remember(self, active: Sequence[Slot]) -> list[Change]:
-        """Each slot's weight before the step and the factor -g(I) for its change, by the C twin where it can."""
-        summed_up = list(self._summed_up(active))
+        """Each slot's weight before the step and the factor -g(I) for its change, by a twin where it can."""
         changes = [
             Change(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=_precise(slot)))
             for slot in active
         ]
-        averages = [self._average_read(slot) for slot in active]
-        kind = native.scale_kind(self.rule, self.importance, (a for average in averages for a in average))
-        if kind is not None and native.ready((c.weight, gradient(s)) for c, s in zip(changes, active, strict=True)):
-            means = [summary.get("mean") for _, summary in summed_up]
-            numbers = (self.beta, self._correction(), self.eps, self.max_scale)
-            native.scale_(kind, changes, [gradient(slot) for slot in active], averages, means, numbers)
+        if self._by_twin(active, [change.weight for change in changes], [(c.old, c.factor) for c in changes]):
             return changes
         self._learn(active)
-        for (slot, summary), change, average in zip(summed_up, changes, averages, strict=True):
+        for (slot, summary), change in zip(self._summed_up(active), changes, strict=True):
             change.old.copy_(change.weight)
-            for start, block in self._blocks(slot, *average, change.factor):
+            for start, block in self._blocks(slot, *self._average_read(slot), change.factor):
                 block[-1].copy_(self._minus_g(slot, summary, start, *block[:-1]))
         return changes
 
@@ -260,8 +266,8 @@ def _precise(slot: Slot) -> torch.dtype:
 
 def _advance_(changes: Sequence[Change]) -> None:
     """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    if native.ready((change.weight, change.old) for change in changes):
-        native.advance_(changes)
+    if twin := twins.of(tensor for change in changes for tensor in change):
+        twin.advance_(changes)
         return
     for change in changes:
         for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):

@@ -130,12 +130,6 @@ static void advance_one(float *restrict w, const float *restrict old, const floa
     }
 }
 
-void wff_scale(int64_t count, const int64_t *n, const float **w, const float **g, void **average, float **old,
-               float **factor, const float *mean, int kind, int half, const float *constants) {
-    for (int64_t t = 0; t < count; t++)
-        scale_one(w[t], g[t], average ? average[t] : 0, old[t], factor[t], n[t], mean[t], kind, half, constants);
-}
-
 /* w <- old + factor * (w - old), exact for factors 0 and 1 */
 void wff_advance(int64_t count, const int64_t *n, float **w, const float **old, const float **factor) {
     for (int64_t t = 0; t < count; t++) advance_one(w[t], old[t], factor[t], n[t]);
@@ -187,7 +181,7 @@ typedef struct {
     uint32_t key[2];
     float lo, hi, mean;
     int32_t guide, ranged; /* ranged: lo and hi are given; else they are those of this job */
-    int32_t group;         /* of the constants of Adam; -1: the gradient is guided, and nothing else */
+    int32_t group;         /* of the constants of Adam; -1: another optimizer steps, and m, v take old and factor */
 } job;
 
 typedef struct {
@@ -290,7 +284,9 @@ static void step_picked(const job *j, int64_t at, int64_t n, const settings *s) 
 }
 
 static void step_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
-    float old[BLOCK], factor[BLOCK];
+    float here[2][BLOCK];
+    const int apart = j->group < 0 && j->m; /* what the base makes of w is not known yet */
+    float *old = apart ? j->m + at : here[0], *factor = apart ? j->v + at : here[1];
     float *w = j->w + at, *g = j->g + at;
     void *average = j->more ? (char *)j->more + at * (s->half ? 2 : 4) : 0;
     if (j->guide == GRADIENT || j->guide == CHANGE)
@@ -298,7 +294,8 @@ static void step_block(const job *j, int64_t at, int64_t n, const float *bounds,
     if (j->guide == GRADIENT) multiply_one(g, factor, n);
     if (j->guide == CHANGE || j->guide == HOLD) memcpy(old, w, n * sizeof *w);
     if (j->guide == SCALE_CHANGE) scale_one(w, g, average, old, factor, n, j->mean, s->kind, s->half, s->scale);
-    if (j->group >= 0) adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
+    if (j->group < 0) return;
+    adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
     if (j->guide == CHANGE || j->guide == SCALE_CHANGE) advance_one(w, old, factor, n);
     if (j->guide == HOLD) restore_one(w, old, (const uint8_t *)j->more + at, n);
 }

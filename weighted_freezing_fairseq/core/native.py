@@ -44,7 +44,7 @@ _FLAGS = (
     "-fopenmp-simd",
     "-lm",
 )
-_METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in kernels.c
+METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in kernels.c
 
 
 def cache_folder() -> Path:
@@ -80,9 +80,14 @@ def switched_off() -> Iterator[None]:
         _used.reset(token)
 
 
+def allowed() -> bool:
+    """Whether anything but plain torch may be used."""
+    return _used.get() and os.environ.get("WFF_NATIVE") != "0"
+
+
 def load() -> ctypes.CDLL | None:
     """The compiled kernels, or None with the reason in the log."""
-    return _load() if _used.get() and os.environ.get("WFF_NATIVE") != "0" else None
+    return _load() if allowed() else None
 
 
 @cache
@@ -96,7 +101,7 @@ def _load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
         return None
-    for name in ("ranges", "scale", "advance", "restore", "mask", "row_sums", "step"):
+    for name in ("ranges", "advance", "restore", "mask", "row_sums", "step"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -152,7 +157,7 @@ def _on_shares(tensors: Sequence[Tensor], work: Callable[[list[int]], _T]) -> li
 
 def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, float]:
     """The smallest and the largest importance in all (weight, gradient) of `pairs` together."""
-    kind = ctypes.c_int(_METRICS.index(metric))
+    kind = ctypes.c_int(METRICS.index(metric))
     weights, grads = ([part for pair in pairs for part in pair[k].view(-1).split(_LONG)] for k in (0, 1))
 
     def range_of(share: list[int]) -> list[float]:
@@ -164,13 +169,16 @@ def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, 
     return float(found[:, 0].amin()), float(found[:, 1].amax())  # of torch: a NaN is the largest
 
 
+GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = range(1, 6)  # the enum of guides in kernels.c
+FREEZES = (GRADIENT, CHANGE)
+
+
 class Guide(NamedTuple):
-    """What is done to a weight in a step of `step_`: `kind` is a number of the enum in kernels.c, 0 for nothing."""
+    """What is done to a weight in a step of `step_`: `kind` is a guide, 0 for none."""
 
     kind: int = 0
     key: tuple[int, int] = (0, 0)  # of the stream of masks
-    bounds: tuple[float, float] | None = None  # smallest and largest score, where they are not the tensor's own
-    mean: float = 0.0  # of the scores
+    mean: Tensor | float = 0.0  # of the scores
     more: Tensor | None = None  # an average, a mask that stays, or the positions that the moments belong to
 
 
@@ -190,12 +198,16 @@ class Numbers(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Numbers that are stepped alike: a weight or a slice of one, its gradient and Adam's moments, if it is Adam's."""
+    """Numbers that are stepped alike: a weight or a slice of one, its gradient, Adam's moments, and which `Numbers`.
+
+    With group -1 another optimizer steps it afterwards, and a guide does what is to be done before: GRADIENT is all
+    done, and the others write the old weight and the share of its change that it keeps where moments would be.
+    """
 
     weight: Tensor
     grad: Tensor
     moments: tuple[Tensor, Tensor] | None
-    group: int  # which `Numbers`
+    group: int
     guide: Guide
 
     @property
@@ -214,12 +226,22 @@ class Arithmetic(NamedTuple):
     mkl: tuple[int, int] | None
 
 
+_LIGHT = 2  # of the rows in `scale_kind`
+# For where Adam is not stepped.
+NO_ADAM = Arithmetic(False, None)
+
+
 class Scale(NamedTuple):
     """The row of sage that gives factors, and its constants."""
 
     kind: int = 0
     half: bool = False
     numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # beta, correction, eps, max_scale
+
+    @property
+    def reads_means(self) -> bool:
+        """Whether the row compares with a mean of scores, and not with an average over time."""
+        return self.kind == _LIGHT
 
 
 NO_SCALE = Scale()
@@ -228,13 +250,24 @@ _ADAM = struct.Struct("@2i8f")
 _SETTINGS = struct.Struct("@4P4i0q")
 # More numbers than this are shared out among threads, and do not stay in a cache between two passes.
 _LONG = 1 << 19
-GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = 1, 2, 3, 4, 5
 
 
-def step_(parts: Sequence[Part], groups: Sequence[Numbers], arithmetic: Arithmetic, metric: str, scale: Scale) -> None:
-    """Guide and step every part in one pass over its numbers, in place; all tensors must be `readable`."""
+def step_(
+    parts: Sequence[Part],
+    groups: Sequence[Numbers],
+    metric: str,
+    scale: Scale = NO_SCALE,
+    shared_range: bool = False,
+    arithmetic: Arithmetic = NO_ADAM,
+) -> None:
+    """Guide and step every part in one pass over its numbers, in place; all tensors must be `readable`.
+
+    With `shared_range` one minimum and maximum serve all parts that are frozen.
+    """
     kernels = _loaded()
-    jobs = [job for part in parts for job in _jobs(part, metric)]
+    frozen = [(part.weight, part.grad) for part in parts if part.guide.kind in FREEZES]
+    shared = ranges(frozen, metric) if shared_range and frozen else None
+    jobs = [job for part in parts for job in _jobs(part, metric, shared)]
     table = b"".join(jobs)
     taken = ctypes.c_int64(0)
     constants = ctypes.create_string_buffer(b"".join(_ADAM.pack(*group) for group in groups))
@@ -242,7 +275,7 @@ def step_(parts: Sequence[Part], groups: Sequence[Numbers], arithmetic: Arithmet
     scales = (ctypes.c_float * 5)(beta, 1 - beta, correction, eps, max_scale)
     settings = _SETTINGS.pack(
         ctypes.addressof(constants), *(arithmetic.mkl or (0, 0)), ctypes.addressof(scales),
-        arithmetic.contracted, _METRICS.index(metric), scale.kind, scale.half,
+        arithmetic.contracted, METRICS.index(metric), scale.kind, scale.half,
     )  # fmt: skip
 
     def work(_: int) -> None:
@@ -257,12 +290,11 @@ def address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
-def _jobs(part: Part, metric: str) -> Iterator[bytes]:
-    """A part as jobs of kernels.c, none of them long."""
+def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> Iterator[bytes]:
+    """A part as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the part's own."""
     weight, grad, moments, group, guide = part
     count = part.length
-    bounds = guide.bounds
-    if count > _LONG and bounds is None and guide.kind in (GRADIENT, CHANGE):
+    if count > _LONG and bounds is None and guide.kind in FREEZES:
         bounds = ranges([(weight, grad)], metric)
     m, v = (moments[0].data_ptr(), moments[1].data_ptr()) if moments else (0, 0)
     w, g = weight.data_ptr(), grad.data_ptr()
@@ -272,54 +304,9 @@ def _jobs(part: Part, metric: str) -> Iterator[bytes]:
         whole = 0 if guide.kind == PICK else by  # positions count from where a weight begins
         yield _JOB.pack(
             w + whole, g + whole, m and m + by, v and v + by, more + at * more_bytes,
-            min(_LONG, count - at), at, *guide.key, *(bounds or (0.0, 0.0)), guide.mean,
-            guide.kind, bounds is not None, group if moments else -1,
+            min(_LONG, count - at), at, *guide.key, *(bounds or (0.0, 0.0)), float(guide.mean),
+            guide.kind, bounds is not None, group,
         )  # fmt: skip
-
-
-def freeze_(
-    pairs: Sequence[tuple[Tensor, Tensor]], keys: Sequence[tuple[int, int]], metric: str, shared_range: bool
-) -> None:
-    """grad *= keep for every (weight, gradient) of `pairs`, in place; `ready(pairs)` must hold.
-
-    With `shared_range` one minimum and maximum serve all tensors.
-    """
-    bounds = ranges(pairs, metric) if shared_range else None
-    parts = [Part(*pair, None, -1, Guide(GRADIENT, key, bounds)) for pair, key in zip(pairs, keys, strict=True)]
-    step_(parts, [], Arithmetic(False, None), metric, NO_SCALE)
-
-
-def scale_(
-    kind: int,
-    changes: Sequence[tuple[Tensor, Tensor, Tensor]],
-    grads: Sequence[Tensor],
-    averages: Sequence[tuple[Tensor, ...]],
-    means: Sequence[Tensor | None],
-    numbers: tuple[float, float, float, float],
-) -> None:
-    """For each (weight, old, factor) of `changes`: move the average of I, old = weight, factor = -g(I) of the row.
-
-    numbers: beta, the average's bias correction, eps, max_scale. `ready` must hold for weights and gradients.
-    """
-    kernels = _loaded()
-    weights, olds, factors = ([change[k] for change in changes] for k in range(3))
-    beta, correction, eps, max_scale = numbers
-    constants = (ctypes.c_float * 5)(beta, 1 - beta, correction, eps, max_scale)
-    halves = ctypes.c_int(any(a.dtype == torch.bfloat16 for average in averages for a in average))
-
-    def scale(share: list[int]) -> None:
-        kept = _at([average[0] for average in averages], share) if averages[0] else None
-        given = (ctypes.c_float * len(share))(*(float(means[i] or 0) for i in share))
-        tensors = (
-            _at(weights, share),
-            _at(grads, share),
-            kept,
-            _at(olds, share),
-            _at(factors, share),
-        )
-        kernels.wff_scale(*_sizes(weights, share), *tensors, given, ctypes.c_int(kind), halves, constants)
-
-    _on_shares(weights, scale)
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

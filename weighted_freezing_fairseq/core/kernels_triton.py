@@ -1,0 +1,187 @@
+# mypy: ignore-errors
+"""The kernels of `launched.py`, in Triton: kernels.c once more, for all weights of a model in one launch.
+
+A launch has one program for each block of numbers. `owner` says whose block it is: a row of `table`, whose columns are
+those of `launched.Column`. Left out on purpose: contraction of x * y + z, which the launches switch off, so that every
+number is that of kernels.c where it does not contract either.
+"""
+
+import triton
+import triton.language as tl
+
+# Columns of the table.
+W, G, M, V, MORE, COUNT, FIRST, GUIDE, GROUP, KEY0, KEY1 = (tl.constexpr(column) for column in range(11))
+COLUMNS = tl.constexpr(11)
+# Guides, weight decays, metrics and rows of sage: the enums of kernels.c.
+GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = (tl.constexpr(guide) for guide in range(1, 6))
+ADD_TO_WEIGHT, SCALE_WEIGHT, ADD_TO_GRADIENT = (tl.constexpr(decays) for decays in range(1, 4))
+MAGNITUDE, LOSS_PRESERVING = tl.constexpr(0), tl.constexpr(1)
+BY_IMPORTANCE, BY_AVERAGE, LIGHT = (tl.constexpr(kind) for kind in range(3))
+SAGE = tl.constexpr(5)  # numbers of sage, which come before those of the groups
+NUMBERS = tl.constexpr(10)  # of a group
+NAN_BITS, LARGEST = tl.constexpr(0x7FC0), tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit
+def _importance(w, g, METRIC: tl.constexpr):
+    if METRIC == MAGNITUDE:
+        scores = tl.abs(w)
+    elif METRIC == LOSS_PRESERVING:
+        scores = tl.abs(w * g)
+    else:
+        scores = g * g
+    return scores
+
+
+@triton.jit
+def _floats(address):
+    return address.to(tl.pointer_type(tl.float32))
+
+
+@triton.jit
+def ranges(table, owner, bounds, METRIC: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr):
+    """lo and hi of each part that is frozen, or of all together, as the bits of floats: theirs is the floats' order."""
+    part = tl.load(owner + tl.program_id(0)).to(tl.int64)
+    row = table + part * COLUMNS
+    guide = tl.load(row + GUIDE)
+    if (guide == GRADIENT) | (guide == CHANGE):
+        i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
+        inside = i < tl.load(row + COUNT)
+        w = tl.load(_floats(tl.load(row + W)) + i, mask=inside, other=0.0)
+        g = tl.load(_floats(tl.load(row + G)) + i, mask=inside, other=0.0)
+        bits = _importance(w, g, METRIC).to(tl.int32, bitcast=True)
+        goal = bounds
+        if not SHARED:
+            goal = bounds + 2 * part
+        tl.atomic_min(goal, tl.min(tl.where(inside, bits, LARGEST), 0))
+        tl.atomic_max(goal + 1, tl.max(tl.where(inside, bits, 0), 0))
+
+
+@triton.jit
+def _kept(w, g, i, lo, hi, k0, k1, METRIC: tl.constexpr):
+    """`masks.keep_mask` with the numbers of `masks.uniform`."""
+    x = i.to(tl.uint32) ^ k0
+    x ^= x >> 16
+    x = x * 0x7FEB352D + k1
+    x ^= x >> 15
+    x = x * 0x846CA68B
+    x ^= x >> 16
+    u = ((x >> 8) + 1).to(tl.float32) * 5.9604644775390625e-08  # 2 ** -24
+    return tl.where(u * (hi - lo) <= hi - _importance(w, g, METRIC), 1.0, 0.0)
+
+
+@triton.jit
+def _from_half(bits):
+    return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _to_half(x):
+    bits = x.to(tl.uint32, bitcast=True)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return tl.where(x != x, NAN_BITS, rounded).to(tl.uint16)
+
+
+@triton.jit
+def _scaled(w, g, average, mean, i, inside, numbers, KIND: tl.constexpr, HALF: tl.constexpr):
+    """The factor of a row of sage; its average moves on."""
+    beta, rest, correction = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
+    eps, most = tl.load(numbers + 3), tl.load(numbers + 4)
+    importance = tl.abs(w * g)
+    if KIND == LIGHT:
+        factor = tl.div_rn(mean + eps, importance + eps)
+    else:
+        if HALF:
+            kept = average.to(tl.pointer_type(tl.uint16)) + i
+            moved = _to_half(_from_half(tl.load(kept, mask=inside, other=0)) * beta + importance * rest)
+            usual = _from_half(moved) * correction
+        else:
+            kept = average.to(tl.pointer_type(tl.float32)) + i
+            moved = tl.load(kept, mask=inside, other=0.0) * beta + importance * rest
+            usual = moved * correction
+        tl.store(kept, moved, mask=inside)
+        below = importance
+        if KIND == BY_AVERAGE:
+            below = usual
+        factor = tl.div_rn(tl.abs(importance - usual) + eps, below + eps)
+    return tl.where(factor > most, most, factor)
+
+
+@triton.jit
+def _advanced(w, old, factor):
+    """old + factor * (w - old), exact for factors 0 and 1."""
+    moved = w - old
+    return tl.where(factor < 0.5, old + factor * moved, w - (1.0 - factor) * moved)
+
+
+@triton.jit
+def step(
+    table, owner, bounds, means, numbers,
+    METRIC: tl.constexpr, SHARED: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What a guide does before and after Adam, and Adam; without a group, only what is done before (`native.Part`)."""
+    part = tl.load(owner + tl.program_id(0)).to(tl.int64)
+    row = table + part * COLUMNS
+    i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < tl.load(row + COUNT)
+    guide, group, more = tl.load(row + GUIDE), tl.load(row + GROUP), tl.load(row + MORE)
+    place = i
+    if guide == PICK:
+        place = tl.load(more.to(tl.pointer_type(tl.int64)) + i, mask=inside, other=0)
+    at_w, at_g = _floats(tl.load(row + W)) + place, _floats(tl.load(row + G)) + place
+    at_m, at_v = _floats(tl.load(row + M)) + i, _floats(tl.load(row + V)) + i
+    w = tl.load(at_w, mask=inside, other=0.0)
+    g = tl.load(at_g, mask=inside, other=0.0)
+    old = w
+    factor = tl.full([BLOCK], 1.0, tl.float32)
+    if (guide == GRADIENT) | (guide == CHANGE):
+        found = bounds
+        if not SHARED:
+            found = bounds + 2 * part
+        lo, hi = tl.load(found).to(tl.float32, bitcast=True), tl.load(found + 1).to(tl.float32, bitcast=True)
+        k0, k1 = tl.load(row + KEY0).to(tl.uint32), tl.load(row + KEY1).to(tl.uint32)
+        factor = _kept(w, g, i, lo, hi, k0, k1, METRIC)
+        if guide == GRADIENT:
+            g = g * factor
+            tl.store(at_g, g, mask=inside)
+    if guide == SCALE_CHANGE:
+        factor = _scaled(w, g, more, tl.load(means + part), i, inside, numbers, KIND, HALF)
+    if group < 0:
+        if guide != GRADIENT:
+            tl.store(at_m, old, mask=inside)
+            tl.store(at_v, factor, mask=inside)
+    else:
+        own = numbers + SAGE + group * NUMBERS
+        decays, lerps, decay = tl.load(own), tl.load(own + 1), tl.load(own + 2)
+        if decays == ADD_TO_WEIGHT:
+            w = w * decay + w
+        if decays == SCALE_WEIGHT:
+            w = w * decay
+        if decays == ADD_TO_GRADIENT:
+            g = w * decay + g
+        m, v = tl.load(at_m, mask=inside, other=0.0), tl.load(at_v, mask=inside, other=0.0)
+        beta1, rest1, beta2, rest2 = tl.load(own + 3), tl.load(own + 4), tl.load(own + 5), tl.load(own + 6)
+        scale, eps, rate = tl.load(own + 7), tl.load(own + 8), tl.load(own + 9)
+        m = tl.where(lerps != 0, rest1 * (g - m) + m, rest1 * g + m * beta1)
+        v = rest2 * g * g + v * beta2
+        tl.store(at_m, m, mask=inside)
+        tl.store(at_v, v, mask=inside)
+        w = w + tl.div_rn(rate * m, tl.div_rn(tl.sqrt_rn(v), scale) + eps)
+        if (guide == CHANGE) | (guide == SCALE_CHANGE):
+            w = _advanced(w, old, factor)
+        if guide == HOLD:
+            moves = tl.load(more.to(tl.pointer_type(tl.uint8)) + i, mask=inside, other=0)
+            w = tl.where(moves != 0, w, old)
+        tl.store(at_w, w, mask=inside)
+
+
+@triton.jit
+def advance(table, owner, BLOCK: tl.constexpr):
+    """w <- old + factor * (w - old), with old and factor where a step has m and v."""
+    row = table + tl.load(owner + tl.program_id(0)).to(tl.int64) * COLUMNS
+    i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < tl.load(row + COUNT)
+    at = _floats(tl.load(row + W)) + i
+    old = tl.load(_floats(tl.load(row + M)) + i, mask=inside, other=0.0)
+    factor = tl.load(_floats(tl.load(row + V)) + i, mask=inside, other=0.0)
+    tl.store(at, _advanced(tl.load(at, mask=inside, other=0.0), old, factor), mask=inside)
