@@ -89,11 +89,11 @@ def a_second_call_changes_nothing_and_other_settings_are_refused(words, printed,
 
 
 def flags_give_the_same_training(data, run, folder):
-    flags = """--source-lang de --target-lang en --arch transformer_iwslt_de_en --share-all-embeddings --dropout 0.2
+    flags = """--source-lang de --target-lang en --arch transformer_iwslt_de_en --share-all-embeddings --dropout 0.1
       --encoder-layers 1 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-attention-heads 2
       --decoder-layers 1 --decoder-embed-dim 16 --decoder-ffn-embed-dim 32 --decoder-attention-heads 2
       --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --optimizer weighted_freeze --base-optimizer adam
-      --weight-decay 1e-4 --lr 0.004 --lr-scheduler inverse_sqrt --warmup-updates 500 --warmup-init-lr 1e-7
+      --weight-decay 1e-4 --lr 0.004 --lr-scheduler polynomial_decay --warmup-updates 500 --total-num-update 20
       --max-tokens 1024 --num-workers 1 --required-batch-size-multiple 1 --validate-interval 1000
       --validate-interval-updates 10 --max-update 20 --save-interval-updates 10 --no-epoch-checkpoints
       --seed 1 --cpu""".split()
