@@ -13,11 +13,12 @@ from recipe_runs import wff
 
 from weighted_freezing_fairseq.analysis.bench import (
     VARIANTS,
+    Case,
     Row,
     _quartiles,
     _ratios,
     _transient_bytes,
-    sizes,
+    cases,
     variant,
     worse_than,
 )
@@ -110,14 +111,37 @@ def test_a_real_measurement(tmp_path):
 
 
 def test_cost_grows_with_one_number_of_a_size():
-    found = sizes(["toy", "small"], "vocabulary=4000,12000")
-    assert list(found) == [f"{name}, vocabulary {n}" for name in ("toy", "small") for n in (4000, 12000)]
-    assert [size.vocabulary for size, _ in found.values()] == [4000, 12000] * 2
-    assert found["small, vocabulary 4000"][0].width == SIZES["small"].width
-    assert sizes(["toy"], "passes=2,5") == {"toy, passes 2": (SIZES["toy"], 2), "toy, passes 5": (SIZES["toy"], 5)}
-    for wrong in ("vocabulary", "vocabulary=many", "speed=3", "passes=0"):
+    found = cases(["toy", "small"], "vocabulary=4000,12000")
+    assert [case.name for case in found] == [
+        f"{name}, vocabulary {n}" for name in ("toy", "small") for n in (4000, 12000)
+    ]
+    assert [case.size.vocabulary for case in found] == [4000, 12000] * 2
+    assert found[2].size.width == SIZES["small"].width and found[2].passes is None and found[2].processes == 1
+    assert cases(["toy"], "passes=2") == [Case("toy, passes 2", SIZES["toy"], passes=2)]
+    assert cases(["toy"], "processes=4") == [Case("toy, processes 4", SIZES["toy"], processes=4)]
+    assert cases(["toy"], None) == [Case("toy", SIZES["toy"])]
+    for wrong in ("vocabulary", "vocabulary=many", "speed=3", "passes=0", "processes=0"):
         with pytest.raises(UserError, match="type --vary vocabulary=4000,12000,40000 or passes=2,3,4"):
-            sizes(["toy"], wrong)
+            cases(["toy"], wrong)
+
+
+def test_processes_that_wait_for_each_other_are_measured(tmp_path):
+    # self_distillation reads a file that is made for the measurement
+    words = ["bench", "--methods", "weighted_freeze,self_distillation", "--configs", CONFIGS, "--size", "toy"]
+    done = wff(*words, "--vary", "processes=2", "--rounds", 1, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("round 1 of 1") == 1  # one of them speaks
+    with (tmp_path / "bench.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["method"] for row in rows] == ["standard", "weighted_freeze", "self_distillation"]
+    assert {row["size"] for row in rows} == {"toy, processes 2"}
+    assert all(0 < float(row["bound_seconds"]) < float(row["update_seconds"]) for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 98, reason="so many GPUs")
+def test_more_processes_than_gpus_are_refused():
+    done = wff("bench", "--methods", "standard", "--device", "cuda", "--vary", "processes=99", "--rounds", 1)
+    assert done.returncode != 0 and "99 processes need as many GPUs" in done.stderr and "--device cpu" in done.stderr
 
 
 def test_passes_vary_where_they_are_a_choice():

@@ -13,8 +13,10 @@ import logging
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,17 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 QUICK = """standard weighted_freeze sage fish_mask lfr_cm ewc alignreg r_drop intra_distillation
   intra_distillation_recompute""".split()
 _NUMBERS = tuple(field.name for field in fields(Size))
+_OTHERS = ("passes", "processes")  # that can be varied, of a Case
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured in one go: a size, under the name that rows have, with K passes, by so many processes."""
+
+    name: str
+    size: Size
+    passes: int | None = None  # that of the YAML
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,11 +157,20 @@ def measure(
 
 
 def _timed(work: Callable[[], None], device: str) -> float:
+    _meet()
     _wait(device)
     start = time.perf_counter()
     work()
     _wait(device)
     return time.perf_counter() - start
+
+
+def _meet() -> None:
+    """Wait for the other processes, if there are any."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _wait(device: str) -> None:
@@ -266,7 +288,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vary",
         metavar="NAME=A,B",
         help=f"how cost grows: each size with each of these values for one of {', '.join(_NUMBERS)}; or passes=A,B, "
-        "the K of intra_distillation",
+        "the K of intra_distillation; or processes=A,B, on as many GPUs, or on equal shares of the CPU's threads",
     )
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="of training (default fp32)")
     parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default 15; with --quick 5)")
@@ -285,24 +307,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="rows as JSON on standard output")
 
 
-def sizes(names: Sequence[str], vary: str | None) -> dict[str, tuple[Size, int | None]]:
-    """Each size that is asked for, by the name that its rows have, with a K of its own if that is varied."""
+def cases(names: Sequence[str], vary: str | None) -> list[Case]:
+    """Each size that is asked for, with each value of what is varied."""
     if vary is None:
-        return {name: (SIZES[name], None) for name in names}
+        return [Case(name, SIZES[name]) for name in names]
     key, _, values = vary.partition("=")
     try:
         numbers = [int(value) for value in values.split(",")]
     except ValueError:
         numbers = []
-    if key not in (*_NUMBERS, "passes") or not numbers or min(numbers) < 1:
+    if key not in (*_NUMBERS, *_OTHERS) or not numbers or min(numbers) < 1:
         raise UserError(f"--vary {vary} says nothing to vary; type --vary vocabulary=4000,12000,40000 or passes=2,3,4")
-    return {
-        f"{name}, {key} {number}": (SIZES[name], number)
-        if key == "passes"
-        else (replace(SIZES[name], **{key: number}), None)
+    return [
+        Case(f"{name}, {key} {number}", SIZES[name], **{key: number})
+        if key in _OTHERS
+        else Case(f"{name}, {key} {number}", replace(SIZES[name], **{key: number}))
         for name in names
         for number in numbers
-    }
+    ]
 
 
 def variant(method: str, folders: Sequence[Path], passes: int | None) -> tuple[Path, list[str]]:
@@ -336,13 +358,81 @@ def _is_here(settings: Sequence[str]) -> bool:
     return named.get("criterion._name", "cross_entropy") in CRITERION_REGISTRY
 
 
-def run(args: argparse.Namespace) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported: its profiler prints its own probes
+def _prepare() -> None:
     import fairseq  # noqa: F401  (registers the plugin's adapters)
 
     from . import plain_passes  # noqa: F401  (registers a variant)
 
     logging.disable(logging.INFO)
+
+
+def _measured(
+    case: Case,
+    methods: Sequence[str],
+    folders: Sequence[Path],
+    rounds: int,
+    args: argparse.Namespace,
+    settings: Sequence[str] = (),
+) -> list[Row]:
+    """The rows of a case, with more settings for all of its runs."""
+    sample, task = synthetic(case.size, args.seed)
+    subjects = []
+    for method in methods:
+        path, more = variant(method, folders, case.passes)
+        more = [*settings, *PRECISIONS[args.precision], *more]
+        subjects.append(subject_of(method, path, case.size, args.device, args.seed, task, more))
+    return measure(subjects, case.name, sample, rounds, args.device, args.precision)
+
+
+# Several processes ----------------------------------------------------------------------------------------------------
+
+
+def _measured_together(case: Case, *given: Any) -> list[Row]:
+    """The same by processes that average their gradients, each with such a batch; times are those of the first."""
+    import torch
+
+    device = given[-1].device
+    if device == "cuda" and torch.cuda.device_count() < case.processes:
+        raise UserError(
+            f"{case.processes} processes need as many GPUs, and there are {torch.cuda.device_count()}; "
+            f"type --vary processes=1,{torch.cuda.device_count()}, or --device cpu"
+        )
+    threads = max(1, torch.get_num_threads() // case.processes)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_process, (Path(folder), threads, case, *given), nprocs=case.processes)
+        return [Row(**row) for row in json.loads((Path(folder) / "rows.json").read_text(encoding="utf-8"))]
+
+
+def _process(rank: int, folder: Path, threads: int, case: Case, *given: Any) -> None:
+    """One of them; all take the same turns, as they wait for each other's gradients."""
+    import torch
+
+    _prepare()
+    torch.set_num_threads(threads)
+    on_gpu = given[-1].device == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(rank)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo", init_method=meeting, rank=rank, world_size=case.processes
+    )
+    settings = {
+        "distributed_world_size": case.processes,
+        "distributed_rank": rank,
+        "device_id": rank,
+        "ddp_backend": "pytorch_ddp" if on_gpu else "legacy_ddp",
+    }
+    with Path(os.devnull).open("w") if rank else nullcontext(sys.stderr) as log, redirect_stderr(log):
+        rows = _measured(case, *given, [f"distributed_training.{name}={value}" for name, value in settings.items()])
+    if rank == 0:
+        write_atomically(folder / "rows.json", json.dumps([asdict(row) for row in rows]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def run(args: argparse.Namespace) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported: its profiler prints its own probes
+    _prepare()
     folders = args.configs or [CONFIGS / "toy", CONFIGS / "adapt"]
     rounds = args.rounds if args.rounds is not None else 5 if args.quick else 15
     if rounds < 1:
@@ -351,14 +441,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"there is no table {args.check}; make one with: wff bench --quick --out DIR")
     methods = _methods(args.methods, args.quick, folders)
     rows = []
-    for name, (size, passes) in sizes(args.size or ["small"], args.vary).items():
-        sample, task = synthetic(size, args.seed)
-        chosen = {method: variant(method, folders, passes) for method in methods}
-        subjects = [
-            subject_of(method, path, size, args.device, args.seed, task, (*PRECISIONS[args.precision], *more))
-            for method, (path, more) in chosen.items()
-        ]
-        rows += measure(subjects, name, sample, rounds, args.device, args.precision)
+    for case in cases(args.size or ["small"], args.vary):
+        rows += (_measured if case.processes == 1 else _measured_together)(case, methods, folders, rounds, args)
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
     if args.out:
         write(rows, args.out)

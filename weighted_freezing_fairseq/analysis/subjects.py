@@ -171,8 +171,9 @@ def subject_of(
         f"common.seed={seed}",
         *more,
     ]
+    alone = [override for override in overrides if not override.startswith("distributed_training.")]
     with tempfile.TemporaryDirectory() as folder:
-        overrides += _stand_ins(config, overrides, task, Path(folder))
+        overrides += _stand_ins(config, alone, task, Path(folder))  # each process its own
         torch.manual_seed(seed)
         subject = Subject(method, build_trainer(load_config(config, overrides), task))
         assert subject.trainer.optimizer  # built, and with it the stand-ins read, while they are there
