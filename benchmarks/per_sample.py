@@ -21,7 +21,7 @@ from weighted_freezing_fairseq.analysis.subjects import SIZES, synthetic
 from weighted_freezing_fairseq.configs import CONFIGS, config_path
 from weighted_freezing_fairseq.core import fisher
 from weighted_freezing_fairseq.plugin.runs import load_config
-from weighted_freezing_fairseq.plugin.trained import Trained, attention_by_layers, length
+from weighted_freezing_fairseq.plugin.trained import Trained, attention_by_layers
 
 
 def random_model(name: str, sentences: int, device: str) -> Trained:
@@ -72,10 +72,10 @@ def main() -> None:
     parameters = fisher.trainable(trained.model)
     ratios, seconds = [], []
     with fisher.without_dropout(trained.model), attention_by_layers(trained.model):
-        by_length = sorted(pairs, key=length)
+        by_length = sorted(pairs, key=trained.length)
         probe = [by_length[len(pairs) * quarter // 4] for quarter in (1, 2, 3)]
         squares = fisher.SquaredGradients(trained.model, trained.log_likelihoods, probe)
-        cut = fisher.batches(pairs, length, args.max_tokens)
+        cut = fisher.batches(pairs, trained.length, args.max_tokens)
 
         def batched() -> None:
             for batch in cut:

@@ -4,6 +4,7 @@ An update's alignment is its value and its gradient, added to one that is there;
 weights.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +30,11 @@ def seconds(work: Callable[[], object], rounds: int) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="of an update; a fifth as many pruning steps (default 15)"
+    )
+    rounds = parser.parse_args().rounds
     generator = torch.Generator().manual_seed(1)
     layers = [
         Layer(f"{i}.fc1.weight", *(torch.randn(shape, generator=generator) for _ in range(3)))
@@ -36,7 +42,9 @@ def main() -> None:
     ]
     print("a pruning step")
     for method in METHODS.values():
-        print(f"  {method.name:18} {seconds(lambda m=method: select(m, scores_of(m, layers), 0.5), 3)}")
+        print(
+            f"  {method.name:18} {seconds(lambda m=method: select(m, scores_of(m, layers), 0.5), max(1, rounds // 5))}"
+        )
 
     weights = [nn.Parameter(layer.weight) for layer in layers]
     references = [torch.randn(shape, generator=generator) for shape in SHAPES]
@@ -44,11 +52,11 @@ def main() -> None:
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     print("an update")
-    print(f"  {'cosine':18} {seconds(lambda: alignments(weights, references).mean().backward(), 15)}")
+    print(f"  {'cosine':18} {seconds(lambda: alignments(weights, references).mean().backward(), rounds)}")
     distance = lambda: sum(quadratic_penalty(w, None, r) for w, r in zip(weights, references, strict=True))  # noqa: E731
-    print(f"  {'frobenius':18} {seconds(lambda: distance().backward(), 15)}")
+    print(f"  {'frobenius':18} {seconds(lambda: distance().backward(), rounds)}")
     both = [(t, mask) for weight, mask in zip(weights, masks, strict=True) for t in (weight.detach(), weight.grad)]
-    print(f"  {'masks':18} {seconds(lambda: native.mask_(both), 15)}")
+    print(f"  {'masks':18} {seconds(lambda: native.mask_(both), rounds)}")
 
 
 if __name__ == "__main__":
