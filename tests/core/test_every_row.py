@@ -258,13 +258,15 @@ def test_closure_scheduler_scaler_and_hooks_work_as_in_torch(row):
 
 
 @every_row
-@pytest.mark.parametrize("base", ["sgd", "adamw"])
-def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, monkeypatch):
-    fast = a_model()
-    expected = train(fast, guided_model(row, fast, base), 6)
-    monkeypatch.setattr(native, "load", lambda: None)
-    slow = a_model()
-    assert same(train(slow, guided_model(row, slow, base), 6), expected)
+@pytest.mark.parametrize("base", ["momentum", "adamw"])
+@pytest.mark.parametrize("stage", ["gradient", "update"])
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, norm):
+    ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
+    fast, slow = a_model(), a_model()
+    expected = train(fast, guided_model(row, fast, base, **ways), 6)
+    with native.switched_off():
+        assert same(train(slow, guided_model(row, slow, base, **ways), 6), expected)
 
 
 @pytest.mark.parametrize(
