@@ -67,6 +67,17 @@ def test_without_decay_too_and_a_planted_error_is_found(base, taken, monkeypatch
             assert_same_bits(wrong, plain)
 
 
+def test_the_gradient_is_masked_on_its_way_to_adam_and_stays_as_it_was(taken):
+    p = nn.Parameter(torch.randn(50, 50))
+    optimizer = GuidedOptimizer(FairseqAdam([p]), [Slot("w", p, p.shape)])
+    for step in range(2):  # the first is the base's own, which reads a masked gradient
+        p.grad = torch.ones(50, 50)
+        optimizer.step()
+        assert (p.grad == 1).all() == bool(step)
+    assert len(taken) == 1
+    assert 0.2 < (optimizer.state[p]["exp_avg_sq"] < optimizer.state[p]["exp_avg_sq"].max()).float().mean() < 0.98
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_the_base_goes_on_with_the_state_that_one_pass_left(base, taken):
     optimizer, weights = trained(base, "weighted_freeze", {}, special=False)

@@ -33,8 +33,9 @@ and bytes that it cannot do without."""
 EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
 
 # A method's YAML with other settings: its variants, the modes of its passes, the plain way of them (`plain_passes.py`),
-# and what fairseq itself has to offer.
+# what fairseq itself has to offer, and the fastest plain Adam (`fused_adamw.py`).
 VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "adamw_of_torch": ("standard", "optimizer._name=adamw_of_torch"),
     "intra_distillation_loop": ("intra_distillation", "criterion.pass_mode=loop"),
     "intra_distillation_plain": ("intra_distillation", "criterion._name=intra_distillation_plain"),
     "intra_distillation_recompute": ("intra_distillation", "criterion.pass_mode=recompute"),
@@ -361,7 +362,7 @@ def _is_here(settings: Sequence[str]) -> bool:
 def _prepare() -> None:
     import fairseq  # noqa: F401  (registers the plugin's adapters)
 
-    from . import plain_passes  # noqa: F401  (registers a variant)
+    from . import fused_adamw, plain_passes  # noqa: F401  (register variants)
 
     logging.disable(logging.INFO)
 

@@ -8,7 +8,7 @@ base does that itself.
 
 import ctypes
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import native, twins
-from .native import NO_SCALE, Arithmetic, Guide, Numbers, Part, Scale
+from .native import NO_GUIDE, NO_SCALE, Arithmetic, Guide, Numbers, Part, Scale
 from .scope import Slot
 
 Group = Mapping[str, Any]
@@ -115,16 +115,18 @@ class FusedAdam:
         for parameter, grad, positions, group, state in self.stepped:
             state["step"] += 1
             step = float(state["step"])
-            if (id(group), step) not in groups:
-                groups[id(group), step] = len(numbers)
+            index = groups.setdefault((id(group), step), len(numbers))
+            if index == len(numbers):
                 numbers.append(self.formula(group, step))
+            moments, guided = (state["exp_avg"], state["exp_avg_sq"]), by_parameter.get(id(parameter))
             if positions is not None:
-                moments, guide = (state["exp_avg"], state["exp_avg_sq"]), Guide(native.PICK, more=positions)
-                parts.append(Part(parameter, grad, moments, groups[id(group), step], guide))
-                continue
-            tensors = (parameter.detach(), grad, state["exp_avg"], state["exp_avg_sq"])
-            for (w, g, m, v), guide in _cut(tensors, by_parameter.get(id(parameter), [])):
-                parts.append(Part(w, g, (m, v), groups[id(group), step], guide))
+                parts.append(Part(parameter, grad, moments, index, Guide(native.PICK, more=positions)))
+            elif guided is None:
+                parts.append(Part(parameter, grad, moments, index))
+            elif guided[0][0].start is None:
+                parts.append(Part(parameter, grad, moments, index, guided[0][1]))
+            else:
+                parts += _cut(parameter.detach(), grad, moments, index, guided)
         parts.sort(key=lambda part: -part.length)  # the last to be taken are short
         self.step(parts, numbers, metric, scale, shared_range)
 
@@ -159,21 +161,24 @@ def _stepped(base: torch.optim.Optimizer, picked: Picked) -> list[_Stepped] | No
     return found
 
 
-def _cut(tensors: Sequence[Tensor], guides: Sequence[tuple[Slot, Guide]]) -> list[tuple[list[Tensor], Guide]]:
+def _cut(
+    weight: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], group: int, guides: Sequence[tuple[Slot, Guide]]
+) -> Iterator[Part]:
     """A parameter's tensors as the slots cut them, what lies between slots without a guide."""
-    if not guides:
-        return [(list(tensors), Guide())]
-    if guides[0][0].start is None:
-        return [(list(tensors), guides[0][1])]
-    cut, at = [], 0
-    flat = [tensor.view(-1) for tensor in tensors]
+    at = 0
+    flat = [tensor.view(-1) for tensor in (weight, grad, *moments)]
+
+    def part(stop: int, guide: Guide) -> Part:
+        w, g, m, v = (tensor[at:stop] for tensor in flat)
+        return Part(w, g, (m, v), group, guide)
+
     for slot, guide in sorted(guides, key=lambda pair: pair[0].start or 0):
         start = slot.start or 0
-        cut.append(([t[at:start] for t in flat], Guide()))
-        at = start + len(slot)
-        cut.append(([t[start:at] for t in flat], guide))
-    cut.append(([t[at:] for t in flat], Guide()))
-    return cut
+        yield part(start, NO_GUIDE)
+        at = start
+        yield part(at + len(slot), guide)
+        at += len(slot)
+    yield part(len(flat[0]), NO_GUIDE)
 
 
 # How torch computes ---------------------------------------------------------------------------------------------------

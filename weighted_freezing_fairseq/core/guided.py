@@ -46,8 +46,9 @@ class GuidedOptimizer(WrappedOptimizer):
     Rows with a factor (sage): eps, and the bound max_scale. Rows with a moving average of I: its rate beta, and
     state_dtype, its precision; the average is divided by 1 - beta ** t, t updates after it began.
 
-    Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. The gradient
-    is changed in place, so measure it before `step()`. bfloat16 averages stand still when beta is above about 0.99.
+    Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. Measure
+    gradients before `step()`: where it is not one pass with Adam, they are masked in place. bfloat16 averages stand
+    still when beta is above about 0.99.
     """
 
     def __init__(

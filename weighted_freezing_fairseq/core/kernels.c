@@ -35,15 +35,18 @@ static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); ret
         hi = a > hi ? a : hi;                                                           \
     }
 
-#define KEEP(metric)                                                                    \
+/* `use` takes what is kept of a number, 1 or 0 */
+#define KEEP(metric, use)                                                               \
     for (int64_t i = 0; i < n; i++) {                                                   \
         uint32_t x = ((uint32_t)start + (uint32_t)i) ^ k0;                              \
         x ^= x >> 16; x *= 0x7feb352dU; x += k1;                                        \
         x ^= x >> 15; x *= 0x846ca68bU;                                                 \
         x ^= x >> 16;                                                                   \
         float u = (float)(int32_t)((x >> 8) + 1) * 0x1p-24f;                            \
-        kept[i] = u * range <= hi - IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f;    \
+        use(u * range <= hi - IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f)          \
     }
+#define NOTE(keep) kept[i] = (keep);
+#define MULTIPLY(keep) masked[i] = g[i] * (keep);
 
 CLONES
 static void range_of(const float *restrict w, const float *restrict g, int64_t n, int metric, float *out) {
@@ -57,15 +60,27 @@ static void range_of(const float *restrict w, const float *restrict g, int64_t n
     out[1] = from_bits(hi);
 }
 
-/* what is kept, 1 or 0, of the numbers start .. start + n - 1 of a tensor with scores from lo to hi */
+/* what is kept of the numbers start .. start + n - 1 of a tensor with scores from lo to hi */
 CLONES
 static void keep_one(const float *restrict w, const float *restrict g, float *restrict kept, int64_t n, int64_t start,
                      uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
     const float range = hi - lo;
     switch (metric) {
-    case MAGNITUDE: KEEP(MAGNITUDE) break;
-    case LOSS_PRESERVING: KEEP(LOSS_PRESERVING) break;
-    default: KEEP(FISHER) break;
+    case MAGNITUDE: KEEP(MAGNITUDE, NOTE) break;
+    case LOSS_PRESERVING: KEEP(LOSS_PRESERVING, NOTE) break;
+    default: KEEP(FISHER, NOTE) break;
+    }
+}
+
+/* g, and 0 where it is not kept */
+CLONES
+static void freeze_one(const float *restrict w, const float *restrict g, float *restrict masked, int64_t n,
+                       int64_t start, uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
+    const float range = hi - lo;
+    switch (metric) {
+    case MAGNITUDE: KEEP(MAGNITUDE, MULTIPLY) break;
+    case LOSS_PRESERVING: KEEP(LOSS_PRESERVING, MULTIPLY) break;
+    default: KEEP(FISHER, MULTIPLY) break;
     }
 }
 
@@ -161,7 +176,7 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
 /* A whole step: what a guide does before and after Adam, and Adam, on blocks that stay in the first cache, so that each
  * number of w, g, m and v passes through memory once. Every operation is one of torch's, in its order and with its
  * rounding: `contracted` says whether its x * y + z rounds once, `root` is its square root (see native.Arithmetic). */
-enum { BLOCK = 1024 };
+enum { BLOCK = 256 };
 enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3, HOLD = 4, PICK = 5 };       /* guides; 0 is none */
 enum { ADD_TO_WEIGHT = 1, SCALE_WEIGHT = 2, ADD_TO_GRADIENT = 3 };             /* weight decays; 0 is none */
 
@@ -266,11 +281,6 @@ static void adam_one(float *w, const float *g, float *m, float *v, int64_t n, co
     move_one(w, m, v, root, n, c);
 }
 
-CLONES
-static void multiply_one(float *restrict x, const float *restrict by, int64_t n) {
-    for (int64_t i = 0; i < n; i++) x[i] *= by[i];
-}
-
 /* of short vectors m and v, which hold only some numbers of the weight */
 static void step_picked(const job *j, int64_t at, int64_t n, const settings *s) {
     float w[BLOCK], g[BLOCK];
@@ -289,9 +299,13 @@ static void step_block(const job *j, int64_t at, int64_t n, const float *bounds,
     float *old = apart ? j->m + at : here[0], *factor = apart ? j->v + at : here[1];
     float *w = j->w + at, *g = j->g + at;
     void *average = j->more ? (char *)j->more + at * (s->half ? 2 : 4) : 0;
-    if (j->guide == GRADIENT || j->guide == CHANGE)
+    if (j->guide == GRADIENT) {
+        freeze_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], s->metric, bounds[0], bounds[1]);
+        if (j->group < 0) memcpy(g, factor, n * sizeof *g);
+        g = factor;
+    }
+    if (j->guide == CHANGE)
         keep_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], s->metric, bounds[0], bounds[1]);
-    if (j->guide == GRADIENT) multiply_one(g, factor, n);
     if (j->guide == CHANGE || j->guide == HOLD) memcpy(old, w, n * sizeof *w);
     if (j->guide == SCALE_CHANGE) scale_one(w, g, average, old, factor, n, j->mean, s->kind, s->half, s->scale);
     if (j->group < 0) return;

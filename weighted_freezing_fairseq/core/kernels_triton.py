@@ -143,7 +143,8 @@ def step(
         factor = _kept(w, g, i, lo, hi, k0, k1, METRIC)
         if guide == GRADIENT:
             g = g * factor
-            tl.store(at_g, g, mask=inside)
+            if group < 0:
+                tl.store(at_g, g, mask=inside)
     if guide == SCALE_CHANGE:
         factor = _scaled(w, g, more, tl.load(means + part), i, inside, numbers, KIND, HALF)
     if group < 0:

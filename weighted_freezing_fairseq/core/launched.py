@@ -61,7 +61,7 @@ def step_(
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
-    parts = [Part(weight, weight, (old, factor), -1, Guide()) for weight, old, factor in changes if weight.numel()]
+    parts = [Part(weight, weight, (old, factor), -1) for weight, old, factor in changes if weight.numel()]
     if parts:
         _Launch(parts, parts[0].weight.device)(kernels_triton.advance)
 
@@ -144,11 +144,13 @@ def _differs(device: torch.device) -> str:
     new_m = m.double() + adam.rest1 * (masked.double() - m)
     new_v = adam.beta2 * v.double() + adam.rest2 * masked.double().square()
     new_w = adam.decay * w.double() + adam.rate * new_m / (new_v.sqrt() / adam.scale + adam.eps)
-    sent = [tensor.to(device, copy=True) for tensor in (w, g, m, v)]
-    step_([Part(sent[0], sent[1], (sent[2], sent[3]), 0, Guide(native.GRADIENT, key))], [adam], "magnitude")
+    guide = Guide(native.GRADIENT, key)
+    sent = [tensor.to(device, copy=True) for tensor in (w, g, m, v, g)]
+    step_([Part(sent[0], sent[4], None, -1, guide)], [], "magnitude")  # masks where another optimizer would follow
+    step_([Part(sent[0], sent[1], (sent[2], sent[3]), 0, guide)], [adam], "magnitude")
     found = [tensor.cpu() for tensor in sent]
-    if not torch.equal(found[1], masked):
+    if not torch.equal(found[4], masked):
         return "another mask than torch's"
-    pairs = zip((found[0], *found[2:]), (new_w, new_m, new_v), strict=True)
+    pairs = zip((found[0], *found[2:4]), (new_w, new_m, new_v), strict=True)
     alike = all(torch.allclose(mine.double(), exact, rtol=1e-5, atol=1e-9) for mine, exact in pairs)
     return "" if alike else "another step than Adam's"

@@ -182,6 +182,9 @@ class Guide(NamedTuple):
     more: Tensor | None = None  # an average, a mask that stays, or the positions that the moments belong to
 
 
+NO_GUIDE = Guide()
+
+
 class Numbers(NamedTuple):
     """The constants of Adam for a group of weights: the struct `adam` of kernels.c."""
 
@@ -200,15 +203,16 @@ class Numbers(NamedTuple):
 class Part(NamedTuple):
     """Numbers that are stepped alike: a weight or a slice of one, its gradient, Adam's moments, and which `Numbers`.
 
-    With group -1 another optimizer steps it afterwards, and a guide does what is to be done before: GRADIENT is all
-    done, and the others write the old weight and the share of its change that it keeps where moments would be.
+    With group -1 another optimizer steps it afterwards, and a guide does what is to be done before: GRADIENT masks the
+    gradient, which stays as it was where Adam follows in the same pass; the others write the old weight and the share
+    of its change that it keeps where moments would be.
     """
 
     weight: Tensor
     grad: Tensor
     moments: tuple[Tensor, Tensor] | None
     group: int
-    guide: Guide
+    guide: Guide = NO_GUIDE
 
     @property
     def length(self) -> int:
@@ -290,23 +294,29 @@ def address(function: object) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
 
 
-def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> Iterator[bytes]:
+def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
     """A part as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the part's own."""
     weight, grad, moments, group, guide = part
+    kind, (key0, key1), mean, more = guide
     count = part.length
-    if count > _LONG and bounds is None and guide.kind in FREEZES:
+    if count > _LONG and bounds is None and kind in FREEZES:
         bounds = ranges([(weight, grad)], metric)
+    lo, hi = bounds or (0.0, 0.0)
     m, v = (moments[0].data_ptr(), moments[1].data_ptr()) if moments else (0, 0)
     w, g = weight.data_ptr(), grad.data_ptr()
-    more, more_bytes = (guide.more.data_ptr(), guide.more.element_size()) if guide.more is not None else (0, 0)
+    other, other_bytes = (more.data_ptr(), more.element_size()) if more is not None else (0, 0)
+    jobs = []
     for at in range(0, count, _LONG):
         by = 4 * at
-        whole = 0 if guide.kind == PICK else by  # positions count from where a weight begins
-        yield _JOB.pack(
-            w + whole, g + whole, m and m + by, v and v + by, more + at * more_bytes,
-            min(_LONG, count - at), at, *guide.key, *(bounds or (0.0, 0.0)), float(guide.mean),
-            guide.kind, bounds is not None, group,
+        whole = 0 if kind == PICK else by  # positions count from where a weight begins
+        n = min(_LONG, count - at)
+        jobs.append(
+            _JOB.pack(
+                w + whole, g + whole, m and m + by, v and v + by, other + at * other_bytes,
+                n, at, key0, key1, lo, hi, mean, kind, bounds is not None, group,
+            )
         )  # fmt: skip
+    return jobs
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
