@@ -165,20 +165,19 @@ def _cut(
     weight: Tensor, grad: Tensor, moments: tuple[Tensor, Tensor], group: int, guides: Sequence[tuple[Slot, Guide]]
 ) -> Iterator[Part]:
     """A parameter's tensors as the slots cut them, what lies between slots without a guide."""
-    at = 0
     flat = [tensor.view(-1) for tensor in (weight, grad, *moments)]
 
-    def part(stop: int, guide: Guide) -> Part:
-        w, g, m, v = (tensor[at:stop] for tensor in flat)
+    def part(start: int, stop: int, guide: Guide = NO_GUIDE) -> Part:
+        w, g, m, v = (tensor[start:stop] for tensor in flat)
         return Part(w, g, (m, v), group, guide)
 
+    at = 0
     for slot, guide in sorted(guides, key=lambda pair: pair[0].start or 0):
         start = slot.start or 0
-        yield part(start, NO_GUIDE)
-        at = start
-        yield part(at + len(slot), guide)
-        at += len(slot)
-    yield part(len(flat[0]), NO_GUIDE)
+        yield part(at, start)
+        at = start + len(slot)
+        yield part(start, at, guide)
+    yield part(at, len(flat[0]))
 
 
 # How torch computes ---------------------------------------------------------------------------------------------------
