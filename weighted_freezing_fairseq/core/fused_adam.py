@@ -6,11 +6,9 @@ rounding. Left out on purpose: whatever is unusual (amsgrad, other dtypes, a fir
 base does that itself.
 """
 
-import ctypes
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -199,10 +197,10 @@ def _arithmetic() -> Arithmetic | None:
 
 def _mkl() -> tuple[int, int] | None:
     """What `Arithmetic` says of the MKL inside torch, if it is there."""
+    library = native.torch_itself()
     try:
-        torch_itself = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        root, threads = torch_itself.vmsSqrt, torch_itself.MKL_Set_Num_Threads_Local
-    except (OSError, AttributeError):
+        root, threads = library.vmsSqrt, library.MKL_Set_Num_Threads_Local  # type: ignore[union-attr]
+    except AttributeError:
         return None
     return native.address(root), native.address(threads)
 

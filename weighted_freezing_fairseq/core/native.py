@@ -134,8 +134,48 @@ def scale_kind(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int |
 
 
 @cache
+def torch_itself() -> ctypes.CDLL | None:
+    """The library that torch computes with, and what that is linked to, if it is where wheels have it."""
+    try:
+        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    except OSError:
+        return None
+
+
+@cache
+def _team() -> Callable[..., None] | None:
+    """What starts torch's own threads: `GOMP_parallel(function, data, how many, 0)` of its OpenMP, if it has one.
+
+    After an operation these wait awake for the next one, many milliseconds long, and would slow other threads down.
+    """
+    try:
+        start = torch_itself().GOMP_parallel  # type: ignore[union-attr]
+    except AttributeError:
+        return None
+    start.restype = None
+    return start
+
+
+@cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="wff")
+
+
+def _each(count: int, work: Callable[[int], _T]) -> list[_T]:
+    """[work(0), work(1) ...], side by side: ctypes lets go of the interpreter's lock."""
+    if count <= 1:
+        return list(map(work, range(count)))
+    start = _team()
+    if start is None:
+        return list(_threads(count).map(work, range(count)))
+    left, done = iter(range(count)), dict[int, _T]()
+
+    def take(_: object) -> None:
+        for index in left:
+            done[index] = work(index)
+
+    start(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(take), None, ctypes.c_uint(count), ctypes.c_uint(0))
+    return [done[index] for index in range(count)]
 
 
 def _shares(tensors: Sequence[Tensor]) -> list[list[int]]:
@@ -150,9 +190,9 @@ def _shares(tensors: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _on_shares(tensors: Sequence[Tensor], work: Callable[[list[int]], _T]) -> list[_T]:
-    """`work` on the share of each thread; ctypes lets go of the interpreter's lock, so they run side by side."""
+    """`work` on the share of each thread."""
     shares = _shares(tensors)
-    return list(map(work, shares) if len(shares) <= 1 else _threads(len(shares)).map(work, shares))
+    return _each(len(shares), lambda index: work(shares[index]))
 
 
 def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, float]:
@@ -285,8 +325,7 @@ def step_(
     def work(_: int) -> None:
         kernels.wff_step(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
 
-    count = min(torch.get_num_threads(), len(jobs))
-    list(map(work, range(count)) if count <= 1 else _threads(count).map(work, range(count)))
+    _each(min(torch.get_num_threads(), len(jobs)), work)
 
 
 def address(function: object) -> int:
