@@ -9,7 +9,7 @@ import pytest
 from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 from recipe_runs import CONFIGS, kill_when_there, shortened, wff
 
-from weighted_freezing_fairseq.recipes.machine import cores
+from weighted_freezing_fairseq.recipes.machine import threads_each
 from weighted_freezing_fairseq.recipes.scores import read_lines, score
 
 METHODS = ("standard", "weighted_freeze", "self_distillation")  # the last is taught by the first
@@ -100,7 +100,7 @@ def flags_give_the_same_training(data, run, folder):
     fairseq = Fairseq(data / "clean/de-en/bin", folder)
     words = ["--user-dir", USER_DIR, "--adam-betas", "(0.9, 0.98)", "--save-dir", folder / "argparse"]
     # As many threads: they share out sums, and with them the last bits.
-    threads = {"OMP_NUM_THREADS": str(max(1, cores() // 2))}
+    threads = {"OMP_NUM_THREADS": str(threads_each(2))}
     fairseq("train", fairseq.data, *flags, *words, env={**environment(), **threads})
     other = Fairseq(data, run).checkpoint("checkpoints")["model"]
     assert_same(fairseq.checkpoint("argparse")["model"], other)

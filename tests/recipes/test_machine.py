@@ -1,5 +1,7 @@
 """A run's batch is that of its YAML on any number of GPUs, and no two runs get one GPU while there are enough."""
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,19 @@ def test_the_batch_is_kept(tokens, update_freq, gpus, at_most):
     each, rounds = share_of_batch(tokens, update_freq, gpus, at_most)
     assert each <= (at_most or tokens)
     assert 0 <= tokens * update_freq - each * rounds * gpus < rounds * gpus
+
+
+def test_a_run_has_its_share_of_the_cores_and_no_more_than_the_environment_says(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
+    for name in ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert (Machine.of("cpu", None, 2).threads, Machine.of("cpu", 1, 5).threads) == (8, 16)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")  # where SLURM does not bind the job to them
+    assert (Machine.of("cpu", None, 9).jobs, Machine.of("cpu", None, 9).threads) == (4, 1)
+    assert Machine.of("cpu", 1, 9).threads == 4
+    for value, threads in (("2", 2), ("3,1", 3), ("64", 4), ("0", 4), ("many", 4), ("", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert Machine.of("cpu", 1, 9).threads == threads, value
 
 
 def gpu_machine(monkeypatch, names, *words):

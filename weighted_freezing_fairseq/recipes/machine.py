@@ -20,8 +20,24 @@ _T, _U = TypeVar("_T"), TypeVar("_U")
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU cores that this process may use; SLURM does not always bind a job to those that it has."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, _number("SLURM_CPUS_PER_TASK") or here)
+
+
+def threads_each(jobs: int) -> int:
+    """The threads of each of `jobs` runs side by side: its share of the cores, or fewer where OMP_NUM_THREADS says so.
+
+    More threads than cores are a catastrophe: they wait for one another awake.
+    """
+    share = max(1, cores() // jobs)
+    return min(share, _number("OMP_NUM_THREADS") or share)
+
+
+def _number(variable: str) -> int | None:
+    """A positive number that the environment holds; of a list for nested threads the first."""
+    first = os.environ.get(variable, "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def a_device() -> str:
@@ -81,12 +97,12 @@ class Machine:
             if precision not in ("auto", "fp32"):
                 raise UserError(f"--precision {precision} is for GPUs; type --precision fp32, or --device cuda")
             jobs = min(jobs or cores(), runs)
-            return cls(device, jobs, max(1, cores() // jobs))
+            return cls(device, jobs, threads_each(jobs))
         found = len(_visible_gpus())
         if gpus < 1 or gpus > found:
             raise UserError(f"torch sees {found} GPUs, and {gpus} were asked for; type --gpus {max(1, found)}")
         jobs = min(jobs or found // gpus, runs)
-        return cls(device, jobs, max(1, cores() // jobs), gpus, _precision(precision), tokens_per_gpu)
+        return cls(device, jobs, threads_each(jobs), gpus, _precision(precision), tokens_per_gpu)
 
     def map(self, work: Callable[[_T], _U], runs: Iterable[_T]) -> list[_U]:
         """`work` on each of `runs`, `jobs` at a time."""

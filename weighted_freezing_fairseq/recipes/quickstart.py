@@ -15,7 +15,7 @@ from typing import Any
 from ..analysis import figures
 from ..configs import CONFIGS, config_path
 from . import page
-from .machine import Machine, cores
+from .machine import Machine, threads_each
 from .provenance import note, on_embedded
 from .runs import (
     Run,
@@ -54,7 +54,7 @@ def cost(
         say("measuring update time and memory of all methods side by side")
         words = ["bench", "--methods", ",".join(methods), "--size", "toy", "--out", folder]
         words += [word for each in folders for word in ("--configs", each)]
-        wff([*words, "--device", device, "--rounds", rounds], cores())
+        wff([*words, "--device", device, "--rounds", rounds], threads_each(1))
 
     once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
     with (folder / "bench.csv").open(newline="", encoding="utf-8") as file:
