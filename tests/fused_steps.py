@@ -54,11 +54,14 @@ def trained(base, row, settings, decay=0.1, special=True):
     return optimizer, [*parameters, flat]
 
 
-def assert_same_bits(one, other):
-    """Of two results of `trained`."""
+def assert_same_bits(one, other, gradients=True):
+    """Of two results of `trained`; gradients differ where one of them was masked in place."""
     (mine, weights), (its, others) = one, other
     for a, b in zip(weights, others, strict=True):
         torch.testing.assert_close(a.detach(), b.detach(), rtol=0, atol=0, equal_nan=True)
+        assert (a.grad is None) == (b.grad is None)
+        if gradients and a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0, equal_nan=True)
     left, right = mine.state_dict(), its.state_dict()
     assert left["state"].keys() == right["state"].keys()
     for index, entry in right["state"].items():

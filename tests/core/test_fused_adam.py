@@ -45,14 +45,14 @@ def test_one_pass_gives_the_bits_of_the_base_and_its_guide(base, row, settings, 
     with native.switched_off():
         plain = trained(base, row, settings)
     assert len(taken) < UPDATES
-    assert_same_bits(fused, plain)
+    assert_same_bits(fused, plain, gradients=row != "weighted_freeze" or settings.get("stage") == "update")
 
 
 @pytest.mark.parametrize("base", BASES)
 def test_without_decay_too_and_a_planted_error_is_found(base, taken, monkeypatch):
     with native.switched_off():
         plain = trained(base, "weighted_freeze", {}, decay=0.0)
-    assert_same_bits(trained(base, "weighted_freeze", {}, decay=0.0), plain)
+    assert_same_bits(trained(base, "weighted_freeze", {}, decay=0.0), plain, gradients=False)
     for name in ("beta1", "rest1", "beta2", "rest2", "eps", "rate"):
         planted = {
             key: lambda group, step, of=formula, name=name: (found := of(group, step))._replace(
@@ -64,7 +64,7 @@ def test_without_decay_too_and_a_planted_error_is_found(base, taken, monkeypatch
             context.setattr(fused_adam, "FORMULAS", MappingProxyType(planted))
             wrong = trained(base, "weighted_freeze", {}, decay=0.0, special=False)
         with pytest.raises(AssertionError):
-            assert_same_bits(wrong, plain)
+            assert_same_bits(wrong, plain, gradients=False)
 
 
 def test_the_gradient_is_masked_on_its_way_to_adam_and_stays_as_it_was(taken):
