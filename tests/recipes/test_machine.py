@@ -1,13 +1,15 @@
 """A run's batch is that of its YAML on any number of GPUs, and no two runs get one GPU while there are enough."""
 
 import os
+import platform
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.machine import Machine, share_of_batch
+from weighted_freezing_fairseq.recipes.machine import Machine, device_name, share_of_batch
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,11 @@ def test_what_the_machine_has_not_is_refused(monkeypatch):
         gpu_machine(monkeypatch, "0,1", None, 1, 4)
     with pytest.raises(UserError, match="--precision bf16 is for GPUs; type --precision fp32"):
         Machine.of("cpu", None, 1, 1, "bf16")
+
+
+def test_the_processor_has_a_name(monkeypatch):
+    listed = Path("/proc/cpuinfo")
+    known = listed.read_text() if listed.is_file() else ""
+    assert device_name("cpu") in known or "model name" not in known
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor: 0\n")  # as some ARM systems have it
+    assert device_name("cpu") in (platform.processor(), platform.machine())

@@ -6,11 +6,13 @@ one GPU; SLURM gives each run its own node).
 """
 
 import os
+import platform
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UserError
@@ -45,6 +47,20 @@ def a_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    """What computes: the name of the GPU or of the processor, as far as the system tells it."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(0)
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        told = []
+    names = (line.partition(":")[2].strip() for line in told if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def environment(threads: int) -> dict[str, str]:

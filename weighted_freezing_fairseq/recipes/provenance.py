@@ -19,7 +19,7 @@ from typing import Any
 from .. import __version__
 from ..configs import CONFIGS
 from ..files import write_atomically
-from .machine import Machine
+from .machine import Machine, device_name
 from .runs import PROVENANCE, Run
 
 EMBEDDED = "embedded"
@@ -88,8 +88,5 @@ def _environment() -> str:
 
 def _device(machine: Machine) -> str:
     """What computes, by its name."""
-    if machine.device == "cpu":
-        return f"{platform.processor() or platform.machine()}, {machine.threads} threads"
-    import torch
-
-    return f"{machine.gpus} x {torch.cuda.get_device_name(0)}"
+    name = device_name(machine.device)
+    return f"{name}, {machine.threads} threads" if machine.device == "cpu" else f"{machine.gpus} x {name}"
