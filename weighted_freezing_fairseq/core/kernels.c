@@ -28,7 +28,15 @@ static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); ret
      : (metric) == LOSS_PRESERVING ? from_bits(to_bits((w) * (g)) & 0x7fffffff) \
                                    : (g) * (g))
 
-#define RANGE(metric)                                                                   \
+/* a loop for the one metric that is asked for, which the compiler then knows */
+#define BY_METRIC(loop, use)                                                            \
+    switch (metric) {                                                                   \
+    case MAGNITUDE: loop(MAGNITUDE, use) break;                                         \
+    case LOSS_PRESERVING: loop(LOSS_PRESERVING, use) break;                             \
+    default: loop(FISHER, use) break;                                                   \
+    }
+
+#define RANGE(metric, none)                                                             \
     for (int64_t i = 0; i < n; i++) {                                                   \
         int32_t a = to_bits(IMPORTANCE_OF(metric, w[i], g[i]));                         \
         lo = a < lo ? a : lo;                                                           \
@@ -51,11 +59,7 @@ static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); ret
 CLONES
 static void range_of(const float *restrict w, const float *restrict g, int64_t n, int metric, float *out) {
     int32_t lo = 0x7fffffff, hi = 0;
-    switch (metric) {
-    case MAGNITUDE: RANGE(MAGNITUDE) break;
-    case LOSS_PRESERVING: RANGE(LOSS_PRESERVING) break;
-    default: RANGE(FISHER) break;
-    }
+    BY_METRIC(RANGE, )
     out[0] = from_bits(lo);
     out[1] = from_bits(hi);
 }
@@ -65,11 +69,7 @@ CLONES
 static void keep_one(const float *restrict w, const float *restrict g, float *restrict kept, int64_t n, int64_t start,
                      uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
     const float range = hi - lo;
-    switch (metric) {
-    case MAGNITUDE: KEEP(MAGNITUDE, NOTE) break;
-    case LOSS_PRESERVING: KEEP(LOSS_PRESERVING, NOTE) break;
-    default: KEEP(FISHER, NOTE) break;
-    }
+    BY_METRIC(KEEP, NOTE)
 }
 
 /* g, and 0 where it is not kept */
@@ -77,11 +77,7 @@ CLONES
 static void freeze_one(const float *restrict w, const float *restrict g, float *restrict masked, int64_t n,
                        int64_t start, uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
     const float range = hi - lo;
-    switch (metric) {
-    case MAGNITUDE: KEEP(MAGNITUDE, MULTIPLY) break;
-    case LOSS_PRESERVING: KEEP(LOSS_PRESERVING, MULTIPLY) break;
-    default: KEEP(FISHER, MULTIPLY) break;
-    }
+    BY_METRIC(KEEP, MULTIPLY)
 }
 
 /* lo and hi of each of `count` tensors of n[t] numbers, into out[2 * t] and out[2 * t + 1] */
