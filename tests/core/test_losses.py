@@ -408,3 +408,15 @@ def test_the_c_twin_of_the_alignment_is_the_torch_path_up_to_rounding(monkeypatc
     for level in ("unit", "layer"):
         for mine, its in zip(found["native", level], found["torch", level], strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
+
+
+def test_chunks_of_a_large_vocabulary_have_rows_enough_to_move_its_weight_for():
+    rows, words, chunks = 320, 60_000, []
+
+    def teacher(start, stop):
+        chunks.append((start, stop))
+        return torch.full((stop - start, words), 1 / words)
+
+    outputs, weight = random(1, rows, 2).float(), random(words, 2, seed=1).float()
+    passes_loss(outputs, torch.zeros(rows, dtype=torch.long), weight, divergence="teacher", teacher=teacher)
+    assert chunks == [(0, 160), (160, 320)]

@@ -34,6 +34,7 @@ Terms = tuple[Tensor, Tensor | None, Tensor | None]
 
 _CPU_CHUNK = 8 << 20  # bytes of one K x R x V tensor: a handful of them stay in the last-level cache
 _GPU_CHUNK = 128 << 20  # a few launches an update
+_LEAST_ROWS = 160  # of K x R: every chunk moves the whole weight and its gradient, for these at least
 
 
 def _centred(p: Tensor, v: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ def _chunks(outputs: Tensor, words: int, settings: _Settings) -> Iterator[tuple[
     """Ranges of rows, as even as they come."""
     passes, rows = outputs.shape[:2]
     budget = _CPU_CHUNK if outputs.device.type == "cpu" else _GPU_CHUNK
-    size = settings.chunk or max(16, budget // (4 * passes * words))
+    size = settings.chunk or max(math.ceil(_LEAST_ROWS / passes), budget // (4 * passes * words))
     count = math.ceil(rows / size)
     for part in range(count):
         yield part * rows // count, (part + 1) * rows // count
