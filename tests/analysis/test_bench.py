@@ -2,6 +2,9 @@
 
 import csv
 import json
+import logging
+import os
+import platform
 import re
 import sys
 from dataclasses import asdict, replace
@@ -11,6 +14,7 @@ import pytest
 import torch
 from recipe_runs import wff
 
+from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.analysis.bench import (
     VARIANTS,
     Case,
@@ -23,6 +27,8 @@ from weighted_freezing_fairseq.analysis.bench import (
     worse_than,
 )
 from weighted_freezing_fairseq.analysis.subjects import SIZES
+from weighted_freezing_fairseq.analysis.tables import TABLES, Table
+from weighted_freezing_fairseq.configs import config_path
 from weighted_freezing_fairseq.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
@@ -119,12 +125,90 @@ def test_cost_grows_with_one_number_of_a_size():
     ]
     assert [case.size.vocabulary for case in found] == [4000, 12000] * 2
     assert found[2].size.width == SIZES["small"].width and found[2].passes is None and found[2].processes == 1
-    assert cases(["toy"], "passes=2") == [Case("toy, passes 2", SIZES["toy"], passes=2)]
-    assert cases(["toy"], "processes=4") == [Case("toy, processes 4", SIZES["toy"], processes=4)]
+    assert (found[1].varied, found[1].value) == ("vocabulary", 12000)
+    assert cases(["toy"], "passes=2") == [Case("toy, passes 2", SIZES["toy"], passes=2, varied="passes", value=2)]
+    (four,) = cases(["toy"], "processes=4")
+    assert four == Case("toy, processes 4", SIZES["toy"], processes=4, varied="processes", value=4)
     assert cases(["toy"], None) == [Case("toy", SIZES["toy"])]
     for wrong in ("vocabulary", "vocabulary=many", "speed=3", "passes=0", "processes=0"):
         with pytest.raises(UserError, match="type --vary vocabulary=4000,12000,40000 or passes=2,3,4"):
             cases(["toy"], wrong)
+
+
+@pytest.fixture
+def bench(capsys):
+    """The command in this process, and what it said."""
+
+    def call(*words):
+        status = main(["bench", *map(str, words)])
+        return status, capsys.readouterr()
+
+    yield call
+    logging.disable(logging.NOTSET)
+
+
+def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
+    table = Table("tiny", "what little there is", ["standard", "weighted_freeze"], ("toy",), "sentences=2,3", 1)
+    monkeypatch.setitem(TABLES, "tiny", table)
+    words = ["--table", "tiny", "--out", tmp_path]
+    status, said = bench(*words)
+    assert status == 0 and "measuring tiny: what little there is" in said.err
+    with (tmp_path / "tiny/bench.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["varied"], row["value"]) for row in rows] == [
+        (method, "sentences", value) for value in "23" for method in table.methods
+    ]
+    assert rows[0]["size"] == "toy, sentences 2" and rows[0]["device"] and rows[0]["torch"] == torch.__version__
+    written = (tmp_path / "tiny/bench.md").read_text()
+    assert written.startswith("# What little there is\n") and said.out == written + "\n"
+    assert f"{rows[0]['device']}, {torch.get_num_threads()} threads, fp32" in written
+    assert f"wff bench --table tiny --out {tmp_path}\n" in written
+    assert (tmp_path / "tiny/growth.pdf").is_file()
+    before = (tmp_path / "tiny/bench.csv").stat().st_mtime_ns
+    status, again = bench(*words)
+    assert status == 0 and "tiny: bench is done already" in again.err and again.out == said.out
+    assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
+    status, said = bench(*words, "--rounds", 2)
+    assert status == 2 and "holds a bench of other settings; give another --out" in said.err
+    assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_the_memory_of_a_case_is_given_back(bench):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    words = ["--methods", "standard,sage", "--rounds", 1, "--json"]
+    bench("--size", "toy", *words)  # imports, compiles
+    before = resident()
+    rows = json.loads(bench("--size", "small", *words)[1].out)
+    assert resident() - before < 0.5 * min(row["peak_bytes"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "x", "--methods", "sage"], "leave out --methods, or --table"),
+        (["--out", "x", "--size", "toy"], "leave out --size, or --table"),
+        (["--out", "x", "--vary", "passes=2"], "leave out --vary, or --table"),
+        (["--out", "x", "--quick"], "leave out --quick, or --table"),
+        (["--out", "x", "--check", "bench.csv"], "leave out --check, or --table"),
+        (["--out", "x", "--json"], "leave out --json, or --table"),
+        ([], "where to? add --out DIR, in which each table gets a folder"),
+    ],
+    ids=lambda each: each[-1] if each and isinstance(each, list) else "",
+)
+def test_a_table_says_what_is_measured(bench, words, said):
+    status, found = bench("--table", "steps", *words)
+    assert status == 2 and said in found.err
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
+def test_a_published_table_is_of_what_there_is(table):
+    assert table.methods[0] == "standard" and len(set(table.methods)) == len(table.methods) > 1
+    for method in table.methods:
+        assert config_path(VARIANTS.get(method, (method,))[0], CONFIGS, ADAPT).is_file()
+    assert len(cases(table.sizes, table.vary)) == len(table.sizes) * (table.vary or "").count(",") + len(table.sizes)
 
 
 def test_processes_that_wait_for_each_other_are_measured(tmp_path):
@@ -168,14 +252,16 @@ def test_another_precision_is_measured(tmp_path):
     rows = (tmp_path / "bench.csv").read_text().splitlines()
     better = rows[2].replace(str(sage["state_bytes"]), "1")
     assert better != rows[2]
-    (tmp_path / "bench.csv").write_text("\n".join([*rows[:2], better, ""]))
+    elsewhere = [row.replace(sage["device"], "an abacus") for row in (*rows[:2], better)]
+    (tmp_path / "bench.csv").write_text("\n".join([*elsewhere, ""]))
     done = wff(*words, "--precision", "bf16", "--check", tmp_path / "bench.csv")
     assert done.returncode == 1 and "sage, toy, sentences 3, bf16: 2,621,440 bytes of state, not 1" in done.stderr
+    assert "was measured on another machine (an abacus), whose ratios may differ from those of this one" in done.stderr
 
 
 def test_a_check_finds_what_became_worse_and_forgives_noise():
     numbers = dict.fromkeys((name for name, kind in Row.__annotations__.items() if kind in (int, float)), 100)
-    row = Row(**numbers, method="sage", size="toy", precision="fp32")
+    row = Row(**numbers, method="sage", size="toy", precision="fp32", varied="", value=None, device="", torch="")
     now = [replace(row, time_low=1.05, time_ratio=1.1, time_high=1.2)]
 
     def stored(**changed):

@@ -402,3 +402,24 @@ def test_flops_are_those_beyond_standard_training_by_size(wff, bench, drawn):
     assert lines(axis) == {"sage": [[10, 30], [1000, 3000]]}  # fish_mask needs no more
     assert axis.get_xscale() == axis.get_yscale() == "log"
     assert [row["more_flops"] for row in read(wff.out / "flops.csv")] == ["0", "30", "-10", "0", "3000", "-1000"]
+
+
+def test_growth_is_over_what_was_varied_or_the_size_of_the_model(wff, bench, drawn):
+    rows = read(bench)
+    for row in rows:
+        few = row["size"] == "small"
+        row |= {"size": f"toy, passes {2 if few else 20}", "varied": "passes", "value": 2 if few else 20}
+    varied = write(bench.parent / "varied/bench.csv", rows)
+    wff("growth", varied)
+    time, memory = drawn[0].axes
+    assert lines(time)["sage"] == [[2, 1.1], [20, 1.1]] and lines(memory)["fish_mask"] == [[2, 0.8], [20, 0.8]]
+    whiskers = [each.lines[2][0].get_segments()[0][:, 1].tolist() for each in time.containers]
+    assert whiskers[1] == pytest.approx([0.99, 1.32])
+    assert memory.get_xlabel() == "passes" and memory.get_xscale() == "log" and time.get_ylim()[0] == 0
+    assert [label.get_text() for label in memory.get_xticklabels()] == ["2", "20"]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["standard", "sage", "fish_mask"]
+    assert read(wff.out / "growth.csv")[0]["size"] == "toy"
+    plain = write(bench.parent / "plain/bench.csv", [row | {"varied": "", "value": ""} for row in rows])
+    wff("growth", varied, plain)
+    assert [axis.get_xlabel() for axis in drawn[1].axes] == ["passes", "passes", "parameters", "parameters"]
+    assert lines(drawn[1].axes[2])["sage, plain"] == [[10, 1.1], [1000, 1.1]]

@@ -197,6 +197,16 @@ def test_sensitivity_cost_and_origin(read):
     assert "wff train iwslt14 --method standard --seed 2" in read.text
 
 
+def test_how_cost_grows_is_drawn_where_a_table_has_several_sizes(root, capsys, tmp_path):
+    columns = (root / "cost/bench.csv").read_text().splitlines()[0] + ",varied,value\n"
+    lines = [f'ewc,"toy, passes {k}",1.{k},1,2,1.5,7,0.1,900,15,2e9,passes,{k}\n' for k in (2, 3)]
+    lines += [f'standard,"toy, passes {k}",1,1,1,1,0,0.1,900,15,2e9,passes,{k}\n' for k in (2, 3)]
+    (tmp_path / "grown").mkdir()
+    (tmp_path / "grown/bench.csv").write_text(columns + "".join(lines))
+    found = Read(write(capsys, root / "mine/some.log", tmp_path / "grown", "--out", tmp_path / "page.html"))
+    assert "Its numbers as CSV: wff plot growth." in found.text and "wff plot cost." in found.text
+
+
 def test_what_is_missing_says_what_to_type(read, root):
     half = root / "runs/iwslt14-li/clean/de-en/weighted_freeze-2"
     assert f"not done to the end: 1 runs, {half} is one" in read.text

@@ -8,9 +8,12 @@ can go below (`counted.py`). Left out on purpose: absolute seconds as a result.
 
 import argparse
 import csv
+import ctypes
+import gc
 import json
 import logging
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -24,18 +27,25 @@ from typing import Any
 from ..configs import CONFIGS, config_path, methods_in
 from ..errors import UserError
 from ..files import write_atomically
-from ..recipes.runs import as_csv, say
+from ..recipes.machine import device_name
+from ..recipes.runs import as_csv, once, say
 from .subjects import PRECISIONS, SIZES, Size, Subject, subject_of, synthetic
+from .tables import TABLES, Table
 
 HELP = """\
 Measure time and memory of every method beside standard training, interleaved in one process, and count the operations
 and bytes that it cannot do without."""
-EXAMPLE = "wff bench --size small --size iwslt --rounds 15 --out runs/bench"
+EXAMPLE = """\
+wff bench --quick
+  wff bench --methods sage,ewc --size iwslt --rounds 15 --out runs/bench
+  wff bench --size small --vary vocabulary=4000,12000,40000
+  wff bench --table all --device cuda --precision bf16 --out runs/costs   # every table of the README, on your GPU"""
 
 # A method's YAML with other settings: its variants, the modes of its passes, the plain way of them (`plain_passes.py`),
 # what fairseq itself has to offer, and the fastest plain Adam (`fused_adamw.py`).
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "adamw_of_torch": ("standard", "optimizer._name=adamw_of_torch"),
+    "alignreg_frobenius": ("alignreg", "criterion.alignreg=frobenius"),
     "intra_distillation_loop": ("intra_distillation", "criterion.pass_mode=loop"),
     "intra_distillation_plain": ("intra_distillation", "criterion._name=intra_distillation_plain"),
     "intra_distillation_recompute": ("intra_distillation", "criterion.pass_mode=recompute"),
@@ -47,20 +57,23 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "sage_bf16": ("sage", "optimizer.sage_state_dtype=bf16"),
     "sage_light": ("sage", "optimizer.sage_variant=light"),
 }
-QUICK = """standard weighted_freeze sage fish_mask lfr_cm ewc alignreg r_drop intra_distillation
-  intra_distillation_recompute""".split()
 _NUMBERS = tuple(field.name for field in fields(Size))
 _OTHERS = ("passes", "processes")  # that can be varied, of a Case
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured in one go: a size, under the name that rows have, with K passes, by so many processes."""
+    """What is measured in one go: a size, under the name that rows have, with K passes, by so many processes.
+
+    varied, value: what tells it from other cases of that size.
+    """
 
     name: str
     size: Size
     passes: int | None = None  # that of the YAML
     processes: int = 1
+    varied: str = ""
+    value: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +103,19 @@ class Row:
     parameters: int
     tokens: int
     rounds: int
+    varied: str  # of the size, and its value here
+    value: int | None
+    device: str
+    threads: int
+    torch: str
 
 
 def measure(
-    subjects: Sequence[Subject], name: str, sample: dict[str, Any], rounds: int, device: str, precision: str = "fp32"
+    subjects: Sequence[Subject], case: Case, sample: dict[str, Any], rounds: int, device: str, precision: str = "fp32"
 ) -> list[Row]:
-    """Rows of `subjects` (standard first), which are of size `name`."""
+    """Rows of `subjects` (standard first), which are those of `case`."""
+    import torch
+
     from .counted import Rates
 
     seconds: dict[str, list[float]] = {subject.method: [] for subject in subjects}
@@ -114,7 +134,7 @@ def measure(
             subject.forget_gradients()
         for subject in order:
             steps[subject.method].append(_timed(subject.step, device))
-        print(f"\rbench {name}: round {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+        print(f"\rbench {case.name}: round {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     base = subjects[0]
     rows = []
@@ -130,7 +150,7 @@ def measure(
         rows.append(
             Row(
                 method=subject.method,
-                size=name,
+                size=case.name,
                 precision=precision,
                 time_ratio=time_mid,
                 time_low=time_low,
@@ -152,6 +172,11 @@ def measure(
                 parameters=sum(p.numel() for p in subject.trainer.model.parameters()),
                 tokens=sample["ntokens"],
                 rounds=rounds,
+                varied=case.varied,
+                value=case.value,
+                device=device_name(device),
+                threads=torch.get_num_threads(),
+                torch=torch.__version__,
             )
         )
     return rows
@@ -231,14 +256,26 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: Sequence[Row], out: Path) -> None:
-    """bench.csv and bench.md in `out`, and the costs as a picture."""
+def write(rows: Sequence[Row], out: Path, command: str, about: str = "what methods cost") -> None:
+    """bench.csv and bench.md in `out`, and the costs as pictures. command: that measures this again."""
     from . import figures
 
+    first = rows[0]
+    with_what = f"{first.device}, {first.threads} threads, {first.precision}, torch {first.torch}"
+    heading = f"""\
+# {about[0].upper()}{about[1:]}
+
+Beside standard training, as in Table 1 and Figure 2 of Li et al. 2023: ratios, median and quartiles of {first.rounds}
+interleaved rounds. {with_what}.
+
+    {command}
+"""
     write_atomically(out / "bench.csv", as_csv([asdict(row) for row in rows]))
-    write_atomically(out / "bench.md", as_markdown(rows) + "\n")
+    write_atomically(out / "bench.md", f"{heading}\n{as_markdown(rows)}\n")
     if len({row.method for row in rows}) > 1:
         figures.make("cost", {out.name: out / "bench.csv"}, out, ("png", "pdf"))
+    if len({row.size for row in rows}) > 1:
+        figures.make("growth", {out.name: out / "bench.csv"}, out, ("png", "pdf"))
 
 
 # A regression check ---------------------------------------------------------------------------------------------------
@@ -292,9 +329,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the K of intra_distillation; or processes=A,B, on as many GPUs, or on equal shares of the CPU's threads",
     )
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="of training (default fp32)")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default 15; with --quick 5)")
     parser.add_argument(
-        "--quick", action="store_true", help=f"5 rounds of {', '.join(QUICK)}: under 3 minutes on two free cores"
+        "--table",
+        action="append",
+        choices=[*TABLES, "all"],
+        help="a published table again, in the folder of that name in --out; one that is there is left as it is: "
+        f"{'; '.join(f'{table.name}: {table.about}' for table in TABLES.values())}; all of them take about an hour of "
+        "two free cores",
+    )
+    parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default 15; a table has its own)")
+    quick = TABLES["quick"]
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"{quick.rounds} rounds of {', '.join(quick.methods)}: under 3 minutes on two free cores",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
     parser.add_argument("--seed", type=int, default=1)
@@ -320,9 +368,9 @@ def cases(names: Sequence[str], vary: str | None) -> list[Case]:
     if key not in (*_NUMBERS, *_OTHERS) or not numbers or min(numbers) < 1:
         raise UserError(f"--vary {vary} says nothing to vary; type --vary vocabulary=4000,12000,40000 or passes=2,3,4")
     return [
-        Case(f"{name}, {key} {number}", SIZES[name], **{key: number})
+        Case(f"{name}, {key} {number}", SIZES[name], varied=key, value=number, **{key: number})
         if key in _OTHERS
-        else Case(f"{name}, {key} {number}", replace(SIZES[name], **{key: number}))
+        else Case(f"{name}, {key} {number}", replace(SIZES[name], **{key: number}), varied=key, value=number)
         for name in names
         for number in numbers
     ]
@@ -340,22 +388,23 @@ def variant(method: str, folders: Sequence[Path], passes: int | None) -> tuple[P
     return path, more
 
 
-def _methods(asked: str | None, quick: bool, folders: Sequence[Path]) -> list[str]:
-    """What to measure, standard first."""
+def _asked(args: argparse.Namespace, folders: Sequence[Path]) -> Table:
+    """What the words of the command ask for, standard first."""
     known = methods_in(*folders)
-    if asked is not None:
-        methods = asked.split(",")
-    else:
-        methods = [*known, *(name for name, (method, *more) in VARIANTS.items() if method in known and _is_here(more))]
-        methods = [name for name in QUICK if name in methods] if quick else methods
-    return ["standard", *(method for method in methods if method != "standard")]
+    every = [*known, *(name for name, (method, *_) in VARIANTS.items() if method in known and _is_here(name))]
+    quick = TABLES["quick"]
+    usual = [name for name in quick.methods if name in every] if args.quick else every
+    asked = args.methods.split(",") if args.methods is not None else usual
+    methods = ["standard", *(method for method in asked if method != "standard")]
+    rounds = args.rounds or (quick.rounds if args.quick else 15)
+    return Table("", "what methods cost", methods, args.size or ["small"], args.vary, rounds)
 
 
-def _is_here(settings: Sequence[str]) -> bool:
+def _is_here(method: str) -> bool:
     """Whether this fairseq has the criterion of a variant: 0.12.2 has no R-Drop."""
     from fairseq.criterions import CRITERION_REGISTRY
 
-    named = dict(setting.split("=") for setting in settings)
+    named = dict(setting.split("=") for setting in VARIANTS.get(method, ("",))[1:])
     return named.get("criterion._name", "cross_entropy") in CRITERION_REGISTRY
 
 
@@ -382,7 +431,7 @@ def _measured(
         path, more = variant(method, folders, case.passes)
         more = [*settings, *PRECISIONS[args.precision], *more]
         subjects.append(subject_of(method, path, case.size, args.device, args.seed, task, more))
-    return measure(subjects, case.name, sample, rounds, args.device, args.precision)
+    return measure(subjects, case, sample, rounds, args.device, args.precision)
 
 
 # Several processes ----------------------------------------------------------------------------------------------------
@@ -431,26 +480,76 @@ def _process(rank: int, folder: Path, threads: int, case: Case, *given: Any) -> 
     torch.distributed.destroy_process_group()
 
 
+def _rows(table: Table, args: argparse.Namespace, folders: Sequence[Path]) -> list[Row]:
+    """Every case of a table."""
+    rows = []
+    for case in cases(table.sizes, table.vary):
+        how = _measured if case.processes == 1 else _measured_together
+        rows += how(case, table.methods, folders, table.rounds, args)
+        _give_back()
+    return rows
+
+
+def _give_back() -> None:
+    """The memory of models that are gone, which glibc keeps, to the next case and its processes."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _make_tables(args: argparse.Namespace, folders: Sequence[Path]) -> None:
+    """Each table that is asked for in a folder of its own, but for those that are there already."""
+    for option in ("methods", "size", "vary", "quick", "check", "json"):
+        if getattr(args, option):
+            raise UserError(f"--table says what is measured, and where it goes; leave out --{option}, or --table")
+    if args.out is None:
+        raise UserError("where to? add --out DIR, in which each table gets a folder")
+    for name in dict.fromkeys(TABLES if "all" in args.table else args.table):
+        table = replace(TABLES[name], rounds=args.rounds or TABLES[name].rounds)
+        table = replace(table, methods=list(filter(_is_here, table.methods)))
+        out = args.out / name
+
+        def work(table: Table = table, out: Path = out) -> None:
+            say(f"measuring {table.name}: {table.about}")
+            write(_rows(table, args, folders), out, _command(args.words), table.about)
+
+        settings = {"table": asdict(table), "configs": args.configs}
+        settings |= {option: getattr(args, option) for option in ("device", "precision", "seed")}
+        once(out, "bench", settings, work)
+        print((out / "bench.md").read_text(encoding="utf-8"))
+
+
+def _command(words: Sequence[str]) -> str:
+    """As it was typed, with the number of threads that it had."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return " ".join([*([f"OMP_NUM_THREADS={threads}"] if threads else []), shlex.join(["wff", *words])])
+
+
 def run(args: argparse.Namespace) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch is imported: its profiler prints its own probes
+    # Read when torch is imported, whose profiler prints its own probes, and wonders what was allocated before it began.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     _prepare()
     folders = args.configs or [CONFIGS / "toy", CONFIGS / "adapt"]
-    rounds = args.rounds if args.rounds is not None else 5 if args.quick else 15
-    if rounds < 1:
+    if args.rounds is not None and args.rounds < 1:
         raise UserError("--rounds must be at least 1; type --rounds 15")
+    if args.table:
+        _make_tables(args, folders)
+        return 0
     if args.check is not None and not args.check.is_file():
         raise UserError(f"there is no table {args.check}; make one with: wff bench --quick --out DIR")
-    methods = _methods(args.methods, args.quick, folders)
-    rows = []
-    for case in cases(args.size or ["small"], args.vary):
-        rows += (_measured if case.processes == 1 else _measured_together)(case, methods, folders, rounds, args)
+    rows = _rows(_asked(args, folders), args, folders)
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
     if args.out:
-        write(rows, args.out)
+        write(rows, args.out, _command(args.words))
     if args.check is None:
         return 0
     with args.check.open(newline="", encoding="utf-8") as file:
-        worse = list(worse_than(csv.DictReader(file), rows))
+        stored = list(csv.DictReader(file))
+    for device in sorted({row.get("device", "") for row in stored} - {rows[0].device, ""}):
+        say(f"{args.check} was measured on another machine ({device}), whose ratios may differ from those of this one")
+    worse = list(worse_than(stored, rows))
     for line in worse:
         say(f"worse than {args.check}: {line}")
     return 1 if worse else 0

@@ -1,4 +1,4 @@
-"""Figures of what methods cost: time and memory beside standard training, and operations by the size of the model.
+"""Figures of what methods cost: time and memory beside standard training, how they grow, and operations.
 
 Their rows come from bench.csv of `wff bench`. Left out on purpose: measuring (`bench.py`).
 """
@@ -13,6 +13,8 @@ from .model_figures import STANDARD
 
 COST = ("table", "size", "parameters", "method", "per", "seconds", "seconds_low", "seconds_high", "more_memory")
 OF_BENCH = ("method", "size", "parameters", "update_seconds", "time_ratio", "time_low", "time_high", "memory_ratio")
+GROWTH = ("table", "size", "varied", "value", "method", "time_ratio", "time_low", "time_high", "memory_ratio")
+_WIDE = 5  # beyond such a range values are in powers of ten
 FLOPS = ("table", "method", "size", "parameters", "flops", "more_flops")
 
 
@@ -102,3 +104,47 @@ def draw_flops(rows: Sequence[Row], picture: Path, options: Options) -> None:
         for index, (name, mine) in enumerate(curves.lines_of(more, ("method", "table")).items()):
             draw_line(axis, index, name, sorted(curves.points(mine, "parameters", "more_flops")), markevery=1)
         axis.set(xlabel="parameters", ylabel="additional operations\nper update", xscale="log", yscale="log")
+
+
+def read_growth(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
+    """Ratios to standard training with each value of what was varied; where nothing was, with the size of the model."""
+    given = _table(path)
+    if not given or not {*OF_BENCH, "varied", "value"} <= given[0].keys():
+        return []
+    rows = []
+    for row in given:
+        kept = {name: row[name] for name in GROWTH[4:]}
+        if row["varied"]:
+            place = {"size": row["size"].split(",")[0], "varied": row["varied"], "value": row["value"]}
+        else:
+            place = {"size": "", "varied": "parameters", "value": row["parameters"]}
+        rows.append({"table": label, **place, **kept})
+    return rows
+
+
+def draw_growth(rows: Sequence[Row], picture: Path, options: Options) -> None:
+    """Time of an update with quartiles, and peak memory, over what was varied; a line a method."""
+    kinds = list(dict.fromkeys(row["varied"] for row in rows))
+    named = curves.lines_of(rows, ("method", "size", "table"))
+    with curves.paper(picture, 2 * len(kinds), options) as axes:
+        for place, kind in enumerate(kinds):
+            time, memory = axes[2 * place : 2 * place + 2]
+            for index, (name, line) in enumerate(named.items()):
+                mine = sorted((row for row in line if row["varied"] == kind), key=lambda row: number(row["value"]))
+                if not mine:
+                    continue
+                spans = [tuple(number(row[f"time_{end}"]) for end in ("low", "ratio", "high")) for row in mine]
+                places = [number(row["value"]) for row in mine]
+                curves.draw_spans(time, index, name, places, spans)
+                draw_line(memory, index, name, curves.points(mine, "value", "memory_ratio"), markevery=1)
+            values = sorted({number(row["value"]) for row in rows if row["varied"] == kind})
+            for axis, what in ((time, "update time"), (memory, "peak memory")):
+                axis.set(xlabel=kind, ylabel=f"{what}\n(standard = 1)")
+                axis.set_xscale("log" if values[-1] > _WIDE * values[0] else "linear")
+                axis.set_xticks(values, [_short(value) for value in values])
+                axis.minorticks_off()
+        curves.from_zero(axes)
+
+
+def _short(value: float) -> str:
+    return f"{value / 1e6:.3g} M" if value >= 1e6 else f"{value:.6g}"

@@ -180,14 +180,25 @@ def draw_key(axis: Any, label: str, **look: Any) -> None:
 
 def draw_means(axis: Any, index: int, label: str, found: Iterable[tuple[float, float]]) -> None:
     """A line through the mean at each place, with the standard deviation where there are several values."""
-    places: dict[float, list[float]] = {}
+    at: dict[float, list[float]] = {}
     for place, value in found:
-        places.setdefault(place, []).append(value)
-    ordered = sorted(places.items())
-    draw_line(axis, index, label, ((place, statistics.mean(values)) for place, values in ordered), markevery=1)
+        at.setdefault(place, []).append(value)
+    places = sorted(at)
+    middles = [statistics.mean(at[place]) for place in places]
+    spreads = [statistics.stdev(at[place]) if len(at[place]) > 1 else 0.0 for place in places]
+    spans = [(middle - spread, middle, middle + spread) for middle, spread in zip(middles, spreads, strict=True)]
+    draw_spans(axis, index, label, places, spans)
+
+
+def draw_spans(
+    axis: Any, index: int, label: str, places: Sequence[float], spans: Sequence[tuple[float, float, float]]
+) -> None:
+    """A line through the middle of (low, middle, high) at each place, with whiskers to both ends."""
+    middles = [middle for _, middle, _ in spans]
+    down, up = [middle - low for low, middle, _ in spans], [high - middle for _, middle, high in spans]
+    draw_line(axis, index, label, zip(places, middles, strict=True), markevery=1)
     axis.errorbar(
-        *zip(*((place, statistics.mean(values)) for place, values in ordered), strict=True),
-        yerr=[statistics.stdev(values) if len(values) > 1 else 0 for _, values in ordered],
+        places, middles, yerr=[down, up],
         fmt="none", ecolor=_COLOURS[index % len(_COLOURS)], elinewidth=0.8, capsize=2,
     )  # fmt: skip
 

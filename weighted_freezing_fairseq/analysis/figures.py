@@ -113,6 +113,17 @@ FIGURES: Mapping[str, Figure] = {
             paint=cost_figures.draw_cost,
         ),
         Figure(
+            "growth",
+            about="time of an update and peak memory beside standard training's, against what was varied, or the "
+            "size of the model",
+            source="Li et al. 2023, Figure 3, in time and memory",
+            takes="BENCH.CSV...",
+            remedy="no table of wff bench that says what was varied; make one with: wff bench --table batch --out DIR",
+            columns=cost_figures.GROWTH,
+            read=cost_figures.read_growth,
+            paint=cost_figures.draw_growth,
+        ),
+        Figure(
             "flops",
             about="operations of an update beyond standard training's, against the size of the model",
             source="Li et al. 2023, Figure 3",

@@ -371,7 +371,8 @@ def _cost(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
     methods = dict.fromkeys(str(a.provenance["method"]) for a in subject.runs.values() if a.provenance)
     for path in subject.costs:
         rows = read_csv(path)
-        for size in dict.fromkeys(row["size"] for row in rows):
+        sizes = dict.fromkeys(row["size"] for row in rows)
+        for size in sizes:
             mine = [row for row in rows if row["size"] == size]
             lines = [
                 [
@@ -388,8 +389,9 @@ def _cost(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
             notes = ["Update time and peak memory are ratios to standard training, measured side by side: median and "
                      "quartiles. No cost of these runs themselves, but of their methods, on one batch."]  # fmt: skip
             yield as_html(Grid(f"Cost of an update ({about})", header, lines, notes))
-        if measured := collect("cost", {path.parent.name: path}):  # none without standard training to compare with
-            yield pictures.figure("cost", measured, dict.fromkeys(row["method"] for row in rows))
+        for name in ("cost", "growth") if len(sizes) > 1 else ("cost",):
+            if measured := collect(name, {path.parent.name: path}):  # none without standard training to compare with
+                yield pictures.figure(name, measured, dict.fromkeys(row["method"] for row in rows))
     if not subject.costs:
         words = ["wff", "bench", *(["--methods", ",".join(methods)] if methods else [])]
         yield _gap(f"Not measured side by side; type: {_line([*words, '--out', subject.place / 'cost'])}")
