@@ -147,6 +147,7 @@ def bench(capsys):
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     table = Table("tiny", "what little there is", ["standard", "weighted_freeze"], ("toy",), "sentences=2,3", 1)
     monkeypatch.setitem(TABLES, "tiny", table)
@@ -173,6 +174,7 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
 
 
+@pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_the_memory_of_a_case_is_given_back(bench):
     def resident():
