@@ -126,9 +126,11 @@ def test_cost_grows_with_one_number_of_a_size():
     assert [case.size.vocabulary for case in found] == [4000, 12000] * 2
     assert found[2].size.width == SIZES["small"].width and found[2].passes is None and found[2].processes == 1
     assert (found[1].varied, found[1].value) == ("vocabulary", 12000)
-    assert cases(["toy"], "passes=2") == [Case("toy, passes 2", SIZES["toy"], passes=2, varied="passes", value=2)]
+    (two,) = cases(["toy"], "passes=2")
+    assert two == Case("toy, passes 2", SIZES["toy"], "passes", 2) and (two.passes, two.processes) == (2, 1)
     (four,) = cases(["toy"], "processes=4")
-    assert four == Case("toy, processes 4", SIZES["toy"], processes=4, varied="processes", value=4)
+    assert four == Case("toy, processes 4", SIZES["toy"], "processes", 4)
+    assert (four.passes, four.processes) == (None, 4)
     assert cases(["toy"], None) == [Case("toy", SIZES["toy"])]
     for wrong in ("vocabulary", "vocabulary=many", "speed=3", "passes=0", "processes=0"):
         with pytest.raises(UserError, match="type --vary vocabulary=4000,12000,40000 or passes=2,3,4"):

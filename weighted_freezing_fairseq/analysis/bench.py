@@ -58,22 +58,27 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "sage_light": ("sage", "optimizer.sage_variant=light"),
 }
 _NUMBERS = tuple(field.name for field in fields(Size))
-_OTHERS = ("passes", "processes")  # that can be varied, of a Case
+_OTHERS = ("passes", "processes")  # that can be varied, and are no numbers of a size
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured in one go: a size, under the name that rows have, with K passes, by so many processes.
-
-    varied, value: what tells it from other cases of that size.
-    """
+    """What is measured in one go: a size, under the name that rows have, and what tells it from others of that size."""
 
     name: str
     size: Size
-    passes: int | None = None  # that of the YAML
-    processes: int = 1
     varied: str = ""
     value: int | None = None
+
+    @property
+    def passes(self) -> int | None:
+        """The number K; None for that of the YAML."""
+        return self.value if self.varied == "passes" else None
+
+    @property
+    def processes(self) -> int:
+        """How many train together."""
+        return (self.value or 1) if self.varied == "processes" else 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def measure(
             steps[subject.method].append(_timed(subject.step, device))
         print(f"\rbench {case.name}: round {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    base = subjects[0]
+    base, named = subjects[0], device_name(device)
     rows = []
     for subject in subjects:
         time_low, time_mid, time_high = _quartiles(_ratios(seconds[subject.method], seconds[base.method]))
@@ -174,7 +179,7 @@ def measure(
                 rounds=rounds,
                 varied=case.varied,
                 value=case.value,
-                device=device_name(device),
+                device=named,
                 threads=torch.get_num_threads(),
                 torch=torch.__version__,
             )
@@ -256,8 +261,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write(rows: Sequence[Row], out: Path, command: str, about: str = "what methods cost") -> None:
-    """bench.csv and bench.md in `out`, and the costs as pictures. command: that measures this again."""
+def write(rows: Sequence[Row], out: Path, about: str, command: str) -> None:
+    """bench.csv and bench.md in `out`, and pictures. about: one line; command: that measures this again."""
     from . import figures
 
     first = rows[0]
@@ -368,9 +373,12 @@ def cases(names: Sequence[str], vary: str | None) -> list[Case]:
     if key not in (*_NUMBERS, *_OTHERS) or not numbers or min(numbers) < 1:
         raise UserError(f"--vary {vary} says nothing to vary; type --vary vocabulary=4000,12000,40000 or passes=2,3,4")
     return [
-        Case(f"{name}, {key} {number}", SIZES[name], varied=key, value=number, **{key: number})
-        if key in _OTHERS
-        else Case(f"{name}, {key} {number}", replace(SIZES[name], **{key: number}), varied=key, value=number)
+        Case(
+            f"{name}, {key} {number}",
+            SIZES[name] if key in _OTHERS else replace(SIZES[name], **{key: number}),
+            key,
+            number,
+        )
         for name in names
         for number in numbers
     ]
@@ -506,13 +514,13 @@ def _make_tables(args: argparse.Namespace, folders: Sequence[Path]) -> None:
     if args.out is None:
         raise UserError("where to? add --out DIR, in which each table gets a folder")
     for name in dict.fromkeys(TABLES if "all" in args.table else args.table):
-        table = replace(TABLES[name], rounds=args.rounds or TABLES[name].rounds)
-        table = replace(table, methods=list(filter(_is_here, table.methods)))
+        known = TABLES[name]
+        table = replace(known, methods=list(filter(_is_here, known.methods)), rounds=args.rounds or known.rounds)
         out = args.out / name
 
         def work(table: Table = table, out: Path = out) -> None:
             say(f"measuring {table.name}: {table.about}")
-            write(_rows(table, args, folders), out, _command(args.words), table.about)
+            write(_rows(table, args, folders), out, table.about, _command(args.words))
 
         settings = {"table": asdict(table), "configs": args.configs}
         settings |= {option: getattr(args, option) for option in ("device", "precision", "seed")}
@@ -539,10 +547,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.check is not None and not args.check.is_file():
         raise UserError(f"there is no table {args.check}; make one with: wff bench --quick --out DIR")
-    rows = _rows(_asked(args, folders), args, folders)
+    asked = _asked(args, folders)
+    rows = _rows(asked, args, folders)
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
     if args.out:
-        write(rows, args.out, _command(args.words))
+        write(rows, args.out, asked.about, _command(args.words))
     if args.check is None:
         return 0
     with args.check.open(newline="", encoding="utf-8") as file:
