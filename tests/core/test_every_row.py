@@ -159,7 +159,7 @@ def test_a_plain_state_starts_afresh_and_another_base_or_row_is_refused(row, cap
     train(model, optimizer, 4)
     with pytest.raises(ValueError, match="saved with base 'Adam', but this run has 'SGD'"):
         guided_model(row, a_model(), "sgd").load_state_dict(optimizer.state_dict())
-    other = "sage" if row == "weighted_freeze" else "weighted_freeze"
+    other = "sage (full)" if row.startswith("weighted_freeze") else "weighted_freeze (important)"
     with pytest.raises(ValueError, match="saved with method"):
         guided_model(other, a_model()).load_state_dict(optimizer.state_dict())
 
@@ -276,18 +276,23 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (GuidedOptimizer, {"method": "ewc"}, "choose one of: weighted_freeze"),
         (GuidedOptimizer, {"method": "fish_mask"}, "choose one of: weighted_freeze"),
         (FixedMaskOptimizer, {"method": "sage"}, "choose one of: fish_mask, lfr_cm"),
-        (GuidedOptimizer, {"method": "sage", "variant": "heavy"}, "its variants: average, light"),
+        (GuidedOptimizer, {"method": "sage", "variant": "heavy"}, "its variants: full, li, light"),
         (GuidedOptimizer, {"importance": "size"}, "choose one of: magnitude, loss-preserving, fisher"),
         (GuidedOptimizer, {"norm": "row"}, "choose one of: tensor, global"),
         (GuidedOptimizer, {"stage": "loss"}, "choose one of: gradient, update"),
-        (GuidedOptimizer, {"method": "sage", "beta": 1.0}, "0 <= beta < 1"),
+        (GuidedOptimizer, {"method": "sage", "beta": 1.0}, r"beta must be in \[0, 1\).* got beta 1.0"),
         (FixedMaskOptimizer, {"density": 0.1, "source": "size"}, "choose one of: fisher, random, magnitude, bias"),
-        (FixedMaskOptimizer, {"density": 1.5}, "0 < density <= 1"),
+        (FixedMaskOptimizer, {"density": 1.5}, "density must be above 0 and at most 1, got 1.5"),
         (FixedMaskOptimizer, {"density": 0.1, "observe": 0}, "observe >= 1"),
         (FixedMaskOptimizer, {"density": 0.1, "always": "decoder"}, "no parameter in scope .* such as 0.weight"),
         (FixedMaskOptimizer, {"density": 0.01, "source": "random", "always": "^3"}, "a density of at least 0.333333"),
         (FixedMaskOptimizer, {"source": "random"}, "fish_mask needs masks or density"),
-        (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.0}, "0 < quantile <= 1"),
+        (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.0}, "quantile must be above 0 and at most 1, got 0.0"),
+        (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.5, "norm": "row"}, "choose one of: tensor, global"),
+        (FixedMaskOptimizer, {"density": 0.1, "never": "0"}, "never is an option of lfr_cm, not of fish_mask"),
+        (GuidedOptimizer, {"variant": "random", "keep": 1.5}, "between 0 and 1 .* got 1.5"),
+        (GuidedOptimizer, {"variant": "smooth", "keep": 0.5}, r"variant 'random' .* for weighted_freeze \(smooth\)"),
+        (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )
 def test_wrong_settings_say_what_is_right(cls, settings, words):

@@ -212,9 +212,31 @@ def test_another_mask_or_other_weights_in_a_state_are_refused():
         FixedMaskOptimizer(base, scope_of(model), density=0.1).load_state_dict(optimizer.state_dict())
 
 
-def test_low_fisher_masks_are_the_quantile_of_all_weights():
+def test_low_fisher_masks_are_the_quantile_of_each_tensor():
     fisher = some_fisher(scope_of(a_model(), "all"))
+    fisher = {name: scores * 10.0**index for index, (name, scores) in enumerate(fisher.items())}
     optimizer = masked(a_model(), method="lfr_cm", quantile=0.25, source=fisher)
+    for name, mask in optimizer.masks.items():
+        assert mask.sum() == -(-mask.numel() // 4)
+        assert fisher[name][mask].max() < fisher[name][~mask].min()
+
+
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_what_never_moves_under_low_fisher_does_not_count(norm):
+    fisher = some_fisher(scope_of(a_model(), "all"))
+    fisher = {name: scores * (1e-6 if name.startswith("2") else 1) for name, scores in fisher.items()}  # the norm
+    optimizer = masked(a_model(), method="lfr_cm", quantile=0.25, source=fisher, norm=norm, never=r"^2\.")
+    free = {name: mask for name, mask in optimizer.masks.items() if not name.startswith("2")}
+    assert not any(optimizer.masks[name].any() for name in optimizer.masks.keys() - free.keys())
+    count = sum(mask.numel() for mask in free.values())
+    assert count // 4 <= sum(int(mask.sum()) for mask in free.values()) <= count // 4 + len(free)
+    everything = masked(a_model(), method="lfr_cm", tau=1e9, source=fisher, never=r"^2\.").masks
+    assert all(mask.all() == (not name.startswith("2")) for name, mask in everything.items())
+
+
+def test_low_fisher_masks_of_a_global_norm_are_the_quantile_of_all_weights():
+    fisher = some_fisher(scope_of(a_model(), "all"))
+    optimizer = masked(a_model(), method="lfr_cm", quantile=0.25, source=fisher, norm="global")
     kept = torch.cat([mask.flatten() for mask in optimizer.masks.values()])
     scores = torch.cat([fisher[name].flatten() for name in optimizer.masks])
     assert kept.sum() == -(-TOTAL // 4) and scores[kept].max() < scores[~kept].min()

@@ -43,7 +43,10 @@ def uniform(count: int, key: tuple[int, int], start: int = 0, device: torch.devi
 
 
 def keep_probability(importance: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-    """p = (hi - I) / (hi - lo), and 1 where hi = lo: the most important weight is always frozen, the least never."""
+    """p = (hi - I) / (hi - lo), and 1 where hi = lo: the most important weight is always frozen, the least never.
+
+    p is linear in I, so that p of a mean score is the mean probability: the share of weights that is updated.
+    """
     return torch.where(hi > lo, (hi - importance) / (hi - lo), torch.ones_like(importance))
 
 

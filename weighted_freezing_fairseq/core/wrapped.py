@@ -19,7 +19,14 @@ from .scope import Slot, block_size, blocks
 
 logger = logging.getLogger(__name__)
 
+NORMS = ("tensor", "global")  # over what scores are compared: within each tensor, or over all slots
 STATE_KEY = "guided"
+# Labels under which earlier versions saved a row.
+_EARLIER_LABELS = {
+    "weighted_freeze": "weighted_freeze (important)",
+    "sage": "sage (li)",
+    "sage (average)": "sage (full)",
+}
 
 
 class WrappedOptimizer(torch.optim.Optimizer, ABC):
@@ -89,9 +96,13 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         if own is None:
             logger.warning("this state is of a plain optimizer: %s starts afresh on it", self.rule.name)
         else:
-            for what, mine in (("method", self.rule.label), ("base", type(self.base).__name__)):
-                if own[what] != mine:
-                    raise ValueError(f"this state was saved with {what} {own[what]!r}, but this run has {mine!r}")
+            method = _EARLIER_LABELS.get(own["method"], own["method"])
+            for what, saved, expected in (
+                ("method", method, self.rule.label),
+                ("base", own["base"], type(self.base).__name__),
+            ):
+                if saved != expected:
+                    raise ValueError(f"this state was saved with {what} {saved!r}, but this run has {expected!r}")
         self._load_own_state(own or {})
         self._load_base_state({key: value for key, value in state_dict.items() if key != STATE_KEY})
         self.updates = 0 if own is None else int(own["updates"])
