@@ -69,8 +69,8 @@ def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, sta
 
 @pytest.mark.parametrize("row", ROWS)
 def test_neutral_settings_leave_the_step_to_the_base(row, without_c):
-    if row.startswith("sage"):
-        pytest.skip("its neutral settings are a very large eps: a factor of 1, computed")
+    if row.startswith("sage") or row == "weighted_freeze (random)":
+        pytest.skip("its neutral settings are a factor of 1 or a rate of 1, computed")
     model, other = a_model(), a_model()
     optimizer = guided_model(row, model, "adamw", neutral=True)
     plain = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.1)
