@@ -59,6 +59,7 @@ def test_the_papers_settings_are_in_the_yamls_of_labelled_sentences():
     assert [cfg["dataset"]["batch_size"] for cfg in (glue, xnli)] == [32, 16]
     assert [cfg["optimization"]["lr"] for cfg in (glue, xnli)] == [[2e-4], [1e-5]]
     assert [cfg["optimization"]["max_epoch"] for cfg in (glue, xnli)] == [20, 3]
+    assert glue["lr_scheduler"]["warmup_updates"] == xnli["lr_scheduler"]["warmup_updates"] == 0
     assert glue["model"]["dropout"] == 0.1 and (GLUE.longest, XNLI.longest) == (128, 256)
     thirds = [differences(folder)["intra_distillation_third"][0]["optimization"]["max_epoch"] for folder in LABELLED]
     assert thirds == [7, 1]
@@ -91,11 +92,13 @@ def test_every_yaml_of_labelled_sentences_is_a_training(path: Path, sentences):
     from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 
     given = "common.cpu=true checkpoint.save_dir=unused task.num_classes=3 task.max_positions=40 criterion.alpha=1.5"
-    given += " criterion.regression_target=false optimization.max_update=9 lr_scheduler.warmup_updates=1"
+    given += " criterion.regression_target=false optimization.max_update=9 criterion.divergence_reduction=sum"
+    given += " checkpoint.best_checkpoint_metric=loss"
     given += " model.encoder_layers=1 model.encoder_embed_dim=16 model.encoder_ffn_embed_dim=16"
     wanted = OmegaConf.load(CONFIGS / path)
     overrides = [*given.split(), "model.encoder_attention_heads=2", f"task.data={sentences / 'classes'}"]
-    overrides = [each for each in overrides if "alpha" not in each or OmegaConf.is_missing(wanted.criterion, "alpha")]
+    settled = [name for name in ("alpha", "divergence_reduction") if not OmegaConf.is_missing(wanted.criterion, name)]
+    overrides = [each for each in overrides if not any(f"criterion.{name}=" in each for name in settled)]
     assert (CONFIGS / path).read_text(encoding="utf-8").startswith("# ")
     trainer = build_trainer(load_config(CONFIGS / path, [*overrides, "checkpoint.finetune_from_model=unused"]))
     assert trainer.cfg.optimizer._name == wanted.optimizer._name and trainer.optimizer.get_lr() >= 0

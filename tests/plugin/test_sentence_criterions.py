@@ -206,7 +206,7 @@ def a_trainer(folder, *overrides):
     given += [f"task.data={folder}", "task.max_positions=40", "task.num_classes=3", "criterion.regression_target=false"]
     given += ["model.dropout=0", "model.attention_dropout=0", "model.encoder_layers=1", "model.encoder_embed_dim=16"]
     given += ["model.encoder_ffn_embed_dim=24", "model.encoder_attention_heads=2", "optimization.max_update=9"]
-    given += ["criterion.alpha=0.5", "criterion.pass_mode=loop", *overrides]
+    given += ["criterion.alpha=0.5", "criterion.pass_mode=loop", "checkpoint.best_checkpoint_metric=loss", *overrides]
     torch.manual_seed(1)
     made = build_trainer(load_config(CONFIGS / "glue/intra_distillation.yaml", given))
     made.task.load_dataset("train")
