@@ -1,0 +1,106 @@
+"""`wff fisher` on `sentence_prediction`: the classifier in every mask."""
+
+import logging
+
+import pytest
+import tiny_sentences
+import torch
+from recipe_runs import CONFIGS
+
+from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.core import snapshot
+from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
+HEAD = "classification_heads."
+
+
+def a_trainer(data, regression=False, *overrides):
+    """Of the YAML of GLUE, on a tiny model."""
+    classes = 1 if regression else tiny_sentences.CLASSES
+    given = ["common.cpu=true", "checkpoint.save_dir=unused", "checkpoint.finetune_from_model=unused"]
+    given += ["checkpoint.best_checkpoint_metric=loss", f"task.data={data}", f"task.num_classes={classes}"]
+    given += [f"task.regression_target={regression}", f"criterion.regression_target={regression}"]
+    given += ["task.max_positions=40", "model.encoder_layers=1", "model.encoder_embed_dim=16"]
+    given += ["model.encoder_ffn_embed_dim=24", "model.encoder_attention_heads=2", "optimization.max_update=9"]
+    torch.manual_seed(1)
+    made = build_trainer(load_config(CONFIGS / "glue/standard.yaml", [*given, *overrides]))
+    for parameter in made.model.classification_heads.parameters():  # one that prefers something
+        parameter.data.normal_(std=0.5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data and a checkpoint of both kinds: classes.pt and scores.pt."""
+    place = tiny_sentences.write(tmp_path_factory.mktemp("sentences"))
+    for kind in ("classes", "scores"):
+        trainer = a_trainer(place / kind, kind == "scores")
+        trainer.consolidate_optimizer()  # fairseq saves nothing without
+        trainer.save_checkpoint(str(place / f"{kind}.pt"), {})
+    return place
+
+
+@pytest.fixture
+def wff(folder, tmp_path, capsys):
+    """The command; `ok=False` gives the one line of its mistake."""
+
+    def call(*words, out="f.pt", kind="classes", ok=True):
+        named = [] if "--from" in words else [folder / f"{kind}.pt", "--data", folder / kind]
+        status = main([str(word) for word in ("fisher", *named, "--out", tmp_path / out, *words)])
+        said = capsys.readouterr()
+        assert status == (0 if ok else 2), said.err
+        return said.out if ok else said.err
+
+    call.out = tmp_path
+    yield call
+    logging.disable(logging.NOTSET)
+
+
+def test_a_mask_holds_the_classifier_which_counts(wff):
+    """As Sung et al. section 2.2 and their code: k = round(density * n) with the classifier's numbers in it."""
+    wff("--samples", 20)
+    said = wff("--samples", 20, "--mask-density", 0.2, out="m.pt")
+    wff("--from", wff.out / "f.pt", "--mask-density", 0.2, out="again.pt")
+    wff("--samples", 20, "--mask-density", 0.2, "--always", "", out="without.pt")
+    wff("--samples", 20, "--mask-density", 0.2, "--always", "lm_head", out="other.pt")
+    mask, again, without, other = (
+        snapshot.load(wff.out / f"{name}.pt", "mask") for name in ("m", "again", "without", "other")
+    )
+    total = sum(t.numel() for t in mask.tensors.values())
+    for made in (mask, again, without, other):
+        assert sum(int(t.sum()) for t in made.tensors.values()) == round(0.2 * total)
+    heads = [name for name in mask.tensors if name.startswith(HEAD)]
+    assert len(heads) == 4 and all(mask.tensors[name].all() for name in heads)
+    assert not all(without.tensors[name].all() for name in heads) and "always" not in without.about
+    assert all(t.all() for name, t in other.tensors.items() if "lm_head" in name)
+    assert again.about == mask.about and all(torch.equal(again.tensors[n], t) for n, t in mask.tensors.items())
+    assert f"the largest {round(0.2 * total):,} of {total:,}, with all of (^|\\.)classification_heads\\.," in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--mask-density", 0.001], "give a density of at least 0.0"),
+        (["--mask-density", 0.001], "or type --always ''"),
+        (["--mask-density", 0.2, "--always", "nothing"], "no parameter has a name with 'nothing' in it, such as"),
+        (["--mask-density", 0.2, "--always", "("], "is not a regular expression"),
+        (["--always", "head"], "--always is of masks; type --mask-density 0.005 with it"),
+    ],
+)
+def test_mistakes_say_what_to_type(wff, words, told):
+    assert told in wff("--samples", 4, *words, ok=False)
+
+
+@pytest.mark.parametrize(("always", "whole"), [(None, True), ("", False), ("^nowhere", None)])
+def test_the_optimizers_own_mask_holds_the_classifier_too(folder, always, whole):
+    given = ["optimizer._name=fish_mask", "optimizer.base_optimizer=adamax", "optimizer.fish_density=0.2"]
+    given += ["optimizer.fish_source=random", *([] if always is None else [f"optimizer.fish_always='{always}'"])]
+    if whole is None:
+        with pytest.raises(ValueError, match="no parameter in scope has a name with '\\^nowhere' in it"):
+            a_trainer(folder / "classes", False, *given).optimizer  # noqa: B018
+        return
+    masks = a_trainer(folder / "classes", False, *given).optimizer.optimizer.masks
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.2 * total)
+    assert all(mask.all() for name, mask in masks.items() if name.startswith(HEAD)) == whole
