@@ -35,7 +35,7 @@ information also holds the weights that it was measured at: 4 bytes a parameter 
 or 2 for the other. A mask takes one bit a parameter."""
 EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
 
-ESTIMATORS = ("per-sample", "sampled", "batch")
+ESTIMATORS = ("per-sample", "expected", "sampled", "batch")
 _SHOWN_DENSITY = 0.005
 _SECONDS_BETWEEN_PARTS = 30.0
 _SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
@@ -118,12 +118,18 @@ def _adder(trained: Any, settings: Settings, drawn: Sequence[int]) -> _Adder:
     if squares.looped:
         logger.warning("measured one sentence at a time: %s", ", ".join(squares.looped))
 
+    def targets_of(ids: Sequence[int]) -> Iterator[list[Any]]:
+        if settings.estimator == "expected":
+            yield trained.every_class(ids)
+            return
+        for draw in range(settings.draws):
+            yield trained.sampled(ids, draw, settings.seed)
+
     def add(totals: fisher.Totals, ids: Sequence[int]) -> None:
         if settings.estimator == "per-sample":
             squares.add_(totals, trained.gold(ids))
             return
-        for draw in range(settings.draws):
-            pairs = trained.sampled(ids, draw, settings.seed)
+        for pairs in targets_of(ids):
             for batch in fisher.batches(pairs, trained.length, settings.max_tokens):
                 squares.add_(totals, batch)
 
@@ -343,8 +349,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ESTIMATORS,
         default=ESTIMATORS[0],
         help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
-        "sampled: with targets drawn from the model, the standard Fisher; batch: squared gradients of batches, cheap, "
-        "and dependent on --max-tokens",
+        "expected: the expectation over all classes of a sentence task, a pass for each class, the standard Fisher; "
+        "sampled: an estimate of it from targets drawn from the model; batch: squared gradients of batches, cheap, and "
+        "dependent on --max-tokens",
     )
     parser.add_argument("--samples", type=int, default=1024, metavar="N", help="sentences to draw (default 1024)")
     parser.add_argument("--draws", type=int, default=1, metavar="D", help="targets drawn a sentence (default 1)")
@@ -374,6 +381,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     logging.disable(logging.INFO)  # fairseq's own account of dictionaries and data
     trained = _load(settings, "cuda:0" if settings.device == "cuda" else "cpu")
+    trained.refuse(settings.estimator)
     planned = plan(trained, settings)
     used = sum(planned.counts)
     weights = {entry.name: parameter for entry, parameter in scope.catalogue(trained.model)}
