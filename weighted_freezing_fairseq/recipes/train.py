@@ -98,6 +98,9 @@ class Study:
         from omegaconf import OmegaConf
 
         settings = filled_in(config, found)
+        # DEVIATION: the scripts of Li et al. choose the checkpoint by the BLEU of pieces of SentencePiece, from which
+        # they remove the marks of BPE, of which there are none. Here it is the BLEU of text, as the recipe of the data
+        # has it.
         if OmegaConf.load(config).task.get("eval_bleu"):
             made = manifest["generate"]
             text = {"eval_bleu_remove_bpe": made["remove_bpe"], "eval_bleu_detok": made["tokenizer"] or "space"}
