@@ -1,9 +1,9 @@
 """`wff train glue` and `wff train xnli`: what a task decides of a training, and the weights that it starts from.
 
 A YAML leaves open (`???`) what differs between tasks: classes, regression, updates, alpha and how its divergence is
-reduced, and the measure that chooses the best checkpoint. Training starts by fairseq's
-`finetune_from_model`, which takes weights alone and gives way to the run's own last checkpoint when it goes on;
-`restore_file` would begin anew each time.
+reduced, and the measure that chooses the best checkpoint. Training starts by fairseq's `finetune_from_model`, which
+takes weights alone and gives way to the run's own last checkpoint when it goes on; `restore_file` would begin anew each
+time.
 """
 
 import argparse
