@@ -6,31 +6,14 @@ import logging
 import pytest
 import tiny_sentences
 import torch
-from recipe_runs import CONFIGS
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.analysis import fisher as command
 from weighted_freezing_fairseq.core import scope, snapshot
-from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 from weighted_freezing_fairseq.plugin.trained import Trained, TrainedOnSentences
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
 HEAD = "classification_heads."
-
-
-def a_trainer(data, regression=False, *overrides):
-    """Of the YAML of GLUE, on a tiny model."""
-    classes = 1 if regression else tiny_sentences.CLASSES
-    given = ["common.cpu=true", "checkpoint.save_dir=unused", "checkpoint.finetune_from_model=unused"]
-    given += ["checkpoint.best_checkpoint_metric=loss", f"task.data={data}", f"task.num_classes={classes}"]
-    given += [f"task.regression_target={regression}", f"criterion.regression_target={regression}"]
-    given += ["task.max_positions=40", "model.encoder_layers=1", "model.encoder_embed_dim=16"]
-    given += ["model.encoder_ffn_embed_dim=24", "model.encoder_attention_heads=2", "optimization.max_update=9"]
-    torch.manual_seed(1)
-    made = build_trainer(load_config(CONFIGS / "glue/standard.yaml", [*given, *overrides]))
-    for parameter in made.model.classification_heads.parameters():  # one that prefers something
-        parameter.data.normal_(std=0.5)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +21,7 @@ def folder(tmp_path_factory):
     """Data and a checkpoint of both kinds: classes.pt and scores.pt."""
     place = tiny_sentences.write(tmp_path_factory.mktemp("sentences"))
     for kind in ("classes", "scores"):
-        trainer = a_trainer(place / kind, kind == "scores")
+        trainer = tiny_sentences.trainer(place / kind, regression=kind == "scores")
         trainer.consolidate_optimizer()  # fairseq saves nothing without
         trainer.save_checkpoint(str(place / f"{kind}.pt"), {})
     return place
@@ -101,9 +84,9 @@ def test_the_optimizers_own_mask_holds_the_classifier_too(folder, always, whole)
     given += ["optimizer.fish_source=random", *([] if always is None else [f"optimizer.fish_always='{always}'"])]
     if whole is None:
         with pytest.raises(ValueError, match="no parameter in scope has a name with '\\^nowhere' in it"):
-            a_trainer(folder / "classes", False, *given).optimizer  # noqa: B018
+            tiny_sentences.trainer(folder / "classes", "standard", *given).optimizer  # noqa: B018
         return
-    masks = a_trainer(folder / "classes", False, *given).optimizer.optimizer.masks
+    masks = tiny_sentences.trainer(folder / "classes", "standard", *given).optimizer.optimizer.masks
     total = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == round(0.2 * total)
     assert all(mask.all() for name, mask in masks.items() if name.startswith(HEAD)) == whole

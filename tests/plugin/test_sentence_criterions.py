@@ -22,12 +22,10 @@ from fairseq.tasks.sentence_prediction import SentencePredictionConfig as TaskCo
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from omegaconf import OmegaConf
-from recipe_runs import CONFIGS
 
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import alignreg, criterions
-from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 from weighted_freezing_fairseq.plugin.teachers import Teachers, _other_task
 
 pytestmark = [  # fairseq's own, and old torch's
@@ -200,18 +198,12 @@ def test_the_loss_is_the_formula_by_hand(task, mode, divergence):
     assert values["alpha"] == 3 and ("accuracy" in values) != scores
 
 
-def a_trainer(folder, *overrides):
-    """fairseq's own, of the YAML of GLUE on a tiny model without dropout."""
-    given = ["common.cpu=true", "checkpoint.save_dir=unused", "checkpoint.finetune_from_model=unused"]
-    given += [f"task.data={folder}", "task.max_positions=40", "task.num_classes=3", "criterion.regression_target=false"]
-    given += ["model.dropout=0", "model.attention_dropout=0", "model.encoder_layers=1", "model.encoder_embed_dim=16"]
-    given += ["model.encoder_ffn_embed_dim=24", "model.encoder_attention_heads=2", "optimization.max_update=9"]
-    given += ["criterion.alpha=0.5", "criterion.pass_mode=loop", "checkpoint.best_checkpoint_metric=loss", *overrides]
-    torch.manual_seed(1)
-    made = build_trainer(load_config(CONFIGS / "glue/intra_distillation.yaml", given))
+def a_trainer(folder, reduction):
+    """Of Intra-Distillation without dropout."""
+    more = ["model.dropout=0", "model.attention_dropout=0", "criterion.alpha=0.5", "criterion.pass_mode=loop"]
+    more.append(f"criterion.divergence_reduction={reduction}")
+    made = tiny_sentences.trainer(folder / "classes", "intra_distillation", *more)
     made.task.load_dataset("train")
-    for parameter in made.model.classification_heads.parameters():
-        parameter.data.normal_(std=0.5)
     return made
 
 
@@ -228,7 +220,7 @@ def other_in_each_pass(model):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_sum_over_the_batch_counts_the_sentences_of_the_whole_update(folder, reduction):
     """mean(CE) + alpha mean(D), or mean(CE) + alpha sum(D) as Xu et al. on GLUE, also where a batch is cut in two."""
-    trainer = a_trainer(folder / "classes", f"criterion.divergence_reduction={reduction}")
+    trainer = a_trainer(folder, reduction)
     model, data = trainer.model.train(), trainer.task.dataset("train")
     other_in_each_pass(model)
     parts = [data.collater([data[number] for number in numbers]) for numbers in (range(8), range(8, 12))]
@@ -258,7 +250,7 @@ def test_a_sum_over_the_batch_counts_the_sentences_of_the_whole_update(folder, r
 def test_a_sum_of_one_sentence_is_its_mean_and_a_neutral_one_needs_no_trainer(folder, a_task):
     weights = []
     for reduction in ("mean", "sum"):
-        trainer = a_trainer(folder / "classes", f"criterion.divergence_reduction={reduction}")
+        trainer = a_trainer(folder, reduction)
         other_in_each_pass(trainer.model)
         trainer.train_step([trainer.task.dataset("train").collater([trainer.task.dataset("train")[0]])])
         weights.append([p.detach().clone() for p in trainer.model.parameters()])
