@@ -276,6 +276,8 @@ def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
         (["--samples", 1], "--samples must be at least 2"),
         (["--processes", 0], "--processes must be at least 1"),
         (["--draws", 2], "type --estimator sampled"),
+        (["--estimator", "expected"], "type --estimator sampled --draws 10, or per-sample"),
+        (["--estimator", "expected", "--processes", 2], "an expectation over all targets needs a few classes"),
         (["--mask-density", 0], "type --mask-density 0.005"),
         (["--mask-density", 1.5], "above 0 and at most 1"),
         (["--mask-density", 1e-9, "--samples", 4], "is none; type a larger one"),

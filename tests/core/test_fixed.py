@@ -177,6 +177,8 @@ def test_what_is_always_in_the_mask_counts_in_k():
     optimizer = masked(model, density=0.4, source="random", always=r"^3\.")
     assert optimizer.masks["3.weight"].all() and optimizer.masks["3.bias"].all()
     assert sum(int(mask.sum()) for mask in optimizer.masks.values()) == round(0.4 * TOTAL)
+    with pytest.raises(ValueError, match=r"63 numbers are always .* give a density of at least 0\.\d{6}"):
+        masked(model, density=0.01, always=r"^3\.")  # at once, not when the updates that estimate the mask are over
     given_masks = {name: torch.zeros_like(mask) for name, mask in optimizer.masks.items()}
     forced = masked(a_model(), masks=given_masks, always=r"^3\.")
     assert forced.masks["3.weight"].all() and not forced.masks["0.weight"].any()

@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ information also holds the weights that it was measured at: 4 bytes a parameter 
 or 2 for the other. A mask takes one bit a parameter."""
 EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
 
-ESTIMATORS = ("per-sample", "sampled", "batch")
+ESTIMATORS = ("per-sample", "expected", "sampled", "batch")
 _SHOWN_DENSITY = 0.005
 _SECONDS_BETWEEN_PARTS = 30.0
 _SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
@@ -117,12 +118,18 @@ def _adder(trained: Any, settings: Settings, drawn: Sequence[int]) -> _Adder:
     if squares.looped:
         logger.warning("measured one sentence at a time: %s", ", ".join(squares.looped))
 
+    def targets_of(ids: Sequence[int]) -> Iterator[list[Any]]:
+        if settings.estimator == "expected":
+            yield trained.every_class(ids)
+            return
+        for draw in range(settings.draws):
+            yield trained.sampled(ids, draw, settings.seed)
+
     def add(totals: fisher.Totals, ids: Sequence[int]) -> None:
         if settings.estimator == "per-sample":
             squares.add_(totals, trained.gold(ids))
             return
-        for draw in range(settings.draws):
-            pairs = trained.sampled(ids, draw, settings.seed)
+        for pairs in targets_of(ids):
             for batch in fisher.batches(pairs, trained.length, settings.max_tokens):
                 squares.add_(totals, batch)
 
@@ -290,9 +297,24 @@ def write_mask(out: Path, tensors: fisher.Totals, density: float, about: dict[st
     k = round(density * n)
     if k == 0:
         raise UserError(f"--mask-density {density:g} of {n:,} parameters is none; type a larger one")
-    found = masks.largest(list(tensors.values()), k)
-    snapshot.save(out, "mask", dict(zip(tensors, found, strict=True)), **about)
-    print(f"wrote {out}: the largest {k:,} of {n:,} are updated")
+    always = about.get("always")
+    try:
+        found = masks.largest_beside(tensors, density, re.compile(always) if always else None)
+    except ValueError as error:
+        raise UserError(f"{error}, or type --always ''") from None
+    snapshot.save(out, "mask", found, **about)
+    kept = f", with all of {always}," if always else ""
+    print(f"wrote {out}: the largest {k:,} of {n:,}{kept} are updated")
+
+
+def _mask_settings(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """What a mask says of itself beside what it was measured by."""
+    always = args.always
+    if always is None:
+        always = scope.CLASSIFIERS if any(re.search(scope.CLASSIFIERS, name) for name in names) else ""
+    elif always and not any(re.search(always, name) for name in names):
+        raise UserError(f"no parameter has a name with {always!r} in it, such as {names[0]}; type another --always")
+    return {"density": args.mask_density, **({"always": always} if always else {})}
 
 
 # The command --------------------------------------------------------------------------------------------------------
@@ -310,6 +332,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the mask of the largest share D of all parameters in place of the Fisher information itself",
     )
     parser.add_argument(
+        "--always",
+        metavar="REGEX",
+        help="with --mask-density: parameters with such a name are all in the mask, and count in D "
+        "(default: the classification head of a sentence task, as in Sung et al.; '': none)",
+    )
+    parser.add_argument(
         "--from",
         dest="source",
         type=Path,
@@ -321,10 +349,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ESTIMATORS,
         default=ESTIMATORS[0],
         help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
-        "sampled: with targets drawn from the model, the standard Fisher; batch: squared gradients of batches, cheap, "
-        "and dependent on --max-tokens",
+        "expected: the expectation over all classes of a sentence task, a pass for each class, the standard Fisher; "
+        "sampled: an estimate of it from targets drawn from the model; batch: squared gradients of batches, cheap, and "
+        "dependent on --max-tokens",
     )
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="sentences to draw (default 1000)")
+    parser.add_argument("--samples", type=int, default=1024, metavar="N", help="sentences to draw (default 1024)")
     parser.add_argument("--draws", type=int, default=1, metavar="D", help="targets drawn a sentence (default 1)")
     parser.add_argument("--split", default="train", help="(default train)")
     parser.add_argument("--seed", type=int, default=1, help="of the sentences and drawn targets (default 1)")
@@ -340,17 +369,25 @@ def run(args: argparse.Namespace) -> int:
     density = args.mask_density
     if density is not None and not 0 < density <= 1:
         raise UserError("--mask-density must be above 0 and at most 1; type --mask-density 0.005")
+    if args.always is not None:
+        if density is None:
+            raise UserError("--always is of masks; type --mask-density 0.005 with it")
+        try:
+            re.compile(args.always)
+        except re.error as error:
+            raise UserError(f"--always {args.always!r} is not a regular expression ({error}); type one") from None
     if args.source is not None:
         return _mask_from(args)
     settings = _settings(args)
     logging.disable(logging.INFO)  # fairseq's own account of dictionaries and data
     trained = _load(settings, "cuda:0" if settings.device == "cuda" else "cpu")
+    trained.refuse(settings.estimator)
     planned = plan(trained, settings)
     used = sum(planned.counts)
     weights = {entry.name: parameter for entry, parameter in scope.catalogue(trained.model)}
     about = settings.about(used, snapshot.fingerprint(weights))
     kind: snapshot.Kind = "fisher" if density is None else "mask"
-    final = about if density is None else {**about, "density": density}
+    final = about if density is None else {**about, **_mask_settings(args, list(weights))}
     if _finished(args.out, kind, final):
         return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -410,7 +447,7 @@ def _mask_from(args: argparse.Namespace) -> int:
     if args.checkpoint is not None or args.data is not None:
         raise UserError("--from measures nothing; leave out the checkpoint and --data")
     found = snapshot.load(args.source, "fisher")
-    about = {**found.about, "density": args.mask_density}
+    about = {**found.about, **_mask_settings(args, list(found.tensors))}
     if not _finished(args.out, "mask", about):
         write_mask(args.out, found.tensors, args.mask_density, about)
     return 0

@@ -102,7 +102,11 @@ def _told(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, float]]]:
                 continue
             try:
                 values = json.loads(line[line.index("{") :])
-                named = {str(name).removeprefix(prefix): float(value) for name, value in values.items()}
+                named = {
+                    str(name).removeprefix(prefix): float(value)
+                    for name, value in values.items()
+                    if not isinstance(value, list)  # of predictions, which fairseq leaves empty
+                }
             except (ValueError, TypeError):  # half a line of a run that was killed, or a value that is no number
                 continue
             if "num_updates" in named:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import native
 from .fused_adam import FusedAdam
 from .importance import fisher
-from .masks import largest, quantile, stream_key, uniform
+from .masks import count_beside, largest_beside, quantile, stream_key, uniform
 from .native import Guide
 from .rules import Given, Rule
 from .scope import Slot
@@ -110,6 +110,8 @@ class FixedMaskOptimizer(WrappedOptimizer):
         if self.always and not any(self.always.search(slot.name) for slot in self.slots):
             raise ValueError(f"no parameter in scope has a name with {self.always.pattern!r} in it, such as "
                              f"{self.slots[0].name}")  # fmt: skip
+        if self.density is not None:
+            count_beside({slot.name: len(slot) for slot in self.slots}, self.density, self.always)
 
     def _forced(self, slot: Slot) -> bool:
         return bool(self.always and self.always.search(slot.name))
@@ -141,19 +143,8 @@ class FixedMaskOptimizer(WrappedOptimizer):
             return self._by_the_row([Given(mask=(s > 0) | self._forced(slot)) for s, slot in self._with(scores)], None)
         if self.density is None:
             raise ValueError(f"{self.rule.name} needs masks or density")
-        forced = [slot for slot in self.slots if self._forced(slot)]
-        wanted, taken = round(self.density * sum(map(len, self.slots))), sum(map(len, forced))
-        if taken > wanted:
-            least = taken / sum(map(len, self.slots))
-            raise ValueError(
-                f"{taken} numbers are always in the mask, but density {self.density} lets only {wanted} move; "
-                f"give a density of at least {least:.6f}"
-            )
-        free = iter(largest([s for s, slot in self._with(scores) if not self._forced(slot)], wanted - taken))
-        return self._by_the_row(
-            [Given(mask=torch.ones_like(s, dtype=torch.bool) if self._forced(slot) else next(free))
-             for s, slot in self._with(scores)], None,
-        )  # fmt: skip
+        chosen = largest_beside({slot.name: score for score, slot in self._with(scores)}, self.density, self.always)
+        return self._by_the_row([Given(mask=chosen[slot.name]) for slot in self.slots], None)
 
     def _with(self, scores: Sequence[Tensor]) -> Iterable[tuple[Tensor, Slot]]:
         return zip(scores, self.slots, strict=True)

@@ -21,6 +21,7 @@ CPU_BLOCK = 1 << 16
 # fairseq's names for what follows the layers, tied or not: the projection onto the vocabulary, the head of a masked
 # language model, and the heads for classes of sentences, new in every fine-tuning. None is attention or feed-forward.
 _HEADS = {"output_projection", "lm_head", "classification_heads"}
+CLASSIFIERS = r"(^|\.)classification_heads\."  # finds the names of the parameters of these heads
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..core.fixed import SOURCES, FixedMaskOptimizer
 from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
 from ..core.rules import RULES, forms
-from ..core.scope import SCOPES, Slot
+from ..core.scope import CLASSIFIERS, SCOPES, Slot
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
 from ..errors import UserError
 from . import parameters
@@ -142,8 +142,12 @@ class FishConfig(FixedConfig):
         default="fisher",
         metadata={"help": "what chooses the mask; baselines: random, magnitude, bias (BitFit, needs no density)"},
     )
-    fish_always: str = field(
-        default="", metadata={"help": "regular expression: parameters with such a name are always updated"}
+    fish_always: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "regular expression: parameters with such a name are always updated, and count in --fish-density "
+            "(default: the classification head of a sentence task, or what --fish-mask says; '': none)"
+        },
     )
 
 
@@ -378,6 +382,10 @@ class FishMask(GuidedFairseqOptimizer):
             raise UserError("--optimizer fish_mask needs --fish-density 0.005, or --fish-mask FILE made by wff fisher")
         if cfg.fish_mask is not None and cfg.fish_density is not None:
             raise UserError("--fish-mask has a density of its own; leave out --fish-density")
+        always = cfg.fish_always
+        if always is None:
+            heads = cfg.fish_mask is None and any(re.search(CLASSIFIERS, slot.name) for slot in slots)
+            always = CLASSIFIERS if heads else ""
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
@@ -386,7 +394,7 @@ class FishMask(GuidedFairseqOptimizer):
             density=cfg.fish_density,
             source=str(cfg.fish_source),
             observe=cfg.fish_updates,
-            always=cfg.fish_always,
+            always=always,
             seed=cfg.seed,
         )
 

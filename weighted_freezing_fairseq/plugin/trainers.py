@@ -3,9 +3,9 @@
 An optimizer is not told the names of its tensors. A criterion is not told which update is being made, does not see the
 optimizer, and is saved only if it has Parameters, which would break --finetune-from-model. So the trainer publishes
 names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it when an epoch
-begins and when and how gradients are clipped, and carries its state in its own. Layers with a loss of their own
-(`architectures.py`) learn from it what the criterion is. What `--log-importance` asks for (`importance_log.py`) is told
-when gradients are final and when an update is done.
+or an update begins and when and how gradients are clipped, and carries its state in its own. Layers with a loss of
+their own (`architectures.py`) learn from it what the criterion is. What `--log-importance` asks for
+(`importance_log.py`) is told when gradients are final and when an update is done.
 """
 
 import functools
@@ -27,7 +27,7 @@ def install() -> None:
     """Change every trainer that is made from now on."""
     create, build, clip = Trainer.__init__, Trainer._build_optimizer, Trainer.clip_grad_norm
     save, load, begin = Trainer.state_dict, Trainer.load_checkpoint, Trainer.begin_epoch
-    count = Trainer.set_num_updates
+    count, step = Trainer.set_num_updates, Trainer.train_step
 
     @functools.wraps(create)
     def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -63,6 +63,12 @@ def install() -> None:
             log.clipped(norm)
         return norm
 
+    @functools.wraps(step)
+    def tell_and_step(self: Trainer, samples: list[Any], *args: Any, **kwargs: Any) -> Any:
+        if (criterion := _guided_criterion(self)) is not None:
+            criterion.update_begun(samples)
+        return step(self, samples, *args, **kwargs)
+
     @functools.wraps(count)
     def count_and_tell(self: Trainer, num_updates: int) -> None:
         count(self, num_updates)
@@ -96,6 +102,7 @@ def install() -> None:
     Trainer.__init__ = create_and_attach
     Trainer._build_optimizer = build_with_names
     Trainer.clip_grad_norm = clip_and_tell
+    Trainer.train_step = tell_and_step
     Trainer.set_num_updates = count_and_tell
     Trainer.state_dict = save_with_criterion
     Trainer.load_checkpoint = load_with_criterion
