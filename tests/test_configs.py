@@ -18,7 +18,7 @@ from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.data import GLUE, XNLI
 from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 
-FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 11, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
+FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
 FOLDERS |= {"xnli": 6}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli")
@@ -33,19 +33,42 @@ def test_the_folders_are_those_that_the_readme_knows():
 METHODS = ("optimizer", "criterion", "model")
 STARTED = {"fish_mask", "lfr_cm"}  # from another run, for fewer updates
 SHORT = {"intra_distillation_third"}
+# At the larger of the two learning rates that Li et al. 2023 searched.
+FASTER = {f"weighted_freeze{rule}" for rule in ("", "_smooth", "_important", "_random", "_loss_preserving", "_fisher")}
+FASTER |= {"sage", "sage_light", "sage_fisher", "sage_magnitude"}
 MATRICES = ("multi30k", "iwslt14", "iwslt14-li", "wmt17")
 
 
 @pytest.mark.parametrize("folder", MATRICES)
 def test_a_cell_differs_from_standard_training_in_its_method_alone(folder):
     for name, (cfg, changed) in differences(folder).items():
-        if name in ("standard", "alignreg"):  # alignreg prunes a trained model, on a schedule of its own
+        # alignreg prunes a trained model, on a schedule of its own
+        if name in ("standard", "standard_double_lr", "alignreg"):
             continue
         rest = changed - set(METHODS)
         assert len(changed & set(METHODS)) == 1 and ("model" in changed) == (name == "switch_transformer"), name
         expected = {"optimization", "checkpoint"} if name in STARTED else {"optimization"} if name in SHORT else set()
+        if folder == "iwslt14-li" and name in FASTER:
+            expected = {"optimization"}
         assert rest == expected, name
         assert cfg["optimizer"]["weight_decay"] == 1e-4 and cfg["optimizer"]["adam_betas"] == "(0.9, 0.98)"
+
+
+def test_weighted_freezing_runs_as_its_author_ran_it_beside_a_control_and_standard_at_its_learning_rate():
+    cells = {name: cfg for name, (cfg, _) in differences("iwslt14-li").items()}
+    baseline = cells["standard_double_lr"]
+    for name in FASTER:
+        assert cells[name]["optimization"] == baseline["optimization"] == {"max_update": 20000, "lr": [1e-3]}, name
+    rules = {name: cells[name]["optimizer"] for name in FASTER if name.startswith("weighted_freeze")}
+    assert {name: optimizer["freeze_rule"] for name, optimizer in rules.items()} == {
+        "weighted_freeze": "printed", "weighted_freeze_smooth": "smooth", "weighted_freeze_important": "important",
+        "weighted_freeze_random": "random", "weighted_freeze_loss_preserving": "printed",
+        "weighted_freeze_fisher": "printed",
+    }  # fmt: skip
+    assert all(optimizer["importance_start"] == 4000 for optimizer in rules.values())
+    assert {key for key, (_, changed) in differences("iwslt14-li").items() if changed == {"optimization"}} == {
+        "standard_double_lr"
+    }
 
 
 @pytest.mark.parametrize("folder", LABELLED)

@@ -96,6 +96,6 @@ def test_every_option_is_named_with_its_default(section, configs):
     for name, default in named.items():
         mine = fields[name.replace("-", "_")].default
         if mine is None or mine is False or mine == "":
-            assert default.strip() in ("", "by method", "by anchor", "all"), name
+            assert default.strip() in ("", "by method", "by anchor", "by beta", "all"), name
         else:
             assert float(default) == mine if isinstance(mine, int | float) else default.strip() == str(mine), name
