@@ -26,6 +26,7 @@ _PUBLIC = {
     "Rule": "core.rules",
     "METRICS": "core.importance",
     "scope_of": "core.scope",
+    "HEADS": "core.scope",
     "passes_loss": "core.fused",
     "x_divergence": "core.losses",
     "js_divergence": "core.losses",
