@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import os
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import warnings
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import FP16Optimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
@@ -75,6 +77,29 @@ def test_allow_list_holds_data_classes_only():
     assert argparse.Namespace in classes
     for cls in classes:
         assert cls.__module__.split(".")[0] in ("argparse", "fairseq", "numpy")
+
+
+class Code:
+    """Unpickling this prints."""
+
+    def __reduce__(self):
+        return print, ("code of the file was run",)
+
+
+def test_fairseq_alone_loads_without_code_where_torch_would_run_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as torch before 2.6 is
+    monkeypatch.setattr(checkpoint_utils, "torch", torch)
+    before = dict(os.environ)
+    torch.save({"model": {}, "code": Code()}, tmp_path / "with_code.pt")
+    compat.load_without_code()
+    with pytest.raises(RuntimeError, match="was not loaded: it holds something other than tensors"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "with_code.pt"))
+    torch.save(torch.ones(2), tmp_path / "plain.pt")
+    assert checkpoint_utils.torch.load(tmp_path / "plain.pt").sum() == 2
+    assert not capsys.readouterr().out
+    with pytest.warns(UserWarning, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        torch.load(tmp_path / "with_code.pt")
+    assert capsys.readouterr().out and dict(os.environ) == before
 
 
 def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):

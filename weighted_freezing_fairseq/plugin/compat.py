@@ -12,13 +12,13 @@ import functools
 import importlib.util
 import inspect
 import logging
-import os
 import pickle
 import queue
 import re
 import sys
 import threading
 import time
+import types
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
@@ -101,15 +101,27 @@ def safe_classes() -> list[Any]:
 def allow_fairseq_checkpoints() -> None:
     """Since torch 2.6 checkpoints load without running code of the file: name what fairseq's need, and no more.
 
-    Older torch is told to load likewise.
+    Under older torch fairseq is made to load likewise.
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        load_without_code()
         # Before torch 2.5 a class goes by its own name alone; and numpy 1 writes its bytes as encoded text.
         torch.serialization.add_safe_globals([c[0] if isinstance(c, tuple) else c for c in safe_classes()])
         torch.serialization.add_safe_globals([codecs.encode])
     else:
         torch.serialization.add_safe_globals(safe_classes())
+
+
+def load_without_code() -> None:
+    """Have fairseq's module for checkpoints, and no other code, load with weights_only."""
+
+    class Torch(types.ModuleType):
+        load = staticmethod(functools.partial(torch.load, weights_only=True))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    checkpoint_utils.torch = Torch("torch")
 
 
 # Copies of other weights that only the encoder layers of fairseq 0.12.2 keep, for a fast path of its time.

@@ -147,8 +147,8 @@ class Machine:
             return {"common": {"cpu": True}, "distributed_training": {"distributed_world_size": 1}}
         if tokens * update_freq < self.gpus:
             raise UserError(
-                f"a batch of {unit} {tokens} * update_freq {update_freq} cannot be shared by {self.gpus} GPUs, each needs "
-                f"one at least; type --gpus {tokens * update_freq}"
+                f"a batch of {unit} {tokens} * update_freq {update_freq} is not enough for {self.gpus} GPUs: each "
+                f"needs one or more; type --gpus {tokens * update_freq}"
             )
         each, rounds = share_of_batch(tokens, update_freq, self.gpus, self.tokens_per_gpu)
         halves = {
