@@ -23,6 +23,7 @@ from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthe
 from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.scope import catalogue
+from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import compat, parameters
 from weighted_freezing_fairseq.plugin.optimizers import BASES, base_settings
 
@@ -253,6 +254,20 @@ def test_every_base_of_fairseq_is_offered_with_its_settings():
     assert base_settings("sgd")["momentum"][:2] == (float, 0.0)
     assert base_settings("nag")["momentum"][1] == 0.99
     assert base_settings("adafactor")["beta1"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("row", "setting", "more"), [("fish_mask", "fish_density", {}), ("lfr_cm", "lfr_quantile", {"fisher": "unread.pt"})]
+)
+@pytest.mark.parametrize("value", [0, 5])
+def test_a_share_of_the_weights_that_is_no_fraction_names_the_flag(row, setting, more, value):
+    from fairseq.optim import build_optimizer
+
+    model = a_model()
+    cfg = settings(_name=row, base_optimizer="sgd", **{setting: value}, **more).optimizer
+    flag = f"--{setting.replace('_', '-')}"
+    with parameters.published(model), pytest.raises(UserError, match=f"{flag} .*at most 1, got {value}; type {flag} 0"):
+        build_optimizer(cfg, list(model.parameters()))
 
 
 @pytest.mark.parametrize("base", ["adam", "adamax", "sgd", "nag", "adagrad", "adadelta", "adafactor"])

@@ -24,7 +24,7 @@ import torch
 
 from .. import __version__
 from ..core import fisher, masks, scope, snapshot
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from ..files import whole
 from ..recipes.pack import read_checkpoint
 
@@ -338,8 +338,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     density = args.mask_density
-    if density is not None and not 0 < density <= 1:
-        raise UserError("--mask-density must be above 0 and at most 1; type --mask-density 0.005")
+    if density is not None:
+        check_fraction("--mask-density", density, 0.005, one=True)
     if args.source is not None:
         return _mask_from(args)
     settings = _settings(args)

@@ -23,7 +23,7 @@ from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
 from ..core.scope import Slot
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from . import checkpoints, parameters
 from .guided_criterion import GuidedConfig, GuidedCriterion, register
 
@@ -234,9 +234,8 @@ def _refuse_wrong(cfg: DictConfig) -> None:
         return
     if cfg.prune_interval is None or cfg.prune_interval < 1:
         raise UserError("--prune needs to know how often: add --prune-interval 1000, or 15 with --prune-unit epochs")
-    for name in ("prune_step", "prune_target"):
-        if not 0 < cfg[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} {cfg[name]:g} is no share of the weights; type 0.1 or 0.7")
+    check_fraction("--prune-step", cfg.prune_step, 0.1)
+    check_fraction("--prune-target", cfg.prune_target, 0.7)
     penalty = METHODS[str(cfg.prune)].penalty
     if cfg.prune_lambda is not None and (not penalty or cfg.prune_lambda < 0):
         raise UserError("--prune-lambda is the strength, not negative, of the penalty of --prune l2 or l0")

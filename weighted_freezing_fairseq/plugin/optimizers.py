@@ -26,7 +26,7 @@ from ..core.importance import METRICS
 from ..core.rules import RULES
 from ..core.scope import SCOPES, Slot
 from ..core.wrapped import STATE_KEY, WrappedOptimizer
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from . import parameters
 
 logger = logging.getLogger(__name__)
@@ -336,6 +336,8 @@ class FishMask(GuidedFairseqOptimizer):
             raise UserError("--optimizer fish_mask needs --fish-density 0.005, or --fish-mask FILE made by wff fisher")
         if cfg.fish_mask is not None and cfg.fish_density is not None:
             raise UserError("--fish-mask has a density of its own; leave out --fish-density")
+        if cfg.fish_density is not None:
+            check_fraction("--fish-density", cfg.fish_density, 0.005, one=True)
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
@@ -358,6 +360,8 @@ class LfrCm(GuidedFairseqOptimizer):
             raise UserError("--optimizer lfr_cm needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
         if (cfg.lfr_threshold is None) == (cfg.lfr_quantile is None):
             raise UserError("--optimizer lfr_cm needs one of --lfr-quantile 0.25 and --lfr-threshold TAU")
+        if cfg.lfr_quantile is not None:
+            check_fraction("--lfr-quantile", cfg.lfr_quantile, 0.25, one=True)
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
