@@ -38,9 +38,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     ) -> None:
         _refuse_closure(base)
         self.base = base
-        torch.optim.Optimizer.__setstate__(
-            self, {}
-        )  # torch's step hooks, without a second copy of param_groups and state
+        super().__setstate__({})  # torch's step hooks, without a second copy of param_groups and state
         self.slots = list(slots)
         self.rule = rule
         self.importance = choice("importance", importance or rule.metric, METRICS)
