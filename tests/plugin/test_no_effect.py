@@ -8,7 +8,8 @@ import torch
 from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core import snapshot
-from weighted_freezing_fairseq.plugin import no_effect, passes
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.plugin import no_effect, parameters, passes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
 
@@ -93,6 +94,16 @@ def test_a_finished_mask_needs_no_estimate(said, tmp_path):
 )  # fmt: skip
 def test_what_works_is_not_warned_of(said, settings):
     assert said(*settings) == []
+
+
+def test_a_model_without_matrices_to_prune_is_refused_without_a_flag_that_alignreg_lacks():
+    criterion = subject_of("standard", CONFIGS / "toy/standard.yaml", TINY, "cpu", 1, TASK, ALIGN).trainer.criterion
+    embedding = torch.nn.Embedding(3, 2)
+    with (
+        parameters.published(embedding),
+        pytest.raises(UserError, match="this model has none; type another --criterion"),
+    ):
+        criterion.optimizer_built(torch.optim.SGD(embedding.parameters()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
