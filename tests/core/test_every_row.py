@@ -1,6 +1,7 @@
 """What is true of every optimizer row, whichever it is: one suite over the table."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -299,6 +300,44 @@ def test_wrong_settings_say_what_is_right(cls, settings, words):
     model = a_model()
     with pytest.raises(ValueError, match=words):
         cls(BASES["adam"](model.parameters()), scope_of(model), **settings)
+
+
+@every_row
+@every_base
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize("updates", [1, 3])
+def test_a_copy_with_its_model_steps_like_the_original(base, row, duplicate, updates):
+    model = a_model()
+    optimizer = guided_model(row, model, base)
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)  # puts a function in place of `step`
+    optimizer.register_step_post_hook(lambda *_: None)
+    train(model, optimizer, updates)
+    its_model, its_optimizer = duplicate((model, optimizer))
+    parameters = {id(p) for p in its_model.parameters()}
+    assert all(id(slot.parameter) in parameters for slot in its_optimizer.slots)
+    assert its_optimizer.rule is optimizer.rule  # native code asks whether it is the table's very row
+    expected = train(model, optimizer, 3, first=updates)
+    assert same(train(its_model, its_optimizer, 3, first=updates), expected)
+    assert its_optimizer.updates == updates + 3
+
+
+@every_row
+def test_a_wrapped_model_gets_the_same_masks(row):
+    """Masks are drawn by name, in which wrappers leave no trace."""
+    plain, inside = a_model(), a_model()
+    wrapped = nn.DataParallel(inside)
+    expected = train(plain, guided_model(row, plain), 4)
+    assert same(train(wrapped, guided_model(row, wrapped), 4), expected)
+
+
+@every_row
+def test_a_base_that_needs_a_closure_is_refused(row):
+    model = a_model()
+    with pytest.raises(ValueError, match=r"LBFGS.*closure.*torch\.optim\.AdamW"):
+        cls, usual, _ = ROWS[row]
+        cls(torch.optim.LBFGS(model.parameters()), scope_of(model), row.split()[0], **usual)
 
 
 @every_row

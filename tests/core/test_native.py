@@ -179,6 +179,39 @@ def test_without_a_compiler_torch_takes_over_and_the_log_says_so(tmp_path, envir
     assert done.stdout.strip() == "None" and reason in done.stderr and "plain torch" in done.stderr
 
 
+STEP = """
+import logging, os
+import torch
+from weighted_freezing_fairseq import GuidedOptimizer, scope_of
+logging.basicConfig(level=logging.INFO)
+model = torch.nn.Linear(4, 4)
+optimizer = GuidedOptimizer(torch.optim.Adam(model.parameters()), scope_of(model))
+{before}  # all that a step imports is imported: another user may not see where this Python lies
+for _ in range(3):
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+print("stepped")
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        pytest.param(
+            "del os.environ['HOME'], os.environ['XDG_CACHE_HOME']; os.setuid(54321)",
+            "no home folder",
+            marks=pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become nobody"),
+        ),
+        ("os.environ['XDG_CACHE_HOME'] = os.path.abspath(torch.__file__)", "Not a directory"),
+    ],
+    ids=["no home", "cache under a file"],
+)
+def test_without_a_cache_folder_torch_takes_over_with_one_line_in_the_log(tmp_path, before, reason):
+    done = run_fresh(STEP.format(before=before), tmp_path)
+    assert done.stdout == "stepped\n", done.stderr
+    assert reason in done.stderr and "XDG_CACHE_HOME" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_switched_off_by_hand(tmp_path):
     assert run_fresh(LOAD, tmp_path, WFF_NATIVE="0").stdout.strip() == "None"
     assert not list(tmp_path.iterdir())

@@ -206,8 +206,11 @@ def test_two_processes_prune_alike(fairseq: Fairseq):
         (["--prune", "magnitude"], "add --prune-interval 1000, or 15 with --prune-unit epochs"),
         (["--prune", "magnitude", "--prune-interval", 4], "do not fit in --max-update 20; type --prune-interval 2"),
         (["--prune", "magnitudes"], "invalid choice"),
-        (["--prune", "lamp", "--prune-interval", 1, "--prune-target", 1.5], "--prune-target 1.5 is no share"),
-        (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "--prune-step 0 is no share"),
+        (
+            ["--prune", "lamp", "--prune-interval", 1, "--prune-target", 1.5],
+            "above 0 and below 1, got 1.5; type",
+        ),
+        (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "got 0; type --prune-step 0.1"),
         (["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1], "the penalty of --prune l2 or l0"),
         (["--alignreg-lambda", -1], "would drive from the reference"),
         (["--alignreg-reference", "no.pt"], "there is no reference no.pt; give --alignreg-reference a checkpoint"),

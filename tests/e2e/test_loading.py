@@ -48,6 +48,20 @@ def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
     assert cold.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
 
 
+def test_a_look_up_of_fairseq_does_not_lose_the_registration():
+    code = """
+import importlib.util, sys
+import weighted_freezing_fairseq
+assert importlib.util.find_spec("fairseq") and importlib.util.find_spec("fairseq") and "fairseq" not in sys.modules
+import fairseq
+from fairseq.optim import OPTIMIZER_REGISTRY
+assert "weighted_freeze" in OPTIMIZER_REGISTRY
+assert not [finder for finder in sys.meta_path if type(finder).__name__ == "_RegisterAfterFairseq"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("trap", ["other version", "other name"])
 def test_a_second_plugin_is_refused_with_what_to_type(cold: Fairseq, trap: str, tmp_path: Path):
     name = "weighted_freezing_fairseq" if trap == "other version" else "renamed"

@@ -25,7 +25,7 @@ import torch
 
 from .. import __version__
 from ..core import fisher, masks, scope, snapshot
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from ..files import whole
 from ..recipes.pack import read_checkpoint
 
@@ -367,8 +367,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     density = args.mask_density
-    if density is not None and not 0 < density <= 1:
-        raise UserError("--mask-density must be above 0 and at most 1; type --mask-density 0.005")
+    if density is not None:
+        check_fraction("--mask-density", density, 0.005, one=True)
     if args.always is not None:
         if density is None:
             raise UserError("--always is of masks; type --mask-density 0.005 with it")

@@ -24,7 +24,7 @@ from ..core import fisher
 from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.snapshot import fingerprint
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from ..files import whole, write_atomically
 from ..recipes.evaluate import add_decode_arguments, decode_of, refuse_missing
 from ..recipes.machine import Machine, a_device
@@ -132,8 +132,7 @@ def _by_gradient(dense: Dense, methods: Sequence[Method], sample: Sample) -> dic
 
 def prune_once(args: argparse.Namespace, method: Method, sample: Sample) -> None:
     """Write the pruned checkpoint, and say what was pruned."""
-    if not 0 <= args.fraction < 1:
-        raise UserError(f"--fraction {args.fraction:g} is not from 0 up to, but not, 1; type --fraction 0.5")
+    check_fraction("--fraction", args.fraction, 0.5, zero=True)
     refuse_to_overwrite(args.out)
     (path,) = args.checkpoint
     dense = Dense.of(path, *read_checkpoint(path), args.data)
@@ -418,5 +417,5 @@ def _fractions(text: str) -> list[float]:
     except (ValueError, ZeroDivisionError, OverflowError):
         found = set()
     if not found or not all(0 <= fraction < 1 for fraction in found):
-        raise UserError(f"--fractions {text} are not shares from 0 up to, but not, 1; type --fractions 0:0.9:0.1")
+        raise UserError(f"--fractions must be at least 0 and below 1, got {text}; type --fractions 0:0.9:0.1")
     return sorted(found)

@@ -49,7 +49,10 @@ METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept; `XDG_CACHE_HOME` moves it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighted_freezing_fairseq"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighted_freezing_fairseq"
+    except RuntimeError:
+        raise OSError("this user has no home folder") from None
 
 
 def _compile(library: Path) -> None:
@@ -93,13 +96,17 @@ def load() -> ctypes.CDLL | None:
 @cache
 def _load() -> ctypes.CDLL | None:
     recipe = (SOURCE.read_bytes(), _FLAGS, os.environ.get("CC"), platform.machine(), platform.libc_ver())
-    library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
     try:
+        library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
         if not library.exists():
             _compile(library)
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
+        logger.warning(
+            "guided optimizers run in plain torch, slower than with their C kernels: %s; "
+            "these need a C compiler, and a cache folder that can be written (set XDG_CACHE_HOME)",
+            error,
+        )
         return None
     for name in ("ranges", "advance", "restore", "mask", "row_sums", "step"):
         getattr(kernels, f"wff_{name}").restype = None

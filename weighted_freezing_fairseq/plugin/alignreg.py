@@ -6,7 +6,8 @@ what fairseq's trainer has to be told. Left out on purpose: pruning of a finishe
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -23,8 +24,8 @@ from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
 from ..core.scope import Slot
-from ..errors import UserError
-from . import checkpoints, parameters
+from ..errors import UserError, check_fraction
+from . import checkpoints, no_effect, parameters
 from .guided_criterion import GuidedConfig, GuidedCriterion, register
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class AlignReg(GuidedCriterion):
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
         _refuse_wrong(cfg)
+        _warn_of_no_effect(cfg)
         self._layers: list[tuple[nn.Parameter, Slot]] = []
         self._reference: dict[str, Tensor] = {}
         self._pruning: IterativePruning | None = None
@@ -149,7 +151,13 @@ class AlignReg(GuidedCriterion):
     def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
         if self.neutral:
             return
-        slots = parameters.match([p for group in optimizer.param_groups for p in group["params"]], "linear")
+        try:
+            slots = parameters.match([p for group in optimizer.param_groups for p in group["params"]], "linear")
+        except ValueError:  # of an empty scope, which other methods have a flag for
+            raise UserError(
+                "--criterion alignreg acts on matrices of attention and feed-forward layers, and this model has none; "
+                "type another --criterion"
+            ) from None
         named = parameters.by_name()
         self._layers = [(named[slot.name], slot) for slot in slots]
         if self._aligned and self.cfg.alignreg_reference is not None and not self._reference:
@@ -234,12 +242,27 @@ def _refuse_wrong(cfg: DictConfig) -> None:
         return
     if cfg.prune_interval is None or cfg.prune_interval < 1:
         raise UserError("--prune needs to know how often: add --prune-interval 1000, or 15 with --prune-unit epochs")
-    for name in ("prune_step", "prune_target"):
-        if not 0 < cfg[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} {cfg[name]:g} is no share of the weights; type 0.1 or 0.7")
+    check_fraction("--prune-step", cfg.prune_step, 0.1)
+    check_fraction("--prune-target", cfg.prune_target, 0.7)
     penalty = METHODS[str(cfg.prune)].penalty
     if cfg.prune_lambda is not None and (not penalty or cfg.prune_lambda < 0):
         raise UserError("--prune-lambda is the strength, not negative, of the penalty of --prune l2 or l0")
+
+
+def _warn_of_no_effect(cfg: DictConfig) -> None:
+    """What is given and belongs to something that is switched off."""
+    kind, method = str(cfg.alignreg), str(cfg.prune)
+    warn_of = partial(no_effect.warn_of, cfg, AlignRegConfig)
+    if kind == "none":
+        reason = "--alignreg none has no reference; leave it out, or type --alignreg cosine"
+        warn_of(("alignreg_level", "alignreg_lambda", "alignreg_reference"), reason)
+    elif kind == "frobenius":
+        warn_of(("alignreg_level",), "--alignreg frobenius is one distance of all weights; leave it out")
+    if method == "none":
+        names = [field.name for field in fields(AlignRegConfig) if field.name.startswith("prune_")]
+        warn_of(names, "--prune none prunes nothing; leave it out, or type --prune magnitude")
+    elif method != "l0":
+        warn_of(("prune_gate_lr",), f"--prune {method} has no gates; leave it out, or type --prune l0")
 
 
 register(AlignReg, AlignRegConfig)

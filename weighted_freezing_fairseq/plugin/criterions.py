@@ -24,9 +24,9 @@ from ..core.rules import RULES
 from ..core.schedules import adaptive_alpha
 from ..core.scope import SCOPES, Slot
 from ..errors import UserError
-from . import parameters
+from . import no_effect, parameters
 from .guided_criterion import GuidedConfig, GuidedCriterion, register
-from .passes import PASS_MODES
+from .passes import PASS_MODES, differ
 from .sentence_loss import SentenceLoss
 from .teachers import Teachers
 
@@ -89,6 +89,8 @@ class IntraDistillation(GuidedCriterion):
                 f"sentence_prediction only, not with {type(task).__name__}; type --divergence-reduction mean"
             )
         self._batch = 0.0
+        self._compared = False
+        self._warn_of_no_effect()
         if self.neutral or cfg.alpha_schedule == "constant" or cfg.alpha <= 1:
             return
         if not cfg.alpha_q > cfg.alpha_p > 0:
@@ -101,6 +103,21 @@ class IntraDistillation(GuidedCriterion):
                 "the adaptive alpha needs to know how long the training is: add --max-update 50000, "
                 "or --alpha-schedule constant"
             )
+
+    def _warn_of_no_effect(self) -> None:
+        cfg = self.cfg
+        if cfg.num_passes == 1 and cfg.alpha != 0:
+            no_effect.warn("--num-passes 1 is plain training: one pass has nothing to differ from; type --num-passes 3")
+        schedule = ("alpha_p", "alpha_q")
+        if cfg.alpha_schedule == "constant":
+            reason = "--alpha-schedule constant does not rise; leave it out, or type --alpha-schedule adaptive"
+            no_effect.warn_of(cfg, IntraDistillationConfig, schedule, reason)
+        elif cfg.alpha <= 1:
+            reason = f"an alpha up to 1, here {cfg.alpha:g}, does not rise; leave it out, or type --alpha 5"
+            no_effect.warn_of(cfg, IntraDistillationConfig, schedule, reason)
+        if getattr(self, "regression_target", False) and cfg.divergence != "mse":
+            reason = "with --regression-target passes are compared by squared differences; leave it out"
+            no_effect.warn_of(cfg, IntraDistillationConfig, ("divergence",), reason)
 
     @property
     def neutral(self) -> bool:
@@ -120,6 +137,12 @@ class IntraDistillation(GuidedCriterion):
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
         outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.one_pass)
+        if not self._compared and not differ(outputs[0].detach()):
+            no_effect.warn(
+                f"--num-passes {self.cfg.num_passes}: all passes of the first batch are the same, with divergence "
+                "0; does this model have dropout? Type --dropout 0.1"
+            )
+        self._compared = True
         strength, factor = self.strength, self._batch if self._summed else 1.0
         loss, logged = self.held_together(outputs, sample, str(self.cfg.divergence), strength * factor)
         return loss, {**logged, "divergence": factor * logged["divergence"], "alpha": strength * sample_size}
@@ -205,6 +228,15 @@ class Ewc(GuidedCriterion):
     def update(self) -> int:
         """The update that is being made, counted from 1."""
         return int(self.trainer.get_num_updates()) + 1
+
+    def attach(self, trainer: Trainer) -> None:
+        super().attach(trainer)
+        last = trainer.cfg.optimization.max_update
+        if not self.neutral and 0 < last < self.start:
+            no_effect.warn(
+                f"--ewc-lambda {self.cfg.ewc_lambda:g} has no effect: the penalty begins at update {self.start}, "
+                f"the run ends at --max-update {last}; type --ewc-start 1"
+            )
 
     @property
     def active(self) -> bool:

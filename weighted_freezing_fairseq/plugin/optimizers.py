@@ -27,8 +27,8 @@ from ..core.importance import METRICS
 from ..core.rules import RULES, forms
 from ..core.scope import CLASSIFIERS, SCOPES, Slot
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
-from ..errors import UserError
-from . import parameters
+from ..errors import UserError, check_fraction
+from . import no_effect, parameters
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +170,12 @@ class LfrConfig(FixedConfig):
         default="tensor",
         metadata={"help": "take the fraction of each tensor (Gu et al.), or over the whole scope (global)"},
     )
-    lfr_always_frozen: str = field(
-        default=_NORMS_AND_POSITIONS,
-        metadata={"help": "regular expression: parameters with such a name are never trained ('': all may be trained)"},
+    lfr_always_frozen: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "regular expression: parameters with such a name are never trained; '' for none "
+            f"(default: norms and positions, {_NORMS_AND_POSITIONS})"
+        },
     )
 
 
@@ -386,6 +389,8 @@ class FishMask(GuidedFairseqOptimizer):
         if always is None:
             heads = cfg.fish_mask is None and any(re.search(CLASSIFIERS, slot.name) for slot in slots)
             always = CLASSIFIERS if heads else ""
+        if cfg.fish_density is not None:
+            check_fraction("--fish-density", cfg.fish_density, 0.005, one=True)
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
@@ -408,8 +413,11 @@ class LfrCm(GuidedFairseqOptimizer):
             raise UserError("--optimizer lfr_cm needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
         if (cfg.lfr_threshold is None) == (cfg.lfr_quantile is None):
             raise UserError("--optimizer lfr_cm needs one of --lfr-quantile 0.25 and --lfr-threshold TAU")
-        if cfg.lfr_always_frozen != _NORMS_AND_POSITIONS and not _matches(cfg.lfr_always_frozen, slots):
-            logger.warning("--lfr-always-frozen %s matches no parameter in scope", cfg.lfr_always_frozen)
+        frozen = cfg.lfr_always_frozen
+        if frozen and not any(re.search(frozen, slot.name) for slot in slots):
+            no_effect.warn(f"--lfr-always-frozen {frozen} matches the name of no parameter in scope")
+        if cfg.lfr_quantile is not None:
+            check_fraction("--lfr-quantile", cfg.lfr_quantile, 0.25, one=True)
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
@@ -418,7 +426,7 @@ class LfrCm(GuidedFairseqOptimizer):
             quantile=cfg.lfr_quantile,
             source=_tensors_of(cfg.fisher, "fisher", slots),
             norm=cfg.lfr_norm,
-            never=cfg.lfr_always_frozen,
+            never=_NORMS_AND_POSITIONS if frozen is None else frozen,
             seed=cfg.seed,
         )
 
@@ -426,11 +434,6 @@ class LfrCm(GuidedFairseqOptimizer):
 def _measured(cfg: DictConfig) -> dict[str, Any]:
     """What `MeasuredConfig` says, as `GuidedOptimizer` takes it."""
     return {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start, "seed": cfg.seed}
-
-
-def _matches(pattern: str, slots: Sequence[Slot]) -> bool:
-    """Whether a regular expression matches the name of a slot; an empty one asks for nothing."""
-    return not pattern or any(re.search(pattern, slot.name) for slot in slots)
 
 
 def _tensors_of(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from . import mask_communication
 from .architectures import join_losses
 from .guided_criterion import GuidedCriterion
 from .importance_log import ImportanceLog, interval_of, log_of
+from .no_effect import warn_of_optimizer
 from .parameters import published, refuse_sharding
 
 _STATE_KEY = "guided_criterion"
@@ -46,6 +47,7 @@ def install() -> None:
         interval = interval_of(self.cfg)
         with published(self.get_model(), self.get_criterion()):
             build(self)
+            warn_of_optimizer(self.cfg)
             mask_communication.join(self)
             if criterion is not None:
                 criterion.optimizer_built(self.optimizer.optimizer)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import CONFIGS, methods_in
-from ..errors import UserError
+from ..errors import check_fraction
 from ..files import write_atomically
 from .provenance import note, on_embedded
 from .runs import (
@@ -164,8 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
     refuse_wrong(args)
-    if not 0 < args.density <= 1:
-        raise UserError(f"--density {args.density} is no fraction; type --density 0.05")
+    check_fraction("--density", args.density, 0.05, one=True)
     configs = args.configs.resolve()
     methods = args.methods.split(",") if args.methods else methods_in(configs)
     refuse_unknown_methods(methods, configs)

@@ -72,10 +72,10 @@ def share_of_batch(tokens: int, update_freq: int, gpus: int, at_most: int | None
     """max_tokens and update_freq of each of `gpus` processes that together make the batch of one: tokens * update_freq.
 
     at_most: the tokens that fit into a GPU at once (default: `tokens`, as on one). The batch is never larger than that
-    of one process, and smaller by less than one token a micro-batch.
+    of one process, and smaller by less than one token a micro-batch. Each process must get a token of it.
     """
     whole = tokens * update_freq
-    rounds = -(-whole // (gpus * (at_most or tokens)))
+    rounds = min(-(-whole // (gpus * (at_most or tokens))), whole // gpus)
     return whole // (gpus * rounds), rounds
 
 
@@ -145,6 +145,11 @@ class Machine:
         """
         if not self.gpus:
             return {"common": {"cpu": True}, "distributed_training": {"distributed_world_size": 1}}
+        if tokens * update_freq < self.gpus:
+            raise UserError(
+                f"a batch of {unit} {tokens} * update_freq {update_freq} is not enough for {self.gpus} GPUs: each "
+                f"needs one or more; type --gpus {tokens * update_freq}"
+            )
         each, rounds = share_of_batch(tokens, update_freq, self.gpus, self.tokens_per_gpu)
         halves = {
             "fp32": {},

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..configs import CONFIGS
 from ..core.pruning import METHODS
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from .machine import Machine
 from .pack import read_checkpoint
 from .provenance import note, on_embedded
@@ -133,8 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
     refuse_wrong(args)
-    if not 0 < args.sparsity < 1:
-        raise UserError(f"--sparsity {args.sparsity:g} is no share of the weights; type --sparsity 0.7")
+    check_fraction("--sparsity", args.sparsity, 0.7)
     methods, kinds = args.methods.split(","), args.alignreg.split(",")
     for option, given, known in (("--methods", methods, METHODS), ("--alignreg", kinds, ALIGNMENTS)):
         for name in given:
