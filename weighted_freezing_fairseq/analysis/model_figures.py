@@ -163,16 +163,16 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     from ..core.difference import tied
     from ..core.parts import layer, module_type
     from ..core.scope import Entry
+    from ..core.tensor_files import refuse_bad_numbers
     from ..recipes.pack import read_checkpoint
     from ..recipes.runs import say
 
     say(f"{label}: reading {path}")
-    tensors = read_checkpoint(path)[1]
+    tensors = {n: t for n, t in read_checkpoint(path)[1].items() if re.search(r"(^|[._])(weight|bias)$", n)}
+    refuse_bad_numbers(tensors, f"{path}:")
     sums: dict[tuple[str, str], list[float]] = {}
     for names in tied(tensors):
         name, tensor = names[0], tensors[names[0]]
-        if not re.search(r"(^|[._])(weight|bias)$", name):
-            continue
         owners = (nn.Embedding,) if "embed" in name else ()
         entry = Entry(name, tuple(names), owners, tensor.shape)
         own = sums.setdefault((layer(entry) or "", module_type(entry)), [0, 0, 0.0])
