@@ -118,7 +118,7 @@ def _unusual(tensor: Tensor) -> tuple[str, str] | None:
 def refuse_bad_numbers(
     tensors: Mapping[str, Tensor],
     what: str,
-    remedy: str = "the checkpoint diverged; give an earlier one",
+    remedy: str = "give another checkpoint",
     least: float = -math.inf,
 ) -> None:
     """Weights, or what was measured of them, must be floating point, finite and not below `least`.
