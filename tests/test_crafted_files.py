@@ -137,7 +137,7 @@ FIRST = "difference.tensors.0"  # of w
 PACKED = {
     "no base": ("base", DELETE, "it has no 'base'"),
     "no fingerprint": ("base.fingerprint", DELETE, "base has no 'fingerprint'"),
-    "shapes of text": ("base.shapes", {"w": "x"}, "the shapes of its base.w must be list, but is str"),
+    "shapes of text": ("base.shapes", {"w": "x"}, "shapes.w must be list, but is str"),
     "fingerprint of bytes": ("tuned.fingerprint", b"x", "tuned.fingerprint must be str, but is bytes"),
     "no difference": ("difference", None, "difference must be dict, but is NoneType"),
     "no names": ("difference.names", DELETE, "difference has no 'names'"),

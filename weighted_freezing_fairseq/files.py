@@ -15,7 +15,7 @@ def refuse_names_not_in_utf8(words: Iterable[str]) -> None:
     """Arguments, and the current folder, that libraries in C would take for other names: they read all as UTF-8."""
     here = []
     with contextlib.suppress(OSError):  # a folder that was deleted
-        here = [os.getcwd()]
+        here = [str(Path.cwd())]
     for word in (*words, *here):
         try:
             same = os.fsencode(word) == word.encode("utf-8", "replace")
@@ -40,9 +40,12 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """`data` as the whole content of `path`; text as UTF-8 with line feeds."""
+    """`data` as the whole content of `path`; text as UTF-8 with line feeds.
+
+    What UTF-8 has no bytes for, of names that are in no encoding, becomes an escape.
+    """
     with whole(path) as part:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 @contextmanager

@@ -36,14 +36,28 @@ def expect(value: Any, form: Any, where: str = "it") -> None:
         raise ValueError(f"{where} must be {' or '.join(t.__name__ for t in types)}, but is {type(value).__name__}")
 
 
-def read_json(path: Path, form: Any, remedy: str) -> Any:
-    """The content of a JSON file of this form; any other is refused with `remedy`, what to type."""
+def expect_known(value: Any, form: dict[str, Any]) -> None:
+    """Raise ValueError unless `value` is a dict in which the keys of `form` that are there have its forms."""
+    expect(value, dict)
+    expect(value, {name: wanted for name, wanted in form.items() if name in value})
+
+
+class Content(dict[str, Any]):
+    """An object of JSON, or a row of a table, of which a missing key says what to type."""
+
+    def __init__(self, content: dict[str, Any], path: Path, remedy: str) -> None:
+        super().__init__(content)
+        self.path, self.remedy = path, remedy
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path} does not say its {key}; {self.remedy}")
+
+
+def read_json(path: Path, form: dict[str, Any], remedy: str) -> Content:
+    """The object in a JSON file, of which keys may be missing; another form is refused with `remedy`, what to type."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        expect_known(content, form)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {remedy}") from None
-    try:
-        expect(content, form)
-    except ValueError as error:
-        raise UserError(f"{path} is not complete: {error}; {remedy}") from None
-    return content
+        raise UserError(f"{path} is not a whole object of JSON as it should be: {error}; {remedy}") from None
+    return Content(content, path, remedy)

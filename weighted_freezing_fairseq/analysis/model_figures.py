@@ -57,7 +57,7 @@ def draw_passes(rows: Sequence[Row], picture: Path, options: Options) -> None:
     titles = [mine[0]["setting"] for mine in settings.values()]
     if len(set(titles)) < len(titles):  # what tells them apart is more than a reader asks for
         titles = list(settings)
-    furthest = max(int(row["passes"]) for row in rows)
+    furthest = max(curves.whole_number(row["passes"]) for row in rows)
     with curves.paper(picture, len(settings), options) as axes:
         for axis, title, mine in zip(axes, titles, settings.values(), strict=True):
             if plain := [number(row["bleu"]) for row in mine if row["series"] == STANDARD]:

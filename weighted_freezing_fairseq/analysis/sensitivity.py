@@ -177,7 +177,7 @@ def picture(folder: Path, goal: Path | None = None) -> None:
     rows = [row for row in curves.read_csv(folder / "sensitivity.csv") if row["by"] == "model"]
     names = [row["checkpoint"] for row in rows]
     samples = [np.load(sample_path(folder, name)) for name in names]
-    over_mean = [sample / float(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
+    over_mean = [sample / curves.number(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
     shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ mean", over_mean))
     own = folder / "sensitivity.png"
     with curves.panels(goal or own, len(shown), height=7.2, also=() if goal else (".pdf",)) as axes:
@@ -185,7 +185,7 @@ def picture(folder: Path, goal: Path | None = None) -> None:
             curves.draw_violins(axis, values)
             axis.set_ylabel(f"sensitivity {unit}")
             right = axis.twinx()
-            curves.draw_line(right, 3, column, ((place, float(row[column])) for place, row in enumerate(rows)))
+            curves.draw_line(right, 3, column, ((place, curves.number(row[column])) for place, row in enumerate(rows)))
             right.set_ylabel(f"\u25c6 standard deviation {unit}", color=right.lines[0].get_color())
             for side in (axis, right):
                 side.set_ylim(bottom=0)

@@ -57,7 +57,13 @@ class Traces:
             return {}
         from omegaconf import OmegaConf
 
-        found: Any = OmegaConf.to_container(OmegaConf.load(path))
+        try:
+            found: Any = OmegaConf.to_container(OmegaConf.load(path))
+        except Exception as error:  # of YAML, of OmegaConf, of UTF-8
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} is not whole YAML of settings ({reason}); make it again, or move it away"
+            ) from None
         return found if isinstance(found, dict) else {}
 
     def scores(self) -> list[Scored]:

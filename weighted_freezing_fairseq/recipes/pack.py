@@ -24,7 +24,7 @@ from ..core.difference import FORM, difference, equal_bits, patches, refuse_malf
 from ..core.snapshot import fingerprint
 from ..errors import UserError
 from ..files import whole
-from ..forms import expect
+from ..forms import expect, expect_known
 
 HELP = """\
 Store a tuned checkpoint as what differs from the checkpoint that its training started from: positions and values,
@@ -67,7 +67,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     state = _read(path, "checkpoint", _CHECKPOINT_REMEDY)
     try:
         expect(state, {"model": {str: Tensor}})
-        expect(state, {name: form for name, form in _STATE_FORM.items() if state.get(name) is not None})
+        expect_known({name: value for name, value in state.items() if value is not None}, _STATE_FORM)
     except ValueError as error:
         raise UserError(f"{path} is not a fairseq checkpoint: {error}; {_CHECKPOINT_REMEDY}") from None
     model = state["model"]
@@ -85,7 +85,7 @@ def read_packed(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a file that this version of wff pack made; {remedy}")
     try:
         expect(content, _PACKED_FORM)
-        expect(content["base"].get("shapes", {}), {str: [int]}, "the shapes of its base")
+        expect_known(content["base"], {"shapes": {str: [int]}})
         refuse_malformed(content["difference"])
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; {remedy}") from None
