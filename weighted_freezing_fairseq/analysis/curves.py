@@ -108,7 +108,7 @@ def number(cell: Any) -> float:
     """A cell as a number; an empty one is none, which leaves a gap in a line."""
     try:
         return math.nan if cell in ("", None) else float(cell)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         raise UserError(f"{cell!r} stands where a number should; mend that cell of the CSV") from None
 
 

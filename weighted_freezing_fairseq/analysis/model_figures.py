@@ -29,8 +29,8 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
     criterion = settings.get("criterion", {})
     if criterion.get("_name") == "intra_distillation":
         own = {"divergence": "x", **PAPER, **criterion}
-        series = f"{own['divergence']}, alpha {float(own['alpha']):g} {own['alpha_schedule']}"
-        passes = int(own.get("num_passes", 3))
+        series = f"{own['divergence']}, alpha {number(own['alpha']):g} {own['alpha_schedule']}"
+        passes = curves.whole_number(own.get("num_passes", 3))
     elif criterion.get("_name") == "label_smoothed_cross_entropy" and "base_optimizer" not in settings["optimizer"]:
         series, passes = STANDARD, 1
     else:

@@ -123,8 +123,10 @@ def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]
 def _schedule(settings: Mapping[str, Any]) -> tuple[Schedule, bool]:
     """The schedule that a run.yaml asks for, and whether it is adaptive."""
     own = {**PAPER, **{name: value for name, value in settings["criterion"].items() if name in PAPER}}
-    updates = int(settings.get("optimization", {}).get("max_update", 0))
-    schedule = Schedule(float(own["alpha"]), float(own["alpha_p"]), float(own["alpha_q"]), updates)
+    updates = curves.whole_number(settings.get("optimization", {}).get("max_update", 0))
+    schedule = Schedule(*(curves.number(own[name]) for name in ("alpha", "alpha_p", "alpha_q")), updates)
+    if not schedule.q > schedule.p > 0:
+        raise UserError(f"a schedule needs alpha_q > alpha_p > 0, and not {own}; mend the settings of that run")
     return schedule, own["alpha_schedule"] == "adaptive"
 
 

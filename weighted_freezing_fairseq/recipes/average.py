@@ -94,7 +94,7 @@ class _Sum:
         self.sources.append({"path": str(path.resolve()), "updates": updates, "fingerprint": fingerprint(tensors)})
         rest.pop(OPTIMIZER_STATE, None)
         for key in _OF_ONE:
-            rest.get("extra_state", {}).pop(key, None)
+            (rest.get("extra_state") or {}).pop(key, None)
         return rest
 
     def mean(self) -> dict[str, Tensor]:
