@@ -59,5 +59,5 @@ def read_json(path: Path, form: dict[str, Any], remedy: str) -> Content:
         content = json.loads(path.read_text(encoding="utf-8"))
         expect_known(content, form)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a whole object of JSON as it should be: {error}; {remedy}") from None
+        raise UserError(f"{path} is not a whole file of JSON: {error}; {remedy}") from None
     return Content(content, path, remedy)

@@ -76,11 +76,14 @@ class Options:
 
 
 def read_csv(path: Path, torn: bool = False) -> list[Content]:
-    """Rows as they were written, all of the same columns. torn: leave out rows that a killed run left half-written."""
+    """Rows as they were written, all of the same columns, without lines of comments (#).
+
+    torn: leave out rows that a killed run left half-written.
+    """
     remedy = "mend it, or make it again"
     with path.open(newline="", encoding="utf-8", errors="replace" if torn else "strict") as file:
         try:
-            rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not a table in UTF-8 ({error}); {remedy}") from None
     whole = [Content(row, path, remedy) for row in rows if None not in row and None not in row.values()]
