@@ -8,6 +8,7 @@ does not wait for torch. A module tells the user of a mistake by raising `UserEr
 from __future__ import annotations  # an older Python must get as far as `wff doctor`
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
@@ -81,7 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong."""
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names and letters that the terminal's encoding lacks
+        with contextlib.suppress(OSError):  # of a stream that calls itself seekable and is not
+            sys.stdout.reconfigure(errors="backslashreplace")  # names and letters that the terminal's encoding lacks
     # When it is imported, fairseq says that one of its speech tasks would like another package.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
