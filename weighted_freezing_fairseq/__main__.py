@@ -8,7 +8,9 @@ does not wait for torch. A module tells the user of a mistake by raising `UserEr
 from __future__ import annotations  # an older Python must get as far as `wff doctor`
 
 import argparse
+import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -16,6 +18,7 @@ from typing import NoReturn
 
 from . import __version__
 from .errors import UserError
+from .files import refuse_names_not_in_utf8
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
@@ -78,11 +81,15 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong."""
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError):  # of a stream that calls itself seekable and is not
+            sys.stdout.reconfigure(errors="backslashreplace")  # names and letters that the terminal's encoding lacks
     # When it is imported, fairseq says that one of its speech tasks would like another package.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     args = parser.parse_args(argv, argparse.Namespace(words=argv))  # for those who write down how they were called
     try:
+        refuse_names_not_in_utf8(argv)
         status = int(args.run(args) or 0)
         sys.stdout.flush()  # a reader that is gone shows here, not while Python exits
         return status

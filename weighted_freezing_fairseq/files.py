@@ -1,10 +1,30 @@
-"""Files and folders that are whole or not there: written beside their goal, then renamed."""
+"""Files and folders that are whole or not there: written beside their goal, then renamed; and names they may have."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UserError
+
+
+def refuse_names_not_in_utf8(words: Iterable[str]) -> None:
+    """Arguments, and the current folder, that libraries in C would take for other names: they read all as UTF-8."""
+    here = []
+    with contextlib.suppress(OSError):  # a folder that was deleted
+        here = [str(Path.cwd())]
+    for word in (*words, *here):
+        try:
+            same = os.fsencode(word) == word.encode("utf-8", "replace")
+        except UnicodeEncodeError:
+            same = False
+        if not same:
+            encoding = sys.getfilesystemencoding()
+            remedy = "rename it" if encoding == "utf-8" else f"Python reads {encoding}; type: export PYTHONUTF8=1"
+            raise UserError(f"the name {word!a} is not read as UTF-8: {remedy}")
 
 
 @contextmanager
@@ -20,9 +40,12 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """`data` as the whole content of `path`; text as UTF-8 with line feeds."""
+    """`data` as the whole content of `path`; text as UTF-8 with line feeds.
+
+    What UTF-8 has no bytes for, of names that are in no encoding, becomes an escape.
+    """
     with whole(path) as part:
-        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 @contextmanager

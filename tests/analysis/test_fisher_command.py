@@ -309,4 +309,6 @@ def test_a_diverged_checkpoint_is_refused(wff, trained, tmp_path):
     state = torch.load(trained, weights_only=False)
     state["model"]["encoder.layers.0.fc1.weight"][0, 0] = torch.nan
     torch.save(state, tmp_path / "nan.pt")
-    assert "is not finite: the checkpoint diverged" in wff("--samples", 4, checkpoint=tmp_path / "nan.pt", ok=False)
+    assert "is not finite: it holds nan; give another checkpoint" in wff(
+        "--samples", 4, checkpoint=tmp_path / "nan.pt", ok=False
+    )

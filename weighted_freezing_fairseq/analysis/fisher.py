@@ -25,6 +25,7 @@ import torch
 
 from .. import __version__
 from ..core import fisher, masks, scope, snapshot
+from ..core.tensor_files import read, refuse_bad_numbers
 from ..errors import UserError, check_fraction
 from ..files import whole
 from ..recipes.pack import read_checkpoint
@@ -158,10 +159,9 @@ def load_part(path: Path, key: dict[str, Any]) -> Part | None:
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        part = Part(**content)
+        part = Part(**read(path, "part of a measurement", "remove it"))
     except Exception as error:
-        logger.warning("%s cannot be read (%s); this share is measured again", path, type(error).__name__)
+        logger.warning("%s cannot be read (%s); this share is measured again", path, error or type(error).__name__)
         return None
     if part.key != key:
         logger.warning("%s is of other settings or another checkpoint; this share is measured again", path)
@@ -402,7 +402,7 @@ def run(args: argparse.Namespace) -> int:
     first, second = measure(trained, settings, key, args.out, used)
     draws = settings.draws if settings.estimator == "sampled" else 1
     everything = {name: (first[name] + second[name]) / (used * draws) for name in first}
-    refuse_overflow(everything, "the Fisher information of")
+    refuse_bad_numbers(everything, "the Fisher information of")
     shown = density or _SHOWN_DENSITY
     print(f"the top {100 * shown:g} % of the first {planned.counts[0]} and of all {used} sentences "
           f"overlap by {100 * fisher.overlap(first, everything, shown):.1f} %")  # fmt: skip
@@ -451,13 +451,6 @@ def _mask_from(args: argparse.Namespace) -> int:
     if not _finished(args.out, "mask", about):
         write_mask(args.out, found.tensors, args.mask_density, about)
     return 0
-
-
-def refuse_overflow(tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Tensors of a model, or what was measured of them, that are no numbers any more."""
-    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise UserError(f"{what} {bad[0]} is not finite: the checkpoint diverged; give an earlier one")
 
 
 def _parts(out: Path) -> Iterator[Path]:

@@ -38,6 +38,8 @@ from fairseq.nan_detector import NanDetector
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask
 
+from ..core.tensor_files import refuse_damaged
+
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -139,13 +141,16 @@ COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)
 def explain_refused_checkpoints() -> None:
     """A checkpoint with code in it is refused in one sentence, not with torch's advice to run the code.
 
-    Also drops the copies that 0.12.2 saved, which strict loading in later fairseq stumbles over.
+    So is one that does not match its checksums, which neither torch nor fairseq looks at. Also drops the copies that
+    0.12.2 saved, which strict loading in later fairseq stumbles over.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
     has_copies = "can_use_fastpath" in inspect.getsource(transformer_layer)
 
     @functools.wraps(load)
     def load_or_explain(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if Path(path).is_file():  # fairseq may be set to read from elsewhere
+            refuse_damaged(Path(path), "checkpoint", "give an earlier checkpoint")
         try:
             state = load(path, *args, **kwargs)
         except pickle.UnpicklingError as error:

@@ -27,6 +27,7 @@ from ..configs import CONFIGS, methods_in, open_settings
 from ..data import subwords
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
+from ..forms import Content, read_json
 from ..user_dir import USER_DIR
 from . import corpus
 from .commands import started
@@ -36,6 +37,14 @@ from .translate import Decode, Pieces, generate
 
 PIECES = 2000
 PROVENANCE = "provenance.json"
+_PROVENANCE_FORM = {
+    **dict.fromkeys(("dataset", "recipe", "pair", "method", "data", "config", "command"), str),
+    "seed": int,
+    "commit": (str, type(None)),
+    "changed": [str],
+    "versions": {str: str},
+    "sittings": [{"device": str}],
+}
 CHOICES = ("best", "last", "average")  # checkpoints to translate with; the first that there is counts
 DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
 _say_lock = threading.Lock()
@@ -60,7 +69,7 @@ class Run:
         """The run that `wff train` made in `folder`."""
         if not (folder / PROVENANCE).is_file():
             raise UserError(f"{folder} is no run folder: it has no {PROVENANCE}; give one that wff train made")
-        own = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        own = read_provenance(folder)
         return cls(own["method"], own["seed"], folder.resolve())
 
     @property
@@ -75,8 +84,12 @@ class Run:
 
     def provenance(self) -> dict[str, Any]:
         """What was trained, from what, by which command (contract: see `train.py`)."""
-        found: dict[str, Any] = json.loads((self.folder / PROVENANCE).read_text(encoding="utf-8"))
-        return found
+        return read_provenance(self.folder)
+
+
+def read_provenance(folder: Path) -> Content:
+    """provenance.json of a run folder."""
+    return read_json(folder / PROVENANCE, _PROVENANCE_FORM, f"train it again, or move {folder} away")
 
 
 def say(text: str) -> None:
