@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from . import __version__
 from .errors import UserError
-from .files import refuse_names_not_in_utf8
+from .files import explain, refuse_names_not_in_utf8
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
@@ -99,6 +99,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left may go
         return 0
+    except (OSError, RuntimeError) as error:
+        if (reason := explain(error)) is None:
+            raise
+        print(f"wff {args.command}: {reason}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from ..core import fisher, masks, scope, snapshot
 from ..core.tensor_files import read, refuse_bad_numbers
 from ..errors import UserError, check_fraction
 from ..files import whole
-from ..recipes.pack import read_checkpoint
+from ..recipes.pack import read_checkpoint, save
 
 HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
@@ -147,7 +147,7 @@ class Part:
 
     def save(self, path: Path) -> None:
         with whole(path) as part:
-            torch.save({"key": self.key, "done": self.done, "sums": self.sums}, part)
+            save({"key": self.key, "done": self.done, "sums": self.sums}, part)
 
 
 def part_path(out: Path, rank: int, processes: int) -> Path:

@@ -78,8 +78,8 @@ def save(
         "tensors": {name: pack_bits(t) for name, t in tensors.items()} if kind == "mask" else _alone(tensors),
         "weights": None if weights is None else _alone(weights),
     }
-    with whole(path) as part:
-        torch.save(content, part)
+    with whole(path) as part, part.open("wb") as stream:  # of a path, torch does not say why a write failed
+        torch.save(content, stream)
 
 
 def _alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

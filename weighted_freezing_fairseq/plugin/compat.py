@@ -39,6 +39,8 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask
 
 from ..core.tensor_files import refuse_damaged
+from ..errors import UserError
+from .evaluated_settings import refuse_code
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +143,8 @@ COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)
 def explain_refused_checkpoints() -> None:
     """A checkpoint with code in it is refused in one sentence, not with torch's advice to run the code.
 
-    So is one that does not match its checksums, which neither torch nor fairseq looks at. Also drops the copies that
+    The code may be pickled, or stand in a setting that fairseq evaluates, see `evaluated_settings.py`. A checkpoint that
+    does not match its checksums, which neither torch nor fairseq verifies, is refused as well. Also drops the copies that
     0.12.2 saved, which strict loading in later fairseq stumbles over.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
@@ -156,10 +159,11 @@ def explain_refused_checkpoints() -> None:
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL (\S+)|global,? `?([\w.]+)`?|class `?([\w.]+)", str(error))
             what = f" ({next(filter(None, found.groups()))})" if found else ""
-            raise RuntimeError(
+            raise UserError(
                 f"{path} was not loaded: it holds something other than tensors and settings{what}, which could run "
                 "code on this machine. If you trust who made it, load it in plain fairseq and save it again."
             ) from None
+        refuse_code(state, path)
         if not has_copies:
             state["model"] = {k: v for k, v in state["model"].items() if not COPIES_OF_0_12_2.fullmatch(k)}
         return state

@@ -151,6 +151,14 @@ class GuidedCriterion(FairseqCriterion):
     def load_own_state(self, own: dict[str, Any]) -> None:
         """Take them back; an empty dict means a checkpoint of another criterion."""
 
+    @property
+    def keeps_zeros(self) -> bool:
+        """Whether what an earlier run pruned stays at zero."""
+        return False
+
+    def load_masks(self, own: dict[str, Any]) -> None:
+        """Called in place of `load_own_state` when a run starts anew from a pruned model; see `keeps_zeros`."""
+
 
 @functools.cache
 def _over(row: type[GuidedCriterion], loss: type) -> type[GuidedCriterion]:

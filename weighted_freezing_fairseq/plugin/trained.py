@@ -209,6 +209,8 @@ def _load(checkpoint: Path, data: Path) -> tuple[nn.Module, Any]:
     settings = {"data": str(data), "checkpoint_activations": False, "offload_activations": False}
     try:
         loaded, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=settings)
+    except UserError:
+        raise
     except Exception as error:  # fairseq tells of a file that is no checkpoint in a dozen ways
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -226,6 +228,8 @@ def shape_of(checkpoint: Path, data: Path | None = None) -> nn.Module:
     """
     try:
         return _with_stand_ins(checkpoint)
+    except UserError:
+        raise
     except Exception as error:  # an architecture may ask its task for anything
         if data is not None:
             return _load(checkpoint, data)[0]

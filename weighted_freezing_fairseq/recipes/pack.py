@@ -102,7 +102,10 @@ def refuse_to_overwrite(out: Path) -> None:
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """torch.save through an open file: by its name, the archive would hold the name of the unfinished part."""
+    """torch.save through an open file.
+
+    By its name, the archive would hold the name of the unfinished part, and a failed write not say why.
+    """
     with path.open("wb") as stream:
         torch.save(content, stream)
 

@@ -39,6 +39,21 @@ ALIGNMENTS = (NONE, "cosine", "frobenius")
 _YAML = "alignreg.yaml"
 
 
+def alignment(spec: str) -> dict[str, Any]:
+    """Settings of `cosine`, or of `cosine@0.5`, with a lambda in place of the YAML's; anything else is refused."""
+    kind, at, strength = spec.partition("@")
+    try:
+        settings = {"alignreg": kind} | ({"alignreg_lambda": float(strength)} if at else {})
+    except ValueError:
+        kind = ""
+    if kind not in ALIGNMENTS or settings.get("alignreg_lambda", 0) < 0 or (at and kind == NONE):
+        raise UserError(
+            f"unknown {spec!r} in --alignreg; type --alignreg with some of: {','.join(ALIGNMENTS)}, or with a lambda, "
+            "as in cosine@0.5"
+        )
+    return settings
+
+
 def pruned_share(checkpoint: Path) -> float:
     """The share of exact zeros among the weights that a run prunes, counted in its checkpoint."""
     rest, tensors = read_checkpoint(checkpoint)
@@ -74,7 +89,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
 
     def prune(run: Run) -> Score:
         method, kind = children[run]
-        criterion = {"prune": method, "alignreg": kind, "prune_target": args.sparsity}
+        criterion = {"prune": method, **alignment(kind), "prune_target": args.sparsity}
         start = {"finetune_from_model": str(parents[run.seed - 1].checkpoint)}
         config = args.configs.resolve() / _YAML
         note(run, on_embedded(args, folder), config, machine)
@@ -123,7 +138,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", default=",".join(METHODS), help=f"comma-separated (default: all: {', '.join(METHODS)})"
     )
     parser.add_argument(
-        "--alignreg", default=",".join(ALIGNMENTS), help=f"comma-separated (default: {','.join(ALIGNMENTS)})"
+        "--alignreg",
+        default=",".join(ALIGNMENTS),
+        help=f"comma-separated, each with a lambda if wanted, as in cosine@0.5 (default: {','.join(ALIGNMENTS)})",
     )
     parser.add_argument("--sparsity", type=float, default=0.7, help="share of weights that is pruned (default 0.7)")
     parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
@@ -135,10 +152,11 @@ def run(args: argparse.Namespace) -> int:
     refuse_wrong(args)
     check_fraction("--sparsity", args.sparsity, 0.7)
     methods, kinds = args.methods.split(","), args.alignreg.split(",")
-    for option, given, known in (("--methods", methods, METHODS), ("--alignreg", kinds, ALIGNMENTS)):
-        for name in given:
-            if name not in known:
-                raise UserError(f"unknown {name!r} in {option}; type {option} with some of: {','.join(known)}")
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"unknown {name!r} in --methods; type --methods with some of: {','.join(METHODS)}")
+    for kind in kinds:
+        alignment(kind)
     if not (args.configs / _YAML).is_file():
         raise UserError(f"there is no {args.configs / _YAML}; give --configs a folder with {_YAML}")
     folder = args.out.resolve() / args.pair
