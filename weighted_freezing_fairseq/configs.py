@@ -4,13 +4,18 @@ from pathlib import Path
 
 from .errors import UserError
 
-# The repository's own; a run from an installed wheel names its folder.
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_PACKAGE = Path(__file__).resolve().parent
+# Inside an installed package (setup.py), else beside it in the checkout.
+CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
 def methods_in(*folders: Path) -> list[str]:
     """The methods that have a YAML in one of `folders`, standard training first."""
     found = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    if not found:
+        raise UserError(
+            f"there is no METHOD.yaml in {folders[0]}; give --configs a folder that has one, as {CONFIGS}/toy"
+        )
     return sorted(found, key=lambda name: (name != "standard", name))
 
 
