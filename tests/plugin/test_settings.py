@@ -26,10 +26,10 @@ def test_every_yaml_of_the_repository_is_valid():
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("optimizer.base_optimizer=adma", "unknown value optimizer.base_optimizer=adma: did you mean adamax or adam\\? must be one of "
+        ("optimizer.base_optimizer=adma", "base_optimizer=adma: did you mean adamax or adam\\? must be one of "
                                           "adadelta, adafactor, .*, adam, "),
         ("optimizer._name=weighted_frezze", "did you mean weighted_freeze\\? must be one of .*, sage, "),
-        ("optimizer.freeze_aply=update", "unknown setting optimizer.freeze_aply: did you mean freeze_apply( or \\w+)?\\? must be"),
+        ("optimizer.freeze_aply=update", "optimizer.freeze_aply: did you mean freeze_apply( or \\w+)?\\? must be"),
         ("optimizr.lr=1", "unknown section optimizr: did you mean optimizer( or \\w+)?\\? must be"),
         ("criterion._name=intra_distilation", "did you mean intra_distillation( or \\w+)?\\? must be"),
         ("criterion.label_smoothing=much", "invalid value criterion.label_smoothing=much: must be a number"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from weighted_freezing_fairseq.recipes.commands import reason
+
 CODE = """if True:
     import time
     from weighted_freezing_fairseq.recipes.commands import started
@@ -29,3 +31,43 @@ def test_it_dies_with_a_parent_that_is_killed():
     while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("raise ValueError('no such base')", "ValueError: no such base"),
+        ("import json; json.loads('[')", "JSONDecodeError: Expecting value: line 1 column 2 (char 1)"),
+        ("assert 1 > 2", "AssertionError: assert 1 > 2"),
+        ("raise RuntimeError('errors in loading:\\n\\tsize mismatch\\n\\tanother')",
+         "RuntimeError: errors in loading: size mismatch"),
+        ("try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise OSError('cannot load')", "OSError: cannot load"),
+        ("from weighted_freezing_fairseq.errors import UserError\nraise UserError('there is none; type --x')",
+         "there is none; type --x"),
+        ("import atexit\natexit.register(lambda: print('bye'))\nraise ValueError('why')", "ValueError: why"),
+        ("class C:\n    def __del__(self):\n        raise KeyError('late')\nc = C()\nraise ValueError('first')",
+         "ValueError: first"),
+        ("import sys\nprint('usage: x')\nsys.exit('x: error: unknown option')", "x: error: unknown option"),
+        ("import sys\nsys.exit(3)", "exit status 3"),
+        ("import os\nprint('working')\nos.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure_is_its_exception(code, expected, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert reason(done.stdout, done.returncode) == expected, done.stdout
+
+
+def test_hydras_last_words_are_not_the_reason():
+    said = """Error executing job with overrides: []
+Traceback (most recent call last):
+  File "a.py", line 3, in main
+    fail()
+omegaconf.errors.ConfigAttributeError: Key 'x' is not in struct
+    full_key: x
+    object_type=dict
+
+Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
+"""
+    assert reason(said, 1) == "ConfigAttributeError: Key 'x' is not in struct"

@@ -5,20 +5,24 @@ optimizer, and is saved only if it has Parameters, which would break --finetune-
 names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it when an epoch
 begins and when and how gradients are clipped, and carries its state in its own. Layers with a loss of their own
 (`architectures.py`) learn from it what the criterion is. What `--log-importance` asks for (`importance_log.py`) is told
-when gradients are final and when an update is done.
+when gradients are final and when an update is done. The first update is logged: a recipe waits for it (`runs.py`).
 """
 
 import functools
+import logging
 from typing import Any
 
 from fairseq.trainer import Trainer
 
 from ..core.rules import RULES
+from ..hydra_train import FIRST_UPDATE
 from . import mask_communication
 from .architectures import join_losses
 from .guided_criterion import GuidedCriterion
 from .importance_log import ImportanceLog, interval_of, log_of
 from .parameters import published, refuse_sharding
+
+logger = logging.getLogger(__name__)
 
 _STATE_KEY = "guided_criterion"
 
@@ -27,7 +31,7 @@ def install() -> None:
     """Change every trainer that is made from now on."""
     create, build, clip = Trainer.__init__, Trainer._build_optimizer, Trainer.clip_grad_norm
     save, load, begin = Trainer.state_dict, Trainer.load_checkpoint, Trainer.begin_epoch
-    count = Trainer.set_num_updates
+    count, step = Trainer.set_num_updates, Trainer.train_step
 
     @functools.wraps(create)
     def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -69,6 +73,15 @@ def install() -> None:
         if (log := _importance_log(self)) is not None:
             log.done(num_updates)
 
+    @functools.wraps(step)
+    def step_and_tell(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        before = self.get_num_updates()
+        logged = step(self, *args, **kwargs)
+        if self.get_num_updates() > before and not getattr(self, "first_update_logged", False):
+            self.first_update_logged = True
+            logger.info(FIRST_UPDATE)
+        return logged
+
     @functools.wraps(save)
     def save_with_criterion(self: Trainer) -> dict[str, Any]:
         criterion = _guided_criterion(self)
@@ -97,6 +110,7 @@ def install() -> None:
     Trainer._build_optimizer = build_with_names
     Trainer.clip_grad_norm = clip_and_tell
     Trainer.set_num_updates = count_and_tell
+    Trainer.train_step = step_and_tell
     Trainer.state_dict = save_with_criterion
     Trainer.load_checkpoint = load_with_criterion
     Trainer.begin_epoch = begin_and_tell
