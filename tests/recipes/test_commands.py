@@ -33,6 +33,40 @@ def test_it_dies_with_a_parent_that_is_killed():
     assert time.monotonic() < deadline
 
 
+OWN_COMMAND = """if True:
+    import threading, time
+    from pathlib import Path
+    from weighted_freezing_fairseq.recipes.runs import wff
+    words = ["sensitivity", "nowhere.pt", "--data", "nowhere", "--out", "out"]
+    threading.Thread(target=wff, args=(words, 1), daemon=True).start()
+    children = []
+    while not children:
+        children = "".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
+    print(*children, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
+def test_a_command_of_this_package_dies_with_its_recipe(tmp_path):
+    words = [sys.executable, "-c", OWN_COMMAND]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path) as parent:
+        (child,) = map(int, parent.stdout.readline().split())
+        while "libtorch" not in Path(f"/proc/{child}/maps").read_text():
+            time.sleep(0.01)
+        os.kill(child, signal.SIGSTOP)  # so that it does not end by itself
+        os.kill(parent.pid, signal.SIGKILL)
+    status = Path(f"/proc/{child}/status")
+    deadline = time.monotonic() + 20
+    try:
+        while status.exists() and "State:\tZ" not in status.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert time.monotonic() < deadline
+    finally:
+        if status.exists():
+            os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
