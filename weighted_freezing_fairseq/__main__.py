@@ -13,12 +13,15 @@ import importlib
 import io
 import logging
 import os
+import shlex
+import signal
 import sys
 from typing import NoReturn
 
 from . import __version__
 from .errors import UserError
 from .files import explain, refuse_names_not_in_utf8
+from .recipes.commands import Stopped, leave, stoppable
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
@@ -79,8 +82,23 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong, 128 + n = stopped by signal n.
+
+    argv: as from a command line, whose signals are left to the caller (default: this process's own).
+    """
+    if argv is not None:
+        return _run(argv)
+    try:
+        with stoppable():
+            return _run(sys.argv[1:])
+    except Stopped as stop:
+        again = shlex.join(["wff", *sys.argv[1:]])
+        print(f"wff: stopped by {signal.Signals(stop.number).name}; to go on, type the same again: {again}",
+              file=sys.stderr)  # fmt: skip
+        leave(128 + stop.number)
+
+
+def _run(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         with contextlib.suppress(OSError):  # of a stream that calls itself seekable and is not
             sys.stdout.reconfigure(errors="backslashreplace")  # names and letters that the terminal's encoding lacks

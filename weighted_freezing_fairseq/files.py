@@ -4,7 +4,10 @@ from __future__ import annotations  # an older Python must get as far as `wff do
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -74,18 +77,28 @@ def _is_folder(path: Path) -> bool:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when the block ends well, and goes when it does not."""
+    """A path to write to; it becomes `path` when the block ends well, and goes when it does not.
+
+    Every writer has a path of its own, and holds it: one that nobody holds is what a killed writer left, and goes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield part
-        part.replace(path)
-    except Exception as error:
-        if (cause := _of_system(error)) is not None and cause.filename is None:
-            cause.filename = str(path)  # a failed write does not know where
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.writing"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.writing")
+    with part.open("xb") as held:
+        with contextlib.suppress(OSError):  # a file system without locks keeps what was left
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield part
+            part.replace(path)
+        except Exception as error:
+            if (cause := _of_system(error)) is not None and cause.filename is None:
+                cause.filename = str(path)  # a failed write does not know where
+            raise
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

@@ -238,6 +238,19 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
     assert not list(wff.out.glob(".*"))
 
 
+def test_part_files_belong_to_one_call(wff):
+    code = "import fcntl, sys, time; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX); print('held', flush=True)\n"
+    code += "time.sleep(100)"
+    lock = wff.out / ".f.pt.part-lock"
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert f"another call is measuring {wff.out / 'f.pt'}; wait for it" in wff("--samples", 10, ok=False)
+        other.kill()
+    assert lock.exists()  # which holds nobody up
+    wff("--samples", 10)
+    assert [path.name for path in wff.out.iterdir()] == ["f.pt"]
+
+
 @pytest.mark.parametrize("other", ["seed", "broken"])
 def test_parts_of_other_settings_are_not_used(wff, other, caplog):
     wff("--samples", 20, out="whole.pt")

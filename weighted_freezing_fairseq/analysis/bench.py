@@ -27,6 +27,7 @@ from ..configs import CONFIGS, config_path, methods_in
 from ..errors import UserError
 from ..files import write_atomically
 from ..forms import Content
+from ..recipes.commands import end_with_parent, without_interrupts
 from ..recipes.machine import device_name
 from ..recipes.runs import as_csv, once, say
 from .curves import number, read_csv, whole_number
@@ -470,13 +471,20 @@ def _measured_together(case: Case, *given: Any) -> list[Row]:
         )
     threads = max(1, torch.get_num_threads() // case.processes)
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (Path(folder), threads, case, *given), nprocs=case.processes)
+        with without_interrupts():
+            processes = torch.multiprocessing.spawn(
+                _process, (Path(folder), threads, case, *given), nprocs=case.processes, join=False
+            )
+        while not processes.join():
+            pass
         return [Row(**row) for row in json.loads((Path(folder) / "rows.json").read_text(encoding="utf-8"))]
 
 
 def _process(rank: int, folder: Path, threads: int, case: Case, *given: Any) -> None:
     """One of them; all take the same turns, as they wait for each other's gradients."""
     import torch
+
+    end_with_parent()
 
     _prepare()
     torch.set_num_threads(threads)

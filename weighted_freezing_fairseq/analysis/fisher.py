@@ -8,6 +8,7 @@ mask alone. Left out on purpose: the mathematics (`core/fisher.py`) and fairseq'
 
 import argparse
 import contextlib
+import fcntl
 import functools
 import logging
 import multiprocessing
@@ -28,6 +29,7 @@ from ..core import fisher, masks, scope, snapshot
 from ..core.tensor_files import read, refuse_bad_numbers
 from ..errors import UserError, check_fraction
 from ..files import whole
+from ..recipes.commands import end_with_parent, refuse_when_stopping, without_interrupts
 from ..recipes.pack import read_checkpoint, save
 
 HELP = """\
@@ -203,17 +205,11 @@ def measure_share(
 
 def _worker(settings: Settings, key: dict[str, Any], out: Path, rank: int, threads: int, heard: Any) -> None:
     """A spawned process. It ends when its parent is gone, or a killed run would go on behind the next one."""
+    end_with_parent()
     logging.disable(logging.INFO)
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-
-    def report(count: int) -> None:
-        if parent is not None and not parent.is_alive():
-            os._exit(1)
-        heard.put(count)
-
     device = f"cuda:{rank}" if settings.device == "cuda" else settings.device
-    measure_share(_load(settings, device), settings, key, out, rank, report)
+    measure_share(_load(settings, device), settings, key, out, rank, heard.put)
 
 
 # The whole measurement ----------------------------------------------------------------------------------------------
@@ -253,8 +249,9 @@ def _measure_in_processes(settings: Settings, key: dict[str, Any], out: Path, re
         context.Process(target=_worker, args=(settings, key, out, rank, threads, heard), daemon=True)
         for rank in range(settings.processes)
     ]
-    for worker in workers:
-        worker.start()
+    with without_interrupts():
+        for worker in workers:
+            worker.start()
     while any(worker.is_alive() for worker in workers) or not heard.empty():
         with contextlib.suppress(queue.Empty):
             report(heard.get(timeout=0.2))
@@ -265,7 +262,26 @@ def _measure_in_processes(settings: Settings, key: dict[str, Any], out: Path, re
         worker.terminate()
         worker.join()
     if failed:
+        refuse_when_stopping()
         raise UserError(f"process {failed[0]} failed, see above; the same call goes on where the last parts were saved")
+
+
+@contextlib.contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    """Hold the part files of `out` against a second call. The lock is a file beside them, and goes with them."""
+    path = out.with_name(f".{out.name}.part-lock")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another call is measuring {out}; wait for it, or choose another --out") from None
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            raise UserError(f"another call has just ended at {out}; type the same again")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _finished(out: Path, kind: snapshot.Kind, about: dict[str, Any]) -> bool:
@@ -379,6 +395,13 @@ def run(args: argparse.Namespace) -> int:
     if args.source is not None:
         return _mask_from(args)
     settings = _settings(args)
+    with _alone_at(args.out):
+        return _measured(args, settings)
+
+
+def _measured(args: argparse.Namespace, settings: Settings) -> int:
+    """The whole call, but for --from."""
+    density = args.mask_density
     logging.disable(logging.INFO)  # fairseq's own account of dictionaries and data
     trained = _load(settings, "cuda:0" if settings.device == "cuda" else "cpu")
     trained.refuse(settings.estimator)
@@ -390,7 +413,6 @@ def run(args: argparse.Namespace) -> int:
     final = about if density is None else {**about, **_mask_settings(args, list(weights))}
     if _finished(args.out, kind, final):
         return 0
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     if planned.too_long:
         print(f"left out {planned.too_long} sentences of {settings.split} that are too long for the model")
     whole_split = " (all of them)" if used < settings.samples else ""

@@ -6,21 +6,25 @@ names while it builds its optimizer, introduces itself and that optimizer to a g
 begins or ends, when an update begins, and when and how gradients are clipped, and carries its state in its own. A
 pruned checkpoint keeps its zeros, or training from it is refused. Layers with a loss of their own (`architectures.py`)
 learn from it what the criterion is. What `--log-importance` asks for (`importance_log.py`) is told when gradients are
-final and when an update is done.
+final and when an update is done. The first update is logged: a recipe waits for it (`runs.py`).
 """
 
 import functools
+import logging
 from typing import Any
 
 from fairseq.trainer import Trainer
 
 from ..core.rules import RULES
+from ..hydra_train import FIRST_UPDATE
 from . import alignreg, mask_communication
 from .architectures import join_losses
 from .guided_criterion import GuidedCriterion
 from .importance_log import ImportanceLog, interval_of, log_of
 from .no_effect import warn_of_optimizer
 from .parameters import published, refuse_sharding
+
+logger = logging.getLogger(__name__)
 
 _STATE_KEY = "guided_criterion"
 
@@ -71,7 +75,12 @@ def install() -> None:
     def tell_and_step(self: Trainer, samples: list[Any], *args: Any, **kwargs: Any) -> Any:
         if (criterion := _guided_criterion(self)) is not None:
             criterion.update_begun(samples)
-        return step(self, samples, *args, **kwargs)
+        before = self.get_num_updates()
+        logged = step(self, samples, *args, **kwargs)
+        if self.get_num_updates() > before and not getattr(self, "first_update_logged", False):
+            self.first_update_logged = True
+            logger.info(FIRST_UPDATE)
+        return logged
 
     @functools.wraps(count)
     def count_and_tell(self: Trainer, num_updates: int) -> None:

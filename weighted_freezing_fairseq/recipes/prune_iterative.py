@@ -15,7 +15,7 @@ from ..core.pruning import METHODS
 from ..errors import UserError, check_fraction
 from .machine import Machine
 from .pack import read_checkpoint
-from .provenance import note, on_embedded
+from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -24,6 +24,7 @@ from .runs import (
     mean,
     note_on,
     prepare,
+    refuse_invalid_settings,
     refuse_wrong,
     say,
     train,
@@ -64,7 +65,9 @@ def pruned_share(checkpoint: Path) -> float:
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Sequence[str], folder: Path) -> str:
+def main_steps(
+    args: argparse.Namespace, methods: Sequence[str], alignments: Sequence[str], parent_config: Path, folder: Path
+) -> str:
     """From nothing to the table."""
     data, reference = folder / "bin", folder / "raw" / f"test.{args.pair.split('-')[1]}"
     parents = [Run(PARENT, seed, folder / f"{PARENT}-{seed}") for seed in range(1, args.seeds + 1)]
@@ -76,12 +79,10 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
     }
     machine = Machine.of(args.device, args.jobs, len(children))
     prepare(args.pair, folder, args.corpus_fraction)
-    parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents, {machine.jobs} at a time, on {machine.device}")
 
     def begin(run: Run) -> Score:
-        note(run, on_embedded(args, folder), parent_config, machine)
-        train(run, parent_config, data, args.pair, machine)
+        train(run, parent_config, data, args.pair, machine, on_embedded(args, folder))
         return evaluate(run, data, reference, machine)
 
     scores = dict(zip(parents, machine.map(begin, parents), strict=True))
@@ -91,9 +92,8 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
         method, kind = children[run]
         criterion = {"prune": method, **alignment(kind), "prune_target": args.sparsity}
         start = {"finetune_from_model": str(parents[run.seed - 1].checkpoint)}
-        config = args.configs.resolve() / _YAML
-        note(run, on_embedded(args, folder), config, machine)
-        train(run, config, data, args.pair, machine, {"criterion": criterion, "checkpoint": start})
+        more = {"criterion": criterion, "checkpoint": start}
+        train(run, args.configs.resolve() / _YAML, data, args.pair, machine, on_embedded(args, folder), more)
         return evaluate(run, data, reference, machine)
 
     scores |= dict(zip(children, machine.map(prune, children), strict=True))
@@ -159,9 +159,11 @@ def run(args: argparse.Namespace) -> int:
         alignment(kind)
     if not (args.configs / _YAML).is_file():
         raise UserError(f"there is no {args.configs / _YAML}; give --configs a folder with {_YAML}")
+    parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
+    refuse_invalid_settings(parent_config, args.configs.resolve() / _YAML)
     folder = args.out.resolve() / args.pair
     with alone_in(folder):
-        text = main_steps(args, methods, kinds, folder)
+        text = main_steps(args, methods, kinds, parent_config, folder)
     print(text)
     print(f"\nTables, checkpoints and logs: {folder}/ (table.md, table.csv, */train.log)")
     return 0
