@@ -143,9 +143,9 @@ COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)
 def explain_refused_checkpoints() -> None:
     """A checkpoint with code in it is refused in one sentence, not with torch's advice to run the code.
 
-    The code may be pickled, or stand in a setting that fairseq evaluates, see `evaluated_settings.py`. A checkpoint that
-    does not match its checksums, which neither torch nor fairseq verifies, is refused as well. Also drops the copies that
-    0.12.2 saved, which strict loading in later fairseq stumbles over.
+    The code may be pickled, or stand in a setting that fairseq evaluates, see `evaluated_settings.py`. A checkpoint
+    that does not match its checksums, which neither torch nor fairseq verifies, is refused as well. Also drops the
+    copies that 0.12.2 saved, which strict loading in later fairseq stumbles over.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
     has_copies = "can_use_fastpath" in inspect.getsource(transformer_layer)
