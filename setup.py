@@ -53,6 +53,7 @@ setup(
         # fairseq 0.12.2 does not import on Python 3.11; fairseq-fixed is the same module, kept alive for it.
         'fairseq==0.12.2; python_version < "3.11"',
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
+        "filelock>=3.12",
         "sacrebleu>=2.4",
         "tensorboard>=2.14",
         "tqdm>=4.60",

@@ -36,16 +36,17 @@ def refuse_names_not_in_utf8(words: Iterable[str]) -> None:
 
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 
 
 def explain(error: BaseException) -> UserError | None:
-    """What to type where permission or room on a disk is missing; None of any other error."""
+    """What to type where permission, room on a disk or a folder is missing; None of any other error."""
     cause = _of_system(error)
     if cause is None:
         return None
     if "No usable temporary directory" in str(cause):
         return UserError(f"{cause.strerror}; type: export TMPDIR=FOLDER, one that can be written and has room")
-    if cause.errno not in _DENIED | _FULL:
+    if cause.errno not in _DENIED | _FULL | _NO_FOLDER:
         return None
     if cause.filename is None:
         return UserError(
@@ -54,6 +55,10 @@ def explain(error: BaseException) -> UserError | None:
         )
     path = Path(os.fsdecode(cause.filename))
     folder = path.absolute()
+    if cause.errno in _NO_FOLDER:
+        while not folder.exists():
+            folder = folder.parent
+        return UserError(f"{cause.strerror}: {folder}; a folder is needed there: give another path, or move it away")
     while not _is_folder(folder):
         folder = folder.parent
     if cause.errno in _DENIED:
@@ -76,6 +81,17 @@ def _is_folder(path: Path) -> bool:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A failed write inside, which does not know where it was, gets this path."""
+    try:
+        yield
+    except Exception as error:
+        if (cause := _of_system(error)) is not None and cause.filename is None:
+            cause.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A path to write to; it becomes `path` when the block ends well, and goes when it does not.
 
@@ -91,12 +107,9 @@ def whole(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # a file system without locks keeps what was left
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            yield part
+            with naming(path):
+                yield part
             part.replace(path)
-        except Exception as error:
-            if (cause := _of_system(error)) is not None and cause.filename is None:
-                cause.filename = str(path)  # a failed write does not know where
-            raise
         finally:
             part.unlink(missing_ok=True)
 
@@ -119,6 +132,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
+    with naming(path):
+        yield part
     shutil.rmtree(path, ignore_errors=True)
     part.replace(path)

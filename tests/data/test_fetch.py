@@ -73,7 +73,7 @@ def test_a_download_is_recorded_and_not_made_again(server, tmp_path):
     record = json.loads((tmp_path / "fetched.json").read_text())["a.tgz"]
     assert record["sha256"] == sha256(found) and record["bytes"] == len(CONTENT) and record["mirror"].endswith("/good")
     assert get(tmp_path, archive(server, "good")) == found and len(server.asked) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tgz", "fetched.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a.tgz", "fetched.json"]
     assert identity(found) == {"bytes": len(CONTENT), "sha256": sha256(found), "from": f"{server.address}/good"}
 
 

@@ -38,8 +38,9 @@ def timed(*words):
 
 
 def names(folder):
-    """Every file, but for those of TensorBoard, which writes one more at each start."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in path.parts}
+    """Every file, but for lock files, and those of TensorBoard, which writes one more at each start."""
+    found = [path for path in folder.rglob("*") if "tensorboard" not in path.parts]
+    return {str(path.relative_to(folder)) for path in found if path.suffix != ".lock" and path.name != ".lock"}
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_every_long_command(name, whom, folder, tmp_path):
         ),
         "fisher": (
             [*measured, "--out", tmp_path / "f.pt", "--processes", 2, "--estimator", "sampled", "--draws", 100_000],
-            lambda said: (tmp_path / ".f.pt.part-lock").exists(),
+            lambda said: (tmp_path / ".f.pt.lock").exists(),
         ),
         "sensitivity": (
             [*measured, "--out", tmp_path / "s", "--batches", 1_000_000, "--device", "cpu"],

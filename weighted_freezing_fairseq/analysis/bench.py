@@ -27,6 +27,7 @@ from ..configs import CONFIGS, config_path, methods_in
 from ..errors import UserError
 from ..files import write_atomically
 from ..forms import Content
+from ..locks import alone_in
 from ..recipes.commands import end_with_parent, without_interrupts
 from ..recipes.machine import device_name
 from ..recipes.runs import as_csv, once, say
@@ -545,7 +546,8 @@ def _make_tables(args: argparse.Namespace, folders: Sequence[Path]) -> None:
 
         settings = {"table": asdict(table), "configs": args.configs}
         settings |= {option: getattr(args, option) for option in ("device", "precision", "seed")}
-        once(out, "bench", settings, work)
+        with alone_in(out):
+            once(out, "bench", settings, work)
         print((out / "bench.md").read_text(encoding="utf-8"))
 
 

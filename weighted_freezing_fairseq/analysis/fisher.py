@@ -8,11 +8,9 @@ mask alone. Left out on purpose: the mathematics (`core/fisher.py`) and fairseq'
 
 import argparse
 import contextlib
-import fcntl
 import functools
 import logging
 import multiprocessing
-import os
 import queue
 import re
 import sys
@@ -29,6 +27,7 @@ from ..core import fisher, masks, scope, snapshot
 from ..core.tensor_files import read, refuse_bad_numbers
 from ..errors import UserError, check_fraction
 from ..files import whole
+from ..locks import alone_at
 from ..recipes.commands import end_with_parent, refuse_when_stopping, without_interrupts
 from ..recipes.pack import read_checkpoint, save
 
@@ -266,24 +265,6 @@ def _measure_in_processes(settings: Settings, key: dict[str, Any], out: Path, re
         raise UserError(f"process {failed[0]} failed, see above; the same call goes on where the last parts were saved")
 
 
-@contextlib.contextmanager
-def _alone_at(out: Path) -> Iterator[None]:
-    """Hold the part files of `out` against a second call. The lock is a file beside them, and goes with them."""
-    path = out.with_name(f".{out.name}.part-lock")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another call is measuring {out}; wait for it, or choose another --out") from None
-        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            raise UserError(f"another call has just ended at {out}; type the same again")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
 def _finished(out: Path, kind: snapshot.Kind, about: dict[str, Any]) -> bool:
     """Whether `out` is there already, from equal settings; any other file is not overwritten."""
     if not out.exists():
@@ -395,7 +376,7 @@ def run(args: argparse.Namespace) -> int:
     if args.source is not None:
         return _mask_from(args)
     settings = _settings(args)
-    with _alone_at(args.out):
+    with alone_at(args.out):
         return _measured(args, settings)
 
 

@@ -27,10 +27,11 @@ from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError, check_fraction
 from ..files import whole, write_atomically
+from ..locks import alone_in
 from ..recipes.evaluate import add_decode_arguments, decode_of, refuse_missing
 from ..recipes.machine import Machine, a_device
 from ..recipes.pack import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
-from ..recipes.runs import alone_in, as_csv, say
+from ..recipes.runs import as_csv, say
 from ..recipes.scores import Score, read_lines, refuse_processed, score
 from ..recipes.translate import Decode, generate
 from . import curves, figures

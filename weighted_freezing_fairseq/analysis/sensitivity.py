@@ -27,9 +27,10 @@ from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..files import whole, write_atomically
+from ..locks import alone_in
 from ..recipes.machine import a_device
 from ..recipes.pack import read_checkpoint
-from ..recipes.runs import alone_in, as_csv, say
+from ..recipes.runs import as_csv, say
 from . import curves
 from .gradients import Sample, draw_batches, of_batches
 from .kept import as_file_name, labels, reuse

@@ -77,8 +77,8 @@ def write(text: Path, names: Path, goal: Path) -> dict[str, int]:
         for chunk in chunks(lines.texts(text)):
             rows = [[*line.split(), _END] for line in chunk]
             ids = np.fromiter(map(numbers.__getitem__, chain.from_iterable(rows)), kind)
-            ids.tofile(data)
-            np.fromiter(map(len, rows), "<i4").tofile(index)
+            data.write(ids.tobytes())
+            index.write(np.fromiter(map(len, rows), "<i4").tobytes())
             found["sentences"] += len(rows)
             found["words"] += len(ids) - len(rows)
             found["unknown"] += int((ids == _UNKNOWN).sum())

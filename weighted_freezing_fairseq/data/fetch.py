@@ -13,12 +13,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import naming, write_atomically
+from ..locks import alone_in
 from ..recipes.runs import say
 from .recipe import Archive
 
@@ -32,6 +33,10 @@ _GZIP = b"\x1f\x8b"
 
 class _Failed(Exception):
     """A mirror does not have the archive; another may."""
+
+
+class _BrokenOff(Exception):
+    """The connection; what fails on the disk is an OSError."""
 
 
 def at_hand(needs: Mapping[str, tuple[Archive, ...]], folder: Path, given: Sequence[Path]) -> dict[str, Path]:
@@ -70,9 +75,21 @@ def obtain(
 ) -> dict[str, Path]:
     """A file for every need: at hand, or downloaded to `folder`; what no mirror has is told in one message.
 
+    One process at a time downloads to `folder`; nothing is written where all is at hand.
+
     go_on: the command that takes files fetched by hand.
     """
     found = at_hand(needs, folder, given)
+    if found.keys() == needs.keys():
+        return found
+    with alone_in(folder):
+        return _downloaded(needs, folder, at_hand(needs, folder, given), go_on)
+
+
+def _downloaded(
+    needs: Mapping[str, tuple[Archive, ...]], folder: Path, found: dict[str, Path], go_on: str
+) -> dict[str, Path]:
+    """`found`, and a file for every other need."""
     silent: dict[str, str] = {}  # hosts that cannot be reached, and why: not to be asked for every file
     failed: dict[str, list[str]] = {}
     for need, alternatives in needs.items():
@@ -97,7 +114,6 @@ def _from_mirrors(archive: Archive, folder: Path, silent: dict[str, str], reason
     goal = folder / archive.name
     if goal.is_file():  # fetched for another need
         return goal
-    folder.mkdir(parents=True, exist_ok=True)
     for mirror in archive.mirrors:
         address = _DRIVE.format(mirror.removeprefix("drive:")) if mirror.startswith("drive:") else mirror
         try:
@@ -105,13 +121,13 @@ def _from_mirrors(archive: Archive, folder: Path, silent: dict[str, str], reason
         except _Failed as error:
             reasons.append(f"{address} ({error})")
             continue
-        _record(goal, address)
+        _accept(goal, address)
         return goal
     return None
 
 
 def _download(address: str, goal: Path, silent: dict[str, str]) -> None:
-    """The whole file, or _Failed; what came so far stays in a .part for the next try."""
+    """The whole file as the .part of `goal`, or _Failed; what came so far stays there for the next try."""
     host = urllib.parse.urlsplit(address).netloc
     if host in silent:
         raise _Failed(silent[host])
@@ -126,8 +142,8 @@ def _download(address: str, goal: Path, silent: dict[str, str]) -> None:
                 raise _Failed(reason) from None
         except urllib.error.URLError as error:  # no connection at all
             reason = f"cannot be reached: {getattr(error.reason, 'strerror', None) or error.reason}"
-        except (OSError, http.client.HTTPException) as error:
-            reason, reached = str(error) or type(error).__name__, True
+        except _BrokenOff as error:
+            reason, reached = str(error), True
         if attempt + 1 < _TRIES:
             say(f"{goal.name}: {reason}; trying again")
             time.sleep(2**attempt)
@@ -136,50 +152,75 @@ def _download(address: str, goal: Path, silent: dict[str, str]) -> None:
     raise _Failed(f"{reason}, {_TRIES} times")
 
 
+def _part(goal: Path) -> tuple[Path, Path]:
+    """What came of `goal` so far, and the note that says from where."""
+    return goal.with_name(f"{goal.name}.part"), goal.with_name(f"{goal.name}.part.json")
+
+
 def _go_on(address: str, goal: Path) -> None:
-    """Append what is missing of `goal` to its .part, and give it its name when it is whole."""
-    part, note = goal.with_name(f"{goal.name}.part"), goal.with_name(f"{goal.name}.part.json")
+    """Append to the .part of `goal` what is missing of it."""
+    part, note = _part(goal)
     begun = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and part.is_file() else {}
-    request = urllib.request.Request(address, headers={"User-Agent": "weighted-freezing-fairseq"})
     have = part.stat().st_size if begun.get("address") == address and begun.get("tag") else 0
-    if have:
+    if not have or have != begun.get("bytes"):  # else killed when it was whole
+        _receive(address, part, note, have, begun.get("tag"))
+    with part.open("rb") as file:
+        if file.read(2) != _GZIP:
+            part.unlink()
+            note.unlink()
+            raise _Failed("what it sends is no gzip archive but perhaps a web page: a quota, or a moved file")
+
+
+def _receive(address: str, part: Path, note: Path, have: int, tag: str | None) -> None:
+    """The rest of a file of which `part` has the first `have` bytes, or all of it where the server has another one."""
+    request = urllib.request.Request(address, headers={"User-Agent": "weighted-freezing-fairseq"})
+    if have and tag:
         request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", begun["tag"])
+        request.add_header("If-Range", tag)
     try:
         response = urllib.request.urlopen(request, timeout=_WAIT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
-        part.unlink()  # more than the server has: another file by now
-        return _go_on(address, goal)
+        return _receive(address, part, note, 0, None)  # more than the server has: another file by now
+    except urllib.error.URLError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _broken_off(error) from None
     with response:
         resumed = response.status == 206
         length = response.headers.get("Content-Length")
         total = int(length) + have * resumed if length else None
         if not resumed:
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            write_atomically(note, json.dumps({"address": address, "tag": tag}))
-        with part.open("ab" if resumed else "wb") as file:
-            _copy(response.read, file.write, goal.name, total, have * resumed)
+            write_atomically(note, json.dumps({"address": address, "tag": tag, "bytes": total}))
+        with naming(part), part.open("ab" if resumed else "wb") as file:
+            for chunk in _with_bar(_chunks(response), part.stem, total, have * resumed):
+                file.write(chunk)
     size = part.stat().st_size
     if total is not None and size != total:
-        raise OSError(f"broke off after {size:,} of {total:,} bytes")
-    with part.open("rb") as file:
-        if file.read(2) != _GZIP:
-            raise _Failed("what it sends is no gzip archive but perhaps a web page: a quota, or a moved file")
-    part.replace(goal)
-    note.unlink(missing_ok=True)
+        raise _BrokenOff(f"broke off after {size:,} of {total:,} bytes")
     return None
 
 
-def _copy(
-    read: Callable[[int], bytes], write: Callable[[bytes], Any], name: str, total: int | None, begun: int
-) -> None:
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    try:
+        while chunk := response.read(_CHUNK):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise _broken_off(error) from None
+
+
+def _broken_off(error: Exception) -> _BrokenOff:
+    return _BrokenOff(str(error) or type(error).__name__)
+
+
+def _with_bar(chunks: Iterable[bytes], name: str, total: int | None, begun: int) -> Iterator[bytes]:
     from tqdm import tqdm
 
     with tqdm(desc=name, total=total, initial=begun, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
-        while chunk := read(_CHUNK):
-            write(chunk)
+        for chunk in chunks:
+            yield chunk
             bar.update(len(chunk))
 
 
@@ -192,23 +233,27 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _record(path: Path, address: str) -> None:
-    """Compare with an earlier download of this name, or be the first."""
-    record = path.parent / RECORD
-    records = _records(path.parent)
-    found = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    earlier = records.get(path.name)
+def _accept(goal: Path, address: str) -> None:
+    """Give a whole download its name; it must be the one that was recorded, or is recorded first of that name."""
+    part, note = _part(goal)
+    record = goal.parent / RECORD
+    records = _records(goal.parent)
+    found = {"sha256": sha256(part), "bytes": part.stat().st_size}
+    earlier = records.get(goal.name)
     if earlier is not None and earlier["sha256"] != found["sha256"]:
-        other = path.with_name(f"{path.name}.other")
-        path.replace(other)
+        other = goal.with_name(f"{goal.name}.other")
+        note.unlink()
+        part.replace(other)
         raise UserError(
-            f"{path.name} from {address} is not what was fetched before ({found['sha256'][:12]} now, "
-            f"{earlier['sha256'][:12]} from {earlier['mirror']}); it is kept as {other}: rename it to {path.name} and "
-            f"take {path.name} out of {record} if it is to be used"
+            f"{goal.name} from {address} is not what was fetched before ({found['sha256'][:12]} now, "
+            f"{earlier['sha256'][:12]} from {earlier['mirror']}); it is kept as {other}: rename it to {goal.name} and "
+            f"take {goal.name} out of {record} if it is to be used"
         )
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    records[path.name] = earlier or {**found, "mirror": address, "fetched": now}
+    records[goal.name] = earlier or {**found, "mirror": address, "fetched": now}
     write_atomically(record, json.dumps(records, indent=2) + "\n")
+    note.unlink()
+    part.replace(goal)  # last: a file that is there was recorded
 
 
 def _compare(path: Path) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 from ..configs import CONFIGS, methods_in
 from ..errors import check_fraction
 from ..files import write_atomically
+from ..locks import alone_in
 from .provenance import on_embedded
 from .runs import (
     DECODE,
     Machine,
     Run,
     add_run_arguments,
-    alone_in,
     evaluate,
     filled_in,
     mean,

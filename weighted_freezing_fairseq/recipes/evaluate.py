@@ -17,6 +17,7 @@ from typing import Any
 from ..data import DATASETS, MANIFEST, NAMES, SENTENCES, read_manifest
 from ..errors import UserError
 from ..files import write_atomically
+from ..locks import alone_in
 from .average import average, latest
 from .machine import Machine
 from .runs import CHOICES, Run, once, progress, say, translated
@@ -80,7 +81,12 @@ class Wanted:
 
 
 def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[str, Any]]:
-    """The scores of a finished run by SUBSET.CHOICE, kept in its folder."""
+    """The scores of a finished run by SUBSET.CHOICE, kept in its folder; one process at a time."""
+    with alone_in(run.folder):
+        return _evaluate_run(run, machine, wanted)
+
+
+def _evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[str, Any]]:
     if not run.trained:
         raise UserError(f"{run.folder} is not trained to its end; type: {run.provenance()['command']}")
     if run.provenance()["dataset"] in SENTENCES:

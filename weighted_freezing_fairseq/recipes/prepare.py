@@ -14,9 +14,10 @@ from ..data import DATASETS, NAMES, SENTENCES, fetch, folder, prepared, steps
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
+from ..locks import alone_in
 from .commands import threads
 from .machine import cores
-from .runs import alone_in, say
+from .runs import say
 from .sentences import prepare as sentences
 
 HELP = """\
@@ -93,10 +94,7 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print("\n".join(_plan(job, needs, there)))
         return 0
-    try:
-        _prepare([job for job in jobs if not folder.is_done(job)], out, args)
-    except OSError as error:
-        raise UserError(f"cannot write ({error}); make room, or type another folder: --out DIR") from error
+    _prepare([job for job in jobs if not folder.is_done(job)], out, args)
     for job in jobs:
         print(f"{job.pair}: {folder.counted(job)} pairs in {job.folder}")
     return 0
@@ -117,7 +115,8 @@ def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) ->
         """What went wrong: a pair that cannot be prepared does not stop the others."""
         try:
             with alone_in(job.folder):
-                folder.make(job, known, workers)
+                if not folder.is_done(job):  # by a process that had the folder until now
+                    folder.make(job, known, workers)
         except UserError as error:
             say(f"{job.pair} failed: {error}")
             return f"{job.pair}: {error}" if len(jobs) > 1 else str(error)

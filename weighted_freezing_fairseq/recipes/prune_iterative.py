@@ -13,13 +13,13 @@ from typing import Any
 from ..configs import CONFIGS
 from ..core.pruning import METHODS
 from ..errors import UserError, check_fraction
+from ..locks import alone_in
 from .machine import Machine
 from .pack import read_checkpoint
 from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
-    alone_in,
     evaluate,
     mean,
     note_on,

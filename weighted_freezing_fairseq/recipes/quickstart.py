@@ -14,13 +14,13 @@ from typing import Any
 
 from ..analysis import figures
 from ..configs import CONFIGS, config_path
+from ..locks import alone_in
 from . import page
 from .machine import Machine, threads_each
 from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
-    alone_in,
     evaluate,
     filled_in,
     found_in,
@@ -57,7 +57,8 @@ def cost(
         words += [word for each in folders for word in ("--configs", each)]
         wff([*words, "--device", device, "--rounds", rounds], threads_each(1))
 
-    once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
+    with alone_in(folder):  # other pairs share it
+        once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
     with (folder / "bench.csv").open(newline="", encoding="utf-8") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
 

@@ -7,7 +7,6 @@ done, and a killed one goes on.
 
 import argparse
 import csv
-import fcntl
 import io
 import json
 import shlex
@@ -16,8 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -420,18 +418,6 @@ def mean(values: Sequence[float]) -> str:
     """Mean, and standard deviation where there are several."""
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{spread}"
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold `folder` against a second call; the system lets go of it when this process ends, however that is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another call is at work in {folder}; wait for it, or give another --out") from None
-        yield
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, seeds: str, out: str, configs: str) -> None:

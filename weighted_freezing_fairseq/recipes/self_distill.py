@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..locks import alone_in
 from .machine import Machine
 from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
-    alone_in,
     evaluate,
     mean,
     note_on,

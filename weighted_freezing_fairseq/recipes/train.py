@@ -17,8 +17,9 @@ from ..configs import CONFIGS, config_path, open_settings
 from ..data import DATASETS, NAMES, SENTENCES, Dataset, prepared, read_manifest
 from ..data.sentences import SentenceData
 from ..errors import UserError
+from ..locks import alone_in
 from .machine import PRECISIONS, Machine
-from .runs import Run, alone_in, filled_in, found_in, needs_another_run, refuse_invalid_settings, train
+from .runs import Run, filled_in, found_in, needs_another_run, refuse_invalid_settings, train
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
 EXAMPLE = """wff train multi30k --pair de-en --method weighted_freeze --seed 1

@@ -13,7 +13,8 @@ from ...data.encoders import Encoder
 from ...data.sentences import SentenceData
 from ...data.workers import Workers
 from ...errors import UserError
-from ..runs import alone_in, say
+from ...locks import alone_in
+from ..runs import say
 
 _MOST = 512  # positions that fairseq's encoders were trained with
 
@@ -47,10 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(line for job in jobs for line in _plan(job)))
         return 0
-    try:
-        _prepare([job for job in jobs if not sentence_folder.is_done(job)], args.archive, args.jobs)
-    except OSError as error:
-        raise UserError(f"cannot write ({error}); make room, or type another folder: --out DIR") from error
+    _prepare([job for job in jobs if not sentence_folder.is_done(job)], args.archive, args.jobs)
     for job in jobs:
         print(f"{job.task.name}: {sentence_folder.counted(job)} rows in {job.folder}")
     return 0
@@ -80,7 +78,8 @@ def _prepare(jobs: Sequence[sentence_folder.Job], given: Sequence[Path], process
         for job in jobs:
             try:
                 with alone_in(job.folder):
-                    sentence_folder.make(job, given, workers)
+                    if not sentence_folder.is_done(job):  # by a process that had the folder until now
+                        sentence_folder.make(job, given, workers)
             except UserError as error:
                 say(f"{job.task.name} failed: {error}")
                 failed.append(f"{job.task.name}: {error}" if len(jobs) > 1 else str(error))
