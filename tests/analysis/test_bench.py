@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from locked import waits_for
 from recipe_runs import wff
 
 from weighted_freezing_fairseq.__main__ import main
@@ -30,6 +31,7 @@ from weighted_freezing_fairseq.analysis.subjects import SIZES
 from weighted_freezing_fairseq.analysis.tables import TABLES, Table
 from weighted_freezing_fairseq.configs import config_path
 from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.locks import alone_in
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
 ADAPT = CONFIGS.parent / "adapt"
@@ -171,6 +173,8 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     status, again = bench(*words)
     assert status == 0 and "tiny: bench is done already" in again.err and again.out == said.out
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
+    (at_once,) = waits_for(alone_in(tmp_path / "tiny"), lambda: bench(*words))
+    assert at_once[1].out == said.out
     status, said = bench(*words, "--rounds", 2)
     assert status == 2 and "holds a bench of other settings; give another --out" in said.err
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before

@@ -4,12 +4,12 @@ import logging
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 import torch
 from fairseq_runs import assert_same, environment
+from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import fisher, masks, scope, snapshot
@@ -241,15 +241,9 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
 
 
 def test_part_files_belong_to_one_call(wff):
-    wff("--samples", 10, out="other.pt")  # imports
-    done = []
-    with alone_at(wff.out / "f.pt"):
-        call = threading.Thread(target=lambda: done.append(wff("--samples", 10)))
-        call.start()
-        call.join(1)
-        assert call.is_alive() and not (wff.out / "f.pt").exists()
-    call.join()
-    assert done and (wff.out / "f.pt").exists()
+    wff("--samples", 10)
+    (said,) = waits_for(alone_at(wff.out / "f.pt"), lambda: wff("--samples", 10))
+    assert "is there already, from the same settings" in said
 
 
 @pytest.mark.parametrize("other", ["seed", "broken"])

@@ -1,21 +1,17 @@
 """Commands that may not write, or find no room: one line that names the folder, and nothing left over."""
 
 import errno
-import os
-import resource
 import shutil
-import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 import pytest
+from forked import allow_little, become_nobody, forked
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.files import explain
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
-NOBODY = 65534
 COMMANDS = {
     "average": "average {a} {b} --out {out}",
     "pack": "pack {a} {b} --out {out}",
@@ -40,32 +36,6 @@ def public(trained, toy_data):
     shutil.rmtree(folder)
 
 
-def alone(folder: Path, words: list[str], prepare) -> tuple[int, list[str]]:
-    """Status and standard error of a command in a forked process, changed by `prepare`."""
-    said = folder / "said"
-    if (child := os.fork()) == 0:
-        sys.stderr = said.open("w", buffering=1)
-        prepare()
-        try:
-            os._exit(main(words))
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status, [line for line in said.read_text().splitlines() if not line.startswith("[")]
-
-
-def become_nobody() -> None:
-    if os.getuid() == 0:
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
-
-
-def allow_little() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-
-
 def test_a_write_that_does_not_know_where_names_the_folder_of_temporary_files():
     said = str(explain(OSError(errno.ENOSPC, "No space left on device")))
     assert said.startswith("No space left on device; ") and tempfile.gettempdir() in said and "export TMPDIR=" in said
@@ -81,7 +51,7 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_line(public, tmp_path, 
     folder.chmod(0o555)
     out = folder / ("new/file" if kind == "not to be made" else "file")
     words = COMMANDS[command].format(a=public / "a", b=public / "b", data=public / "data", out=out).split()
-    status, lines = alone(tmp_path, words, allow_little if kind == "no room" else become_nobody)
+    status, lines = forked(tmp_path, lambda: main(words), allow_little if kind == "no room" else become_nobody)
     assert (status, len(lines)) == (2, 1), "\n".join(lines)
     assert lines[0].startswith(f"wff {command}: ") and str(folder) in lines[0]
     if kind == "no room":
@@ -99,6 +69,6 @@ def test_a_full_folder_for_temporary_files_is_named(public, tmp_path, monkeypatc
     places = [str(full)]
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: places)
     monkeypatch.setattr(tempfile, "tempdir", None)
-    status, lines = alone(tmp_path, words, lambda: None)
+    status, lines = forked(tmp_path, lambda: main(words), lambda: None)
     assert status == 2 and lines[-1].startswith("wff evaluate: No usable temporary directory found")
     assert "export TMPDIR=FOLDER" in lines[-1] and len(lines) == 1

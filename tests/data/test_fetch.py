@@ -3,14 +3,21 @@
 import gzip
 import http.server
 import json
+import shutil
+import signal
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
+from forked import Killer, allow_little, become_nobody, forked
 
 from weighted_freezing_fairseq.data import fetch
 from weighted_freezing_fairseq.data.fetch import at_hand, identity, obtain, sha256
 from weighted_freezing_fairseq.data.recipe import Archive
 from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.files import explain
 
 CONTENT = gzip.compress(bytes(range(256)) * 4000, mtime=0) + b"x" * 300_000
 
@@ -20,6 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         server.asked.append((self.path, self.headers.get("Range")))
         name = self.path.strip("/")
+        server.free.wait(20)
         if name == "missing":
             self.send_error(404)
             return
@@ -50,12 +58,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(fetch.time, "sleep", lambda seconds: None)
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.free = threading.Event()
+    made.free.set()
     made.asked, made.content, made.tag, made.breaks_after, made.broken = [], CONTENT, '"1"', 0, 0
     threading.Thread(target=made.serve_forever, daemon=True).start()
     made.address = f"http://127.0.0.1:{made.server_port}"
     yield made
     made.shutdown()
     made.server_close()
+
+
+@pytest.fixture
+def public():
+    """A folder that every user may look into."""
+    folder = Path(tempfile.mkdtemp())
+    (folder / "archives").mkdir()
+    folder.chmod(0o755)
+    yield folder / "archives"
+    shutil.rmtree(folder)
 
 
 def archive(server, *names):
@@ -81,6 +101,69 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server, tmp_path):
     server.breaks_after, server.broken = 100_000, 2
     assert get(tmp_path, archive(server, "good")).read_bytes() == CONTENT
     assert server.asked == [("/good", None), ("/good", "bytes=100000-"), ("/good", "bytes=200000-")]
+
+
+def test_of_two_at_once_one_downloads(server, tmp_path):
+    server.free.clear()
+    found = []
+    calls = [threading.Thread(target=lambda: found.append(get(tmp_path, archive(server, "good")))) for _ in range(2)]
+    for call in calls:
+        call.start()
+    calls[0].join(0.5)
+    server.free.set()
+    for call in calls:
+        call.join(20)
+    assert found == [tmp_path / "a.tgz"] * 2 and found[0].read_bytes() == CONTENT
+    assert server.asked == [("/good", None)]
+
+
+def test_a_kill_at_any_change_of_a_file_leaves_nothing_behind(server, tmp_path):
+    def killed(name, at=0):
+        killer = Killer(tmp_path / name, at)
+        status, _ = forked(tmp_path, lambda: get(tmp_path / name, archive(server, "good")) and 0, killer)
+        assert status == (-signal.SIGKILL if at else 0)
+        return killer.count
+
+    for at in range(1, killed("whole") + 1):
+        folder = tmp_path / str(at)
+        killed(folder.name, at)
+        found = get(folder, archive(server, "good"))
+        assert found.read_bytes() == CONTENT and identity(found)["from"] == f"{server.address}/good", at
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "a.tgz", "fetched.json"], at
+
+
+def test_a_whole_part_is_not_asked_for_again(server, tmp_path):
+    (tmp_path / "a.tgz.part").write_bytes(CONTENT)
+    note = {"address": f"{server.address}/good", "tag": server.tag, "bytes": len(CONTENT)}
+    (tmp_path / "a.tgz.part.json").write_text(json.dumps(note))
+    found = get(tmp_path, archive(server, "good"))
+    assert server.asked == [] and identity(found)["from"] == f"{server.address}/good"
+
+
+def test_archives_that_are_there_need_no_folder_that_can_be_written(server, public):
+    get(public, archive(server, "good"))
+    (public / ".lock").unlink()
+    public.chmod(0o555)
+    call = lambda name: lambda: str(get(public, archive(server, name))) and 0  # noqa: E731
+    assert forked(public.parent, call("good"), become_nobody) == (0, [])
+
+
+@pytest.mark.parametrize("kind", ["read-only", "full"])
+def test_a_disk_that_cannot_take_a_download_is_not_blamed_on_the_mirror(kind, server, public):
+    public.chmod(0o555 if kind == "read-only" else 0o777)
+
+    def call():
+        with pytest.raises(OSError) as caught:
+            get(public, archive(server, "good"))
+        print(explain(caught.value), file=sys.stderr)
+        return 0
+
+    status, (said,) = forked(public.parent, call, become_nobody if kind == "read-only" else allow_little)
+    assert status == 0 and f"{public}/" in said and "a.tgz.part" in said
+    assert ("Permission denied" if kind == "read-only" else "File too large") in said
+    assert len(server.asked) == 1
+    public.chmod(0o755)
+    assert get(public, archive(server, "good")).read_bytes() == CONTENT
 
 
 def test_a_later_call_goes_on_too(server, tmp_path):

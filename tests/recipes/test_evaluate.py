@@ -3,12 +3,18 @@
 import importlib.util
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 from fairseq_runs import Fairseq
+from locked import waits_for
 from recipe_runs import wff
+from scored_runs import a_run
 
+from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.locks import alone_in
+from weighted_freezing_fairseq.recipes.evaluate import usual_decode
 from weighted_freezing_fairseq.recipes.scores import all_scores, comet, read_lines, refuse_processed, score
 
 
@@ -96,6 +102,17 @@ def test_every_sentence_is_translated_and_scored(fairseq: Fairseq):
     short.write_text("a b\n")
     refused = evaluate(*[short if word == reference else word for word in words], ok=False)
     assert refused.returncode == 2 and "21 hypotheses against 1 reference lines" in refused.stderr
+
+
+def test_a_run_is_scored_by_one_process_at_a_time(tmp_path, capsys):
+    folder = a_run(tmp_path, "standard", 1)
+    manifest = {"dataset": "iwslt14", "recipe": "clean", "pair": "de-en", "tests": {"test": "raw/test.en"}}
+    (tmp_path / "data/iwslt14/clean/de-en/manifest.json").write_text(json.dumps(manifest))
+    done = {"choice": "best", "decode": asdict(usual_decode("iwslt14"))}
+    (folder / ".scoring-test.best.json").write_text(json.dumps(done))
+    words = ["evaluate", str(folder), "--choices", "best", "--json", "--device", "cpu"]
+    assert waits_for(alone_in(folder), lambda: main(words)) == [0]
+    assert f"{folder}/scores/test.best" in json.loads(capsys.readouterr().out)
 
 
 def test_missing_checkpoint_and_data_are_named(tmp_path):
