@@ -35,8 +35,9 @@ def become_nobody() -> None:
         os.setuid(NOBODY)
 
 
-def allow_little() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+def allow_little(size: int = 1000) -> None:
+    """Files up to that size: a write beyond it fails as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 class Killer:

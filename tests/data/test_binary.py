@@ -1,8 +1,10 @@
 """fairseq's data: the same bytes as fairseq-preprocess writes, and no sentence that gets lost unseen."""
 
+import errno
 import random
 
 import pytest
+from forked import allow_little, forked
 
 from weighted_freezing_fairseq.data import binary, lines
 from weighted_freezing_fairseq.errors import UserError
@@ -54,6 +56,17 @@ def test_the_bytes_are_those_of_fairseq_preprocess(fairseq, texts, kind, tmp_pat
     assert theirs == sorted(path.name for path in ours.iterdir()) and len(theirs) == 2 + 2 * 2 * 4
     for name in theirs:
         assert (ours / name).read_bytes() == (tmp_path / "theirs" / name).read_bytes(), name
+
+
+def test_a_full_disk_is_told_as_such(texts, tmp_path):
+    binary.save_dictionary([("a", 1)], tmp_path / "dict.txt")
+
+    def call():
+        with pytest.raises(OSError) as caught:
+            binary.write(texts / "train.x", tmp_path / "dict.txt", tmp_path / "full")
+        return caught.value.errno
+
+    assert forked(tmp_path, call, allow_little) == (errno.EFBIG, [])
 
 
 def test_large_sets_are_written_in_blocks(texts, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import random
 import subprocess
 import time
 
+import miniature
 import numpy as np
 import pytest
 import torch
@@ -54,6 +55,27 @@ def fairseq_module(toy_data, tmp_path_factory):
     from fairseq_runs import Fairseq
 
     return Fairseq(toy_data, tmp_path_factory.mktemp("trained"))
+
+
+def test_prepare(tmp_path):
+    """By two processes, which may outlive their parent for a moment."""
+    archives = miniature.iwslt14(tmp_path / "archives", ("de",), 100)
+    words = ["prepare", "iwslt14", "--langs", "de", "--recipe", "fairseq", "--archive", archives, "--pieces", 200]
+    words += ["--jobs", 2, "--out"]
+    longest = timed(*words, tmp_path / "whole")
+    moments = killed_and_called_again(2, longest, *words, tmp_path / "killed")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
+    for name in names(tmp_path / "whole"):
+        whole, killed = (tmp_path / folder / name for folder in ("whole", "killed"))
+        assert whole.is_dir() or whole.read_bytes() == killed.read_bytes(), (name, moments)
+
+
+def test_average(measured, tmp_path):
+    words = ["average", measured[0], measured[0], "--out"]
+    longest = timed(*words, tmp_path / "whole/a.pt")
+    moments = killed_and_called_again(3, longest, *words, tmp_path / "killed/a.pt")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed") == {"a.pt"}, moments
+    assert (tmp_path / "whole/a.pt").read_bytes() == (tmp_path / "killed/a.pt").read_bytes()
 
 
 def test_fisher(measured, tmp_path):
