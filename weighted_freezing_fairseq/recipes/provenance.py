@@ -70,6 +70,14 @@ def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> 
     write_atomically(run.folder / "environment.txt", _environment())
 
 
+def relocate(run: Run, about: Mapping[str, Any]) -> None:
+    """Where a finished run and its data lie now: what may have been moved since."""
+    known = run.provenance()
+    here = {**known, **{key: about[key] for key in ("data", "command") if key in about}}
+    if here != known:
+        write_atomically(run.folder / PROVENANCE, json.dumps(here, indent=2) + "\n")
+
+
 def on_embedded(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """`about` for `note`, of a recipe on the embedded corpus; `folder`: its raw text and binarised data."""
     return {

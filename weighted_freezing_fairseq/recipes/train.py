@@ -18,8 +18,20 @@ from ..data import DATASETS, NAMES, SENTENCES, Dataset, prepared, read_manifest
 from ..data.sentences import SentenceData
 from ..errors import UserError
 from .machine import PRECISIONS, Machine
-from .provenance import note
-from .runs import Run, alone_in, filled_in, found_in, needs_another_run, train
+from .provenance import note, relocate
+from .runs import (
+    OPEN,
+    Run,
+    alone_in,
+    files_in,
+    filled_in,
+    found_in,
+    needs_another_run,
+    settings_of,
+    stamp_of,
+    state_of,
+    train,
+)
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
 EXAMPLE = """wff train multi30k --pair de-en --method weighted_freeze --seed 1
@@ -76,7 +88,7 @@ class Study:
         folder = prepared(self.data, self.recipe, pair)
         manifest = read_manifest(folder)
         config = self._config(run)
-        found: dict[str, Any] = {}
+        found: dict[str, Path] = {}
         parent = self.parent(pair, run)
         if parent is not None:
             if not parent.trained:
@@ -92,6 +104,17 @@ class Study:
         with alone_in(run.folder):
             note(run, self._about(pair, run, folder), config, machine)
             train(run, config, folder / "bin", self._languages(pair), machine, more)
+            relocate(run, self._about(pair, run, folder))
+
+    def state(self, pair: str, run: Run) -> str:
+        """DONE, OPEN or OTHER, as `train` will find the training; nothing is measured or written for it."""
+        if state_of(run.folder, "training", {}) == OPEN:
+            return OPEN
+        folder, config, parent = prepared(self.data, self.recipe, pair), self._config(run), self.parent(pair, run)
+        found = {} if parent is None else files_in(parent, "best", config)
+        more = self._settings(config, found, read_manifest(folder))
+        given = settings_of(run, config, folder / "bin", self._languages(pair), more)
+        return state_of(run.folder, "training", stamp_of(given))
 
     def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
         """What is given beside the YAML: what was found for it, and what the user changed."""
