@@ -32,8 +32,8 @@ from . import corpus
 from .commands import started
 from .contents import same_settings, with_contents
 from .machine import Machine, environment
-from .scores import Score, all_scores, read_lines, refuse_processed
-from .translate import Decode, Pieces, generate
+from .scores import Score, all_scores, read_lines
+from .translate import Decode, Pieces, generate, raw_reference
 
 PIECES = 2000
 PROVENANCE = "provenance.json"
@@ -323,8 +323,7 @@ def translated(
 
     about: subset (what the set is called), choice (of the checkpoint), decode; all of it is written with the scores.
     """
-    lines = read_lines(reference)
-    refuse_processed(lines, reference)
+    lines = raw_reference(data, split, reference)
     subset, choice = about["subset"], about["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
     say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
