@@ -1,6 +1,6 @@
 # Short names for the scripts; what they do is said by `bash scripts/NAME.sh --help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick lint format types quickstart bench-check matrix
+.PHONY: help setup test quick fuzz lint format types quickstart bench-check matrix
 
 BIN := .venv/bin
 
@@ -15,6 +15,9 @@ test:  ## everything that CI runs: linters, types, all tests
 
 quick:  ## the same without the slow tests
 	@bash scripts/test.sh --quick
+
+fuzz:  ## break every format that a command reads, two minutes each (WFF_FUZZ_SECONDS=120)
+	WFF_FUZZ_SECONDS=$${WFF_FUZZ_SECONDS:-120} $(BIN)/pytest tests/test_fuzz.py
 
 lint: setup  ## ruff and shellcheck; changes no file
 	$(BIN)/ruff check .

@@ -1,8 +1,10 @@
 """Packaging of weighted_freezing_fairseq; linters, types and tests are configured in pyproject.toml."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
@@ -13,6 +15,17 @@ def version() -> str:
         if line.startswith("__version__"):
             return line.split('"')[1]
     raise RuntimeError("__version__ not found in weighted_freezing_fairseq/__init__.py")
+
+
+class BuildWithConfigs(build_py):
+    """A wheel holds configs/ inside the package; a checkout, editable or not installed, has it beside the package."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            goal = Path(self.build_lib) / "weighted_freezing_fairseq" / "configs"
+            shutil.rmtree(goal, ignore_errors=True)  # build/ may hold files of an earlier version
+            shutil.copytree(HERE / "configs", goal)
 
 
 PLOT = ["matplotlib>=3.7"]
@@ -34,6 +47,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["weighted_freezing_fairseq", "weighted_freezing_fairseq.*"]),
     package_data={"weighted_freezing_fairseq": ["**/*.c", "**/*.css", "py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "torch>=2.4",
         # fairseq 0.12.2 does not import on Python 3.11; fairseq-fixed is the same module, kept alive for it.

@@ -10,14 +10,17 @@ from weighted_freezing_fairseq.core.scope import Slot
 BASES = {"fairseq": FairseqAdam, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 # Row, its settings: each way in which a kernel guides, and each way in which it is told about scores.
 GUIDES = {
-    "weighted_freeze": [
+    "weighted_freeze (important)": [
         {},
         {"stage": "update"},
         {"importance": "fisher", "norm": "global"},
         {"importance": "loss-preserving", "stage": "update", "start": 3},
     ],
-    "sage": [{}, {"state_dtype": torch.bfloat16}, {"eps": 1e-4, "start": 3}],
-    "sage (average)": [{}],
+    "weighted_freeze (printed)": [{}, {"importance": "loss-preserving", "stage": "update"}],
+    "weighted_freeze (smooth)": [{}, {"norm": "global", "stage": "update"}],
+    "weighted_freeze (random)": [{}, {"norm": "global", "stage": "update"}, {"keep": 0.3}],
+    "sage (full)": [{}, {"state_dtype": torch.bfloat16}, {"eps": 1e-4, "start": 3}],
+    "sage (li)": [{}],
     "sage (light)": [{}, {"norm": "global"}],
     "fish_mask": [{"density": 0.1, "observe": 1}, {"density": 0.7, "source": "random"}],
     "lfr_cm": [{"quantile": 0.25}, {"quantile": 0.75}],

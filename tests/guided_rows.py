@@ -45,9 +45,12 @@ def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
 
 # Row -> class, ordinary settings, settings that leave training as it is.
 ROWS = {
-    "weighted_freeze": (GuidedOptimizer, {}, {"start": 10**9}),
-    "sage": (GuidedOptimizer, {}, {"eps": 1e30}),
-    "sage (average)": (GuidedOptimizer, {}, {"eps": 1e30}),
+    "weighted_freeze (important)": (GuidedOptimizer, {}, {"start": 10**9}),
+    "weighted_freeze (printed)": (GuidedOptimizer, {}, {"start": 10**9}),
+    "weighted_freeze (smooth)": (GuidedOptimizer, {}, {"start": 10**9}),
+    "weighted_freeze (random)": (GuidedOptimizer, {}, {"keep": 1.0}),
+    "sage (full)": (GuidedOptimizer, {}, {"eps": 1e30}),
+    "sage (li)": (GuidedOptimizer, {}, {"eps": 1e30}),
     "sage (light)": (GuidedOptimizer, {}, {"eps": 1e30}),
     "fish_mask": (FixedMaskOptimizer, {"density": 0.2, "observe": 2}, {"density": 1.0, "source": "magnitude"}),
     "lfr_cm": (FixedMaskOptimizer, {"quantile": 0.6}, {"quantile": 1.0}),

@@ -9,7 +9,9 @@ def line(kind, update, loss, hydra=False, **more):
     """One line of fairseq's log, by --log-format json."""
     prefix = {"train_inner": "", "train": "train_", "valid": "valid_"}[kind]
     values = {"num_updates": update, "loss": loss, "nll_loss": loss - 1, **more}
-    values = {"epoch": 1, "update": 0.5} | {f"{prefix}{name}": str(value) for name, value in values.items()}
+    values = {"epoch": 1, "update": 0.5} | {
+        f"{prefix}{name}": value if isinstance(value, list) else str(value) for name, value in values.items()
+    }
     return (f"[2026][{kind}][INFO] - " if hydra else f"2026 | INFO | {kind} | ") + json.dumps(values)
 
 

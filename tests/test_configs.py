@@ -1,17 +1,24 @@
 """Every YAML of the repository becomes a trainer: no name, option or value in it is unknown."""
 
+import json
 from pathlib import Path
 
 import pytest
 import tiny_sentences
+import torch
+from fairseq.data import Dictionary
+from fairseq.logging import metrics
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq_runs import UNSET_IN_0_12_2
 from omegaconf import OmegaConf
 from recipe_runs import differences
 
 from weighted_freezing_fairseq.analysis import subjects
 from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.data import GLUE, XNLI
+from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 
-FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 11, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
+FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 1, "toy": 10, "wmt17": 7}
 FOLDERS |= {"xnli": 6}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli")
@@ -26,21 +33,42 @@ def test_the_folders_are_those_that_the_readme_knows():
 METHODS = ("optimizer", "criterion", "model")
 STARTED = {"fish_mask", "lfr_cm"}  # from another run, for fewer updates
 SHORT = {"intra_distillation_third"}
+# At the larger of the two learning rates that Li et al. 2023 searched.
+FASTER = {f"weighted_freeze{rule}" for rule in ("", "_smooth", "_important", "_random", "_loss_preserving", "_fisher")}
+FASTER |= {"sage", "sage_light", "sage_fisher", "sage_magnitude"}
 MATRICES = ("multi30k", "iwslt14", "iwslt14-li", "wmt17")
 
 
 @pytest.mark.parametrize("folder", MATRICES)
 def test_a_cell_differs_from_standard_training_in_its_method_alone(folder):
     for name, (cfg, changed) in differences(folder).items():
-        if name in ("standard", "alignreg"):  # alignreg prunes a trained model, on a schedule of its own
+        # alignreg prunes a trained model, on a schedule of its own
+        if name in ("standard", "standard_double_lr", "alignreg"):
             continue
         rest = changed - set(METHODS)
         assert len(changed & set(METHODS)) == 1 and ("model" in changed) == (name == "switch_transformer"), name
         expected = {"optimization", "checkpoint"} if name in STARTED else {"optimization"} if name in SHORT else set()
+        if folder == "iwslt14-li" and name in FASTER:
+            expected = {"optimization"}
         assert rest == expected, name
-        assert cfg["optimizer"]["weight_decay"] == 1e-4 and cfg["optimizer"]["adam_betas"] == (
-            "(0.9, 0.99)" if folder == "iwslt14-li" else "(0.9, 0.98)"
-        )
+        assert cfg["optimizer"]["weight_decay"] == 1e-4 and cfg["optimizer"]["adam_betas"] == "(0.9, 0.98)"
+
+
+def test_weighted_freezing_runs_as_its_author_ran_it_beside_a_control_and_standard_at_its_learning_rate():
+    cells = {name: cfg for name, (cfg, _) in differences("iwslt14-li").items()}
+    baseline = cells["standard_double_lr"]
+    for name in FASTER:
+        assert cells[name]["optimization"] == baseline["optimization"] == {"max_update": 20000, "lr": [1e-3]}, name
+    rules = {name: cells[name]["optimizer"] for name in FASTER if name.startswith("weighted_freeze")}
+    assert {name: optimizer["freeze_rule"] for name, optimizer in rules.items()} == {
+        "weighted_freeze": "printed", "weighted_freeze_smooth": "smooth", "weighted_freeze_important": "important",
+        "weighted_freeze_random": "random", "weighted_freeze_loss_preserving": "printed",
+        "weighted_freeze_fisher": "printed",
+    }  # fmt: skip
+    assert all(optimizer["importance_start"] == 4000 for optimizer in rules.values())
+    assert {key for key, (_, changed) in differences("iwslt14-li").items() if changed == {"optimization"}} == {
+        "standard_double_lr"
+    }
 
 
 @pytest.mark.parametrize("folder", LABELLED)
@@ -59,6 +87,7 @@ def test_the_papers_settings_are_in_the_yamls_of_labelled_sentences():
     assert [cfg["dataset"]["batch_size"] for cfg in (glue, xnli)] == [32, 16]
     assert [cfg["optimization"]["lr"] for cfg in (glue, xnli)] == [[2e-4], [1e-5]]
     assert [cfg["optimization"]["max_epoch"] for cfg in (glue, xnli)] == [20, 3]
+    assert glue["lr_scheduler"]["warmup_updates"] == xnli["lr_scheduler"]["warmup_updates"] == 0
     assert glue["model"]["dropout"] == 0.1 and (GLUE.longest, XNLI.longest) == (128, 256)
     thirds = [differences(folder)["intra_distillation_third"][0]["optimization"]["max_epoch"] for folder in LABELLED]
     assert thirds == [7, 1]
@@ -81,6 +110,67 @@ def test_the_papers_settings_are_in_the_yamls():
         )
 
 
+@pytest.mark.parametrize(
+    ("cell", "pieces", "printed"),
+    [
+        ("iwslt14/standard", 12_000, "49.98M"),  # Xu et al. 2022, Table 2
+        ("iwslt14/switch_transformer", 12_000, "87.81M"),
+        ("iwslt14-li/standard", 12_000, "43.83M"),  # Li et al. 2023 train on the data of Xu et al.
+        ("wmt17/standard", 32_000, "275M"),  # Table 3
+        ("wmt17/switch_transformer", 32_000, "577M"),
+    ],
+)
+def test_the_models_have_as_many_parameters_as_the_papers_print(cell, pieces, printed):
+    """Built on the meta device. A dictionary of SentencePiece's V pieces has V + 1 words: fairseq's own four take the
+    place of <unk>, <s> and </s>. Beside layers of 31,543,296 parameters are three embeddings of 12,001 x 512 words
+    (source, target, output): 49,976,832; two, with the decoder's shared: 43,832,320. Of the big one, 176,357,376 and
+    three of 32,001 x 1024: 274,664,448.
+    """
+    words = Dictionary()
+    for number in range(pieces + 1 - len(words)):
+        words.add_symbol(f"w{number}")
+    task = TranslationTask(TranslationConfig(), words, words)
+    with torch.device("meta"):
+        model = task.build_model(load_config(CONFIGS / f"{cell}.yaml").model)
+    found = sum(p.numel() for name, p in model.named_parameters() if not UNSET_IN_0_12_2.search(name)) / 1e6
+    assert f"{found:.{2 if '.' in printed else 0}f}M" == printed
+
+
+def test_the_authors_settings_are_in_the_yamls():
+    """What the papers do not print: public code of Xu et al. (iwslt14, wmt17) and of Li et al. (iwslt14-li)."""
+    for folder in ("iwslt14", "wmt17"):
+        for name, (cfg, _) in differences(folder).items():
+            assert cfg["optimizer"]["adam_eps"] == 1e-6 and "clip_norm" not in cfg["optimization"], name
+            assert cfg["checkpoint"].get("patience") == (None if name == "alignreg" else 40), name
+            assert "eval_bleu" not in cfg["task"], name  # the best checkpoint is that with the best validation loss
+    li = differences("iwslt14-li")["standard"][0]
+    assert li["checkpoint"]["best_checkpoint_metric"] == "bleu" and li["checkpoint"]["maximize_best_checkpoint_metric"]
+    assert json.loads(li["task"]["eval_bleu_args"]) == {"beam": 5, "max_len_a": 1.2, "max_len_b": 10}
+    assert li["task"]["eval_bleu"] and "clip_norm" not in li["optimization"]
+
+
+def test_the_best_checkpoint_of_li_et_al_is_chosen_by_the_bleu_of_text():
+    """`hel lo world .` in pieces of SentencePiece are three words of sacreBLEU: hello, world and the full stop."""
+    small = [
+        f"model.{side}.{key}={value}"
+        for side in ("encoder", "decoder")
+        for key, value in (("layers", 1), ("embed_dim", 8), ("ffn_embed_dim", 8), ("attention_heads", 2))
+    ]
+    cfg = load_config(CONFIGS / "iwslt14-li/standard.yaml", small)
+    words = Dictionary()
+    target = torch.tensor([[*map(words.add_symbol, ("▁hel", "lo", "▁world", ".")), words.eos()]])
+    task = TranslationTask(cfg.task, words, words)
+    model = task.build_model(cfg.model)
+    inputs = {"src_tokens": target, "src_lengths": torch.tensor([5]), "prev_output_tokens": target.roll(1)}
+    sample = {"id": torch.tensor([0]), "nsentences": 1, "ntokens": 5, "net_input": inputs, "target": target}
+    criterion = task.build_criterion(cfg.criterion)
+    logged = task.valid_step(sample, model, criterion)[2]
+    assert logged["_bleu_ref_len"] == 3
+    with metrics.aggregate(new_root=True) as shown:
+        task.reduce_metrics([logged], criterion)
+    assert cfg.checkpoint.best_checkpoint_metric in shown.get_smoothed_values()
+
+
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory):
     return tiny_sentences.write(tmp_path_factory.mktemp("sentences"))
@@ -88,14 +178,14 @@ def sentences(tmp_path_factory):
 
 @pytest.mark.parametrize("path", [path for path in YAMLS if path.parts[0] in LABELLED], ids=str)
 def test_every_yaml_of_labelled_sentences_is_a_training(path: Path, sentences):
-    from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
-
     given = "common.cpu=true checkpoint.save_dir=unused task.num_classes=3 task.max_positions=40 criterion.alpha=1.5"
-    given += " criterion.regression_target=false optimization.max_update=9 lr_scheduler.warmup_updates=1"
+    given += " criterion.regression_target=false optimization.max_update=9 criterion.divergence_reduction=sum"
+    given += " checkpoint.best_checkpoint_metric=loss"
     given += " model.encoder_layers=1 model.encoder_embed_dim=16 model.encoder_ffn_embed_dim=16"
     wanted = OmegaConf.load(CONFIGS / path)
     overrides = [*given.split(), "model.encoder_attention_heads=2", f"task.data={sentences / 'classes'}"]
-    overrides = [each for each in overrides if "alpha" not in each or OmegaConf.is_missing(wanted.criterion, "alpha")]
+    settled = [name for name in ("alpha", "divergence_reduction") if not OmegaConf.is_missing(wanted.criterion, name)]
+    overrides = [each for each in overrides if not any(f"criterion.{name}=" in each for name in settled)]
     assert (CONFIGS / path).read_text(encoding="utf-8").startswith("# ")
     trainer = build_trainer(load_config(CONFIGS / path, [*overrides, "checkpoint.finetune_from_model=unused"]))
     assert trainer.cfg.optimizer._name == wanted.optimizer._name and trainer.optimizer.get_lr() >= 0

@@ -1,5 +1,8 @@
 """Files that are whole or not there."""
 
+import subprocess
+import sys
+
 import pytest
 
 from weighted_freezing_fairseq.files import whole, whole_folder, write_atomically
@@ -28,3 +31,15 @@ def test_folders_appear_whole_and_take_the_place_of_older_ones(tmp_path):
     assert [path.name for path in goal.iterdir()] == ["new"]
     with whole_folder(goal) as part:  # what the failed one left is gone
         assert list(part.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_goes_and_a_live_writer_keeps_its_own(tmp_path):
+    code = "import os; from pathlib import Path; from weighted_freezing_fairseq.files import whole\n"
+    code += "with whole(Path('a.txt')) as part:\n    part.write_text('half'); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    with whole(tmp_path / "a.txt") as first, whole(tmp_path / "a.txt") as second:
+        assert set(tmp_path.iterdir()) == {first, second} and first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "first"

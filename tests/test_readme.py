@@ -91,11 +91,11 @@ def test_every_option_is_named_with_its_default(section, configs):
     fields = {f.name: f for path in configs.split() for f in dataclasses.fields(adapter(path))}
     stock = (LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig)
     known = {f.name for config in stock for f in dataclasses.fields(config)}
-    known |= {"_name", "seed", "log_interval", "max_update"}
+    known |= {"_name", "seed", "log_interval", "max_update", "max_epoch"}
     assert {name.replace("-", "_") for name in named} == fields.keys() - known
     for name, default in named.items():
         mine = fields[name.replace("-", "_")].default
         if mine is None or mine is False or mine == "":
-            assert default.strip() in ("", "by method", "by anchor", "all"), name
+            assert default.strip() in ("", "by method", "by anchor", "by beta", "all"), name
         else:
             assert float(default) == mine if isinstance(mine, int | float) else default.strip() == str(mine), name

@@ -6,8 +6,13 @@ are in the first half of all words: both can be learned in some tens of updates.
 
 import random
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.data import binary
+from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 
 WORDS = [f"w{number}" for number in range(24)]
 CLASSES = 3
@@ -34,6 +39,20 @@ def write(folder: Path, seed: int = 1, classes: int = CLASSES) -> Path:
     for split, rows in pairs.items():
         (labels / f"{split}.label").write_text("".join(f"{row[3]}\n" for row in rows), encoding="utf-8")
     return folder
+
+
+def trainer(data: Path, method: str = "standard", *overrides: str, regression: bool = False) -> Any:
+    """fairseq's own, of a YAML of GLUE on a tiny model, whose head prefers something."""
+    given = ["common.cpu=true", "checkpoint.save_dir=unused", "checkpoint.finetune_from_model=unused"]
+    given += ["checkpoint.best_checkpoint_metric=loss", f"task.data={data}", "task.max_positions=40"]
+    given += [f"task.num_classes={1 if regression else CLASSES}", f"task.regression_target={regression}"]
+    given += [f"criterion.regression_target={regression}", "model.encoder_layers=1", "model.encoder_embed_dim=16"]
+    given += ["model.encoder_ffn_embed_dim=24", "model.encoder_attention_heads=2", "optimization.max_update=9"]
+    torch.manual_seed(1)
+    built = build_trainer(load_config(CONFIGS / f"glue/{method}.yaml", [*given, *overrides]))
+    for parameter in built.model.classification_heads.parameters():
+        parameter.data.normal_(std=0.5)
+    return built
 
 
 def _pair(rng: random.Random, classes: int) -> tuple[str, str, str, str]:

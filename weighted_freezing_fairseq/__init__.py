@@ -26,6 +26,7 @@ _PUBLIC = {
     "Rule": "core.rules",
     "METRICS": "core.importance",
     "scope_of": "core.scope",
+    "HEADS": "core.scope",
     "passes_loss": "core.fused",
     "x_divergence": "core.losses",
     "js_divergence": "core.losses",
@@ -54,12 +55,16 @@ class _RegisterAfterFairseq(MetaPathFinder):
         if fullname != "fairseq":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)  # this may be a look-up, with the import still to come
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_then_register(module: ModuleType) -> None:
                 execute(module)
+                sys.meta_path.remove(self)
                 importlib.import_module(f"{__name__}.plugin")
 
             spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]

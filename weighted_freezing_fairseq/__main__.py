@@ -8,14 +8,20 @@ does not wait for torch. A module tells the user of a mistake by raising `UserEr
 from __future__ import annotations  # an older Python must get as far as `wff doctor`
 
 import argparse
+import contextlib
 import importlib
+import io
 import logging
 import os
+import shlex
+import signal
 import sys
 from typing import NoReturn
 
 from . import __version__
 from .errors import UserError
+from .files import explain, refuse_names_not_in_utf8
+from .recipes.commands import Stopped, leave, stoppable
 
 COMMANDS = {
     "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
@@ -76,13 +82,32 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run one command; 0 = well, 1 = the work failed, 2 = the call was wrong, 128 + n = stopped by signal n.
+
+    argv: as from a command line, whose signals are left to the caller (default: this process's own).
+    """
+    if argv is not None:
+        return _run(argv)
+    try:
+        with stoppable():
+            return _run(sys.argv[1:])
+    except Stopped as stop:
+        again = shlex.join(["wff", *sys.argv[1:]])
+        print(f"wff: stopped by {signal.Signals(stop.number).name}; to go on, type the same again: {again}",
+              file=sys.stderr)  # fmt: skip
+        leave(128 + stop.number)
+
+
+def _run(argv: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(OSError):  # of a stream that calls itself seekable and is not
+            sys.stdout.reconfigure(errors="backslashreplace")  # names and letters that the terminal's encoding lacks
     # When it is imported, fairseq says that one of its speech tasks would like another package.
     logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     args = parser.parse_args(argv, argparse.Namespace(words=argv))  # for those who write down how they were called
     try:
+        refuse_names_not_in_utf8(argv)
         status = int(args.run(args) or 0)
         sys.stdout.flush()  # a reader that is gone shows here, not while Python exits
         return status
@@ -92,6 +117,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where what is left may go
         return 0
+    except (OSError, RuntimeError) as error:
+        if (reason := explain(error)) is None:
+            raise
+        print(f"wff {args.command}: {reason}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

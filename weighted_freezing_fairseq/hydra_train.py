@@ -4,6 +4,8 @@ fairseq-hydra-train checks a YAML before it loads --user-dir, and refuses `commo
 the package is imported first. Left out on purpose: anything else.
 """
 
+FIRST_UPDATE = "the first update since the start is made"  # the trainer logs it, and a recipe waits for it
+
 if __name__ == "__main__":
     from fairseq_cli.hydra_train import cli_main
 

@@ -238,6 +238,19 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
     assert not list(wff.out.glob(".*"))
 
 
+def test_part_files_belong_to_one_call(wff):
+    code = "import fcntl, sys, time; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX); print('held', flush=True)\n"
+    code += "time.sleep(100)"
+    lock = wff.out / ".f.pt.part-lock"
+    with subprocess.Popen([sys.executable, "-c", code, lock], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert f"another call is measuring {wff.out / 'f.pt'}; wait for it" in wff("--samples", 10, ok=False)
+        other.kill()
+    assert lock.exists()  # which holds nobody up
+    wff("--samples", 10)
+    assert [path.name for path in wff.out.iterdir()] == ["f.pt"]
+
+
 @pytest.mark.parametrize("other", ["seed", "broken"])
 def test_parts_of_other_settings_are_not_used(wff, other, caplog):
     wff("--samples", 20, out="whole.pt")
@@ -276,6 +289,8 @@ def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
         (["--samples", 1], "--samples must be at least 2"),
         (["--processes", 0], "--processes must be at least 1"),
         (["--draws", 2], "type --estimator sampled"),
+        (["--estimator", "expected"], "type --estimator sampled --draws 10, or per-sample"),
+        (["--estimator", "expected", "--processes", 2], "an expectation over all targets needs a few classes"),
         (["--mask-density", 0], "type --mask-density 0.005"),
         (["--mask-density", 1.5], "above 0 and at most 1"),
         (["--mask-density", 1e-9, "--samples", 4], "is none; type a larger one"),
@@ -307,4 +322,6 @@ def test_a_diverged_checkpoint_is_refused(wff, trained, tmp_path):
     state = torch.load(trained, weights_only=False)
     state["model"]["encoder.layers.0.fc1.weight"][0, 0] = torch.nan
     torch.save(state, tmp_path / "nan.pt")
-    assert "is not finite: the checkpoint diverged" in wff("--samples", 4, checkpoint=tmp_path / "nan.pt", ok=False)
+    assert "is not finite: it holds nan; give another checkpoint" in wff(
+        "--samples", 4, checkpoint=tmp_path / "nan.pt", ok=False
+    )

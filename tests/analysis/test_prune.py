@@ -252,11 +252,14 @@ def test_nothing_is_overwritten(wff):
         (["--method", "l2", "--fraction", 0.5], "l2 is a way to train; type --method magnitude to prune once, "),
         (["--method", "l0", "--fraction", 0.5], "or train with --criterion alignreg --prune l0"),
         (["--method", "wanda", "--fraction", 0.5], f"type --method with one of: {', '.join(ONCE)}"),
-        (["--method", "lamp", "--fraction", 1], "--fraction 1 is not from 0 up to, but not, 1; type --fraction 0.5"),
+        (
+            ["--method", "lamp", "--fraction", 1],
+            "at least 0 and below 1, got 1; type --fraction 0.5",
+        ),
         (["--method", "lamp", "--fraction", -0.1], "type --fraction 0.5"),
         (["--method", "lamp", "--fraction", "nan"], "type --fraction 0.5"),
         (["--method", "lamp,random", "--fraction", 0.5], "for several type --fractions 0:0.9:0.1"),
-        (["--method", "lamp", "--fractions", "0:1:0.1"], "are not shares from 0 up to"),
+        (["--method", "lamp", "--fractions", "0:1:0.1"], "--fractions must be at least 0 and below 1, got 0:1:0.1"),
         (["--method", "lamp", "--fractions", "0:0.9"], "type --fractions 0:0.9:0.1"),
         (["--method", "lamp", "--fractions", "0:0.9:0"], "type --fractions 0:0.9:0.1"),
         (["--method", "lamp", "--fractions", "0.9:0:0.1"], "type --fractions 0:0.9:0.1"),
@@ -307,18 +310,27 @@ def test_what_is_missing_or_no_checkpoint_is_named(wff, tmp_path, toy_data):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64], ids=str)
+def test_weights_that_are_not_floating_point_are_refused(wff, state, tmp_path, dtype):
+    name = "encoder.layers.0.fc1.weight"
+    state["model"][name] = state["model"][name].to(dtype)
+    torch.save(state, tmp_path / "bad.pt")
+    said = wff("--method", "magnitude", "--fraction", 0.5, checkpoint=tmp_path / "bad.pt", data=None, ok=False)
+    assert f"bad.pt: {name} is {dtype}, and must be floating point; give another checkpoint" in said
+
+
 def test_a_diverged_checkpoint_is_refused(wff, state, tmp_path):
-    for value in (torch.nan, torch.inf):
+    for value in (torch.inf, torch.nan):
         state["model"]["encoder.layers.0.fc1.weight"][0, 0] = value
         torch.save(state, tmp_path / "bad.pt")
         said = wff("--method", "lamp", "--fraction", 0.5, checkpoint=tmp_path / "bad.pt", ok=False)
-        assert "encoder.layers.0.fc1.weight is not finite: the checkpoint diverged; give an earlier one" in said
+        assert f"fc1.weight is not finite: it holds {value}; give another checkpoint" in said
     # Every weight is finite, but the loss is not.
     state["model"]["encoder.layers.0.fc1.weight"].zero_()
     state["model"]["decoder.layers.0.fc2.weight"].fill_(3e38)
     torch.save(state, tmp_path / "bad.pt")
     said = wff("--method", "fisher", "--fraction", 0.5, checkpoint=tmp_path / "bad.pt", ok=False)
-    assert "the importance, by fisher, of" in said and "give an earlier one" in said
+    assert "the importance, by fisher, of" in said and "give another checkpoint" in said
 
 
 def test_a_model_that_stand_ins_do_not_suit_asks_for_its_data(wff, state, tmp_path):

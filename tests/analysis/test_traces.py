@@ -26,6 +26,14 @@ def test_both_log_forms_are_read_and_a_resumed_run_counts_once(tmp_path):
     assert read_log(log)[-1]["bleu"] == 12.5
 
 
+def test_a_validation_with_reports_of_predictions_is_read(tmp_path):
+    """With --report-mcc and its kind fairseq writes two lists, which are empty, among the numbers."""
+    log = tmp_path / "train.log"
+    log.write_text(line("valid", 10, 5.0, mcc=30.5, pred=[], targ=[]))
+    (found,) = read_log(log)
+    assert found["mcc"] == 30.5 and "pred" not in found
+
+
 def test_a_run_whose_intervals_are_longer_than_an_epoch_is_told_by_epochs(tmp_path):
     log = tmp_path / "any.log"
     log.write_text("\n".join(line("train", update, 9 - update / 10) for update in (20, 10)))

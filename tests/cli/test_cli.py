@@ -1,10 +1,12 @@
 """The command line from outside: help, mistakes, speed. What each command does is tested beside its module."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from weighted_freezing_fairseq import __version__
 from weighted_freezing_fairseq.__main__ import COMMANDS, main
@@ -89,3 +91,23 @@ def test_a_closed_pipe_is_no_error():
     )
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("name", "utf8"), [("bücher", False), (b"b\xfccher", True)])
+def test_names_that_are_not_read_as_utf8_are_refused_in_one_line(tmp_path, name, utf8):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": str(int(utf8)), "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-m", "weighted_freezing_fairseq", "corpus", "--pair", "de-en", "--out", name]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    remedy = "rename it" if utf8 else "Python reads ascii; type: export PYTHONUTF8=1"
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("wff corpus: the name 'b\\udc") and done.stderr.endswith(f"as UTF-8: {remedy}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"b\xfccher")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    torch.save({"model": {"w": torch.ones(2)}}, folder / "a.pt")
+    assert main(["average", str(tmp_path / "link/a.pt"), "--out", str(tmp_path / "out.pt")]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/b\\udcfccher/a.pt\n")

@@ -58,7 +58,7 @@ def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, sta
     ways = {"stage": stage, "norm": norm, "importance": importance}
     fast = a_model()
     by_triton = train(fast, guided_model(row, fast, "momentum", **ways), 3)
-    computed = row == "weighted_freeze" or (stage == "update" and importance == "loss-preserving")
+    computed = row.startswith("weighted_freeze") or (stage == "update" and importance == "loss-preserving")
     steps = 3 if computed else 0
     assert without_c.count("step_") == steps and without_c.count("advance_") == (3 if stage == "update" else 0)
     with native.switched_off():
@@ -69,8 +69,8 @@ def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, sta
 
 @pytest.mark.parametrize("row", ROWS)
 def test_neutral_settings_leave_the_step_to_the_base(row, without_c):
-    if row.startswith("sage"):
-        pytest.skip("its neutral settings are a very large eps: a factor of 1, computed")
+    if row.startswith("sage") or row == "weighted_freeze (random)":
+        pytest.skip("its neutral settings are a factor of 1 or a rate of 1, computed")
     model, other = a_model(), a_model()
     optimizer = guided_model(row, model, "adamw", neutral=True)
     plain = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.1)

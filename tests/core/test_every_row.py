@@ -1,6 +1,7 @@
 """What is true of every optimizer row, whichever it is: one suite over the table."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_a_plain_state_starts_afresh_and_another_base_or_row_is_refused(row, cap
     train(model, optimizer, 4)
     with pytest.raises(ValueError, match="saved with base 'Adam', but this run has 'SGD'"):
         guided_model(row, a_model(), "sgd").load_state_dict(optimizer.state_dict())
-    other = "sage" if row == "weighted_freeze" else "weighted_freeze"
+    other = "sage (full)" if row.startswith("weighted_freeze") else "weighted_freeze (important)"
     with pytest.raises(ValueError, match="saved with method"):
         guided_model(other, a_model()).load_state_dict(optimizer.state_dict())
 
@@ -276,24 +277,67 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (GuidedOptimizer, {"method": "ewc"}, "choose one of: weighted_freeze"),
         (GuidedOptimizer, {"method": "fish_mask"}, "choose one of: weighted_freeze"),
         (FixedMaskOptimizer, {"method": "sage"}, "choose one of: fish_mask, lfr_cm"),
-        (GuidedOptimizer, {"method": "sage", "variant": "heavy"}, "its variants: average, light"),
+        (GuidedOptimizer, {"method": "sage", "variant": "heavy"}, "its variants: full, li, light"),
         (GuidedOptimizer, {"importance": "size"}, "choose one of: magnitude, loss-preserving, fisher"),
         (GuidedOptimizer, {"norm": "row"}, "choose one of: tensor, global"),
         (GuidedOptimizer, {"stage": "loss"}, "choose one of: gradient, update"),
-        (GuidedOptimizer, {"method": "sage", "beta": 1.0}, "0 <= beta < 1"),
+        (GuidedOptimizer, {"method": "sage", "beta": 1.0}, r"beta must be in \[0, 1\).* got beta 1.0"),
         (FixedMaskOptimizer, {"density": 0.1, "source": "size"}, "choose one of: fisher, random, magnitude, bias"),
-        (FixedMaskOptimizer, {"density": 1.5}, "0 < density <= 1"),
+        (FixedMaskOptimizer, {"density": 1.5}, "density must be above 0 and at most 1, got 1.5"),
         (FixedMaskOptimizer, {"density": 0.1, "observe": 0}, "observe >= 1"),
         (FixedMaskOptimizer, {"density": 0.1, "always": "decoder"}, "no parameter in scope .* such as 0.weight"),
-        (FixedMaskOptimizer, {"density": 0.01, "source": "random", "always": "^3"}, "a density of at least 0.333333"),
+        (FixedMaskOptimizer, {"density": 0.01, "source": "random", "always": "^3"}, "a density of at least 0.333334"),
         (FixedMaskOptimizer, {"source": "random"}, "fish_mask needs masks or density"),
-        (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.0}, "0 < quantile <= 1"),
+        (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.0}, "quantile must be above 0 and at most 1, got 0.0"),
+        (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.5, "norm": "row"}, "choose one of: tensor, global"),
+        (FixedMaskOptimizer, {"density": 0.1, "never": "0"}, "never is an option of lfr_cm, not of fish_mask"),
+        (GuidedOptimizer, {"variant": "random", "keep": 1.5}, "between 0 and 1 .* got 1.5"),
+        (GuidedOptimizer, {"variant": "smooth", "keep": 0.5}, r"variant 'random' .* for weighted_freeze \(smooth\)"),
+        (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )
 def test_wrong_settings_say_what_is_right(cls, settings, words):
     model = a_model()
     with pytest.raises(ValueError, match=words):
         cls(BASES["adam"](model.parameters()), scope_of(model), **settings)
+
+
+@every_row
+@every_base
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize("updates", [1, 3])
+def test_a_copy_with_its_model_steps_like_the_original(base, row, duplicate, updates):
+    model = a_model()
+    optimizer = guided_model(row, model, base)
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)  # puts a function in place of `step`
+    optimizer.register_step_post_hook(lambda *_: None)
+    train(model, optimizer, updates)
+    its_model, its_optimizer = duplicate((model, optimizer))
+    parameters = {id(p) for p in its_model.parameters()}
+    assert all(id(slot.parameter) in parameters for slot in its_optimizer.slots)
+    assert its_optimizer.rule is optimizer.rule  # native code asks whether it is the table's very row
+    expected = train(model, optimizer, 3, first=updates)
+    assert same(train(its_model, its_optimizer, 3, first=updates), expected)
+    assert its_optimizer.updates == updates + 3
+
+
+@every_row
+def test_a_wrapped_model_gets_the_same_masks(row):
+    """Masks are drawn by name, in which wrappers leave no trace."""
+    plain, inside = a_model(), a_model()
+    wrapped = nn.DataParallel(inside)
+    expected = train(plain, guided_model(row, plain), 4)
+    assert same(train(wrapped, guided_model(row, wrapped), 4), expected)
+
+
+@every_row
+def test_a_base_that_needs_a_closure_is_refused(row):
+    model = a_model()
+    with pytest.raises(ValueError, match=r"LBFGS.*closure.*torch\.optim\.AdamW"):
+        cls, usual, _ = ROWS[row]
+        cls(torch.optim.LBFGS(model.parameters()), scope_of(model), row.split()[0], **usual)
 
 
 @every_row

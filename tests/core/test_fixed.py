@@ -177,6 +177,8 @@ def test_what_is_always_in_the_mask_counts_in_k():
     optimizer = masked(model, density=0.4, source="random", always=r"^3\.")
     assert optimizer.masks["3.weight"].all() and optimizer.masks["3.bias"].all()
     assert sum(int(mask.sum()) for mask in optimizer.masks.values()) == round(0.4 * TOTAL)
+    with pytest.raises(ValueError, match=r"63 numbers are always .* give a density of at least 0\.\d{6}"):
+        masked(model, density=0.01, always=r"^3\.")  # at once, not when the updates that estimate the mask are over
     given_masks = {name: torch.zeros_like(mask) for name, mask in optimizer.masks.items()}
     forced = masked(a_model(), masks=given_masks, always=r"^3\.")
     assert forced.masks["3.weight"].all() and not forced.masks["0.weight"].any()
@@ -212,9 +214,31 @@ def test_another_mask_or_other_weights_in_a_state_are_refused():
         FixedMaskOptimizer(base, scope_of(model), density=0.1).load_state_dict(optimizer.state_dict())
 
 
-def test_low_fisher_masks_are_the_quantile_of_all_weights():
+def test_low_fisher_masks_are_the_quantile_of_each_tensor():
     fisher = some_fisher(scope_of(a_model(), "all"))
+    fisher = {name: scores * 10.0**index for index, (name, scores) in enumerate(fisher.items())}
     optimizer = masked(a_model(), method="lfr_cm", quantile=0.25, source=fisher)
+    for name, mask in optimizer.masks.items():
+        assert mask.sum() == -(-mask.numel() // 4)
+        assert fisher[name][mask].max() < fisher[name][~mask].min()
+
+
+@pytest.mark.parametrize("norm", ["tensor", "global"])
+def test_what_never_moves_under_low_fisher_does_not_count(norm):
+    fisher = some_fisher(scope_of(a_model(), "all"))
+    fisher = {name: scores * (1e-6 if name.startswith("2") else 1) for name, scores in fisher.items()}  # the norm
+    optimizer = masked(a_model(), method="lfr_cm", quantile=0.25, source=fisher, norm=norm, never=r"^2\.")
+    free = {name: mask for name, mask in optimizer.masks.items() if not name.startswith("2")}
+    assert not any(optimizer.masks[name].any() for name in optimizer.masks.keys() - free.keys())
+    count = sum(mask.numel() for mask in free.values())
+    assert count // 4 <= sum(int(mask.sum()) for mask in free.values()) <= count // 4 + len(free)
+    everything = masked(a_model(), method="lfr_cm", tau=1e9, source=fisher, never=r"^2\.").masks
+    assert all(mask.all() == (not name.startswith("2")) for name, mask in everything.items())
+
+
+def test_low_fisher_masks_of_a_global_norm_are_the_quantile_of_all_weights():
+    fisher = some_fisher(scope_of(a_model(), "all"))
+    optimizer = masked(a_model(), method="lfr_cm", quantile=0.25, source=fisher, norm="global")
     kept = torch.cat([mask.flatten() for mask in optimizer.masks.values()])
     scores = torch.cat([fisher[name].flatten() for name in optimizer.masks])
     assert kept.sum() == -(-TOTAL // 4) and scores[kept].max() < scores[~kept].min()

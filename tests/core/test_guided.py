@@ -83,7 +83,7 @@ def test_state_is_the_base_state_and_a_few_words():
     optimizer = guided(model)
     train(model, optimizer, 2)
     state = optimizer.state_dict()
-    assert state.pop("guided") == {"method": "weighted_freeze", "base": "Adam", "updates": 2}
+    assert state.pop("guided") == {"method": "weighted_freeze (important)", "base": "Adam", "updates": 2}
     assert state.keys() == optimizer.base.state_dict().keys()
 
 
@@ -105,18 +105,18 @@ def test_other_precisions_stay_finite_and_freeze_the_most_important(dtype, impor
 
 # SAGE, two steps deep. theta = (1, -2), gradients (0.5, 0.25) and then (0.1, 0.25), SGD with rate 0.1, beta 0.75.
 # I_1 = |1 * 0.5|, |-2 * 0.25| = 0.5, 0.5; the average, corrected for its short life, is I_1 itself.
-# full:    factor (0 + eps) / (0.5 + eps), eps = 0.5: 0.5, 0.5  ->  theta_1 = 1 - 0.1 * 0.5 * 0.5, -2 - 0.1 * 0.5 * 0.25
+# Both:    factor (0 + eps) / (0.5 + eps), eps = 0.5: 0.5, 0.5  ->  theta_1 = 1 - 0.1 * 0.5 * 0.5, -2 - 0.1 * 0.5 * 0.25
 GOLDEN_FIRST = (0.975, -2.0125)
 # I_2 = 0.975 * 0.1 = 0.0975, 2.0125 * 0.25 = 0.503125
 # average before correction: 0.75 * (0.25 * 0.5) + 0.25 * I_2 = 0.118125, 0.21953125; divided by 1 - 0.75 ** 2 = 0.4375:
 # 0.27, 0.501785714...
-# full:    (|0.0975 - 0.27| + 0.5) / (0.0975 + 0.5) = 0.6725 / 0.5975;  (0.00133928571 + 0.5) / 1.003125
-# average: 0.6725 / (0.27 + 0.5);                                       0.50133928571 / 1.001785714
+# full:    (|0.0975 - 0.27| + 0.5) / (0.27 + 0.5) = 0.6725 / 0.77;      (0.00133928571 + 0.5) / 1.001785714
+# li:      0.6725 / (0.0975 + 0.5);                                     0.50133928571 / 1.003125
 # light, first update: mean I = 0.5: (0.5 + 0.5) / (0.5 + 0.5) = 1, so theta_1 = 0.95, -2.025;
 # second: I = 0.095, 0.50625, mean 0.300625: 0.800625 / 0.595 and 0.800625 / 1.00625
 GOLDEN = {
-    "": (GOLDEN_FIRST, (0.975 - 0.01 * 0.6725 / 0.5975, -2.0125 - 0.025 * 0.50133928571 / 1.003125)),
-    "average": (GOLDEN_FIRST, (0.975 - 0.01 * 0.6725 / 0.77, -2.0125 - 0.025 * 0.50133928571 / 1.001785714)),
+    "full": (GOLDEN_FIRST, (0.975 - 0.01 * 0.6725 / 0.77, -2.0125 - 0.025 * 0.50133928571 / 1.001785714)),
+    "li": (GOLDEN_FIRST, (0.975 - 0.01 * 0.6725 / 0.5975, -2.0125 - 0.025 * 0.50133928571 / 1.003125)),
     "light": ((0.95, -2.025), (0.95 - 0.01 * 0.800625 / 0.595, -2.025 - 0.025 * 0.800625 / 1.00625)),
 }
 
@@ -149,7 +149,7 @@ def test_sage_keeps_one_average_a_weight_in_the_precision_asked_for():
     count = sum(map(len, scope_of(a_model())))
     for settings, size in (
         ({}, 4), ({"state_dtype": torch.bfloat16}, 2), ({"state_dtype": torch.float64}, 8),
-        ({"variant": "average"}, 4), ({"variant": "light"}, 0),
+        ({"variant": "li"}, 4), ({"variant": "light"}, 0),
     ):  # fmt: skip
         model = a_model()
         optimizer = guided(model, method="sage", **settings)
@@ -182,5 +182,126 @@ def test_a_state_of_another_variant_is_refused():
     model = a_model()
     optimizer = guided(model, method="sage", variant="light")
     train(model, optimizer, 1)
-    with pytest.raises(ValueError, match=r"saved with method 'sage \(light\)', but this run has 'sage'"):
+    with pytest.raises(ValueError, match=r"saved with method 'sage \(light\)', but this run has 'sage \(full\)'"):
         guided(a_model(), method="sage").load_state_dict(optimizer.state_dict())
+
+
+# What the variants of weighted_freeze keep -------------------------------------------------------------------------
+
+
+def kept_share(weights, importance="magnitude", grads=None, updates=40, **settings):
+    """The share of weights that move in an update of SGD, and the weights that never move."""
+    parameter = nn.Parameter(weights.clone())
+    slot = Slot("w", parameter, parameter.shape)
+    optimizer = GuidedOptimizer(torch.optim.SGD([parameter], lr=1e-6), [slot], importance=importance, **settings)
+    moved = torch.zeros_like(weights)
+    for _ in range(updates):
+        parameter.data.copy_(weights)
+        parameter.grad = torch.ones_like(weights) if grads is None else grads.clone()
+        optimizer.step()
+        moved += (parameter.grad != 0).double()
+    return (moved / updates).mean().item(), moved == 0
+
+
+def test_printed_never_trains_the_smallest_weight_and_always_the_largest():
+    weights = torch.linspace(-1, 1, 200, dtype=torch.float64)[:150]
+    _, never = kept_share(weights, variant="printed", updates=1)
+    assert never[weights.abs().argmin()] and not never[weights.abs().argmax()]
+
+
+# Shares of an update that are held, from the density of |w| scaled to [0, 1]: uniform: important and printed hold 1/2;
+# smooth keeps E sqrt(I / 2) = sqrt(1/2) * 2/3 = 0.4714 and so holds 0.5286.
+@pytest.mark.parametrize(
+    ("variant", "held"), [("important", 0.5), ("printed", 0.5), ("smooth", 0.5286), ("random", 0.5)]
+)
+def test_shares_of_uniform_scores_are_those_of_the_integrals(variant, held):
+    weights = torch.linspace(0, 1, 50_001, dtype=torch.float64)
+    kept, _ = kept_share(weights, variant=variant, updates=4)
+    assert 1 - kept == pytest.approx(held, abs=5e-3)
+
+
+def test_the_random_control_keeps_as_many_as_important_whatever_the_scores():
+    generator = torch.Generator().manual_seed(4)
+    for weights in (
+        torch.randn(20_000, generator=generator, dtype=torch.float64),
+        torch.randn(20_000, generator=generator, dtype=torch.float64).pow(3),  # heavy tails
+    ):
+        (kept, _), (control, _) = (
+            kept_share(weights, variant=variant, updates=10) for variant in ("important", "random")
+        )
+        assert control == pytest.approx(kept, abs=3e-3)
+        largest = weights.abs() > weights.abs().quantile(0.9)
+        parameter = nn.Parameter(weights.clone())
+        parameter.grad = torch.ones_like(weights)
+        GuidedOptimizer(
+            torch.optim.SGD([parameter], lr=0.1), [Slot("w", parameter, parameter.shape)], variant="random"
+        ).step()
+        assert (parameter.grad[largest] != 0).double().mean() == pytest.approx(control, abs=0.03)  # no regard to I
+
+
+def test_a_fixed_rate_is_kept_and_reads_no_scores():
+    weights = torch.randn(20_000, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert kept_share(weights, variant="random", keep=0.3, updates=5)[0] == pytest.approx(0.3, abs=5e-3)
+    assert kept_share(weights, variant="random", keep=0.0, updates=2)[0] == 0
+
+
+def test_important_holds_next_to_nothing_with_scores_of_heavy_tails():
+    generator = torch.Generator().manual_seed(6)
+    weights, grads = (torch.randn(100_000, generator=generator, dtype=torch.float64) for _ in range(2))
+    grads *= torch.randn(100_000, generator=generator, dtype=torch.float64).mul(1.5).exp()  # as gradients are
+    for importance in ("loss-preserving", "fisher"):
+        kept, _ = kept_share(weights, importance, grads, variant="important", updates=2)
+        assert 1 - kept < 0.01
+        kept, _ = kept_share(weights, importance, grads, variant="printed", updates=2)
+        assert kept < 0.01
+
+
+# What the averages of sage see --------------------------------------------------------------------------------------
+
+
+def test_a_tensor_without_a_gradient_at_first_starts_with_an_unbiased_average():
+    # eps is next to nothing: in a tensor's first update average = I, so that the factor is 0 and the weight stays
+    early, late = (nn.Parameter(torch.tensor([2.0, 3.0], dtype=torch.float64)) for _ in range(2))
+    slots = [Slot("early", early, early.shape), Slot("late", late, late.shape)]
+    optimizer = GuidedOptimizer(torch.optim.SGD([early, late], lr=0.1), slots, "sage", beta=0.75)
+    for grad in (1.0, 4.0, 1.0):
+        early.grad = torch.full_like(early, grad)
+        optimizer.step()
+    late.grad = torch.ones_like(late)
+    early.grad = None
+    optimizer.step()
+    assert optimizer.averaged == {"early": 3, "late": 1}
+    assert late.tolist() == pytest.approx([2.0, 3.0]) and early[0] != 2
+
+
+def test_states_of_earlier_versions_load_under_their_names_and_counts():
+    model, other = a_model(), a_model()
+    optimizer = guided(model, method="sage", variant="li", start=2)
+    train(model, optimizer, 4)
+    state = optimizer.state_dict()
+    counts = state["guided"].pop("averaged")
+    state["guided"]["method"] = "sage"
+    resumed = guided(other, method="sage", variant="li", start=2)
+    resumed.load_state_dict(state)
+    assert resumed.averaged == counts == dict.fromkeys(optimizer.averages, 3)
+    with pytest.raises(ValueError, match=r"saved with method 'sage \(li\)', but this run has 'sage \(full\)'"):
+        guided(a_model(), method="sage").load_state_dict(state)
+
+
+@pytest.mark.parametrize(("beta", "bound"), [(0.0, 1.0), (0.25, 1.0), (0.75, 3.0), (0.85, 5.6666666), (0.9, 9.0)])
+def test_the_factor_of_sage_is_bounded_by_nature(beta, bound):
+    parameter = nn.Parameter(torch.ones(200, dtype=torch.float64))
+    slot = Slot("w", parameter, parameter.shape)
+    optimizer = GuidedOptimizer(torch.optim.SGD([parameter], lr=0.0), [slot], "sage", beta=beta)
+    assert optimizer.max_scale == pytest.approx(bound)
+    free = GuidedOptimizer(torch.optim.SGD([parameter], lr=0.0), [slot], "sage", beta=beta, max_scale=1e9)
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(60):
+        parameter.grad = torch.randn(200, generator=generator, dtype=torch.float64).mul(3).exp()
+        for guide in (optimizer, free):
+            guide.record = True
+            guide.step()
+        average = free.averages["w"] * free._correction(slot)
+        importance = parameter.grad.abs()
+        assert ((importance - average).abs() / average).max() <= bound + 1e-9
+        assert optimizer.recorded == free.recorded

@@ -31,7 +31,7 @@ def compiled(kernel, capability, **constants):
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     from triton.backends.compiler import GPUTarget
 
-    pointers = {"table": "*i64", "owner": "*i32", "bounds": "*i32", "means": "*fp32", "numbers": "*fp32"}
+    pointers = {"table": "*i64", "owner": "*i32", "bounds": "*i32", "operands": "*fp32", "numbers": "*fp32"}
     signature = {name: pointers.get(name, "constexpr") for name in kernel.arg_names}
     source = triton.compiler.ASTSource
     if "constexprs" in inspect.signature(source).parameters:
@@ -50,8 +50,8 @@ def test_gpus_compute_as_the_kernels_say(capability, monkeypatch, tmp_path):
     for metric in range(3):
         assert compiled(kernels_triton.ranges, capability, METRIC=metric, SHARED=metric == 1, BLOCK=1024)["cubin"]
     codes = [compiled(kernels_triton.advance, capability, BLOCK=1024)]
-    for kind, half in ((0, True), (1, False), (2, False)):
-        ways = {"METRIC": kind, "SHARED": half, "KIND": kind, "HALF": half, "BLOCK": 1024}
+    for form, half in ((0, True), (1, False), (2, False), (3, False)):
+        ways = {"METRIC": min(form, 2), "SHARED": half, "FORM": form, "HALF": half, "BLOCK": 1024}
         codes.append(compiled(kernels_triton.step, capability, **ways))
     assert all(code["cubin"] for code in codes)
     for code in codes[1:]:  # rounded once each, to the nearest, as on a CPU; Triton 3.0 has 0 for denormal numbers

@@ -207,6 +207,58 @@ def test_no_rows_are_a_loss_of_zero():
     assert loss == 0 and weight.grad.count_nonzero() == 0 and outputs.grad.shape == outputs.shape
 
 
+@pytest.mark.parametrize("weighted", [True, False], ids=["features", "scores"])
+@pytest.mark.parametrize("divergence", TERMS)
+def test_ignored_rows_count_nothing_and_get_no_gradient(divergence, weighted):
+    passes, counts = (1 if divergence == "teacher" else 3), torch.tensor([0, 2, 3, 6])
+    target = torch.full((7,), -100).index_copy(0, counts, torch.tensor([3, 0, 4, 4]))
+    outputs, weight = random(passes, 7, 4 if weighted else 5), random(5, 4, seed=1) if weighted else None
+    outputs[:, [1, 4, 5]] = math.nan  # whatever is in them
+    q = log_p(7, 5, seed=2).exp()
+
+    def loss_and_gradients(rows, **given):
+        chosen = [outputs[:, rows].requires_grad_(), *([weight.clone().requires_grad_()] if weighted else [])]
+        if divergence == "teacher":
+            given["teacher"] = lambda start, stop: q[rows][start:stop]
+        sums = passes_loss(chosen[0], target[rows], *chosen[1:], eps=EPS, divergence=divergence, chunk=2, **given)
+        return sums, torch.autograd.grad(sums.loss, chosen)
+
+    every, of_every = loss_and_gradients(torch.arange(7), ignore_index=-100, count_correct=True)
+    those, of_those = loss_and_gradients(counts, count_correct=True)
+    assert every.loss == those.loss and every.nll == those.nll and every.correct == those.correct
+    assert torch.equal(of_every[0][:, counts], of_those[0]) and of_every[0][:, [1, 4, 5]].count_nonzero() == 0
+    assert all(map(torch.equal, of_every[1:], of_those[1:]))
+
+
+def test_a_batch_of_ignored_rows_is_a_loss_of_zero():
+    outputs, weight = random(2, 3, 4).requires_grad_(), random(5, 4).requires_grad_()
+    loss = passes_loss(outputs, torch.ones(3, dtype=torch.long), weight, ignore_index=1).loss
+    loss.backward()
+    assert loss == 0 and weight.grad.count_nonzero() == 0 and outputs.grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "target", "weight", "words"),
+    [
+        ((4, 6), (4,), None, r"outputs.*\(K, N, V\).*got \(4, 6\).*outputs\[None\]"),
+        ((2, 3, 4, 6), (12,), None, r"outputs.*got \(2, 3, 4, 6\).*outputs\.flatten\(1, -2\)"),
+        ((2, 12, 6), (3, 4), None, r"target.*\(N,\) = \(12,\).*got \(3, 4\).*target\.flatten\(\)"),
+        ((2, 4, 6), (8,), None, r"target.*\(N,\) = \(4,\).*got \(8,\)"),
+        ((2, 4, 6), (4,), (6, 9), r"weight.*\(V, D\).*D = 6.*got \(6, 9\).*weight\.T"),
+        ((2, 4, 6), (4,), (9,), r"weight.*got \(9,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused_with_what_to_give(outputs, target, weight, words):
+    with pytest.raises(ValueError, match=words):
+        passes_loss(random(*outputs), torch.zeros(target, dtype=torch.long), weight and random(*weight))
+
+
+def test_a_teacher_of_several_passes_is_refused():
+    with pytest.raises(ValueError, match="one pass.*got 2"):
+        target = torch.zeros(4, dtype=torch.long)
+        passes_loss(random(2, 4, 6), target, divergence="teacher", teacher=lambda start, stop: None)
+
+
 def test_nothing_as_large_as_all_scores_is_ever_held():
     rows, words = 512, 1000
     outputs, weight = random(3, rows, 8).float().requires_grad_(), random(words, 8, seed=1).float().requires_grad_()

@@ -16,13 +16,17 @@ from hypothesis import strategies as st
 from weighted_freezing_fairseq.core import native
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
-from weighted_freezing_fairseq.core.rules import RULES, rule_of
+from weighted_freezing_fairseq.core.rules import forms, rule_of
 from weighted_freezing_fairseq.core.scope import Slot
 
 pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
 
 
-def masked(sizes, importance, norm, plain, threads=1, special=()):
+FREEZE_RULES = [row.variant for row in forms("weighted_freeze")]
+SAGE_VARIANTS = [row.variant for row in forms("sage")]
+
+
+def masked(sizes, importance, norm, plain, threads=1, special=(), variant=""):
     """Gradients after one guided step, by the kernel or in torch."""
     generator = torch.Generator().manual_seed(1)
     slots = []
@@ -32,7 +36,7 @@ def masked(sizes, importance, norm, plain, threads=1, special=()):
         for position, value in enumerate(special[:size]):
             p.grad[position] = value
         slots.append(Slot(str(index), p, p.shape))
-    rule = RULES["weighted_freeze"]
+    rule = rule_of("weighted_freeze", variant)
     if plain:  # a copy of the row is another row: torch runs it as written
         rule = dataclasses.replace(rule)
     before = torch.get_num_threads()
@@ -48,10 +52,11 @@ def masked(sizes, importance, norm, plain, threads=1, special=()):
 @pytest.mark.parametrize("importance", METRICS)
 @pytest.mark.parametrize("norm", ["tensor", "global"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_kernel_equals_torch_bit_for_bit(importance, norm, threads):
+@pytest.mark.parametrize("variant", FREEZE_RULES)
+def test_kernel_equals_torch_bit_for_bit(importance, norm, threads, variant):
     sizes = [1, 2, 15, 16, 17, 1000, 70_001]
-    fast = masked(sizes, importance, norm, plain=False, threads=threads)
-    slow = masked(sizes, importance, norm, plain=True)
+    fast = masked(sizes, importance, norm, plain=False, threads=threads, variant=variant)
+    slow = masked(sizes, importance, norm, plain=True, variant=variant)
     for a, b in zip(fast, slow, strict=True):
         assert torch.equal(a, b)
     assert any((g == 0).any() for g in fast)
@@ -89,7 +94,7 @@ def scaled(sizes, variant, plain, threads=1, special=(), **settings):
     return [*(p.detach() for p in parameters), *optimizer.averages.values()]
 
 
-@pytest.mark.parametrize("variant", ["", "average", "light"])
+@pytest.mark.parametrize("variant", SAGE_VARIANTS)
 @pytest.mark.parametrize("settings", [{}, {"state_dtype": torch.bfloat16}, {"norm": "global", "eps": 1e-4}])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_sage_kernel_equals_torch_bit_for_bit(variant, settings, threads):
@@ -99,7 +104,7 @@ def test_sage_kernel_equals_torch_bit_for_bit(variant, settings, threads):
     assert len(fast) == len(slow) and all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
 
 
-@pytest.mark.parametrize("variant", ["", "average", "light"])
+@pytest.mark.parametrize("variant", SAGE_VARIANTS)
 def test_sage_shows_nan_and_infinite_gradients_as_torch_does(variant):
     fast, slow = (scaled([50], variant, plain, special=(torch.nan, torch.inf)) for plain in (False, True))
     assert all(torch.equal(a.isfinite(), b.isfinite()) for a, b in zip(fast, slow, strict=True))
@@ -172,6 +177,39 @@ def test_compiles_once_into_the_cache_and_loads_from_it(tmp_path):
 def test_without_a_compiler_torch_takes_over_and_the_log_says_so(tmp_path, environment, reason):
     done = run_fresh(LOAD, tmp_path, **environment)
     assert done.stdout.strip() == "None" and reason in done.stderr and "plain torch" in done.stderr
+
+
+STEP = """
+import logging, os
+import torch
+from weighted_freezing_fairseq import GuidedOptimizer, scope_of
+logging.basicConfig(level=logging.INFO)
+model = torch.nn.Linear(4, 4)
+optimizer = GuidedOptimizer(torch.optim.Adam(model.parameters()), scope_of(model))
+{before}  # all that a step imports is imported: another user may not see where this Python lies
+for _ in range(3):
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+print("stepped")
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        pytest.param(
+            "del os.environ['HOME'], os.environ['XDG_CACHE_HOME']; os.setuid(54321)",
+            "no home folder",
+            marks=pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become nobody"),
+        ),
+        ("os.environ['XDG_CACHE_HOME'] = os.path.abspath(torch.__file__)", "Not a directory"),
+    ],
+    ids=["no home", "cache under a file"],
+)
+def test_without_a_cache_folder_torch_takes_over_with_one_line_in_the_log(tmp_path, before, reason):
+    done = run_fresh(STEP.format(before=before), tmp_path)
+    assert done.stdout == "stepped\n", done.stderr
+    assert reason in done.stderr and "XDG_CACHE_HOME" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_switched_off_by_hand(tmp_path):

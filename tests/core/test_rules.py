@@ -1,6 +1,7 @@
 """The oracle: every row of the table, through the path that trains, equals its f, g, h; a planted error must fail."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import torch
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
-from weighted_freezing_fairseq.core.masks import stream_key, uniform
+from weighted_freezing_fairseq.core.masks import keep_probability, stream_key, uniform
 from weighted_freezing_fairseq.core.rules import RULES, Given, Rule, Term, as_markdown, rows, rule_of, sgd_update
 from weighted_freezing_fairseq.core.scope import Slot
 
@@ -30,18 +31,34 @@ def _magnitudes() -> list[float]:
 
 def _weighted_freeze(w, g, i, j):
     lo, hi = min(_magnitudes()), max(_magnitudes())
-    keep = U[i, j].item() <= (hi - abs(w)) / (hi - lo)  # Li et al. Algorithm 1, important weights frozen more often
+    keep = U[i, j].item() <= (hi - abs(w)) / (hi - lo)  # Li et al. section 3.3: important weights frozen more often
     return w - ETA * g * keep
+
+
+def _weighted_freeze_printed(w, g, i, j):
+    lo, hi = min(_magnitudes()), max(_magnitudes())
+    return w - ETA * g * (U[i, j].item() <= (abs(w) - lo) / (hi - lo))  # Li et al. Algorithm 1, to the letter
+
+
+def _weighted_freeze_smooth(w, g, i, j):
+    lo, hi = min(_magnitudes()), max(_magnitudes())
+    return w - ETA * g * (U[i, j].item() <= math.sqrt(0.5 * (abs(w) - lo) / (hi - lo)))  # the author's --smooth-scores
+
+
+def _weighted_freeze_random(w, g, i, j):
+    lo, hi = min(_magnitudes()), max(_magnitudes())
+    rate = sum((hi - x) / (hi - lo) for x in _magnitudes()) / 42  # the share that `important` updates
+    return w - ETA * g * (U[i, j].item() <= rate)
 
 
 def _sage(w, g, i, j):
     importance, average = abs(w * g), abs(AVERAGE[i, j].item())
-    return w - ETA * min(MAX_SCALE, (abs(importance - average) + EPS) / (importance + EPS)) * g  # Li et al. eq. 2
-
-
-def _sage_average(w, g, i, j):
-    importance, average = abs(w * g), abs(AVERAGE[i, j].item())
     return w - ETA * min(MAX_SCALE, (abs(importance - average) + EPS) / (average + EPS)) * g  # Liang et al. section 3
+
+
+def _sage_li(w, g, i, j):
+    importance, average = abs(w * g), abs(AVERAGE[i, j].item())
+    return w - ETA * min(MAX_SCALE, (abs(importance - average) + EPS) / (importance + EPS)) * g  # Li et al. eq. 2
 
 
 def _sage_light(w, g, i, j):
@@ -55,9 +72,12 @@ def _ewc(w, g, i, j):
 
 
 by_hand = {
-    "weighted_freeze": _weighted_freeze,
-    "sage": _sage,
-    "sage (average)": _sage_average,
+    "weighted_freeze (important)": _weighted_freeze,
+    "weighted_freeze (printed)": _weighted_freeze_printed,
+    "weighted_freeze (smooth)": _weighted_freeze_smooth,
+    "weighted_freeze (random)": _weighted_freeze_random,
+    "sage (full)": _sage,
+    "sage (li)": _sage_li,
     "sage (light)": _sage_light,
     "fish_mask": lambda w, g, i, j: w - ETA * g * MASK[i, j].item(),
     "lfr_cm": lambda w, g, i, j: w - ETA * g * (g * g <= TAU),
@@ -79,7 +99,8 @@ def expected(rule: Rule) -> torch.Tensor:
 
 def everything(scores: torch.Tensor) -> Given:
     return Given(
-        lo=scores.min(), hi=scores.max(), u=U, average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
+        lo=scores.min(), hi=scores.max(), rate=keep_probability(scores.mean(), scores.min(), scores.max()), u=U,
+        average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
         tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR,
     )  # fmt: skip
 
@@ -192,7 +213,7 @@ def test_markdown_has_a_row_for_every_method():
 
 def test_a_variant_is_found_by_name():
     assert rule_of("sage", "light").extra_state == "none" and rule_of("sage") is RULES["sage"]
-    with pytest.raises(ValueError, match="its variants: average, light"):
+    with pytest.raises(ValueError, match="its variants: full, li, light"):
         rule_of("sage", "heavy")
     with pytest.raises(ValueError, match="its variants: none"):
         rule_of("ewc", "light")

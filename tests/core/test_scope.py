@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from weighted_freezing_fairseq.core.scope import blocks, catalogue, scope_of
+from weighted_freezing_fairseq.core.scope import HEADS, blocks, catalogue, scope_of
 
 
 class Tied(nn.Module):
@@ -28,6 +29,78 @@ def test_linear_scope_holds_attention_and_feed_forward_matrices_only():
         "attention.out_proj.weight",
         "fc.weight",
     ]
+
+
+def with_modules(*names: str) -> nn.Module:
+    """A model with a linear layer at each of these dotted names."""
+    model = nn.Module()
+    for name in names:
+        *parents, last = name.split(".")
+        module = model
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.Module())
+            module = getattr(module, parent)
+        module.add_module(last, nn.Linear(4, 4))
+    return model
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["classifier", "classifier.dense", "pre_classifier", "score", "lm_head", "qa_outputs", "bert.pooler.dense",
+     "cls.predictions.transform.dense", "classification_heads.rte.dense", "logits_proj", "vocab_transform"],
+)  # fmt: skip
+def test_linear_scope_leaves_out_the_heads_of_hugging_face(head):
+    model = with_modules(head, "encoder.layer.0.output.dense")
+    assert [slot.name for slot in scope_of(model)] == ["encoder.layer.0.output.dense.weight"]
+
+
+def test_a_head_is_a_whole_part_of_a_name():
+    model = with_modules("scored.fc", "layer.classifiers")
+    assert [slot.name for slot in scope_of(model)] == ["scored.fc.weight", "layer.classifiers.weight"]
+
+
+def test_the_caller_names_heads_of_his_own():
+    model = with_modules("body", "my_head.dense", "score")
+    assert [slot.name for slot in scope_of(model)] == ["body.weight", "my_head.dense.weight"]
+    assert [slot.name for slot in scope_of(model, heads=HEADS | {"my_head"})] == ["body.weight"]
+    assert [slot.name for slot in scope_of(model, heads=set())] == [
+        "body.weight",
+        "my_head.dense.weight",
+        "score.weight",
+    ]
+
+
+class Wrapper(nn.Module):
+    """As fairseq's DDP wraps a model."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class NotOnlyAWrapper(Wrapper):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.fc = nn.Linear(4, 4)
+
+
+def test_wrappers_leave_no_trace_in_names():
+    plain, inside = Tied(), Tied()
+    names = [entry.aliases for entry, _ in catalogue(plain)]
+    inside.fc = torch.compile(inside.fc)
+    for wrapped in (torch.compile(Tied()), Wrapper(Tied()), Wrapper(torch.compile(Wrapper(Tied()))), inside):
+        assert [entry.aliases for entry, _ in catalogue(wrapped)] == names
+    assert [slot.name for slot in scope_of(NotOnlyAWrapper(nn.Linear(4, 4)))] == ["module.weight", "fc.weight"]
+
+
+def test_ddp_leaves_no_trace_in_names(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(nn.Sequential(nn.Linear(2, 2)))
+        assert [slot.name for slot in scope_of(wrapped)] == ["0.weight"]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_all_scope_counts_tied_weights_once_and_leaves_out_what_is_not_trained():

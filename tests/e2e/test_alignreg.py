@@ -1,5 +1,7 @@
 """Pruning inside real fairseq runs: exact zeros in plain checkpoints, and a reference that holds the weights."""
 
+import re
+
 import pytest
 import torch
 from fairseq_runs import PRECISIONS, USER_DIR, Fairseq, assert_close, assert_same, logged, on_two_processes
@@ -127,16 +129,53 @@ def test_a_pruned_checkpoint_loads_without_the_plugin(fairseq: Fairseq):
     assert len(fairseq.stock_translations(fairseq.folder / "run/checkpoint_last.pt")) == 21
 
 
-def test_epochs_count_and_a_run_that_goes_on_in_the_next_epoch_prunes_the_same(fairseq: Fairseq):
+def test_epochs_count_and_the_last_step_is_made_at_the_end_of_the_last_epoch(fairseq: Fairseq):
     flags = [*ADAM, *PRUNE, "magnitude", "--prune-unit", "epochs", "--prune-interval", 1, "--max-tokens", 1000]
-    fairseq.train("straight", *flags, "--max-epoch", 5)
-    fairseq.train("half", *flags, "--max-epoch", 2)
-    model = fairseq.checkpoint("half")["model"]
-    assert zeros(model) == exactly(model, 0.3)
-    fairseq.train("half", *flags, "--max-epoch", 5)
+    output = fairseq.train("straight", *flags, "--max-epoch", 3, without="--no-epoch-checkpoints")
+    assert "will not be reached" not in output
+    for epoch, sparsity in enumerate([0.3, 0.6, 0.7], 1):
+        model = fairseq.checkpoint("straight", f"checkpoint{epoch}.pt")["model"]
+        assert zeros(model) == exactly(model, sparsity), epoch
+    output = fairseq.train("half", *flags, "--max-epoch", 3, "--max-update", 1)
+    assert "--prune-target 0.7 will not be reached: pruning takes 3 epochs, and this run has 0; type " in output
+    assert "--prune-interval 1 --prune-step 0.7" in output
+    fairseq.train("half", *flags, "--max-epoch", 3)
     assert_same(fairseq.checkpoint("straight")["model"], fairseq.checkpoint("half")["model"])
-    model = fairseq.checkpoint("half")["model"]
-    assert zeros(model) == exactly(model, 0.7)
+
+
+def test_a_pruned_checkpoint_keeps_its_zeros_when_the_optimizer_is_reset(fairseq: Fairseq):
+    fairseq.train("parent", *ADAM, *PRUNE, "magnitude", "--prune-target", 0.6, "--max-update", 7)
+    parent = fairseq.folder / "parent/checkpoint_last.pt"
+    pruned = {name: weight == 0 for name, weight in matrices(fairseq.checkpoint("parent")["model"]).items()}
+    reset = ["--restore-file", parent, "--reset-optimizer", "--reset-dataloader", "--reset-lr-scheduler"]
+    more = ["--prune-interval", 3, "--prune-step", 0.3, "--prune-target", 0.8, "--max-update", 10]
+    for name, flags in {
+        "reset": [*reset, "--prune", "magnitude", *more],
+        "another method": [*reset, "--prune", "lamp", *more],
+        "gates": [*reset, "--prune", "l0", *more],
+        "tuned": ["--finetune-from-model", parent, "--prune", "magnitude", *more],
+    }.items():
+        output = fairseq.train(name, *ADAM, *ALIGNREG, *flags, "--save-interval-updates", 1)
+        assert re.search(r"60\.\d\d % of the weights stay at zero", output), name
+        begun = matrices(fairseq.checkpoint(name, "checkpoint_1_2.pt")["model"])
+        assert all(((weight == 0) >= pruned[n]).all() for n, weight in begun.items()), name
+        end = fairseq.checkpoint(name)["model"]
+        assert all(((weight == 0) >= pruned[n]).all() for n, weight in matrices(end).items()), name
+        if name in ("reset", "tuned"):  # 60 % are two of three steps: the third is made after one interval
+            assert sum(zeros(end).values()) == in_all(end, 0.8, pooled=False)
+            assert zeros(begun) == exactly(begun, 0.6)
+
+
+def test_zeros_grow_again_only_in_a_run_that_is_told_so(fairseq: Fairseq):
+    fairseq.train("parent", *ADAM, *PRUNE, "magnitude", "--max-update", 9)
+    parent = fairseq.folder / "parent/checkpoint_last.pt"
+    for criterion in (["label_smoothed_cross_entropy"], ["ewc", "--ewc-lambda", 1], ["alignreg"]):
+        flags = [*ADAM, "--criterion", *criterion, "--max-update", 12]
+        output = fairseq.train("no", *flags, "--restore-file", parent, "--reset-optimizer", ok=False)
+        assert f"{parent} is pruned, and without its masks the zeros in 16 matrices would grow again" in output
+        assert "add --criterion alignreg --prune magnitude" in output and "with --finetune-from-model" in output
+    output = fairseq.train("dense", *flags, "--finetune-from-model", parent)
+    assert f"{parent} is pruned, and the zeros in 16 matrices will grow again; to keep them, add" in output
 
 
 def test_pruning_that_begins_late_counts_from_there(fairseq: Fairseq):
@@ -205,13 +244,24 @@ def test_two_processes_prune_alike(fairseq: Fairseq):
     [
         (["--prune", "magnitude"], "add --prune-interval 1000, or 15 with --prune-unit epochs"),
         (["--prune", "magnitude", "--prune-interval", 4], "do not fit in --max-update 20; type --prune-interval 2"),
+        (
+            ["--prune", "magnitude", "--prune-interval", 1, "--prune-step", 0.01],
+            "--prune-interval 1 --prune-step 0.035",
+        ),
+        (
+            ["--prune", "lamp", "--prune-interval", 2, "--prune-unit", "epochs", "--max-epoch", 9],
+            "7 pruning steps every 2 epochs do not fit in --max-epoch 9; type --prune-interval 1",
+        ),
         (["--prune", "magnitudes"], "invalid choice"),
-        (["--prune", "lamp", "--prune-interval", 1, "--prune-target", 1.5], "--prune-target 1.5 is no share"),
-        (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "--prune-step 0 is no share"),
+        (
+            ["--prune", "lamp", "--prune-interval", 1, "--prune-target", 1.5],
+            "above 0 and below 1, got 1.5; type",
+        ),
+        (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "got 0; type --prune-step 0.1"),
         (["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1], "the penalty of --prune l2 or l0"),
         (["--alignreg-lambda", -1], "would drive from the reference"),
         (["--alignreg-reference", "no.pt"], "there is no reference no.pt; give --alignreg-reference a checkpoint"),
-        (["--alignreg-reference", __file__], "could not be loaded"),
+        (["--alignreg-reference", __file__], "was not loaded"),
         (["--zero-sharding", "os"], "leave out --zero-sharding"),
     ],
 )

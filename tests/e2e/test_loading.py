@@ -11,6 +11,9 @@ import pytest
 import torch
 from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 
+from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.plugin.trained import shape_of
+
 WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 
 
@@ -46,6 +49,20 @@ def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert cold.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
+
+
+def test_a_look_up_of_fairseq_does_not_lose_the_registration():
+    code = """
+import importlib.util, sys
+import weighted_freezing_fairseq
+assert importlib.util.find_spec("fairseq") and importlib.util.find_spec("fairseq") and "fairseq" not in sys.modules
+import fairseq
+from fairseq.optim import OPTIMIZER_REGISTRY
+assert "weighted_freeze" in OPTIMIZER_REGISTRY
+assert not [finder for finder in sys.meta_path if type(finder).__name__ == "_RegisterAfterFairseq"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("trap", ["other version", "other name"])
@@ -154,6 +171,57 @@ def test_a_checkpoint_with_code_in_it_is_refused_in_one_sentence(fairseq: Fairse
     output = fairseq.train("new", *WF, "--restore-file", fairseq.folder / "hostile.pt", ok=False)
     assert "was not loaded" in output
     assert not Path("/tmp/never-written-by-weighted-freezing").exists()
+
+
+CODE_IN_SETTINGS = "__import__('pathlib').Path({marker!r}).touch() or [(16, 3)]"
+
+
+def a_convolutional_model(state: dict, encoder_layers: str, form: str) -> dict:
+    """The checkpoint of a run with the settings of an `fconv`, new or as fairseq 0.9 wrote them."""
+    settings = {"_name": "fconv", "arch": "fconv", "encoder_layers": encoder_layers, "decoder_layers": "[(16, 3)] * 2"}
+    settings |= {"encoder_embed_dim": 16, "decoder_embed_dim": 16, "decoder_out_embed_dim": 16}
+    settings |= {"max_source_positions": 40, "max_target_positions": 40}
+    if form == "cfg":
+        return {**state, "cfg": {**state["cfg"], "model": argparse.Namespace(**settings)}}
+    task = {**state["cfg"]["task"], "task": "translation", "criterion": "cross_entropy"}
+    return {**{k: v for k, v in state.items() if k != "cfg"}, "args": argparse.Namespace(**{**task, **settings})}
+
+
+def test_no_command_runs_code_in_a_setting_of_a_checkpoint(fairseq: Fairseq, capsys):
+    fairseq.train("run", *WF)
+    marker, path, old = (fairseq.folder / name for name in ("ran", "evil.pt", "old.pt"))
+    code = CODE_IN_SETTINGS.format(marker=str(marker))
+    torch.save(a_convolutional_model(fairseq.checkpoint("run"), code, "cfg"), path)
+    torch.save(a_convolutional_model(fairseq.checkpoint("run"), code, "args"), old)
+    user_dir = ["--user-dir", USER_DIR, "--cpu", "--path"]
+    teacher = ["--optimizer", "adam", "--criterion", "self_distillation", "--teacher", path]
+    said = {
+        "generate": fairseq("generate", fairseq.data, *user_dir, path, ok=False),
+        "generate of an old checkpoint": fairseq("generate", fairseq.data, *user_dir, old, ok=False),
+        "finetune": fairseq.train("tuned", *WF, "--finetune-from-model", path, ok=False),
+        "teacher": fairseq.train("taught", *teacher, ok=False),
+    }
+    for command, *words in (
+        ("sensitivity", "--data", fairseq.data),
+        ("fisher", "--data", fairseq.data),
+        ("prune", "--fraction", 0.5, "--method", "magnitude"),
+        ("evaluate", "--data", fairseq.data, "--reference", fairseq.data.parent / "test.y", "--device", "cpu"),
+    ):
+        assert main([str(word) for word in (command, path, *words, "--out", fairseq.folder / command)]) == 2
+        said[command] = capsys.readouterr().err.strip().splitlines()[-1]
+    for command, text in said.items():
+        assert ".pt was not loaded: fairseq would run its setting model.encoder_layers as Python" in text, command
+        assert "allowed are literals such as '[(512, 3)] * 20'" in text, command
+    assert not marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*(hydra|strict|_group_|version_base|weight_norm)")
+def test_a_convolutional_model_of_repeated_literals_loads(fairseq: Fairseq):
+    fairseq.train("run", *WF)
+    for form in ("cfg", "args"):
+        state = a_convolutional_model(fairseq.checkpoint("run"), "[(16, 3)] * 2 + [(16, 1)]", form)
+        torch.save(state, fairseq.folder / "shape.pt")
+        assert len(shape_of(fairseq.folder / "shape.pt").encoder.convolutions) == 3, form
 
 
 def test_checkpoints_of_older_fairseq_load(fairseq: Fairseq):

@@ -39,10 +39,13 @@ GUIDED = [
 
 # Row -> flags of an ordinary run, flags that leave training as it is. FISHER stands for a file of the toy model.
 ROWS = {
-    "weighted_freeze": ([], ["--importance-start", 1000]),
+    "weighted_freeze": ([], ["--freeze-rule", "random", "--freeze-keep", 1]),
     "sage": ([], ["--sage-eps", 1e30]),
     "fish_mask": (["--fish-density", 0.05, "--fish-updates", 2], ["--fish-density", 1, "--fish-source", "magnitude"]),
-    "lfr_cm": (["--lfr-quantile", 0.25, "--fisher", "FISHER"], ["--lfr-quantile", 1, "--fisher", "FISHER"]),
+    "lfr_cm": (
+        ["--lfr-quantile", 0.25, "--fisher", "FISHER"],
+        ["--lfr-quantile", 1, "--lfr-always-frozen", "", "--fisher", "FISHER"],
+    ),
 }
 every_row = pytest.mark.parametrize("row", ROWS)
 
@@ -235,7 +238,9 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         ([*WF, "--zero-sharding", "os"], "leave out --zero-sharding"),
         ([*WF, "--importance-scope", "attention"], "invalid choice"),
         ([*WF, "--base-optimizer", "adamw"], "invalid choice"),
-        (["--optimizer", "sage", "--sage-variant", "light", "--sage-denominator", "average"], "leave out --sage-denom"),
+        (["--optimizer", "sage", "--sage-denominator", "average"], "no longer an option; type --sage-variant full"),
+        ([*WF, "--freeze-keep", 0.5], "--freeze-keep 0.5 needs --freeze-rule random, not important"),
+        ([*WF, "--freeze-rule", "random", "--freeze-keep", 50], "--freeze-keep must be between 0 and 1, got 50"),
         (["--optimizer", "fish_mask"], "needs --fish-density 0.005, or --fish-mask FILE"),
         (["--optimizer", "fish_mask", "--fish-mask", "no.pt"], "there is no file no.pt; make one with: wff fisher"),
         (["--optimizer", "fish_mask", "--fish-mask", "FISHER"], "kind 'fisher', not 'mask'"),
@@ -259,10 +264,10 @@ def test_another_mask_in_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("weighted_freeze", ["--importance-start", "--freeze-apply"]),
-        ("sage", ["--sage-variant", "--sage-denominator", "--sage-max-scale", "--sage-state-dtype"]),
+        ("weighted_freeze", ["--importance-start", "--freeze-apply", "--freeze-rule", "--freeze-keep"]),
+        ("sage", ["--sage-variant", "--sage-max-scale", "--sage-state-dtype"]),
         ("fish_mask", ["--fish-density", "--fish-mask", "--fish-updates", "--fish-source", "--fish-always"]),
-        ("lfr_cm", ["--fisher", "--lfr-threshold", "--lfr-quantile"]),
+        ("lfr_cm", ["--fisher", "--lfr-threshold", "--lfr-quantile", "--lfr-norm", "--lfr-always-frozen"]),
     ],
 )
 def test_help_names_the_flags_and_their_bases(fairseq: Fairseq, row, words):

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 from recipe_runs import kill_when_there, shortened, wff
 
 from weighted_freezing_fairseq.core.pruning import METHODS
-from weighted_freezing_fairseq.recipes.prune_iterative import table
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.recipes.prune_iterative import alignment, table
 from weighted_freezing_fairseq.recipes.runs import Run
 from weighted_freezing_fairseq.recipes.scores import Score
 
@@ -21,7 +22,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     yaml.write_text(yaml.read_text().replace("prune_interval: 30", "prune_interval: 2"))
     words = ["prune-iterative", "--configs", configs, "--parent-config", parent, "--out", out, "--pair", "nl-en"]
     words += ["--corpus-fraction", 0.1]
-    words += ["--device", "cpu", "--methods", "magnitude", "--alignreg", "none,cosine", "--sparsity", 0.4]
+    words += ["--device", "cpu", "--methods", "magnitude", "--alignreg", "none,cosine@0.5", "--sparsity", 0.4]
     folder = out / "nl-en"
     kill_when_there(folder / "none+none-1/checkpoints/checkpoint_last.pt", *words)
     done = wff(*words)
@@ -29,14 +30,15 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     assert "parent-1: training is done already" in done.stderr
     with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    cells = [("parent", "none"), ("none", "none"), ("magnitude", "none"), ("magnitude", "cosine")]
+    cells = [("parent", "none"), ("none", "none"), ("magnitude", "none"), ("magnitude", "cosine@0.5")]
     assert [(row["prune"], row["alignreg"]) for row in rows] == cells
     for row in rows:
         assert row["sentences"] == "40" and "tok:13a" in row["bleu_signature"]
         pruned = row["prune"] not in ("parent", "none")
         assert float(row["sparsity"]) == pytest.approx(0.4 if pruned else 0, abs=1e-3)
-    made = OmegaConf.load(folder / "magnitude+cosine-1/run.yaml")
+    made = OmegaConf.load(folder / "magnitude+cosine@0.5-1/run.yaml")
     assert (made.criterion.prune, made.criterion.alignreg, made.criterion.prune_target) == ("magnitude", "cosine", 0.4)
+    assert made.criterion.alignreg_lambda == 0.5
     assert made.checkpoint.finetune_from_model == str(folder / "parent-1/checkpoints/checkpoint_last.pt")
     assert (folder / "table.md").read_text().strip() in done.stdout
 
@@ -46,6 +48,14 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     other = wff(*words[:-1], 0.2)
     assert other.returncode == 2 and "holds a training of other settings; give another --out" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
+
+
+def test_an_alignment_may_have_a_lambda_of_its_own():
+    assert alignment("cosine") == {"alignreg": "cosine"}
+    assert alignment("cosine@5e-2") == {"alignreg": "cosine", "alignreg_lambda": 0.05}
+    for wrong in ("cosine@", "cosine@-1", "none@1", "sine@1"):
+        with pytest.raises(UserError, match="type --alignreg with some of: none,cosine,frobenius, or with a lambda"):
+            alignment(wrong)
 
 
 def test_the_table_has_a_row_a_method_and_a_column_an_alignment(tmp_path):
@@ -74,6 +84,7 @@ def test_the_table_has_a_row_a_method_and_a_column_an_alignment(tmp_path):
             f"unknown 'mbp' in --methods; type --methods with some of: {','.join(METHODS)}",
         ),
         (["--alignreg", "l2"], "type --alignreg with some of: none,cosine,frobenius"),
+        (["--alignreg", "cosine@much"], "or with a lambda, as in cosine@0.5"),
         (["--sparsity", "1"], "type --sparsity 0.7"),
         (["--configs", "/nowhere"], "give --configs a folder with alignreg.yaml"),
         (["--seeds", "0"], "type --seeds 1"),

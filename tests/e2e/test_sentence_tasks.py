@@ -5,6 +5,7 @@ Each run takes another optimizer of the package, so that all of them are seen to
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -119,6 +120,18 @@ def test_two_processes_equal_one_with_twice_the_update_freq_and_gather_predictio
     assert_close(sentences.checkpoint("one")["model"], two[0])
     best = [sentences.checkpoint(name)["extra_state"]["best"] for name in ("one", "two")]
     assert best[0] == pytest.approx(best[1], abs=0.11) and last(output)["mse_loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_sum_over_the_batch_counts_the_sentences_of_all_processes(sentences: Sentences):
+    """In the first update, of equal weights, all that differs is the dropout: a few percent; half without the other."""
+    flags = [*ADAM, *INTRA, "--divergence-reduction", "sum", "--dropout", 0.3, "--batch-size", 60, "--max-update", 1]
+    log = sentences.folder / "two.log"
+    on_two_processes(sentences, "two", *flags, "--log-file", log)
+    one = last(sentences.train("one", *flags, "--update-freq", 2))["divergence"]
+    two = float(re.findall(r'"train_divergence": "([^"]+)"', log.read_text())[-1])
+    print(f"summed divergence on two processes and on one: {two} {one}")
+    assert two == pytest.approx(one, rel=0.2) and one > 0
 
 
 YAML = """

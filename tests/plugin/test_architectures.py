@@ -177,7 +177,7 @@ def test_parameters_are_those_that_xu_et_al_print():
 
     A feed-forward block has 2 * 512 * 1024 + 1024 + 512 parameters, a router 4 * 512: 12 * (3 blocks + router) more.
     """
-    words = 12_004  # 12,000 subwords and fairseq's own four
+    words = 12_001  # 12,000 pieces, of which three are fairseq's own, and a fourth of these
     dense = parameters("transformer_iwslt_de_en", words)
     every = {n: parameters("switch_transformer_iwslt_de_en", words, switch_every=n) for n in (1, 2)}
     assert every[1] - dense == 12 * (3 * (2 * 512 * 1024 + 1024 + 512) + 4 * 512) == 2 * (every[2] - dense)

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import os
 import resource
 import signal
 import subprocess
@@ -10,12 +11,19 @@ import warnings
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import FP16Optimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
+from fairseq_runs import assert_same
 from omegaconf import OmegaConf
 from torch import nn
 
+from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
+from weighted_freezing_fairseq.configs import CONFIGS
+from weighted_freezing_fairseq.core import snapshot
+from weighted_freezing_fairseq.core.scope import catalogue
+from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import compat, parameters
 from weighted_freezing_fairseq.plugin.optimizers import BASES, base_settings
 
@@ -70,11 +78,119 @@ def test_overflow_skips_the_update_and_touches_nothing(bad):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
+TINY = Size(layers=1, width=16, feed_forward=24, heads=2, vocabulary=30, sentences=4, length=8)
+
+
+def a_trainer(*settings):
+    """A real trainer of a tiny model, and a batch."""
+    sample, task = synthetic(TINY, seed=1)
+    return subject_of("standard", CONFIGS / "toy/standard.yaml", TINY, "cpu", 1, task, settings).trainer, sample
+
+
+@pytest.mark.filterwarnings("ignore")  # fairseq's own
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ("weighted_freeze", []),
+        ("sage", []),
+        ("fish_mask", ["fish_density=0.05", "fish_updates=2"]),
+        ("lfr_cm", ["lfr_quantile=0.5", "fisher=FISHER"]),
+    ],
+)
+@pytest.mark.parametrize("memory_efficient", [True, False])
+def test_an_overflow_on_a_cpu_skips_the_update_of_every_row(row, settings, memory_efficient, tmp_path):
+    weights = {entry.name: torch.rand(p.shape) for entry, p in catalogue(a_trainer()[0].get_model())}
+    snapshot.save(tmp_path / "fisher.pt", "fisher", weights)
+    settings = [f"optimizer.{each}".replace("FISHER", str(tmp_path / "fisher.pt")) for each in settings]
+    trainer, sample = a_trainer(
+        f"optimizer._name={row}", *settings, "common.fp16=true", f"common.memory_efficient_fp16={memory_efficient}",
+        "common.fp16_no_flatten_grads=true", f"common.fp16_init_scale={2 ** 22}",
+    )  # fmt: skip
+    guided = trainer.optimizer.optimizer
+
+    def state():
+        return copy.deepcopy([dict(trainer.get_model().state_dict()), guided.state_dict(), [*trainer.optimizer.params]])
+
+    before, skipped = state(), 0
+    while trainer.train_step([sample]) is None:
+        skipped += 1
+        assert trainer.optimizer.scaler.loss_scale == 2 ** (22 - skipped)
+        assert_same(state(), before)
+        assert trainer.get_num_updates() == guided.updates == 0 and not guided.recorded
+    assert 2 <= skipped < 22 and guided.updates == 1
+    for _ in range(3):
+        trainer.train_step([sample])
+    assert guided.updates == trainer.get_num_updates() == 4
+    assert not all(map(torch.equal, before[0].values(), trainer.get_model().state_dict().values()))
+
+
+def not_finite_forward(module, inputs, output):
+    return output / 0
+
+
+def not_finite_backward(module, inputs, output):
+    return output + (output * 0).abs().sqrt()  # whose derivative at 0 is infinite
+
+
+@pytest.mark.filterwarnings("ignore")  # fairseq's own
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (not_finite_forward, r"Inf .* forward pass, in the output of decoder\.layers\.0\.fc1\."),
+        (not_finite_backward, r"NaN .* backward pass of decoder\.layers\.0\.fc1,"),
+    ],
+)
+def test_gradients_that_are_not_finite_end_the_run_with_the_module_and_what_to_try(fault, words, precision, tmp_path):
+    half = ["common.fp16=true", "common.fp16_no_flatten_grads=true", "common.fp16_init_scale=1"]
+    half += ["common.min_loss_scale=0.6"]
+    trainer, sample = a_trainer(f"checkpoint.save_dir={tmp_path}", *(half if precision == "fp16" else []))
+    trainer.consolidate_optimizer()
+    trainer.train_step([sample])
+    trainer.get_model().decoder.layers[0].fc1.register_forward_hook(fault)
+    with pytest.raises(FloatingPointError, match=words) as caught:
+        trainer.train_step([sample])
+    for flag in ("--lr", "--clip-norm", "--warmup-updates", "--fp16-scale-window", "data"):
+        assert flag in str(caught.value)
+    assert (tmp_path / "crash.pt").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")  # fairseq's own
+def test_a_learning_rate_that_is_too_large_names_the_module(tmp_path):
+    trainer, sample = a_trainer(f"checkpoint.save_dir={tmp_path}", "optimization.lr=[1e38]")
+    with pytest.raises(FloatingPointError, match=r"output of encoder\.\S+\. .* lower --lr"):
+        for _ in range(4):
+            trainer.train_step([sample])
+
+
 def test_allow_list_holds_data_classes_only():
     classes = [c[0] if isinstance(c, tuple) else c for c in compat.safe_classes()]
     assert argparse.Namespace in classes
     for cls in classes:
         assert cls.__module__.split(".")[0] in ("argparse", "fairseq", "numpy")
+
+
+class Code:
+    """Unpickling this prints."""
+
+    def __reduce__(self):
+        return print, ("code of the file was run",)
+
+
+def test_fairseq_alone_loads_without_code_where_torch_would_run_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as torch before 2.6 is
+    monkeypatch.setattr(checkpoint_utils, "torch", torch)
+    before = dict(os.environ)
+    torch.save({"model": {}, "code": Code()}, tmp_path / "with_code.pt")
+    compat.load_without_code()
+    with pytest.raises(RuntimeError, match="was not loaded: it holds something other than tensors"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "with_code.pt"))
+    torch.save(torch.ones(2), tmp_path / "plain.pt")
+    assert checkpoint_utils.torch.load(tmp_path / "plain.pt").sum() == 2
+    assert not capsys.readouterr().out
+    with pytest.warns(UserWarning, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        torch.load(tmp_path / "with_code.pt")
+    assert capsys.readouterr().out and dict(os.environ) == before
 
 
 def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):
@@ -138,6 +254,20 @@ def test_every_base_of_fairseq_is_offered_with_its_settings():
     assert base_settings("sgd")["momentum"][:2] == (float, 0.0)
     assert base_settings("nag")["momentum"][1] == 0.99
     assert base_settings("adafactor")["beta1"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("row", "setting", "more"), [("fish_mask", "fish_density", {}), ("lfr_cm", "lfr_quantile", {"fisher": "unread.pt"})]
+)
+@pytest.mark.parametrize("value", [0, 5])
+def test_a_share_of_the_weights_that_is_no_fraction_names_the_flag(row, setting, more, value):
+    from fairseq.optim import build_optimizer
+
+    model = a_model()
+    cfg = settings(_name=row, base_optimizer="sgd", **{setting: value}, **more).optimizer
+    flag = f"--{setting.replace('_', '-')}"
+    with parameters.published(model), pytest.raises(UserError, match=f"{flag} .*at most 1, got {value}; type {flag} 0"):
+        build_optimizer(cfg, list(model.parameters()))
 
 
 @pytest.mark.parametrize("base", ["adam", "adamax", "sgd", "nag", "adagrad", "adadelta", "adafactor"])

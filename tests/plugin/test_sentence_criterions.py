@@ -1,5 +1,7 @@
 """The criterions on a tiny RoBERTa: fairseq's own `sentence_prediction` when neutral, and the formulas by hand."""
 
+import itertools
+import math
 import random
 import shutil
 from argparse import Namespace
@@ -27,7 +29,7 @@ from weighted_freezing_fairseq.plugin import alignreg, criterions
 from weighted_freezing_fairseq.plugin.teachers import Teachers, _other_task
 
 pytestmark = [  # fairseq's own, and old torch's
-    pytest.mark.filterwarnings("ignore:.*torch.cpu.amp.autocast"),
+    pytest.mark.filterwarnings("ignore:.*torch.(cpu|cuda).amp.autocast"),
     pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),
     pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype"),
 ]
@@ -196,6 +198,70 @@ def test_the_loss_is_the_formula_by_hand(task, mode, divergence):
     assert values["alpha"] == 3 and ("accuracy" in values) != scores
 
 
+def a_trainer(folder, reduction):
+    """Of Intra-Distillation without dropout."""
+    more = ["model.dropout=0", "model.attention_dropout=0", "criterion.alpha=0.5", "criterion.pass_mode=loop"]
+    more.append(f"criterion.divergence_reduction={reduction}")
+    made = tiny_sentences.trainer(folder / "classes", "intra_distillation", *more)
+    made.task.load_dataset("train")
+    return made
+
+
+def other_in_each_pass(model):
+    """Passes that differ without chance: the scores of pass k of 3 have k times their square added."""
+    calls = itertools.count()
+
+    def change(module, inputs, scores):
+        return scores + (next(calls) % 3) * scores**2
+
+    return model.classification_heads[HEAD].register_forward_hook(change)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_sum_over_the_batch_counts_the_sentences_of_the_whole_update(folder, reduction):
+    """mean(CE) + alpha mean(D), or mean(CE) + alpha sum(D) as Xu et al. on GLUE, also where a batch is cut in two."""
+    trainer = a_trainer(folder, reduction)
+    model, data = trainer.model.train(), trainer.task.dataset("train")
+    other_in_each_pass(model)
+    parts = [data.collater([data[number] for number in numbers]) for numbers in (range(8), range(8, 12))]
+    ce, apart = torch.zeros(()), torch.zeros(())
+    for part in parts:
+        log_p = torch.stack(
+            [model(**part["net_input"], classification_head_name=HEAD)[0].log_softmax(-1) for _ in range(3)]
+        )
+        m = log_p.exp().mean(0)
+        ce = ce - log_p.gather(2, part["target"].view(1, -1, 1).expand(3, -1, 1)).sum() / 3
+        apart = apart + sum(((p.exp() - m) * (p - m.log())).sum() for p in log_p) / 3
+    assert apart > 0.1
+    wanted = ce / 12 + 0.5 * apart / (1 if reduction == "sum" else 12)
+    grads = torch.autograd.grad(wanted, list(model.parameters()), allow_unused=True)
+    logged = trainer.train_step(parts)
+    for (name, parameter), grad in zip(model.named_parameters(), grads, strict=True):
+        if grad is not None:  # fairseq's Adamax leaves absolute values behind
+            limit = 1e-4 * float(grad.abs().max()) + 1e-4
+            torch.testing.assert_close(parameter.grad, grad.abs(), rtol=0, atol=limit, msg=name)
+    bits = [x.item() / math.log(2) for x in (wanted, ce / 12, apart / (1 if reduction == "sum" else 12))]
+    assert [logged[name] for name in ("loss", "ce_loss", "divergence")] == pytest.approx(bits, abs=1e-3)
+    assert logged["alpha"] == 0.5
+    trainer.criterion.update_begun([parts[0], {}])  # nothing is counted where the last batch is a stand-in
+    assert trainer.criterion._batch == 0
+
+
+def test_a_sum_of_one_sentence_is_its_mean_and_a_neutral_one_needs_no_trainer(folder, a_task):
+    weights = []
+    for reduction in ("mean", "sum"):
+        trainer = a_trainer(folder, reduction)
+        other_in_each_pass(trainer.model)
+        trainer.train_step([trainer.task.dataset("train").collater([trainer.task.dataset("train")[0]])])
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
+    task = a_task()
+    model, sample = build(task), batch(task)
+    neutral = criterion(task, neutral=True, divergence_reduction="sum")
+    neutral.update_begun([sample])
+    assert_equal(run(stock(task), model, sample), run(neutral, model, sample), **EXACTLY)
+
+
 def test_recomputed_passes_equal_a_loop_and_copies_are_in_their_order(task):
     model, sample = build(task), batch(task)
     loop, again = (run(criterion(task, pass_mode=mode), model, sample) for mode in ("loop", "recompute"))
@@ -281,6 +347,14 @@ def test_settings_of_sentences_are_refused_in_translation(a_task):
             OmegaConf.structured(criterions.IntraDistillationConfig(regression_target=True)),
             TranslationTask(TranslationConfig(), words, words),
         )
+
+
+def test_a_sum_over_the_batch_is_refused_in_translation(a_task):
+    words = a_task().dictionary
+    translation = TranslationTask(TranslationConfig(), words, words)
+    cfg = OmegaConf.structured(criterions.IntraDistillationConfig(divergence_reduction="sum", sentence_avg=False))
+    with pytest.raises(UserError, match="not with TranslationTask; type --divergence-reduction mean"):
+        criterions.IntraDistillation.build_criterion(cfg, translation)
 
 
 def test_a_task_without_words_and_a_model_without_the_head_are_refused_in_one_line(a_task):

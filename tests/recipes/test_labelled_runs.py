@@ -22,6 +22,7 @@ from weighted_freezing_fairseq.recipes.machine import Machine
 from weighted_freezing_fairseq.recipes.report import write
 from weighted_freezing_fairseq.recipes.runs import Run
 from weighted_freezing_fairseq.recipes.sentences import evaluate
+from weighted_freezing_fairseq.recipes.sentences import train as train_sentences
 from weighted_freezing_fairseq.recipes.sentences.evaluate import shown
 from weighted_freezing_fairseq.recipes.sentences.measures import MEASURES, all_scores, as_numbers
 from weighted_freezing_fairseq.recipes.sentences.significance import Labels
@@ -108,33 +109,53 @@ def manifest_of(task, rows, encoder):
 
 
 def test_a_task_decides_classes_updates_and_alpha(encoder):
-    """Xu et al. 2022: 20 epochs of 32 sentences, alpha of Table 6; here a tenth of the updates is warm-up."""
+    """Xu et al. 2022: 20 epochs of 32 sentences, alpha of Table 6; a sum over the batch and F1 as in their code."""
     mine = study("glue", "--encoder", encoder)
     config = CONFIGS / "glue/intra_distillation.yaml"
     found = mine._settings(config, {}, manifest_of("MRPC", 3668, encoder))
     assert found == {
         "task": {"num_classes": 2},
-        "criterion": {"regression_target": False, "alpha": 1.5},
-        "lr_scheduler": {"warmup_updates": 230},
+        "criterion": {
+            "regression_target": False, "alpha": 1.5, "divergence_reduction": "sum", "report_acc_and_f1": True
+        },
         "optimization": {"max_update": 2300},  # 20 x 115
-        "checkpoint": {"finetune_from_model": str(encoder / "model.pt")},
-    }
+        "checkpoint": {
+            "finetune_from_model": str(encoder / "model.pt"),
+            "best_checkpoint_metric": "f1", "maximize_best_checkpoint_metric": True,
+        },
+    }  # fmt: skip
     found = mine._settings(config, {}, manifest_of("STS-B", 5749, encoder))
-    assert found["task"]["num_classes"] == 1 and found["criterion"] == {"regression_target": True, "alpha": 1.0}
-    assert found["checkpoint"]["best_checkpoint_metric"] == "loss"
-    assert not found["checkpoint"]["maximize_best_checkpoint_metric"]
+    assert found["task"]["num_classes"] == 1 and found["criterion"] == {
+        "regression_target": True, "alpha": 1.0, "divergence_reduction": "mean", "report_pearson_and_spearman": True
+    }  # fmt: skip
+    assert found["checkpoint"]["best_checkpoint_metric"] == "pearson"
     third = mine._settings(CONFIGS / "glue/intra_distillation_third.yaml", {}, manifest_of("MRPC", 3668, encoder))
     assert third["optimization"]["max_update"] == 7 * 115
+
+
+def test_the_best_checkpoint_is_chosen_by_what_the_task_is_scored_by(encoder, monkeypatch, capsys):
+    def chosen(task, *more):
+        config = CONFIGS / "glue/sage.yaml"
+        found = study("glue", "--encoder", encoder, *more)._settings(config, {}, manifest_of(task, 100, encoder))
+        reports = sorted(name for name in found["criterion"] if name.startswith("report"))
+        chosen_by = found["checkpoint"]["best_checkpoint_metric"]
+        return chosen_by, found["checkpoint"].get("maximize_best_checkpoint_metric"), *reports
+
+    monkeypatch.setattr(train_sentences, "installed_versions", lambda: {"fairseq-fixed": "0.12.3.1"})
+    assert chosen("CoLA") == ("mcc", True, "report_mcc") and chosen("QNLI") == ("accuracy", True)
+    assert chosen("CoLA", "--set", "checkpoint.best_checkpoint_metric=loss") == ("loss", None)
+    monkeypatch.setattr(train_sentences, "installed_versions", lambda: {"fairseq": "0.12.2"})
+    assert chosen("CoLA") == ("accuracy", True) and chosen("STS-B") == ("loss", False)
+    assert "fairseq 0.12.2 does not log mcc: the best checkpoint is chosen by accuracy" in capsys.readouterr().err
 
 
 def test_what_a_user_changes_counts_for_the_rest_too(encoder):
     mine = study("glue", "--encoder", encoder, "--set", "optimization.max_epoch=2", "--set", "dataset.batch_size=8")
     found = mine._settings(CONFIGS / "glue/standard.yaml", {}, manifest_of("RTE", 2490, encoder))
     assert found["optimization"] == {"max_update": 2 * 312, "max_epoch": 2}
-    assert found["lr_scheduler"]["warmup_updates"] == 62
     mine = study("xnli", "--encoder", encoder, "--set", "optimization.max_update=100")
     found = mine._settings(CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
-    assert found["optimization"] == {"max_update": 100} and "warmup_updates" not in found["lr_scheduler"]
+    assert found["optimization"] == {"max_update": 100}
     mine = study("xnli", "--encoder", encoder)
     found = mine._settings(CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
     assert found["optimization"]["max_update"] == 3 * 24_544
@@ -181,9 +202,10 @@ def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
             cfg = OmegaConf.load(path)
             left = {f"{s}.{k}" for s, values in cfg.items() for k in values if OmegaConf.is_missing(values, k)}
             always = {"task.data", "checkpoint.save_dir", "checkpoint.finetune_from_model", "optimization.max_update"}
-            tasks = {"task.num_classes", "criterion.regression_target", "lr_scheduler.warmup_updates"}
-            alpha = {"criterion.alpha"} if path.stem.startswith("intra") else set()
-            assert left == (always | tasks | alpha if data is GLUE else always), path
+            tasks = {"task.num_classes", "criterion.regression_target", "checkpoint.best_checkpoint_metric"}
+            intra = {"criterion.alpha"} if path.stem.startswith("intra") else set()
+            intra |= {"criterion.divergence_reduction"} if cfg.criterion._name == "intra_distillation" else set()
+            assert left == (always | tasks | intra if data is GLUE else always), path
             assert cfg.dataset.batch_size == (32 if data is GLUE else 16)
 
 

@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from weighted_freezing_fairseq.errors import UserError
@@ -20,6 +20,7 @@ from weighted_freezing_fairseq.recipes.machine import Machine, device_name, shar
         ((4096, 16), 4, None, (4096, 4)),  # the big recipe: fewer rounds
         ((4096, 16), 8, 2048, (2048, 4)),  # small GPUs: more rounds of less
         ((4096, 1), 3, None, (1365, 1)),
+        ((10, 1), 4, 1, (1, 2)),  # three rounds would leave nothing for each
     ],
 )
 def test_processes_share_the_batch_of_one(batch, gpus, at_most, expected):
@@ -28,9 +29,17 @@ def test_processes_share_the_batch_of_one(batch, gpus, at_most, expected):
 
 @given(st.integers(1, 10_000), st.integers(1, 64), st.integers(1, 64), st.none() | st.integers(1, 10_000))
 def test_the_batch_is_kept(tokens, update_freq, gpus, at_most):
+    assume(gpus <= tokens * update_freq)
     each, rounds = share_of_batch(tokens, update_freq, gpus, at_most)
-    assert each <= (at_most or tokens)
+    assert 1 <= each <= (at_most or tokens)
     assert 0 <= tokens * update_freq - each * rounds * gpus < rounds * gpus
+
+
+def test_more_gpus_than_sentences_in_a_batch_are_refused_with_what_to_type(monkeypatch):
+    machine = gpu_machine(monkeypatch, "0,1,2,3,4,5,6,7", 1, 1, 8, "bf16")
+    assert machine.settings(4, 2, "batch_size")["dataset"] == {"batch_size": 1}
+    with pytest.raises(UserError, match="batch_size 4.*update_freq 1.*8 GPUs.*--gpus 4"):
+        machine.settings(4, 1, "batch_size")
 
 
 def test_a_run_has_its_share_of_the_cores_and_no_more_than_the_environment_says(monkeypatch):

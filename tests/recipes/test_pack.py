@@ -193,7 +193,8 @@ def test_a_file_says_what_it_is_and_what_it_belongs_to(pair, packed):
     content = torch.load(packed, weights_only=True)
     base, tuned = (torch.load(path, weights_only=False)["model"] for path in pair)
     assert content["format"] == "weighted_freezing_fairseq difference 1" and content["version"] == __version__
-    assert content["base"] == {"path": str(pair[0]), "fingerprint": fingerprint(base)}
+    shapes = {name: list(tensor.shape) for name, tensor in base.items()}
+    assert content["base"] == {"path": str(pair[0]), "fingerprint": fingerprint(base), "shapes": shapes}
     assert content["tuned"] == {"fingerprint": fingerprint(tuned)}
     assert sorted(path.name for path in packed.parent.iterdir()) == ["base.pt", "tuned.pt", "tuned.wff"]
 
@@ -217,7 +218,7 @@ def test_files_that_are_missing_or_something_else_are_refused(pair, packed, tmp_
     for content in ({"weights": {}}, {"model": [1]}, {"model": {"w": 1}}, [1, 2], torch.ones(2)):
         torch.save(content, other)
         line = refusal(capsys, "pack", base, other, *out)
-        assert f"{other} is not a fairseq checkpoint: it has no model; give one that fairseq-train saved" in line
+        assert f"{other} is not a fairseq checkpoint: " in line and "; give one that fairseq-train saved" in line
         line = refusal(capsys, "unpack", base, other, *out)
         assert f"{other} is not a file that this version of wff pack made; make one with: wff pack" in line
     assert "is not a fairseq checkpoint" in refusal(capsys, "pack", base, packed, *out)
@@ -242,7 +243,7 @@ def test_files_that_are_cut_or_altered_are_refused(pair, packed, tmp_path, capsy
         at = data.index(words)
         bad.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         line = refusal(capsys, "unpack", base, bad, *out)
-        assert "is not a whole file of wff pack (BadZipFile); make one with: wff pack" in line
+        assert "is not a whole file of wff pack: its record " in line and "; copy it again, or make one with" in line
     content = torch.load(packed, weights_only=True)
     content["difference"]["values"][0] ^= 1
     torch.save(content, bad)
@@ -259,6 +260,19 @@ def test_another_base_is_refused_with_the_one_that_is_wanted(pair, packed, tmp_p
     assert f"{tuned} (fingerprint {given}) is not the base of {packed}" in line
     assert f"give the checkpoint with fingerprint {wanted}, which was {base} when it was packed" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_base_of_another_architecture_is_refused_with_names_and_shapes(pair, packed, tmp_path, capsys):
+    other = small(tmp_path / "other.pt", {"w0": torch.ones(40, 50), "w1": torch.ones(2, 50)})
+    line = refusal(capsys, "unpack", other, packed, "--out", tmp_path / "out")
+    assert "it is another model, w1 is (2, 50) there and (40, 50) here; w2 is missing; give the checkpoint with" in line
+    content = torch.load(packed, weights_only=True)
+    del content["base"]["shapes"]  # of an earlier version
+    torch.save(content, packed)
+    assert f"is not the base of {packed}: give the checkpoint" in refusal(
+        capsys, "unpack", other, packed, "--out", tmp_path / "out"
+    )
+    assert wff("unpack", pair[0], packed, "--out", tmp_path / "out") == 0
 
 
 class Hostile:

@@ -7,7 +7,6 @@ can go below (`counted.py`). Left out on purpose: absolute seconds as a result.
 """
 
 import argparse
-import csv
 import ctypes
 import gc
 import json
@@ -27,8 +26,11 @@ from typing import Any
 from ..configs import CONFIGS, config_path, methods_in
 from ..errors import UserError
 from ..files import write_atomically
+from ..forms import Content
+from ..recipes.commands import end_with_parent, without_interrupts
 from ..recipes.machine import device_name
 from ..recipes.runs import as_csv, once, say
+from .curves import number, read_csv, whole_number
 from .subjects import PRECISIONS, SIZES, Size, Subject, subject_of, synthetic
 from .tables import TABLES, Table
 
@@ -309,6 +311,18 @@ def worse_than(stored: Iterable[Mapping[str, str]], rows: Sequence[Row]) -> Iter
             yield f"{name}: update time {row.time_ratio:.3f} [{row.time_low:.3f}, ...], not {before}"
 
 
+def _stored(path: Path) -> list[Content]:
+    """A table to compare with, looked at before anything is measured."""
+    rows = read_csv(path)
+    names = ("state_bytes", "product_flops", "step_bytes", "transient_ratio", "time_low", "time_ratio", "time_high")
+    for row in rows:
+        row["method"], row["size"], row["precision"]  # noqa: B018
+        for name in names:
+            number(row[name])
+        whole_number(row["state_bytes"])
+    return rows
+
+
 # The command ----------------------------------------------------------------------------------------------------------
 
 
@@ -457,13 +471,20 @@ def _measured_together(case: Case, *given: Any) -> list[Row]:
         )
     threads = max(1, torch.get_num_threads() // case.processes)
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_process, (Path(folder), threads, case, *given), nprocs=case.processes)
+        with without_interrupts():
+            processes = torch.multiprocessing.spawn(
+                _process, (Path(folder), threads, case, *given), nprocs=case.processes, join=False
+            )
+        while not processes.join():
+            pass
         return [Row(**row) for row in json.loads((Path(folder) / "rows.json").read_text(encoding="utf-8"))]
 
 
 def _process(rank: int, folder: Path, threads: int, case: Case, *given: Any) -> None:
     """One of them; all take the same turns, as they wait for each other's gradients."""
     import torch
+
+    end_with_parent()
 
     _prepare()
     torch.set_num_threads(threads)
@@ -547,6 +568,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.check is not None and not args.check.is_file():
         raise UserError(f"there is no table {args.check}; make one with: wff bench --quick --out DIR")
+    stored = [] if args.check is None else _stored(args.check)
     asked = _asked(args, folders)
     rows = _rows(asked, args, folders)
     print(json.dumps([asdict(row) for row in rows], indent=2) if args.json else as_markdown(rows))
@@ -554,8 +576,6 @@ def run(args: argparse.Namespace) -> int:
         write(rows, args.out, asked.about, _command(args.words))
     if args.check is None:
         return 0
-    with args.check.open(newline="", encoding="utf-8") as file:
-        stored = list(csv.DictReader(file))
     for device in sorted({row.get("device", "") for row in stored} - {rows[0].device, ""}):
         say(f"{args.check} was measured on another machine ({device}), whose ratios may differ from those of this one")
     worse = list(worse_than(stored, rows))

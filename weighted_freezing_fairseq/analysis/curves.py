@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UserError
+from ..forms import Content
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; each line also has its own dash and marker.
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7")
@@ -74,10 +75,22 @@ class Options:
     wide: bool = False  # for two columns of a paper
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows as they were written."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def read_csv(path: Path, torn: bool = False) -> list[Content]:
+    """Rows as they were written, all of the same columns, without lines of comments (#).
+
+    torn: leave out rows that a killed run left half-written.
+    """
+    remedy = "mend it, or make it again"
+    with path.open(newline="", encoding="utf-8", errors="replace" if torn else "strict") as file:
+        try:
+            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not a table in UTF-8 ({error}); {remedy}") from None
+    whole = [Content(row, path, remedy) for row in rows if None not in row and None not in row.values()]
+    if not torn and len(whole) < len(rows):
+        bad = next(number for number, row in enumerate(rows, 1) if None in row or None in row.values())
+        raise UserError(f"row {bad} of {path} has not as many cells as its first line; {remedy}")
+    return whole
 
 
 def lines_of(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Row]]:
@@ -98,8 +111,16 @@ def number(cell: Any) -> float:
     """A cell as a number; an empty one is none, which leaves a gap in a line."""
     try:
         return math.nan if cell in ("", None) else float(cell)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         raise UserError(f"{cell!r} stands where a number should; mend that cell of the CSV") from None
+
+
+def whole_number(cell: Any) -> int:
+    """A cell as a count."""
+    value = number(cell)
+    if not value.is_integer():
+        raise UserError(f"{cell!r} stands where a whole number should; mend that cell of the CSV")
+    return int(value)
 
 
 @contextmanager

@@ -8,11 +8,13 @@ mask alone. Left out on purpose: the mathematics (`core/fisher.py`) and fairseq'
 
 import argparse
 import contextlib
+import fcntl
 import functools
 import logging
 import multiprocessing
 import os
 import queue
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +26,11 @@ import torch
 
 from .. import __version__
 from ..core import fisher, masks, scope, snapshot
-from ..errors import UserError
+from ..core.tensor_files import read, refuse_bad_numbers
+from ..errors import UserError, check_fraction
 from ..files import whole
-from ..recipes.pack import read_checkpoint
+from ..recipes.commands import end_with_parent, refuse_when_stopping, without_interrupts
+from ..recipes.pack import read_checkpoint, save
 
 HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
@@ -34,7 +38,7 @@ information also holds the weights that it was measured at: 4 bytes a parameter 
 or 2 for the other. A mask takes one bit a parameter."""
 EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
 
-ESTIMATORS = ("per-sample", "sampled", "batch")
+ESTIMATORS = ("per-sample", "expected", "sampled", "batch")
 _SHOWN_DENSITY = 0.005
 _SECONDS_BETWEEN_PARTS = 30.0
 _SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
@@ -117,12 +121,18 @@ def _adder(trained: Any, settings: Settings, drawn: Sequence[int]) -> _Adder:
     if squares.looped:
         logger.warning("measured one sentence at a time: %s", ", ".join(squares.looped))
 
+    def targets_of(ids: Sequence[int]) -> Iterator[list[Any]]:
+        if settings.estimator == "expected":
+            yield trained.every_class(ids)
+            return
+        for draw in range(settings.draws):
+            yield trained.sampled(ids, draw, settings.seed)
+
     def add(totals: fisher.Totals, ids: Sequence[int]) -> None:
         if settings.estimator == "per-sample":
             squares.add_(totals, trained.gold(ids))
             return
-        for draw in range(settings.draws):
-            pairs = trained.sampled(ids, draw, settings.seed)
+        for pairs in targets_of(ids):
             for batch in fisher.batches(pairs, trained.length, settings.max_tokens):
                 squares.add_(totals, batch)
 
@@ -139,7 +149,7 @@ class Part:
 
     def save(self, path: Path) -> None:
         with whole(path) as part:
-            torch.save({"key": self.key, "done": self.done, "sums": self.sums}, part)
+            save({"key": self.key, "done": self.done, "sums": self.sums}, part)
 
 
 def part_path(out: Path, rank: int, processes: int) -> Path:
@@ -151,10 +161,9 @@ def load_part(path: Path, key: dict[str, Any]) -> Part | None:
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        part = Part(**content)
+        part = Part(**read(path, "part of a measurement", "remove it"))
     except Exception as error:
-        logger.warning("%s cannot be read (%s); this share is measured again", path, type(error).__name__)
+        logger.warning("%s cannot be read (%s); this share is measured again", path, error or type(error).__name__)
         return None
     if part.key != key:
         logger.warning("%s is of other settings or another checkpoint; this share is measured again", path)
@@ -196,17 +205,11 @@ def measure_share(
 
 def _worker(settings: Settings, key: dict[str, Any], out: Path, rank: int, threads: int, heard: Any) -> None:
     """A spawned process. It ends when its parent is gone, or a killed run would go on behind the next one."""
+    end_with_parent()
     logging.disable(logging.INFO)
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-
-    def report(count: int) -> None:
-        if parent is not None and not parent.is_alive():
-            os._exit(1)
-        heard.put(count)
-
     device = f"cuda:{rank}" if settings.device == "cuda" else settings.device
-    measure_share(_load(settings, device), settings, key, out, rank, report)
+    measure_share(_load(settings, device), settings, key, out, rank, heard.put)
 
 
 # The whole measurement ----------------------------------------------------------------------------------------------
@@ -246,8 +249,9 @@ def _measure_in_processes(settings: Settings, key: dict[str, Any], out: Path, re
         context.Process(target=_worker, args=(settings, key, out, rank, threads, heard), daemon=True)
         for rank in range(settings.processes)
     ]
-    for worker in workers:
-        worker.start()
+    with without_interrupts():
+        for worker in workers:
+            worker.start()
     while any(worker.is_alive() for worker in workers) or not heard.empty():
         with contextlib.suppress(queue.Empty):
             report(heard.get(timeout=0.2))
@@ -258,7 +262,26 @@ def _measure_in_processes(settings: Settings, key: dict[str, Any], out: Path, re
         worker.terminate()
         worker.join()
     if failed:
+        refuse_when_stopping()
         raise UserError(f"process {failed[0]} failed, see above; the same call goes on where the last parts were saved")
+
+
+@contextlib.contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    """Hold the part files of `out` against a second call. The lock is a file beside them, and goes with them."""
+    path = out.with_name(f".{out.name}.part-lock")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another call is measuring {out}; wait for it, or choose another --out") from None
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            raise UserError(f"another call has just ended at {out}; type the same again")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _finished(out: Path, kind: snapshot.Kind, about: dict[str, Any]) -> bool:
@@ -290,9 +313,24 @@ def write_mask(out: Path, tensors: fisher.Totals, density: float, about: dict[st
     k = round(density * n)
     if k == 0:
         raise UserError(f"--mask-density {density:g} of {n:,} parameters is none; type a larger one")
-    found = masks.largest(list(tensors.values()), k)
-    snapshot.save(out, "mask", dict(zip(tensors, found, strict=True)), **about)
-    print(f"wrote {out}: the largest {k:,} of {n:,} are updated")
+    always = about.get("always")
+    try:
+        found = masks.largest_beside(tensors, density, re.compile(always) if always else None)
+    except ValueError as error:
+        raise UserError(f"{error}, or type --always ''") from None
+    snapshot.save(out, "mask", found, **about)
+    kept = f", with all of {always}," if always else ""
+    print(f"wrote {out}: the largest {k:,} of {n:,}{kept} are updated")
+
+
+def _mask_settings(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """What a mask says of itself beside what it was measured by."""
+    always = args.always
+    if always is None:
+        always = scope.CLASSIFIERS if any(re.search(scope.CLASSIFIERS, name) for name in names) else ""
+    elif always and not any(re.search(always, name) for name in names):
+        raise UserError(f"no parameter has a name with {always!r} in it, such as {names[0]}; type another --always")
+    return {"density": args.mask_density, **({"always": always} if always else {})}
 
 
 # The command --------------------------------------------------------------------------------------------------------
@@ -310,6 +348,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the mask of the largest share D of all parameters in place of the Fisher information itself",
     )
     parser.add_argument(
+        "--always",
+        metavar="REGEX",
+        help="with --mask-density: parameters with such a name are all in the mask, and count in D "
+        "(default: the classification head of a sentence task, as in Sung et al.; '': none)",
+    )
+    parser.add_argument(
         "--from",
         dest="source",
         type=Path,
@@ -321,10 +365,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ESTIMATORS,
         default=ESTIMATORS[0],
         help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
-        "sampled: with targets drawn from the model, the standard Fisher; batch: squared gradients of batches, cheap, "
-        "and dependent on --max-tokens",
+        "expected: the expectation over all classes of a sentence task, a pass for each class, the standard Fisher; "
+        "sampled: an estimate of it from targets drawn from the model; batch: squared gradients of batches, cheap, and "
+        "dependent on --max-tokens",
     )
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="sentences to draw (default 1000)")
+    parser.add_argument("--samples", type=int, default=1024, metavar="N", help="sentences to draw (default 1024)")
     parser.add_argument("--draws", type=int, default=1, metavar="D", help="targets drawn a sentence (default 1)")
     parser.add_argument("--split", default="train", help="(default train)")
     parser.add_argument("--seed", type=int, default=1, help="of the sentences and drawn targets (default 1)")
@@ -338,22 +383,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     density = args.mask_density
-    if density is not None and not 0 < density <= 1:
-        raise UserError("--mask-density must be above 0 and at most 1; type --mask-density 0.005")
+    if density is not None:
+        check_fraction("--mask-density", density, 0.005, one=True)
+    if args.always is not None:
+        if density is None:
+            raise UserError("--always is of masks; type --mask-density 0.005 with it")
+        try:
+            re.compile(args.always)
+        except re.error as error:
+            raise UserError(f"--always {args.always!r} is not a regular expression ({error}); type one") from None
     if args.source is not None:
         return _mask_from(args)
     settings = _settings(args)
+    with _alone_at(args.out):
+        return _measured(args, settings)
+
+
+def _measured(args: argparse.Namespace, settings: Settings) -> int:
+    """The whole call, but for --from."""
+    density = args.mask_density
     logging.disable(logging.INFO)  # fairseq's own account of dictionaries and data
     trained = _load(settings, "cuda:0" if settings.device == "cuda" else "cpu")
+    trained.refuse(settings.estimator)
     planned = plan(trained, settings)
     used = sum(planned.counts)
     weights = {entry.name: parameter for entry, parameter in scope.catalogue(trained.model)}
     about = settings.about(used, snapshot.fingerprint(weights))
     kind: snapshot.Kind = "fisher" if density is None else "mask"
-    final = about if density is None else {**about, "density": density}
+    final = about if density is None else {**about, **_mask_settings(args, list(weights))}
     if _finished(args.out, kind, final):
         return 0
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     if planned.too_long:
         print(f"left out {planned.too_long} sentences of {settings.split} that are too long for the model")
     whole_split = " (all of them)" if used < settings.samples else ""
@@ -365,7 +424,7 @@ def run(args: argparse.Namespace) -> int:
     first, second = measure(trained, settings, key, args.out, used)
     draws = settings.draws if settings.estimator == "sampled" else 1
     everything = {name: (first[name] + second[name]) / (used * draws) for name in first}
-    refuse_overflow(everything, "the Fisher information of")
+    refuse_bad_numbers(everything, "the Fisher information of")
     shown = density or _SHOWN_DENSITY
     print(f"the top {100 * shown:g} % of the first {planned.counts[0]} and of all {used} sentences "
           f"overlap by {100 * fisher.overlap(first, everything, shown):.1f} %")  # fmt: skip
@@ -410,17 +469,10 @@ def _mask_from(args: argparse.Namespace) -> int:
     if args.checkpoint is not None or args.data is not None:
         raise UserError("--from measures nothing; leave out the checkpoint and --data")
     found = snapshot.load(args.source, "fisher")
-    about = {**found.about, "density": args.mask_density}
+    about = {**found.about, **_mask_settings(args, list(found.tensors))}
     if not _finished(args.out, "mask", about):
         write_mask(args.out, found.tensors, args.mask_density, about)
     return 0
-
-
-def refuse_overflow(tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Tensors of a model, or what was measured of them, that are no numbers any more."""
-    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise UserError(f"{what} {bad[0]} is not finite: the checkpoint diverged; give an earlier one")
 
 
 def _parts(out: Path) -> Iterator[Path]:

@@ -29,8 +29,8 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
     criterion = settings.get("criterion", {})
     if criterion.get("_name") == "intra_distillation":
         own = {"divergence": "x", **PAPER, **criterion}
-        series = f"{own['divergence']}, alpha {float(own['alpha']):g} {own['alpha_schedule']}"
-        passes = int(own.get("num_passes", 3))
+        series = f"{own['divergence']}, alpha {number(own['alpha']):g} {own['alpha_schedule']}"
+        passes = curves.whole_number(own.get("num_passes", 3))
     elif criterion.get("_name") == "label_smoothed_cross_entropy" and "base_optimizer" not in settings["optimizer"]:
         series, passes = STANDARD, 1
     else:
@@ -57,7 +57,7 @@ def draw_passes(rows: Sequence[Row], picture: Path, options: Options) -> None:
     titles = [mine[0]["setting"] for mine in settings.values()]
     if len(set(titles)) < len(titles):  # what tells them apart is more than a reader asks for
         titles = list(settings)
-    furthest = max(int(row["passes"]) for row in rows)
+    furthest = max(curves.whole_number(row["passes"]) for row in rows)
     with curves.paper(picture, len(settings), options) as axes:
         for axis, title, mine in zip(axes, titles, settings.values(), strict=True):
             if plain := [number(row["bleu"]) for row in mine if row["series"] == STANDARD]:
@@ -163,16 +163,16 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     from ..core.difference import tied
     from ..core.parts import layer, module_type
     from ..core.scope import Entry
+    from ..core.tensor_files import refuse_bad_numbers
     from ..recipes.pack import read_checkpoint
     from ..recipes.runs import say
 
     say(f"{label}: reading {path}")
-    tensors = read_checkpoint(path)[1]
+    tensors = {n: t for n, t in read_checkpoint(path)[1].items() if re.search(r"(^|[._])(weight|bias)$", n)}
+    refuse_bad_numbers(tensors, f"{path}:")
     sums: dict[tuple[str, str], list[float]] = {}
     for names in tied(tensors):
         name, tensor = names[0], tensors[names[0]]
-        if not re.search(r"(^|[._])(weight|bias)$", name):
-            continue
         owners = (nn.Embedding,) if "embed" in name else ()
         entry = Entry(name, tuple(names), owners, tensor.shape)
         own = sums.setdefault((layer(entry) or "", module_type(entry)), [0, 0, 0.0])

@@ -24,7 +24,8 @@ from ..core import fisher
 from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.snapshot import fingerprint
-from ..errors import UserError
+from ..core.tensor_files import refuse_bad_numbers
+from ..errors import UserError, check_fraction
 from ..files import whole, write_atomically
 from ..recipes.evaluate import add_decode_arguments, decode_of, refuse_missing
 from ..recipes.machine import Machine, a_device
@@ -33,7 +34,6 @@ from ..recipes.runs import alone_in, as_csv, say
 from ..recipes.scores import Score, read_lines, refuse_processed, score
 from ..recipes.translate import Decode, generate
 from . import curves, figures
-from .fisher import refuse_overflow
 from .gradients import Sample, draw_batches, of_batches
 from .kept import as_file_name, labels, reuse
 
@@ -75,7 +75,7 @@ class Dense:
                     f"{path} has no {entry.name} of shape {tuple(entry.shape)}, which its architecture has: another "
                     "fairseq saved it; let this one save it again, with fairseq-train --restore-file"
                 )
-        refuse_overflow({entry.name: tensors[entry.name] for entry in entries}, f"{path}:")
+        refuse_bad_numbers({entry.name: tensors[entry.name] for entry in entries}, f"{path}:")
         return cls(path, rest, tensors, entries)
 
     @property
@@ -123,7 +123,7 @@ def _by_gradient(dense: Dense, methods: Sequence[Method], sample: Sample) -> dic
             for name, scored in scores_of(method, layers, sample.seed).items():
                 totals[method.name][name].add_(scored, alpha=1 / len(batches))
     for method in methods:
-        refuse_overflow(totals[method.name], f"the importance, by {method.name}, of")
+        refuse_bad_numbers(totals[method.name], f"the importance, by {method.name}, of")
     return {method: {name: total.cpu() for name, total in scores.items()} for method, scores in totals.items()}
 
 
@@ -132,8 +132,7 @@ def _by_gradient(dense: Dense, methods: Sequence[Method], sample: Sample) -> dic
 
 def prune_once(args: argparse.Namespace, method: Method, sample: Sample) -> None:
     """Write the pruned checkpoint, and say what was pruned."""
-    if not 0 <= args.fraction < 1:
-        raise UserError(f"--fraction {args.fraction:g} is not from 0 up to, but not, 1; type --fraction 0.5")
+    check_fraction("--fraction", args.fraction, 0.5, zero=True)
     refuse_to_overwrite(args.out)
     (path,) = args.checkpoint
     dense = Dense.of(path, *read_checkpoint(path), args.data)
@@ -418,5 +417,5 @@ def _fractions(text: str) -> list[float]:
     except (ValueError, ZeroDivisionError, OverflowError):
         found = set()
     if not found or not all(0 <= fraction < 1 for fraction in found):
-        raise UserError(f"--fractions {text} are not shares from 0 up to, but not, 1; type --fractions 0:0.9:0.1")
+        raise UserError(f"--fractions must be at least 0 and below 1, got {text}; type --fractions 0:0.9:0.1")
     return sorted(found)

@@ -24,13 +24,13 @@ from ..core.masks import stream_key, uniform
 from ..core.parts import Group, groups_of, in_order
 from ..core.scope import SCOPES, Entry, Scope, catalogue
 from ..core.snapshot import fingerprint
+from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..files import whole, write_atomically
 from ..recipes.machine import a_device
 from ..recipes.pack import read_checkpoint
 from ..recipes.runs import alone_in, as_csv, say
 from . import curves
-from .fisher import refuse_overflow
 from .gradients import Sample, draw_batches, of_batches
 from .kept import as_file_name, labels, reuse
 
@@ -80,7 +80,7 @@ def measure(path: Path, scope: Scope, sample: Sample) -> Sensitivities:
             if grad is not None:
                 totals[name].add_(loss_preserving(weight.detach(), grad), alpha=1 / len(batches))
                 used.add(name)
-    refuse_overflow(totals, f"{path}: the sensitivity of")
+    refuse_bad_numbers(totals, f"{path}: the sensitivity of")
     if not any(bool(total.any()) for total in totals.values()):
         raise UserError(f"{path}: every sensitivity is 0; give a checkpoint of a model that was trained")
     # fairseq 0.12.2 gives its layers parameters that nothing reads; as zeros they would look unbalanced.
@@ -177,7 +177,7 @@ def picture(folder: Path, goal: Path | None = None) -> None:
     rows = [row for row in curves.read_csv(folder / "sensitivity.csv") if row["by"] == "model"]
     names = [row["checkpoint"] for row in rows]
     samples = [np.load(sample_path(folder, name)) for name in names]
-    over_mean = [sample / float(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
+    over_mean = [sample / curves.number(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
     shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ mean", over_mean))
     own = folder / "sensitivity.png"
     with curves.panels(goal or own, len(shown), height=7.2, also=() if goal else (".pdf",)) as axes:
@@ -185,7 +185,7 @@ def picture(folder: Path, goal: Path | None = None) -> None:
             curves.draw_violins(axis, values)
             axis.set_ylabel(f"sensitivity {unit}")
             right = axis.twinx()
-            curves.draw_line(right, 3, column, ((place, float(row[column])) for place, row in enumerate(rows)))
+            curves.draw_line(right, 3, column, ((place, curves.number(row[column])) for place, row in enumerate(rows)))
             right.set_ylabel(f"\u25c6 standard deviation {unit}", color=right.lines[0].get_color())
             for side in (axis, right):
                 side.set_ylim(bottom=0)

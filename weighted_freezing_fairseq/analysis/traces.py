@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..forms import Content, expect_known
 from ..recipes.runs import PROVENANCE
 
 # The kinds of a log's lines: an interval, an epoch, a validation; and how fairseq begins the names of their values.
@@ -57,8 +58,17 @@ class Traces:
             return {}
         from omegaconf import OmegaConf
 
-        found: Any = OmegaConf.to_container(OmegaConf.load(path))
-        return found if isinstance(found, dict) else {}
+        remedy = "make it again, or move it away"
+        try:
+            found: Any = OmegaConf.to_container(OmegaConf.load(path))
+            expect_known(
+                found or {}, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict)
+            )
+        except Exception as error:  # of YAML, of OmegaConf, of UTF-8
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} is not whole YAML of settings ({reason}); {remedy}") from None
+        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (found or {}).items()}
+        return Content(sections, path, remedy)
 
     def scores(self) -> list[Scored]:
         """What was scored of it: the first choice of checkpoint on each test set."""
@@ -102,7 +112,11 @@ def _told(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, float]]]:
                 continue
             try:
                 values = json.loads(line[line.index("{") :])
-                named = {str(name).removeprefix(prefix): float(value) for name, value in values.items()}
+                named = {
+                    str(name).removeprefix(prefix): float(value)
+                    for name, value in values.items()
+                    if not isinstance(value, list)  # of predictions, which fairseq leaves empty
+                }
             except (ValueError, TypeError):  # half a line of a run that was killed, or a value that is no number
                 continue
             if "num_updates" in named:

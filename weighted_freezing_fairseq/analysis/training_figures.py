@@ -4,7 +4,6 @@ Their rows come from the traces of runs, a row a run and update. Left out on pur
 (`model_figures.py`).
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,16 +65,14 @@ def read_importance(label: str, path: Path, options: Options) -> list[dict[str, 
     table = Traces(path).importance
     if table is None:
         return []
-    with table.open(newline="", encoding="utf-8", errors="replace") as file:
-        # not the half line of a killed run, nor one that went on in it
-        whole = [row for row in csv.DictReader(file) if None not in (*row, *row.values())]
+    whole = curves.read_csv(table, torn=True)
     if whole and not {*IMPORTANCE[1:]} <= whole[0].keys():
         return []
     known = list(dict.fromkeys(row["group"] for row in whole))
     for group in options.groups:
         if whole and group not in known:
             raise UserError(f"{table} has no group {group!r}; type --group with some of: {', '.join(known)}")
-    last = {(row["group"], int(row["update"])): row for row in whole if row["group"] in options.groups}
+    last = {(row["group"], curves.whole_number(row["update"])): row for row in whole if row["group"] in options.groups}
     return [{"run": label, **{name: last[key][name] for name in IMPORTANCE[1:]}} for key in sorted(last)]
 
 
@@ -126,8 +123,10 @@ def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]
 def _schedule(settings: Mapping[str, Any]) -> tuple[Schedule, bool]:
     """The schedule that a run.yaml asks for, and whether it is adaptive."""
     own = {**PAPER, **{name: value for name, value in settings["criterion"].items() if name in PAPER}}
-    updates = int(settings.get("optimization", {}).get("max_update", 0))
-    schedule = Schedule(float(own["alpha"]), float(own["alpha_p"]), float(own["alpha_q"]), updates)
+    updates = curves.whole_number(settings.get("optimization", {}).get("max_update", 0))
+    schedule = Schedule(*(curves.number(own[name]) for name in ("alpha", "alpha_p", "alpha_q")), updates)
+    if not schedule.q > schedule.p > 0:
+        raise UserError(f"a schedule needs alpha_q > alpha_p > 0, and not {own}; mend the settings of that run")
     return schedule, own["alpha_schedule"] == "adaptive"
 
 

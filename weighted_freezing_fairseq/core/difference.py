@@ -11,9 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..forms import expect
+
 # The integers that a number's bytes are compared as; a complex128 counts as two.
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 _NOTHING = torch.empty(0, dtype=torch.uint8)
+# What `difference` gives; `refuse_malformed` says more.
+FORM = {
+    "names": [str],
+    "gone": [str],
+    "tensors": [{"names": [str], "starts": (str, type(None)), "changed": int, "gap_bytes": int}],
+    "gaps": Tensor,
+    "values": Tensor,
+}
 
 
 def tied(tensors: Mapping[str, Tensor]) -> list[list[str]]:
@@ -70,24 +80,56 @@ def difference(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[
     }
 
 
+def refuse_malformed(difference: Mapping[str, Any]) -> None:
+    """ValueError where something of this FORM is not a difference of any two sets of tensors."""
+    entries = difference["tensors"]
+    names = [name for entry in entries for name in entry["names"]]
+    if not all(entry["names"] for entry in entries) or len(set(names)) < len(names):
+        raise ValueError("its tensors do not have one name each")
+    if sorted(names) != sorted(difference["names"]):
+        raise ValueError("its list of names is not that of its tensors")
+    for part in ("gaps", "values"):
+        if difference[part].dtype != torch.uint8 or difference[part].dim() != 1:
+            raise ValueError(f"its {part} are not a row of bytes")
+    for entry in entries:
+        if entry["starts"] is None:
+            expect(entry, {"whole": Tensor}, entry["names"][0])
+        elif entry["changed"] < 0 or not 0 <= entry["gap_bytes"] <= 8 or (entry["changed"] and not entry["gap_bytes"]):
+            raise ValueError(f"{entry['names'][0]} has {entry['changed']} changes with {entry['gap_bytes']} bytes each")
+    if sum(entry["changed"] * entry["gap_bytes"] for entry in entries if entry["starts"]) != len(difference["gaps"]):
+        raise ValueError("it has another number of gaps than of changes")
+
+
+def stored_tensors(difference: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors that a difference consists of, by where they are in it."""
+    whole = {entry["names"][0]: entry["whole"] for entry in difference["tensors"] if entry["starts"] is None}
+    return {"gaps": difference["gaps"], "values": difference["values"], **whole}
+
+
 def patches(base: Mapping[str, Tensor], difference: Mapping[str, Any]) -> Iterator[tuple[list[str], Tensor]]:
     """The tensors that `difference` was made from, one by one, each with all its names.
 
-    A tensor without a change is the one of `base` itself, not a copy.
+    A tensor without a change is the one of `base` itself, not a copy. ValueError where `base` does not fit.
     """
     gap_at = value_at = 0
     for entry in difference["tensors"]:
         if entry["starts"] is None:
             yield entry["names"], entry["whole"]
             continue
-        start = base[entry["starts"]]
+        name, start = entry["names"][0], base.get(entry["starts"])
+        if start is None:
+            raise ValueError(f"{name} starts from {entry['starts']}, which the base does not have")
         if not entry["changed"]:
             yield entry["names"], _alone(start)
             continue
         words = _words(start)
         gap_end = gap_at + entry["changed"] * entry["gap_bytes"]
         value_end = value_at + entry["changed"] * words.element_size()
+        if value_end > len(difference["values"]):
+            raise ValueError(f"the values of {name} are cut off")
         positions = _from_low_bytes(difference["gaps"][gap_at:gap_end], entry["gap_bytes"]).cumsum(0)
+        if int(positions.min()) < 0 or int(positions.max()) >= len(words):
+            raise ValueError(f"positions of {name} are outside its {len(words)} numbers")
         # cloned: bytes may become wider words only where their storage begins
         words[positions] = difference["values"][value_at:value_end].clone().view(words.dtype)
         yield entry["names"], words.view(start.dtype).view(start.shape)

@@ -6,10 +6,11 @@ then it keeps no state for the others. Left out on purpose: how Fisher informati
 is measured here, in the first updates, is the cheap squared gradient of the batch.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 from . import native
 from .fused_adam import FusedAdam
 from .importance import fisher
-from .masks import largest, quantile, stream_key, uniform
+from .masks import count_beside, largest_beside, quantile, stream_key, uniform
 from .native import Guide
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
-from .wrapped import WrappedOptimizer, gradient, optimizer_row
+from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
 # Optimizers that treat every number by itself, so that a vector of some of them is updated as they would be in place.
 # Not among them: Adafactor (rows and columns), LAMB and LARS (norms of whole tensors).
@@ -50,10 +51,11 @@ class FixedMaskOptimizer(WrappedOptimizer):
     method: `fish_mask` or `lfr_cm`. slots: the weights that are masked; others train as ever. What decides is, for
     fish_mask, `masks` (by slot name, 1 = is updated) or `density`: exactly k = round(density * n) of the n numbers in
     all slots, those with the largest scores; for lfr_cm `tau` or `quantile`: the numbers with scores up to tau, or up
-    to the score that this fraction of all numbers does not exceed.
+    to the score that this fraction of the numbers does not exceed, in each tensor or over all (`norm="global"`).
     source: the scores, by slot name; or `fisher`: the mean of grad ** 2 over the first `observe` updates, in which no
     weight in scope or out of it moves; or `random`, `magnitude`; or `bias`: exactly the biases (BitFit), no density.
-    always: a regular expression; parameters whose name it finds are in the mask, and count in k.
+    always: a regular expression; parameters whose name it matches are in the mask, and count in k. never, for
+    lfr_cm: likewise; these parameters never move, and their scores do not count.
 
     Not for training from scratch: what is important there is not known before. Around a base that does not treat every
     number by itself (Adafactor) the gradient is masked in place, and no state is saved.
@@ -71,12 +73,16 @@ class FixedMaskOptimizer(WrappedOptimizer):
         quantile: float | None = None,
         source: str | Mapping[str, Tensor] = "fisher",
         observe: int = 1,
+        norm: Literal["tensor", "global"] = "tensor",
         always: str = "",
+        never: str = "",
         seed: int = 1,
     ) -> None:
         super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed)
         self.density, self.tau, self.quantile, self.source, self.observe = density, tau, quantile, source, observe
+        self.norm = choice("norm", norm, NORMS)
         self.always = re.compile(always) if always else None
+        self.never = re.compile(never) if never else None
         self.masks: dict[str, Tensor] | None = None
         self.observed: dict[str, Tensor] = {}
         self._narrow: _Narrow | None = None
@@ -94,45 +100,51 @@ class FixedMaskOptimizer(WrappedOptimizer):
         if isinstance(self.source, str) and self.source not in known:
             raise ValueError(f"unknown source {self.source!r}; choose one of: {', '.join(known)}")
         if self.density is not None and not 0 < self.density <= 1:
-            raise ValueError(f"density {self.density} is no fraction; give 0 < density <= 1")
+            raise ValueError(f"density must be above 0 and at most 1, got {self.density}")
         if self.quantile is not None and not 0 < self.quantile <= 1:
-            raise ValueError(f"quantile {self.quantile} is no fraction; give 0 < quantile <= 1")
+            raise ValueError(f"quantile must be above 0 and at most 1, got {self.quantile}")
+        if self.never and "tau" not in self.rule.needs:
+            raise ValueError(f"never is an option of lfr_cm, not of {self.rule.name}; choose other slots instead")
         if self.observe < 1:
             raise ValueError("no update to estimate the mask in; give observe >= 1")
         if self.always and not any(self.always.search(slot.name) for slot in self.slots):
             raise ValueError(f"no parameter in scope has a name with {self.always.pattern!r} in it, such as "
                              f"{self.slots[0].name}")  # fmt: skip
+        if self.density is not None:
+            count_beside({slot.name: len(slot) for slot in self.slots}, self.density, self.always)
 
     def _forced(self, slot: Slot) -> bool:
         return bool(self.always and self.always.search(slot.name))
+
+    def _excluded(self, slot: Slot) -> bool:
+        return bool(self.never and self.never.search(slot.name))
+
+    def _thresholds(self, scores: Sequence[Tensor]) -> list[float]:
+        """Up to which score the numbers of each slot move."""
+        # DEVIATION: Li et al. section 2.2 do not say over what the quantile is taken; the code of Gu et al. takes it in
+        # each tensor (the default), and leaves norms and positions out (`never`).
+        if self.quantile is None:
+            if self.tau is None:
+                raise ValueError(f"{self.rule.name} needs tau or quantile")
+            thresholds = [self.tau] * len(scores)
+        elif self.norm == "global":
+            counted = [score for score, slot in self._with(scores) if not self._excluded(slot)]
+            thresholds = [quantile(counted, self.quantile)] * len(scores)
+        else:
+            thresholds = [quantile([score], self.quantile) if score.numel() else 0.0 for score in scores]
+        return [-math.inf if self._excluded(slot) else t for t, slot in zip(thresholds, self.slots, strict=True)]
 
     def _chosen(self) -> dict[str, Tensor]:
         """The masks that source and fraction give."""
         scores = [self._score(slot).to(slot.parameter.device) for slot in self.slots]
         if "tau" in self.rule.needs:
-            tau = self.tau
-            if self.quantile is not None:
-                tau = quantile(scores, self.quantile)
-            if tau is None:
-                raise ValueError(f"{self.rule.name} needs tau or quantile")
-            return self._by_the_row([Given(tau=tau)] * len(scores), scores)
+            return self._by_the_row([Given(tau=tau) for tau in self._thresholds(scores)], scores)
         if self.source == "bias":
             return self._by_the_row([Given(mask=(s > 0) | self._forced(slot)) for s, slot in self._with(scores)], None)
         if self.density is None:
             raise ValueError(f"{self.rule.name} needs masks or density")
-        forced = [slot for slot in self.slots if self._forced(slot)]
-        wanted, taken = round(self.density * sum(map(len, self.slots))), sum(map(len, forced))
-        if taken > wanted:
-            least = taken / sum(map(len, self.slots))
-            raise ValueError(
-                f"{taken} numbers are always in the mask, but density {self.density} lets only {wanted} move; "
-                f"give a density of at least {least:.6f}"
-            )
-        free = iter(largest([s for s, slot in self._with(scores) if not self._forced(slot)], wanted - taken))
-        return self._by_the_row(
-            [Given(mask=torch.ones_like(s, dtype=torch.bool) if self._forced(slot) else next(free))
-             for s, slot in self._with(scores)], None,
-        )  # fmt: skip
+        chosen = largest_beside({slot.name: score for score, slot in self._with(scores)}, self.density, self.always)
+        return self._by_the_row([Given(mask=chosen[slot.name]) for slot in self.slots], None)
 
     def _with(self, scores: Sequence[Tensor]) -> Iterable[tuple[Tensor, Slot]]:
         return zip(scores, self.slots, strict=True)

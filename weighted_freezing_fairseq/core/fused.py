@@ -103,21 +103,59 @@ def passes_loss(
     strength: float = 5.0,
     teacher: Teacher | None = None,
     count_correct: bool = False,
+    ignore_index: int | None = None,
     chunk: int | None = None,
 ) -> Sums:
     """mean_k CE(p_k) + strength * D(p_1, ..., p_K), summed over rows (Xu et al. 2022, eq. 10).
 
     outputs: (K, N, D) features with weight (V, D) of the output projection, or (K, N, V) scores without one; scores may
-    be log-probabilities. target: (N,), without padding. eps: fairseq's label smoothing. divergence: a key of `TERMS`;
-    "teacher" needs K = 1 and a teacher. chunk: rows at once, if not what fits the device. The gradient by features and
-    weight is formed here, in float32, before any loss scale is known; that by scores is formed in the backward pass,
-    and nothing is kept. Second derivatives are refused by torch.
+    be log-probabilities. target: (N,). Rows whose target is `ignore_index` (padding) contribute nothing and get no
+    gradient; the default is that all count. eps: fairseq's label smoothing. divergence: a key of `TERMS`; "teacher"
+    needs K = 1 and a teacher, which is asked for rows of the N. chunk: rows at once, if not what fits the device.
+
+    The gradient by features and weight is formed here, in float32, before any loss scale is known; that by scores is
+    formed in the backward pass, and nothing is kept. Second derivatives are refused by torch.
     """
     if divergence not in TERMS or (divergence == "teacher") != (teacher is not None):
         raise ValueError(f"unknown divergence {divergence!r}, or one without its teacher; choose: {', '.join(TERMS)}")
+    _check_shapes(outputs, target, weight)
+    if teacher is not None and len(outputs) != 1:
+        raise ValueError(f"a teacher teaches one pass, got {len(outputs)}; give outputs[:1]")
+    if ignore_index is not None:
+        counts = (target != ignore_index).nonzero().view(-1)
+        teacher = None if teacher is None else _of_rows(teacher, counts)
+        outputs, target = outputs.index_select(1, counts), target[counts]
     settings = _Settings(eps, divergence, strength, teacher, count_correct, chunk)
     loss, parts = _Passes.apply(outputs, weight, target, settings)  # type: ignore[no-untyped-call]
     return Sums(loss, *parts.unbind())
+
+
+def _check_shapes(outputs: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """Three dimensions, one and two, of sizes that fit."""
+    if outputs.dim() != 3:
+        last = "V) of scores" if weight is None else "D) of features"
+        remedy = "outputs[None] for a single pass" if outputs.dim() == 2 else "outputs.flatten(1, -2)"
+        raise ValueError(f"outputs must have the shape (K, N, {last}, got {tuple(outputs.shape)}; give {remedy}")
+    if target.shape != outputs.shape[1:2]:
+        remedy = "target.flatten()" if target.dim() > 1 else "one target for each row of outputs"
+        rows = outputs.shape[1]
+        raise ValueError(f"target must have the shape (N,) = ({rows},), got {tuple(target.shape)}; give {remedy}")
+    if weight is not None and (weight.dim() != 2 or weight.shape[1] != outputs.shape[2]):
+        raise ValueError(
+            f"weight must have the shape (V, D) with D = {outputs.shape[2]}, got {tuple(weight.shape)}; "
+            "give that of the output projection, or weight.T"
+        )
+
+
+def _of_rows(teacher: Teacher, rows: Tensor) -> Teacher:
+    """The teacher of these rows alone, which are in ascending order."""
+    places = rows.tolist()
+
+    def probabilities(start: int, stop: int) -> Tensor:
+        first, last = places[start], places[stop - 1]
+        return teacher(first, last + 1)[rows[start:stop] - first]
+
+    return probabilities
 
 
 class _Passes(torch.autograd.Function):

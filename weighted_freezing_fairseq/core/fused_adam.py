@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import native, twins
-from .native import NO_GUIDE, NO_SCALE, Arithmetic, Guide, Numbers, Part, Scale
+from .native import NO_FORM, NO_GUIDE, Arithmetic, Form, Guide, Numbers, Part
 from .scope import Slot
 
 Group = Mapping[str, Any]
@@ -100,7 +100,7 @@ class FusedAdam:
         self,
         guides: Sequence[tuple[Slot, Guide]],
         metric: str = "magnitude",
-        scale: Scale = NO_SCALE,
+        form: Form = NO_FORM,
         shared_range: bool = False,
     ) -> None:
         """Step every parameter; of those that slots lie in, guide these slots."""
@@ -126,7 +126,7 @@ class FusedAdam:
             else:
                 parts += _cut(parameter.detach(), grad, moments, index, guided)
         parts.sort(key=lambda part: -part.length)  # the last to be taken are short
-        self.step(parts, numbers, metric, scale, shared_range)
+        self.step(parts, numbers, metric, form, shared_range)
 
 
 def _name(base: torch.optim.Optimizer) -> str:

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from . import native, twins
 from .fused_adam import FusedAdam
-from .masks import stream_key, uniform
-from .native import NO_SCALE, Guide, Part, Scale
-from .rules import RULES, Given, Rule
+from .masks import keep_probability, stream_key, uniform
+from .native import NO_FORM, Form, Guide, Part
+from .rules import Given, Rule
 from .scope import Slot, block_size, blocks
-from .wrapped import WrappedOptimizer, choice, gradient, optimizer_row
+from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
-NORMS = ("tensor", "global")
 STAGES = ("gradient", "update")
 
-Summary = dict[str, Tensor]
+Summary = dict[str, Tensor | float]
 
 
 class Change(NamedTuple):
@@ -43,8 +42,11 @@ class GuidedOptimizer(WrappedOptimizer):
     method, variant: a row of the table, by name. slots: the weights that it acts on (`scope_of(model)`).
     importance: another metric than the row's. norm: scores are summed up within a `tensor` or over all (`global`).
     stage: where g acts; default is the row's. start: the first update (counted from 1) at which the method acts.
-    Rows with a factor (sage): eps, and the bound max_scale. Rows with a moving average of I: its rate beta, and
-    state_dtype, its precision; the average is divided by 1 - beta ** t, t updates after it began.
+    Variant `random` of weighted_freeze: keep, a fixed share of weights that is updated (default: as many as the variant
+    `important` would update in this tensor and update).
+    Rows with a factor (sage): eps, and the bound max_scale (default: max(1, beta / (1 - beta)), which the variant
+    `full` never exceeds). Rows with a moving average of I: its rate beta, and state_dtype, its precision; the average
+    of a tensor is divided by 1 - beta ** t after t updates in which this tensor had a gradient.
 
     Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. Measure
     gradients before `step()`: where it is not one pass with Adam, they are masked in place. bfloat16 averages stand
@@ -65,25 +67,38 @@ class GuidedOptimizer(WrappedOptimizer):
         seed: int = 1,
         beta: float = 0.75,
         eps: float = 1e-12,
-        max_scale: float = 3.0,
+        max_scale: float | None = None,
         state_dtype: torch.dtype | None = None,
+        keep: float | None = None,
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
         super().__init__(base, slots, rule, importance, seed)
         self.norm = choice("norm", norm, NORMS)
         self.stage = choice("stage", stage or rule.stage, STAGES)
         self.start = start
-        if not (0 <= beta < 1 and eps >= 0 and max_scale > 0):
-            raise ValueError(f"beta {beta}, eps {eps}, max_scale {max_scale}: give 0 <= beta < 1, eps >= 0, scale > 0")
-        self.beta, self.eps, self.max_scale, self.state_dtype = beta, eps, max_scale, state_dtype
+        if not (0 <= beta < 1 and eps >= 0 and (max_scale is None or max_scale > 0)):
+            raise ValueError(
+                f"beta must be in [0, 1), eps at least 0 and max_scale above 0; got beta {beta}, eps {eps}, "
+                f"max_scale {max_scale}"
+            )
+        if keep is not None and not ("rate" in rule.needs and 0 <= keep <= 1):
+            raise ValueError(
+                f"keep is a share between 0 and 1 for variant 'random' of weighted_freeze; got {keep} for {rule.label}"
+            )
+        self.beta, self.eps, self.state_dtype, self.keep = beta, eps, state_dtype, keep
+        self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
         self.averages: dict[str, Tensor] = {}
+        self.averaged: dict[str, int] = {}  # updates that each average has seen
 
     def _own_state(self) -> dict[str, Any]:
-        return {"averages": dict(self.averages)} if self.averages else {}
+        return {"averages": dict(self.averages), "averaged": dict(self.averaged)} if self.averages else {}
 
     def _load_own_state(self, own: dict[str, Any]) -> None:
         saved = own.get("averages", {})
         self.averages = {s.name: self._average_of(s).copy_(saved[s.name]) for s in self.slots if s.name in saved}
+        # States of earlier versions have no counts: there every average had seen all updates since the start.
+        since_start = own.get("updates", 0) - self.start + 1
+        self.averaged = {name: own.get("averaged", {}).get(name, since_start) for name in self.averages}
 
     @property
     def extra_bytes(self) -> int:
@@ -94,6 +109,9 @@ class GuidedOptimizer(WrappedOptimizer):
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
             active = []
+        if "average" in self.rule.needs:
+            for slot in active:
+                self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
         self._note(active)
         fused = FusedAdam.of(self.base)
         guides = self._guides(active) if fused is not None and (active or fused.exact) else None
@@ -110,27 +128,32 @@ class GuidedOptimizer(WrappedOptimizer):
     # The step by a twin: in one pass with Adam, or before another base.
 
     def _guides(self, active: Sequence[Slot]) -> list[Guide] | None:
-        """What a twin is to do to each slot; None if the row is not one that it computes."""
-        # Identity, not the name: a row that somebody changed must run as changed.
-        if self.rule is RULES["weighted_freeze"]:
-            kind = native.GRADIENT if self.stage == "gradient" else native.CHANGE
-            return [Guide(kind, self._key(slot)) for slot in active]
+        """What a kernel does to each slot; None if it does not compute the row."""
         averages = [average for slot in active for average in self._average_read(slot)]
-        if native.scale_kind(self.rule, self.importance, averages) is None or self.stage != "update":
+        if native.form_of(self.rule, self.importance, averages) is None or (self.scales and self.stage != "update"):
             return None
+        kind = native.SCALE_CHANGE if self.scales else native.GRADIENT if self.stage == "gradient" else native.CHANGE
+        # The kernels find minima and maxima by themselves, and no other summary.
+        summaries = self._summed_up(active) if {"rate", "mean"} & set(self.rule.needs) else ((s, {}) for s in active)
         return [
-            Guide(native.SCALE_CHANGE, mean=summary.get("mean", 0.0), more=next(iter(self._average_read(slot)), None))
-            for slot, summary in self._summed_up(active)
+            Guide(kind, self._key(slot), self._operand(slot, summary), next(iter(self._average_read(slot)), None))
+            for slot, summary in summaries
         ]
 
-    def _ways(self) -> tuple[str, Scale, bool]:
-        """How a twin is to do it: the metric, the row of sage, and whether scores of all slots share a range."""
-        kind = native.scale_kind(self.rule, self.importance, self.averages.values())
-        scale = NO_SCALE
-        if kind is not None and self.updates >= self.start:
+    def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
+        """The number that a kernel needs for the row and does not compute."""
+        if "average" in self.rule.needs:
+            return self._correction(slot)
+        return summary.get("rate", summary.get("mean", 0.0))
+
+    def _ways(self) -> tuple[str, Form, bool]:
+        """What a kernel needs beside guides: the metric, the form of the row, and whether slots share a range."""
+        number = native.form_of(self.rule, self.importance, self.averages.values())
+        form = NO_FORM
+        if number is not None and self.updates >= self.start:
             half = any(average.dtype == torch.bfloat16 for average in self.averages.values())
-            scale = Scale(kind, half, (self.beta, self._correction(), self.eps, self.max_scale))
-        return self.importance, scale, self.norm == "global"
+            form = Form(number, half, (self.beta, self.eps, self.max_scale))
+        return self.importance, form, self.norm == "global"
 
     def _by_twin(
         self, active: Sequence[Slot], weights: Sequence[Tensor], moments: Sequence[tuple[Tensor, Tensor] | None]
@@ -182,7 +205,7 @@ class GuidedOptimizer(WrappedOptimizer):
         if "u" in self.rule.needs:
             given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
         if average is not None:
-            given["average"] = average.to(scores.dtype) * self._correction()
+            given["average"] = average.to(scores.dtype) * self._correction(slot)
         return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
 
     def _key(self, slot: Slot) -> tuple[int, int]:
@@ -215,39 +238,48 @@ class GuidedOptimizer(WrappedOptimizer):
         moved = average.to(scores.dtype, copy=True).mul_(self.beta).add_(scores * (1 - self.beta))
         return moved.to(average.dtype)
 
-    def _correction(self) -> float:
+    def _correction(self, slot: Slot) -> float:
         # DEVIATION: neither paper prints a correction of the average for its start at zero. The code of Liang et al.
-        # has it for Adam and not for Adamax; here it is always there, so that in the first update the average is I
-        # itself and (but for eps) nothing moves.
-        return 1 / (1 - self.beta ** (self.updates - self.start + 1))
+        # has it for Adam and not for Adamax; here it is always there, so that in a tensor's first update the average
+        # is I itself and (but for eps) nothing moves.
+        return 1 / (1 - self.beta ** self.averaged[slot.name])
 
     # What is summed up over a tensor, or over all.
 
     def _summed_up(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Summary]]:
-        """Each slot with the smallest and largest score, or the mean score, that its own are compared with."""
-        summaries: Iterable[Summary] = (self._summary(slot) for slot in active)
-        if self.norm == "global" and active:
-            found = [{k: v.to(active[0].parameter.device) for k, v in summary.items()} for summary in summaries]
-            shared = {}
-            if "lo" in self.rule.needs:
-                shared = {"lo": torch.stack([f["lo"] for f in found]).amin()}
-                shared["hi"] = torch.stack([f["hi"] for f in found]).amax()
-            if "mean" in self.rule.needs:
-                total = sum(map(len, active))
-                parts = [f["mean"].double() * (len(slot) / total) for f, slot in zip(found, active, strict=True)]
-                shared["mean"] = torch.stack(parts).sum().to(found[0]["mean"].dtype)
-            summaries = ({k: v.to(slot.parameter.device) for k, v in shared.items()} for slot in active)
-        return zip(active, summaries, strict=True)
+        """Each slot with what the row compares its scores with: their range, their mean, or a rate."""
+        needs = self.rule.needs
+        if "rate" in needs and self.keep is not None:
+            return [(slot, {"rate": self.keep}) for slot in active]
+        ranges = [self._range(slot) for slot in active] if {"rate", "lo"} & set(needs) else []
+        means = [self._mean(slot) for slot in active] if {"rate", "mean"} & set(needs) else []
+        if self.norm == "global" and ranges:
+            lo, hi = (_gathered(bounds) for bounds in zip(*ranges, strict=True))
+            ranges = [(lo.amin().to(slot.parameter.device), hi.amax().to(slot.parameter.device)) for slot in active]
+        if "rate" in needs:
+            rates = [keep_probability(mean, *bounds) for mean, bounds in zip(means, ranges, strict=True)]
+            return [(slot, {"rate": rate}) for slot, rate in zip(active, rates, strict=True)]
+        if self.norm == "global" and means:
+            total = sum(map(len, active))
+            weighted = [mean.double() * (len(slot) / total) for mean, slot in zip(means, active, strict=True)]
+            mean = _gathered(weighted).sum().to(means[0].dtype)
+            means = [mean.to(slot.parameter.device) for slot in active]
+        if ranges:
+            return [(slot, {"lo": lo, "hi": hi}) for slot, (lo, hi) in zip(active, ranges, strict=True)]
+        if means:
+            return [(slot, {"mean": mean}) for slot, mean in zip(active, means, strict=True)]
+        return [(slot, {}) for slot in active]
 
-    def _summary(self, slot: Slot) -> Summary:
-        if "lo" in self.rule.needs:
-            found = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
-            return {"lo": torch.stack([f.min for f in found]).amin(), "hi": torch.stack([f.max for f in found]).amax()}
-        if "mean" in self.rule.needs:
-            scores = (self._scores(weight, grad) for _, (weight, grad) in self._blocks(slot))
-            sums, dtype = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
-            return {"mean": (torch.stack(sums).sum() / len(slot)).to(dtype[0])}
-        return {}
+    def _range(self, slot: Slot) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest score of a slot."""
+        bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
+        return torch.stack([b.min for b in bounds]).amin(), torch.stack([b.max for b in bounds]).amax()
+
+    def _mean(self, slot: Slot) -> Tensor:
+        """The mean score of a slot, summed up in float64."""
+        scores = (self._scores(weight, grad) for _, (weight, grad) in self._blocks(slot))
+        sums, dtypes = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
+        return (torch.stack(sums).sum() / len(slot)).to(dtypes[0])
 
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot, summary in self._summed_up(active):
@@ -259,6 +291,11 @@ class GuidedOptimizer(WrappedOptimizer):
                 effect = factor.double().sum() if self.scales else (factor == 0).sum().double()
                 sums += torch.stack([effect, scores.sum(), scores.square().sum()])
             yield slot, sums
+
+
+def _gathered(values: Sequence[Tensor]) -> Tensor:
+    """Numbers of all slots as one vector, on the device of the first."""
+    return torch.stack([value.to(values[0].device) for value in values])
 
 
 def _precise(slot: Slot) -> torch.dtype:

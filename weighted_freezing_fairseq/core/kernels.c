@@ -1,7 +1,7 @@
 /* weighted_freeze, sage, masks that stay, and Adam with any of them in one pass, bit for bit as in torch; masks and
  * alignment of pruning.
  *
- * weighted_freeze, the fast twin of rules._freeze:
+ * weighted_freeze, the fast form of rules._freeze and its variants:
  * For each tensor: lo and hi of the importance (first pass), then what is kept (second pass, from the cache), with the
  * counter-based numbers of masks.uniform computed on the way. Importance is never negative, so the order of floats is
  * the order of their bits, and minimum and maximum become integer reductions, which every compiler vectorises without
@@ -43,6 +43,24 @@ static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); ret
         hi = a > hi ? a : hi;                                                           \
     }
 
+/* Every rule of weighted_freeze keeps a number where t * range <= offset + sign * I, with t = u or u * u. Products with
+ * 1, -1 and 2 are exact, so that these are the bits of the rows as rules.py writes them. */
+enum { IMPORTANT = 0, PRINTED = 1, SMOOTH = 2, RANDOM = 3 };
+
+typedef struct {
+    float range, offset, sign;
+    int squares;
+} keeping;
+
+static inline keeping keeping_of(int form, float lo, float hi, float rate) {
+    switch (form) {
+    case PRINTED: return (keeping){hi - lo, -lo, 1.0f, 0};
+    case SMOOTH: return (keeping){2.0f * (hi - lo), -lo, 1.0f, 1};
+    case RANDOM: return (keeping){1.0f, rate, 0.0f, 0};
+    default: return (keeping){hi - lo, hi, -1.0f, 0};
+    }
+}
+
 /* `use` takes what is kept of a number, 1 or 0 */
 #define KEEP(metric, use)                                                               \
     for (int64_t i = 0; i < n; i++) {                                                   \
@@ -51,7 +69,8 @@ static inline int32_t to_bits(float x) { int32_t bits; memcpy(&bits, &x, 4); ret
         x ^= x >> 15; x *= 0x846ca68bU;                                                 \
         x ^= x >> 16;                                                                   \
         float u = (float)(int32_t)((x >> 8) + 1) * 0x1p-24f;                            \
-        use(u * range <= hi - IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f)          \
+        float t = squares ? u * u : u;                                                  \
+        use(t * range <= offset + sign * IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f) \
     }
 #define NOTE(keep) kept[i] = (keep);
 #define MULTIPLY(keep) masked[i] = g[i] * (keep);
@@ -64,19 +83,21 @@ static void range_of(const float *restrict w, const float *restrict g, int64_t n
     out[1] = from_bits(hi);
 }
 
-/* what is kept of the numbers start .. start + n - 1 of a tensor with scores from lo to hi */
+/* what is kept of the numbers start .. start + n - 1 of a tensor */
 CLONES
 static void keep_one(const float *restrict w, const float *restrict g, float *restrict kept, int64_t n, int64_t start,
-                     uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
-    const float range = hi - lo;
+                     uint32_t k0, uint32_t k1, int metric, keeping rule) {
+    const float range = rule.range, offset = rule.offset, sign = rule.sign;
+    const int squares = rule.squares;
     BY_METRIC(KEEP, NOTE)
 }
 
 /* g, and 0 where it is not kept */
 CLONES
 static void freeze_one(const float *restrict w, const float *restrict g, float *restrict masked, int64_t n,
-                       int64_t start, uint32_t k0, uint32_t k1, int metric, float lo, float hi) {
-    const float range = hi - lo;
+                       int64_t start, uint32_t k0, uint32_t k1, int metric, keeping rule) {
+    const float range = rule.range, offset = rule.offset, sign = rule.sign;
+    const int squares = rule.squares;
     BY_METRIC(KEEP, MULTIPLY)
 }
 
@@ -85,11 +106,11 @@ void wff_ranges(int64_t count, const int64_t *n, const float **w, const float **
     for (int64_t t = 0; t < count; t++) range_of(w[t], g[t], n[t], metric, out + 2 * t);
 }
 
-/* sage, the fast twin of rules._sage, _sage_by_average and _sage_light: I = |w * g| moves its average, which is kept in
- * float or bfloat16, and gives the factor that the change of w will be multiplied by; w itself is copied to old. */
+/* sage, the fast form of rules._sage, _sage_li and _sage_light: I = |w * g| moves its average, which is kept in float or
+ * bfloat16, and gives the factor that the change of w will be multiplied by; w itself is copied to old. */
 
-enum { BY_IMPORTANCE = 0, BY_AVERAGE = 1, LIGHT = 2 };
-enum { BETA = 0, ONE_MINUS_BETA = 1, CORRECTION = 2, EPS = 3, MAX_SCALE = 4 };
+enum { FULL = 0, LI = 1, LIGHT = 2 };
+enum { BETA = 0, ONE_MINUS_BETA = 1, EPS = 2, MAX_SCALE = 3 };
 
 static inline float from_half(uint16_t half) { return from_bits((int32_t)((uint32_t)half << 16)); }
 static inline uint16_t to_half(float x) { /* to the nearest, ties to even, as torch rounds */
@@ -108,16 +129,16 @@ static inline uint16_t to_half(float x) { /* to the nearest, ties to even, as to
 #define MOVED(kept) ((kept) * c[BETA] + importance * c[ONE_MINUS_BETA])
 #define LEARN(T, to, from)                                                \
     ((T *)average)[i] = to(MOVED(from(((T *)average)[i])));               \
-    float usual = from(((T *)average)[i]) * c[CORRECTION];
+    float usual = from(((T *)average)[i]) * operand;
 #define AS_IS(x) (x)
 #define DISTANCE from_bits(to_bits(importance - usual) & 0x7fffffff)
 
 CLONES
 static void scale_one(const float *restrict w, const float *restrict g, void *restrict average, float *restrict old,
-                      float *restrict factor, int64_t n, float mean, int kind, int half, const float *restrict c) {
-    if (kind == LIGHT) {
-        SCALE(mean, importance, )
-    } else if (kind == BY_AVERAGE) {
+                      float *restrict factor, int64_t n, float operand, int form, int half, const float *restrict c) {
+    if (form == LIGHT) {
+        SCALE(operand, importance, )
+    } else if (form == FULL) {
         if (half) {
             SCALE(DISTANCE, usual, LEARN(uint16_t, to_half, from_half))
         } else {
@@ -190,7 +211,8 @@ typedef struct {
     void *more;            /* the average of SCALE_CHANGE, the mask of HOLD, or the positions in w and g of PICK */
     int64_t n, start;      /* so many numbers, and where the first stands in its tensor */
     uint32_t key[2];
-    float lo, hi, mean;
+    float lo, hi;
+    float operand;         /* rate of random, mean of the scores for light, correction of the average for full and li */
     int32_t guide, ranged; /* ranged: lo and hi are given; else they are those of this job */
     int32_t group;         /* of the constants of Adam; -1: another optimizer steps, and m, v take old and factor */
 } job;
@@ -200,7 +222,7 @@ typedef struct {
     root_of root;
     threads_of threads;
     const float *scale; /* constants of sage, as above */
-    int32_t contracted, metric, kind, half;
+    int32_t contracted, metric, form, half;
 } settings;
 
 #define PLUS(x, y, z) (contracted ? __builtin_fmaf(x, y, z) : (x) * (y) + (z)) /* x * y + z */
@@ -292,18 +314,21 @@ static void step_picked(const job *j, int64_t at, int64_t n, const settings *s) 
 static void step_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
     float here[2][BLOCK];
     const int apart = j->group < 0 && j->m; /* what the base makes of w is not known yet */
+    const int freezes = j->guide == GRADIENT || j->guide == CHANGE;
+    const int metric = s->form == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
     float *old = apart ? j->m + at : here[0], *factor = apart ? j->v + at : here[1];
     float *w = j->w + at, *g = j->g + at;
     void *average = j->more ? (char *)j->more + at * (s->half ? 2 : 4) : 0;
+    const keeping rule = freezes ? keeping_of(s->form, bounds[0], bounds[1], j->operand) : (keeping){0};
     if (j->guide == GRADIENT) {
-        freeze_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], s->metric, bounds[0], bounds[1]);
+        freeze_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], metric, rule);
         if (j->group < 0) memcpy(g, factor, n * sizeof *g);
         g = factor;
     }
     if (j->guide == CHANGE)
-        keep_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], s->metric, bounds[0], bounds[1]);
+        keep_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], metric, rule);
     if (j->guide == CHANGE || j->guide == HOLD) memcpy(old, w, n * sizeof *w);
-    if (j->guide == SCALE_CHANGE) scale_one(w, g, average, old, factor, n, j->mean, s->kind, s->half, s->scale);
+    if (j->guide == SCALE_CHANGE) scale_one(w, g, average, old, factor, n, j->operand, s->form, s->half, s->scale);
     if (j->group < 0) return;
     adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
     if (j->guide == CHANGE || j->guide == SCALE_CHANGE) advance_one(w, old, factor, n);

@@ -12,12 +12,13 @@ import triton.language as tl
 # Columns of the table.
 W, G, M, V, MORE, COUNT, FIRST, GUIDE, GROUP, KEY0, KEY1 = (tl.constexpr(column) for column in range(11))
 COLUMNS = tl.constexpr(11)
-# Guides, weight decays, metrics and rows of sage: the enums of kernels.c.
+# Guides, weight decays, metrics, forms of weighted_freeze and of sage: the enums of kernels.c.
 GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = (tl.constexpr(guide) for guide in range(1, 6))
 ADD_TO_WEIGHT, SCALE_WEIGHT, ADD_TO_GRADIENT = (tl.constexpr(decays) for decays in range(1, 4))
 MAGNITUDE, LOSS_PRESERVING = tl.constexpr(0), tl.constexpr(1)
-BY_IMPORTANCE, BY_AVERAGE, LIGHT = (tl.constexpr(kind) for kind in range(3))
-SAGE = tl.constexpr(5)  # numbers of sage, which come before those of the groups
+PRINTED, SMOOTH, RANDOM = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+FULL, LIGHT = tl.constexpr(0), tl.constexpr(2)
+SAGE = tl.constexpr(4)  # numbers of sage, which come before those of the groups
 NUMBERS = tl.constexpr(10)  # of a group
 NAN_BITS, LARGEST = tl.constexpr(0x7FC0), tl.constexpr(0x7FFFFFFF)
 
@@ -58,8 +59,8 @@ def ranges(table, owner, bounds, METRIC: tl.constexpr, SHARED: tl.constexpr, BLO
 
 
 @triton.jit
-def _kept(w, g, i, lo, hi, k0, k1, METRIC: tl.constexpr):
-    """`masks.keep_mask` with the numbers of `masks.uniform`."""
+def _kept(w, g, i, lo, hi, rate, k0, k1, METRIC: tl.constexpr, FORM: tl.constexpr):
+    """What a rule of weighted_freeze keeps, by the numbers of `masks.uniform`."""
     x = i.to(tl.uint32) ^ k0
     x ^= x >> 16
     x = x * 0x7FEB352D + k1
@@ -67,7 +68,15 @@ def _kept(w, g, i, lo, hi, k0, k1, METRIC: tl.constexpr):
     x = x * 0x846CA68B
     x ^= x >> 16
     u = ((x >> 8) + 1).to(tl.float32) * 5.9604644775390625e-08  # 2 ** -24
-    return tl.where(u * (hi - lo) <= hi - _importance(w, g, METRIC), 1.0, 0.0)
+    if FORM == RANDOM:
+        kept = u <= rate
+    elif FORM == SMOOTH:
+        kept = u * u * (2.0 * (hi - lo)) <= _importance(w, g, METRIC) - lo
+    elif FORM == PRINTED:
+        kept = u * (hi - lo) <= _importance(w, g, METRIC) - lo
+    else:
+        kept = u * (hi - lo) <= hi - _importance(w, g, METRIC)
+    return tl.where(kept, 1.0, 0.0)
 
 
 @triton.jit
@@ -83,25 +92,24 @@ def _to_half(x):
 
 
 @triton.jit
-def _scaled(w, g, average, mean, i, inside, numbers, KIND: tl.constexpr, HALF: tl.constexpr):
+def _scaled(w, g, average, operand, i, inside, numbers, FORM: tl.constexpr, HALF: tl.constexpr):
     """The factor of a row of sage; its average moves on."""
-    beta, rest, correction = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    eps, most = tl.load(numbers + 3), tl.load(numbers + 4)
+    beta, rest, eps, most = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
     importance = tl.abs(w * g)
-    if KIND == LIGHT:
-        factor = tl.div_rn(mean + eps, importance + eps)
+    if FORM == LIGHT:
+        factor = tl.div_rn(operand + eps, importance + eps)
     else:
         if HALF:
             kept = average.to(tl.pointer_type(tl.uint16)) + i
             moved = _to_half(_from_half(tl.load(kept, mask=inside, other=0)) * beta + importance * rest)
-            usual = _from_half(moved) * correction
+            usual = _from_half(moved) * operand
         else:
             kept = average.to(tl.pointer_type(tl.float32)) + i
             moved = tl.load(kept, mask=inside, other=0.0) * beta + importance * rest
-            usual = moved * correction
+            usual = moved * operand
         tl.store(kept, moved, mask=inside)
         below = importance
-        if KIND == BY_AVERAGE:
+        if FORM == FULL:
             below = usual
         factor = tl.div_rn(tl.abs(importance - usual) + eps, below + eps)
     return tl.where(factor > most, most, factor)
@@ -116,8 +124,8 @@ def _advanced(w, old, factor):
 
 @triton.jit
 def step(
-    table, owner, bounds, means, numbers,
-    METRIC: tl.constexpr, SHARED: tl.constexpr, KIND: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    table, owner, bounds, operands, numbers,
+    METRIC: tl.constexpr, SHARED: tl.constexpr, FORM: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What a guide does before and after Adam, and Adam; without a group, only what is done before (`native.Part`)."""
     part = tl.load(owner + tl.program_id(0)).to(tl.int64)
@@ -134,19 +142,20 @@ def step(
     g = tl.load(at_g, mask=inside, other=0.0)
     old = w
     factor = tl.full([BLOCK], 1.0, tl.float32)
+    operand = tl.load(operands + part)
     if (guide == GRADIENT) | (guide == CHANGE):
         found = bounds
         if not SHARED:
             found = bounds + 2 * part
         lo, hi = tl.load(found).to(tl.float32, bitcast=True), tl.load(found + 1).to(tl.float32, bitcast=True)
         k0, k1 = tl.load(row + KEY0).to(tl.uint32), tl.load(row + KEY1).to(tl.uint32)
-        factor = _kept(w, g, i, lo, hi, k0, k1, METRIC)
+        factor = _kept(w, g, i, lo, hi, operand, k0, k1, METRIC, FORM)
         if guide == GRADIENT:
             g = g * factor
             if group < 0:
                 tl.store(at_g, g, mask=inside)
     if guide == SCALE_CHANGE:
-        factor = _scaled(w, g, more, tl.load(means + part), i, inside, numbers, KIND, HALF)
+        factor = _scaled(w, g, more, operand, i, inside, numbers, FORM, HALF)
     if group < 0:
         if guide != GRADIENT:
             tl.store(at_m, old, mask=inside)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import kernels_triton, native
 from .masks import keep_mask, stream_key, uniform
-from .native import NO_SCALE, Guide, Numbers, Part, Scale
+from .native import NO_FORM, Form, Guide, Numbers, Part
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def readable(tensor: Tensor) -> bool:
 
 
 def step_(
-    parts: Sequence[Part], groups: Sequence[Numbers], metric: str, scale: Scale = NO_SCALE, shared_range: bool = False
+    parts: Sequence[Part], groups: Sequence[Numbers], metric: str, form: Form = NO_FORM, shared_range: bool = False
 ) -> None:
     """`native.step_`, in two launches."""
     parts = [part for part in parts if part.length]
@@ -47,16 +47,15 @@ def step_(
         return
     device = parts[0].weight.device
     launch = _Launch(parts, device)
-    frozen = any(part.guide.kind in native.FREEZES for part in parts)
+    frozen = form.number != native.RANDOM and any(part.guide.kind in native.FREEZES for part in parts)
     bounds = _sent([_NO_RANGE], torch.int32, device).repeat(1 if shared_range or not frozen else len(parts), 1)
     ways = {"METRIC": native.METRICS.index(metric), "SHARED": shared_range}
     if frozen:
         launch(kernels_triton.ranges, bounds, **ways)
-    beta, correction, eps, max_scale = scale.numbers
-    rows = [beta, 1 - beta, correction, eps, max_scale, *(float(number) for group in groups for number in group)]
+    beta, eps, max_scale = form.constants
+    rows = [beta, 1 - beta, eps, max_scale, *(float(number) for group in groups for number in group)]
     numbers = _sent(rows, torch.float32, device)
-    means = _means(parts, device) if scale.reads_means else numbers
-    launch(kernels_triton.step, bounds, means, numbers, **ways, KIND=scale.kind, HALF=scale.half)
+    launch(kernels_triton.step, bounds, _operands(parts, device), numbers, **ways, FORM=form.number, HALF=form.half)
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -105,9 +104,13 @@ def _sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) ->
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
-def _means(parts: Sequence[Part], device: torch.device) -> Tensor:
-    nothing = torch.zeros((), device=device)
-    return torch.stack([part.guide.mean if isinstance(part.guide.mean, Tensor) else nothing for part in parts])
+def _operands(parts: Sequence[Part], device: torch.device) -> Tensor:
+    """The operand of each part; those that were computed on the device stay there."""
+    operands = [part.guide.operand for part in parts]
+    if not any(isinstance(operand, Tensor) for operand in operands):
+        return _sent(operands, torch.float32, device)
+    absent = torch.zeros((), device=device)
+    return torch.stack([operand.float() if isinstance(operand, Tensor) else absent for operand in operands])
 
 
 # Whether it works here ------------------------------------------------------------------------------------------------

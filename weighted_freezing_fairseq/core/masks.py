@@ -7,7 +7,8 @@ whole project: 1 = is updated.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,7 +44,10 @@ def uniform(count: int, key: tuple[int, int], start: int = 0, device: torch.devi
 
 
 def keep_probability(importance: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
-    """p = (hi - I) / (hi - lo), and 1 where hi = lo: the most important weight is always frozen, the least never."""
+    """p = (hi - I) / (hi - lo), and 1 where hi = lo: the most important weight is always frozen, the least never.
+
+    p is linear in I, so that p of a mean score is the mean probability: the share of weights that is updated.
+    """
     return torch.where(hi > lo, (hi - importance) / (hi - lo), torch.ones_like(importance))
 
 
@@ -108,6 +112,31 @@ def largest(scores: Sequence[Tensor], k: int) -> list[Tensor]:
         ties_left -= len(ties)
         masks.append(mask)
     return masks
+
+
+def largest_beside(scores: Mapping[str, Tensor], density: float, always: re.Pattern[str] | None) -> dict[str, Tensor]:
+    """Masks of exactly k = round(density * n) of all n scores: all those whose name `always` finds, then the largest.
+
+    k counts them too, as Sung et al. count the classifier that their mask always holds.
+    """
+    k = count_beside({name: score.numel() for name, score in scores.items()}, density, always)
+    chosen = iter(largest([score for name, score in scores.items() if not (always and always.search(name))], k))
+    return {
+        name: torch.ones_like(score, dtype=torch.bool) if always and always.search(name) else next(chosen)
+        for name, score in scores.items()
+    }
+
+
+def count_beside(sizes: Mapping[str, int], density: float, always: re.Pattern[str] | None) -> int:
+    """How many numbers `largest_beside` chooses by their scores."""
+    total, taken = sum(sizes.values()), sum(size for name, size in sizes.items() if always and always.search(name))
+    wanted = round(density * total)
+    if taken > wanted:
+        raise ValueError(
+            f"{taken:,} numbers are always in the mask, but density {density} lets only {wanted:,} of {total:,} move; "
+            f"give a density of at least {math.ceil(1e6 * taken / total) / 1e6:.6f}"
+        )
+    return wanted - taken
 
 
 def quantile(scores: Sequence[Tensor], fraction: float) -> float:

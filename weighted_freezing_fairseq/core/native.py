@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .rules import RULES, VARIANTS, Rule
+from .rules import Rule, forms
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,10 @@ METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept; `XDG_CACHE_HOME` moves it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighted_freezing_fairseq"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighted_freezing_fairseq"
+    except RuntimeError:
+        raise OSError("this user has no home folder") from None
 
 
 def _compile(library: Path) -> None:
@@ -93,13 +96,17 @@ def load() -> ctypes.CDLL | None:
 @cache
 def _load() -> ctypes.CDLL | None:
     recipe = (SOURCE.read_bytes(), _FLAGS, os.environ.get("CC"), platform.machine(), platform.libc_ver())
-    library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
     try:
+        library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
         if not library.exists():
             _compile(library)
         kernels = ctypes.CDLL(str(library))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.info("guided optimizers run in plain torch, without their C kernels: %s", error)
+        logger.warning(
+            "guided optimizers run in plain torch, slower than with their C kernels: %s; "
+            "these need a C compiler, and a cache folder that can be written (set XDG_CACHE_HOME)",
+            error,
+        )
         return None
     for name in ("ranges", "advance", "restore", "mask", "row_sums", "step"):
         getattr(kernels, f"wff_{name}").restype = None
@@ -121,16 +128,20 @@ def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
     return all(suits(*pair) for pair in pairs) and load() is not None
 
 
-def scale_kind(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int | None:
-    """The kernel's number for a row that it computes, with averages that it can read; else None.
+def form_of(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int | None:
+    """The kernels' number for a row that they compute, with averages that they can read; else None.
 
-    Identity, not the name: a row that somebody changed must run as changed.
+    The numbers are the order of the enums in kernels.c. A row is recognised by identity, not by name: a row that a
+    caller has changed must run as changed.
     """
     dtypes = {average.dtype for average in averages}
-    if importance != "loss-preserving" or len(dtypes) > 1 or not dtypes <= {torch.float32, torch.bfloat16}:
-        return None
-    twins = (RULES["sage"], *(row for row in VARIANTS if row.name == "sage"))  # the order of the enum in kernels.c
-    return next((number for number, row in enumerate(twins) if row is rule), None)
+    computes = rule.name == "weighted_freeze" or (
+        rule.name == "sage"
+        and importance == "loss-preserving"
+        and len(dtypes) <= 1
+        and dtypes <= {torch.float32, torch.bfloat16}
+    )
+    return next((number for number, form in enumerate(forms(rule.name)) if computes and form is rule), None)
 
 
 @cache
@@ -218,7 +229,7 @@ class Guide(NamedTuple):
 
     kind: int = 0
     key: tuple[int, int] = (0, 0)  # of the stream of masks
-    mean: Tensor | float = 0.0  # of the scores
+    operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
     more: Tensor | None = None  # an average, a mask that stays, or the positions that the moments belong to
 
 
@@ -270,25 +281,20 @@ class Arithmetic(NamedTuple):
     mkl: tuple[int, int] | None
 
 
-_LIGHT = 2  # of the rows in `scale_kind`
 # For where Adam is not stepped.
 NO_ADAM = Arithmetic(False, None)
 
 
-class Scale(NamedTuple):
-    """The row of sage that gives factors, and its constants."""
+class Form(NamedTuple):
+    """The form of a row (`form_of`), whether its averages are bfloat16, and the constants of sage."""
 
-    kind: int = 0
+    number: int = 0
     half: bool = False
-    numbers: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # beta, correction, eps, max_scale
-
-    @property
-    def reads_means(self) -> bool:
-        """Whether the row compares with a mean of scores, and not with an average over time."""
-        return self.kind == _LIGHT
+    constants: tuple[float, float, float] = (0.0, 0.0, 0.0)  # beta, eps, max_scale
 
 
-NO_SCALE = Scale()
+NO_FORM = Form()
+RANDOM = 3  # the form of weighted_freeze whose masks do not depend on scores
 _JOB = struct.Struct("@5P2q2I3f3i0q")  # the structs of kernels.c, field for field
 _ADAM = struct.Struct("@2i8f")
 _SETTINGS = struct.Struct("@4P4i0q")
@@ -300,7 +306,7 @@ def step_(
     parts: Sequence[Part],
     groups: Sequence[Numbers],
     metric: str,
-    scale: Scale = NO_SCALE,
+    form: Form = NO_FORM,
     shared_range: bool = False,
     arithmetic: Arithmetic = NO_ADAM,
 ) -> None:
@@ -310,16 +316,16 @@ def step_(
     """
     kernels = _loaded()
     frozen = [(part.weight, part.grad) for part in parts if part.guide.kind in FREEZES]
-    shared = ranges(frozen, metric) if shared_range and frozen else None
+    shared = (0.0, 0.0) if form.number == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
     jobs = [job for part in parts for job in _jobs(part, metric, shared)]
     table = b"".join(jobs)
     taken = ctypes.c_int64(0)
     constants = ctypes.create_string_buffer(b"".join(_ADAM.pack(*group) for group in groups))
-    beta, correction, eps, max_scale = scale.numbers
-    scales = (ctypes.c_float * 5)(beta, 1 - beta, correction, eps, max_scale)
+    beta, eps, max_scale = form.constants
+    scales = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
     settings = _SETTINGS.pack(
         ctypes.addressof(constants), *(arithmetic.mkl or (0, 0)), ctypes.addressof(scales),
-        arithmetic.contracted, METRICS.index(metric), scale.kind, scale.half,
+        arithmetic.contracted, METRICS.index(metric), form.number, form.half,
     )  # fmt: skip
 
     def work(_: int) -> None:
@@ -336,7 +342,7 @@ def address(function: object) -> int:
 def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
     """A part as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the part's own."""
     weight, grad, moments, group, guide = part
-    kind, (key0, key1), mean, more = guide
+    kind, (key0, key1), operand, more = guide
     count = part.length
     if count > _LONG and bounds is None and kind in FREEZES:
         bounds = ranges([(weight, grad)], metric)
@@ -352,7 +358,7 @@ def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> list[b
         jobs.append(
             _JOB.pack(
                 w + whole, g + whole, m and m + by, v and v + by, other + at * other_bytes,
-                n, at, key0, key1, lo, hi, mean, kind, bounds is not None, group,
+                n, at, key0, key1, lo, hi, operand, kind, bounds is not None, group,
             )
         )  # fmt: skip
     return jobs

@@ -7,7 +7,7 @@ that keeps the pruned network near a reference (`losses.py`).
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -143,7 +143,11 @@ class IterativePruning:
 
     def _due(self) -> int:
         """How many pruning steps should be made by now."""
-        return min(self._elapsed() // self.interval, pruning_steps(self.amount, self.target, self.schedule))
+        return min(self._elapsed() // self.interval, self._last_step)
+
+    @property
+    def _last_step(self) -> int:
+        return pruning_steps(self.amount, self.target, self.schedule)
 
     def _measured(self) -> dict[str, Tensor]:
         gates = self._gates.log_alpha if self._gates is not None else {}
@@ -159,7 +163,7 @@ class IterativePruning:
         pruned, count = self._count()
         logger.info(
             "pruning step %d of %d (%s): %s of %s weights are zero (%.2f %%), in %.2f s",
-            due, pruning_steps(self.amount, self.target, self.schedule), self.method.name,
+            due, self._last_step, self.method.name,
             f"{pruned:,}", f"{count:,}", 100 * pruned / count, time.perf_counter() - begun,
         )  # fmt: skip
         self._pruned()
@@ -187,15 +191,24 @@ class IterativePruning:
                 f"this state is of pruning by {own['method']!r}, but this run prunes by {self.method.name!r}"
             )
         self.steps, self.updates = int(own["steps"]), int(own["updates"])
-        packed = own["masks"]
+        self._load_masks(own["masks"])
+        if self._gates is not None:
+            self._gates.load_state(own["gates"])
+
+    def keep_masks(self, own: dict[str, Any]) -> None:
+        """Take the masks of a state by any method, and begin the schedule after the steps that they cover."""
+        self._load_masks(own["masks"])
+        rounding = len(self.slots) / sum(map(len, self.slots))  # at most half a weight in each layer
+        goals = [sparsity(step, self.amount, self.target, self.schedule) for step in range(1, self._last_step + 1)]
+        self.steps = sum(goal <= self.sparsity + rounding for goal in goals)
+
+    def _load_masks(self, packed: Mapping[str, Tensor]) -> None:
         self.masks = {
             slot.name: unpack_bits(packed[slot.name], slot.shape).to(slot.parameter.device)
             for slot in self.slots
             if packed
         }
         self._count()
-        if self._gates is not None:
-            self._gates.load_state(own["gates"])
 
 
 def _mask_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -27,6 +27,7 @@ class Given:
 
     lo: Tensor | None = None  # smallest score of the tensor (or of the model)
     hi: Tensor | None = None  # largest score
+    rate: Tensor | float | None = None  # share of the tensor's weights that is updated
     u: Tensor | None = None  # uniform random numbers in (0, 1]
     average: Tensor | None = None  # moving average of I, bias-corrected
     mean: Tensor | None = None  # mean of I over the tensor (or over the model)
@@ -92,28 +93,51 @@ ONE, MINUS_ONE, ZERO = _constant("1", 1.0), _constant("-1", -1.0), _constant("0"
 AUTOGRAD = _constant("through autograd", 0.0)
 
 
+# DEVIATION: Li et al. contradict themselves. Algorithm 1, read to the letter, and the first author's public code keep a
+# weight with probability (I - min) / (max - min), which trains important weights and freezes unimportant ones; eq. 7
+# prints another sign; the text and argument of section 3.3 freeze important weights more often. The default follows the
+# text (`important`); Algorithm 1 is `printed`, and the code's option --smooth-scores is `smooth`.
+
+
 def _freeze(importance: Tensor, given: Given) -> Tensor:
-    # DEVIATION: Li et al. eq. 7 and Algorithm 1 draw the mask with the normalised score (I - min) / (max - min), and
-    # eq. 7 prints another sign than Algorithm 1; taken literally, important weights would be *trained* more often.
-    # Their text and argument (section 3.3) freeze important weights more often: keep = (max - I) / (max - min).
     assert given.lo is not None and given.hi is not None and given.u is not None
     return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
 
 
-# DEVIATION: Liang et al. and their code have no bound on the factor, and their code has eps below the line only. With
-# I below the line (Li et al. eq. 2) the factor grows without bound where a gradient happens to be near zero, so it is
-# bounded by max_scale; eps stands above and below, as in both papers, so that a weight that never mattered keeps 1.
+# Without a division, and so without a special case for max = min, which keeps every weight.
+
+
+def _freeze_printed(importance: Tensor, given: Given) -> Tensor:
+    assert given.lo is not None and given.hi is not None and given.u is not None
+    return -(given.u * (given.hi - given.lo) <= importance - given.lo).to(importance.dtype)
+
+
+def _freeze_smooth(importance: Tensor, given: Given) -> Tensor:
+    assert given.lo is not None and given.hi is not None and given.u is not None
+    return -(given.u * given.u * (2 * (given.hi - given.lo)) <= importance - given.lo).to(importance.dtype)
+
+
+def _freeze_random(importance: Tensor, given: Given) -> Tensor:
+    assert given.rate is not None and given.u is not None
+    return -(given.u <= given.rate).to(importance.dtype)
+
+
+# DEVIATION: Liang et al. and their code have no bound on the factor, and their code adds eps below the line only. With
+# the average below the line (`full`, their form) beta / (1 - beta) bounds the factor by itself; with I below the line
+# (Li et al. eq. 2, `li`) nothing does where a gradient happens to be near zero, so max_scale bounds every variant. eps
+# stands above and below, as both papers print it, so that a weight that never mattered keeps 1.
 
 
 def _sage(importance: Tensor, given: Given) -> Tensor:
     assert given.average is not None
-    factor = ((importance - given.average).abs() + given.eps) / (importance + given.eps)
+    factor = ((importance - given.average).abs() + given.eps) / (given.average + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
-def _sage_by_average(importance: Tensor, given: Given) -> Tensor:
+def _sage_li(importance: Tensor, given: Given) -> Tensor:
+    # DEVIATION: Li et al. eq. 2 prints I, and not its average, below the line; the code of Liang et al. does not.
     assert given.average is not None
-    factor = ((importance - given.average).abs() + given.eps) / (given.average + given.eps)
+    factor = ((importance - given.average).abs() + given.eps) / (importance + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
@@ -164,22 +188,24 @@ _ROWS = (
         needs=("lo", "hi", "u"),
         extra_passes="0",
         extra_state="none",
-        source="Li et al. 2023, Algorithm 1 and eq. 7",
+        source="Li et al. 2023, section 3.3",
         status="available",
+        variant="important",
     ),
     Rule(
         name="sage",
         kind="optimizer",
         metric="loss-preserving",
         f=ONE,
-        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", _sage),
+        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", _sage),
         h=ZERO,
         stage="update",
         needs=("average", "eps", "max_scale"),
         extra_passes="0",
         extra_state="1 per weight in scope",
-        source="Liang et al. 2022; Li et al. 2023, eq. 2",
+        source="Liang et al. 2022, section 3, and their code",
         status="available",
+        variant="full",
     ),
     Rule(
         name="fish_mask",
@@ -275,10 +301,29 @@ RULES: Mapping[str, Rule] = MappingProxyType({row.name: row for row in _ROWS})
 # Other forms of a row, under the same name.
 VARIANTS: tuple[Rule, ...] = (
     replace(
+        RULES["weighted_freeze"],
+        variant="printed",
+        g=Term("-b, b ~ Bernoulli((I - min I) / (max I - min I))", _freeze_printed),
+        source="Li et al. 2023, Algorithm 1; the first author's code",
+    ),
+    replace(
+        RULES["weighted_freeze"],
+        variant="smooth",
+        g=Term("-b, b ~ Bernoulli(sqrt((I - min I) / (2 (max I - min I))))", _freeze_smooth),
+        source="the first author's code, --smooth-scores",
+    ),
+    replace(
+        RULES["weighted_freeze"],
+        variant="random",
+        g=Term("-b, b ~ Bernoulli(keep), keep: the mean of (max I - I) / (max I - min I), or fixed", _freeze_random),
+        needs=("rate", "u"),
+        source="control: as many weights as `important`, chosen without regard to I",
+    ),
+    replace(
         RULES["sage"],
-        variant="average",
-        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", _sage_by_average),
-        source="Liang et al. 2022, section 3",
+        variant="li",
+        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", _sage_li),
+        source="Li et al. 2023, eq. 2",
     ),
     replace(
         RULES["sage"],
@@ -299,18 +344,25 @@ VARIANTS: tuple[Rule, ...] = (
 )
 
 
+def forms(name: str) -> list[Rule]:
+    """The row `name` and its variants, the default first."""
+    return [row for row in (*RULES.values(), *VARIANTS) if row.name == name]
+
+
 def rule_of(name: str, variant: str = "") -> Rule:
-    """The row `name`, or one of its other forms."""
-    found = [row for row in (RULES[name], *VARIANTS) if (row.name, row.variant) == (name, variant)]
-    if not found:
-        known = ", ".join(row.variant for row in VARIANTS if row.name == name) or "none"
-        raise ValueError(f"{name} has no variant {variant!r}; its variants: {known}")
-    return found[0]
+    """The row `name`, or one of its variants."""
+    if not variant:
+        return RULES[name]
+    for row in forms(name):
+        if row.variant == variant:
+            return row
+    known = ", ".join(row.variant for row in forms(name) if row.variant) or "none"
+    raise ValueError(f"{name} has no variant {variant!r}; its variants: {known}")
 
 
 def rows() -> list[Rule]:
-    """Every row, each followed by its other forms."""
-    return [form for row in RULES.values() for form in (row, *(v for v in VARIANTS if v.name == row.name))]
+    """Every row, each followed by its variants."""
+    return [form for name in RULES for form in forms(name)]
 
 
 def as_markdown() -> str:

@@ -6,7 +6,7 @@ whose wrappers are matched to these names in `plugin/parameters.py`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,20 @@ SCOPES: tuple[Scope, ...] = ("linear", "all")
 
 # 64 Ki numbers: the temporaries of one block stay in the second-level cache of a CPU core.
 CPU_BLOCK = 1 << 16
-# fairseq's names for what follows the layers, tied or not: the projection onto the vocabulary, the head of a masked
-# language model, and the heads for classes of sentences, new in every fine-tuning. None is attention or feed-forward.
-_HEADS = {"output_projection", "lm_head", "classification_heads"}
+CLASSIFIERS = r"(^|\.)classification_heads\."  # matches the names of parameters of fairseq's heads for sentences
+# Modules behind the last layer, by the name they have in a model: the projection onto the vocabulary, and the heads
+# that fine-tuning adds. None is attention or feed-forward. `pooler` is among them: models that were pretrained without
+# a loss on sentences (RoBERTa, XLM-R, DeBERTa) get a new one in fine-tuning, and a name means the same in all models.
+HEADS = frozenset(
+    """
+    output_projection lm_head classification_heads
+    classifier pre_classifier pooler score cls qa_outputs qa_classifier sop_classifier classification_head
+    logits_proj sequence_summary vocab_transform vocab_projector pred_layer embed_out
+    generator_lm_head generator_predictions discriminator_predictions
+    """.split()
+)
+# What modules that only wrap another one call it: torch.compile, torch's and fairseq's DDP, activation checkpointing.
+_WRAPPED = frozenset(("_orig_mod", "module", "_checkpoint_wrapped_module"))
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,11 @@ class Entry:
     owners: tuple[type[nn.Module], ...]
     shape: torch.Size
 
-    def within(self, scope: Scope) -> bool:
+    def within(self, scope: Scope, heads: Set[str] = HEADS) -> bool:
         """Whether `scope` holds this parameter.
 
         linear: weight matrices of attention projections and feed-forward layers; never embeddings, norms, biases, nor
-        an output projection or another head. all: every parameter.
+        what is inside a module named in `heads`. all: every parameter.
         """
         if scope == "all":
             return True
@@ -44,15 +55,18 @@ class Entry:
             len(self.shape) == 2
             and any(issubclass(owner, nn.Linear | nn.MultiheadAttention) for owner in self.owners)
             and not any(issubclass(owner, nn.Embedding) for owner in self.owners)
-            and not any(_HEADS & set(alias.split(".")) for alias in self.aliases)
+            and not any(heads & set(alias.split(".")) for alias in self.aliases)
         )
 
 
 def catalogue(model: nn.Module) -> list[tuple[Entry, nn.Parameter]]:
-    """Every parameter of `model` with all its names and owners, in the order of `model.parameters()`."""
+    """Every parameter of `model` with all its names and owners, in the order of `model.parameters()`.
+
+    Names leave out wrappers: masks are drawn by name, and must be the same with and without torch.compile or DDP.
+    """
     names: dict[nn.Parameter, list[str]] = {}
     owners: dict[nn.Parameter, list[type[nn.Module]]] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in _named_modules(model):
         for name, parameter in module.named_parameters(prefix, recurse=False):
             names.setdefault(parameter, []).append(name)
             owners.setdefault(parameter, []).append(type(module))
@@ -60,6 +74,20 @@ def catalogue(model: nn.Module) -> list[tuple[Entry, nn.Parameter]]:
         (Entry(names[p][0], tuple(names[p]), tuple(owners[p]), p.shape), p)
         for p in model.parameters()  # named_modules() and parameters() agree on the order
     ]
+
+
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module with its name, without the parts of it that come from wrappers.
+
+    A wrapper is a module with one child of a name in `_WRAPPED` and nothing else, so that two names stay two.
+    """
+    modules = dict(model.named_modules())
+    names: dict[str, str] = {}
+    for path, module in modules.items():
+        parent, _, child = path.rpartition(".")
+        wrapper = child in _WRAPPED and len(modules[parent]._modules) == 1 and not modules[parent]._parameters
+        names[path] = names[parent] if wrapper else ".".join(filter(None, (names.get(parent), child)))
+        yield names[path], module
 
 
 @dataclass(frozen=True)
@@ -112,15 +140,18 @@ def blocks(count: int, size: int, *tensors: Tensor) -> Iterator[tuple[int, tuple
         yield start, tuple(t[start : start + size] for t in flat)
 
 
-def scope_of(model: nn.Module, scope: Scope = "linear") -> list[Slot]:
+def scope_of(model: nn.Module, scope: Scope = "linear", heads: Set[str] = HEADS) -> list[Slot]:
     """The slots of `model` that `scope` holds, ready for `GuidedOptimizer`.
+
+    heads: names of modules that scope "linear" leaves out, with all that is inside; one of your own is added by
+    `heads=HEADS | {"my_head"}`. Each is compared with whole parts of a dotted name: "score" is not "scored".
 
     >>> [slot.name for slot in scope_of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)))]
     ['0.weight']
     """
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}; choose one of {', '.join(SCOPES)}")
-    slots = [Slot(e.name, p, e.shape) for e, p in catalogue(model) if p.requires_grad and e.within(scope)]
+    slots = [Slot(e.name, p, e.shape) for e, p in catalogue(model) if p.requires_grad and e.within(scope, heads)]
     return nonempty(slots, scope)
 
 

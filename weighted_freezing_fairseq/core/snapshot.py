@@ -8,7 +8,6 @@ are fairseq's own.
 
 import hashlib
 import math
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,12 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import whole
+from ..forms import expect
+from .tensor_files import read, refuse_bad_numbers, refuse_unusual
 
 Kind = Literal["fisher", "mask"]
 _FORMAT = "weighted_freezing_fairseq snapshot 1"
+_FORM = {"kind": str, "about": dict, "shapes": {str: [int]}, "tensors": {str: Tensor}}
 _WEIGHTS_OF_BITS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -48,8 +50,9 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
     """The bool tensor of `shape` that `pack_bits` made bytes of."""
+    size = math.prod(shape)
     bits = packed[:, None].bitwise_and(packed.new_tensor(_WEIGHTS_OF_BITS)) != 0
-    return bits.view(-1)[: math.prod(shape)].view(tuple(shape))
+    return bits.view(-1)[:size].view(tuple(shape))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -75,8 +78,8 @@ def save(
         "tensors": {name: pack_bits(t) for name, t in tensors.items()} if kind == "mask" else _alone(tensors),
         "weights": None if weights is None else _alone(weights),
     }
-    with whole(path) as part:
-        torch.save(content, part)
+    with whole(path) as part, part.open("wb") as stream:  # of a path, torch does not say why a write failed
+        torch.save(content, stream)
 
 
 def _alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,21 +90,37 @@ def _alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load(path: Path, kind: Kind) -> Snapshot:
     """Read a snapshot of `kind`; anything else is refused with what to make instead."""
     remedy = _remedy(kind)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; {remedy}")
+    # Mapped, not read: whoever needs the Fisher information alone needs no memory for the weights.
+    content = read(path, "snapshot of this package", remedy, mapped=True)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise UserError(f"{path} is not a whole snapshot of this package; {remedy}")
     try:
-        # Mapped, not read: whoever needs the Fisher information alone does not pay for the weights.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if content["format"] != _FORMAT:
-            raise KeyError("format")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is not a whole snapshot of this package; {remedy}") from None
-    if content["kind"] != kind:
-        raise UserError(f"{path} is a snapshot of kind {content['kind']!r}, not {kind!r}; {remedy}")
-    shapes, tensors = content["shapes"], content["tensors"]
-    if kind == "mask":
-        tensors = {name: unpack_bits(packed, shapes[name]) for name, packed in tensors.items()}
-    return Snapshot(kind, content["about"], tensors, content.get("weights"))  # earlier versions wrote none
+        expect(content, _FORM)
+        tensors, weights = content["tensors"], content.get("weights")  # earlier versions wrote no weights
+        expect(weights or {}, {str: Tensor}, "weights")
+        if content["kind"] != kind:
+            raise UserError(f"{path} is a snapshot of kind {content['kind']!r}, not {kind!r}; {remedy}")
+        refuse_unusual({**tensors, **{f"weights of {name}": tensor for name, tensor in (weights or {}).items()}}, path)
+        if kind == "mask":
+            expect(content["shapes"], dict.fromkeys(tensors, list), "shapes")
+            tensors = {name: _unpacked(name, packed, content["shapes"][name]) for name, packed in tensors.items()}
+        else:
+            refuse_bad_numbers(tensors, f"{path}: the Fisher information of", remedy, least=0)
+    except ValueError as error:
+        raise UserError(f"{path} is not a valid snapshot: {error}; {remedy}") from None
+    return Snapshot(kind, content["about"], tensors, weights)
+
+
+def _unpacked(name: str, packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mask `name`; ValueError where its bits and its shape do not fit."""
+    if any(not 0 <= size <= 1 << 48 for size in shape):
+        raise ValueError(f"{name} cannot have the shape {tuple(shape)}")
+    count = -(-math.prod(shape) // 8)
+    if packed.dtype != torch.uint8 or packed.shape != (count,):
+        raise ValueError(
+            f"a mask of {name} with shape {tuple(shape)} has {count} bytes, not {tuple(packed.shape)} {packed.dtype}"
+        )
+    return unpack_bits(packed, shape)
 
 
 def _remedy(kind: Kind) -> str:
@@ -125,6 +144,7 @@ def fisher_and_weights(
         raise UserError(f"{path} is a snapshot without the weights that it was measured at; {_remedy('fisher')}")
     wanted = list(wanted)
     fisher, weights = (matching(t, path, wanted, _FROM_HERE) for t in (snapshot.tensors, snapshot.weights))
+    refuse_bad_numbers(weights, f"{path}: the weight", _FROM_HERE)
     return fisher, weights
 
 
@@ -138,16 +158,23 @@ def matching(
 
     Copies, since a mapped file that is overwritten would change them, or end the process.
     """
-    found, wrong = {}, []
-    for name, shape in wanted:
-        tensor = tensors.get(name)
-        if tensor is None:
-            wrong.append(f"{name} is missing")
-        elif tuple(tensor.shape) != tuple(shape):
-            wrong.append(f"{name} is {tuple(tensor.shape)} there and {tuple(shape)} here")
-        else:
-            found[name] = tensor.clone()
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{path} was made from another model: {'; '.join(wrong[:3])}{more}; {remedy}")
-    return found
+    wanted = list(wanted)
+    if wrong := mismatches(tensors, wanted):
+        raise UserError(f"{path} was made from another model: {few(wrong)}; {remedy}")
+    return {name: tensors[name].clone() for name, _ in wanted}
+
+
+def mismatches(tensors: Mapping[str, Tensor], wanted: Iterable[tuple[str, Sequence[int]]]) -> list[str]:
+    """What is wrong with `tensors` where those `wanted` (name, shape) are needed."""
+    return [
+        f"{name} is missing"
+        if name not in tensors
+        else f"{name} is {tuple(tensors[name].shape)} there and {tuple(shape)} here"
+        for name, shape in wanted
+        if name not in tensors or tuple(tensors[name].shape) != tuple(shape)
+    ]
+
+
+def few(texts: Sequence[str]) -> str:
+    """The first three of `texts`, and how many more there are."""
+    return "; ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

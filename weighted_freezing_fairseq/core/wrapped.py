@@ -5,6 +5,7 @@ ways to guide, by scores measured in every update (`guided.py`) and by a mask th
 Left out on purpose: any mathematics.
 """
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -14,18 +15,25 @@ import torch
 from torch import Tensor
 
 from .importance import METRICS
-from .rules import RULES, Rule, rule_of
+from .rules import RULES, Rule, rows, rule_of
 from .scope import Slot, block_size, blocks
 
 logger = logging.getLogger(__name__)
 
+NORMS = ("tensor", "global")  # over what scores are compared: within each tensor, or over all slots
 STATE_KEY = "guided"
+# Labels under which earlier versions saved a row.
+_EARLIER_LABELS = {
+    "weighted_freeze": "weighted_freeze (important)",
+    "sage": "sage (li)",
+    "sage (average)": "sage (full)",
+}
 
 
 class WrappedOptimizer(torch.optim.Optimizer, ABC):
     """`base` with its updates changed on the weights in `slots`, as one optimizer row of the table says.
 
-    A base that needs a closure (LBFGS) cannot be wrapped. `record = True` before a step has statistics measured into
+    A base that needs a closure (LBFGS) is refused. `record = True` before a step has statistics measured into
     `recorded`, and what they come from of each slot into `noted`; nothing is synchronised.
     """
 
@@ -35,6 +43,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     def __init__(
         self, base: torch.optim.Optimizer, slots: Iterable[Slot], rule: Rule, importance: str | None, seed: int
     ) -> None:
+        _refuse_closure(base)
         self.base = base
         super().__setstate__({})  # torch's step hooks, without a second copy of param_groups and state
         self.slots = list(slots)
@@ -73,6 +82,18 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         """Hand new parameters to the base; they are not guided."""
         self.base.add_param_group(param_group)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: no hooks, nor what a schedule put in place of `step`, as in torch's optimizers.
+
+        A row of the table goes by name, so that a copy has that very row.
+        """
+        own = {k: v for k, v in vars(self).items() if k != "step" and not k.endswith("_hooks")}
+        return {**own, "rule": (self.rule.name, self.rule.variant)} if self.rule in rows() else own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rule = state["rule"]
+        super().__setstate__({**state, "rule": rule if isinstance(rule, Rule) else rule_of(*rule)})
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.rule.name}, {len(self.slots)} slots, base={self.base!r})"
 
@@ -89,9 +110,13 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         if own is None:
             logger.warning("this state is of a plain optimizer: %s starts afresh on it", self.rule.name)
         else:
-            for what, mine in (("method", self.rule.label), ("base", type(self.base).__name__)):
-                if own[what] != mine:
-                    raise ValueError(f"this state was saved with {what} {own[what]!r}, but this run has {mine!r}")
+            method = _EARLIER_LABELS.get(own["method"], own["method"])
+            for what, saved, expected in (
+                ("method", method, self.rule.label),
+                ("base", own["base"], type(self.base).__name__),
+            ):
+                if saved != expected:
+                    raise ValueError(f"this state was saved with {what} {saved!r}, but this run has {expected!r}")
         self._load_own_state(own or {})
         self._load_base_state({key: value for key, value in state_dict.items() if key != STATE_KEY})
         self.updates = 0 if own is None else int(own["updates"])
@@ -208,6 +233,16 @@ def gradient(slot: Slot) -> Tensor:
     grad = slot.grad
     assert grad is not None
     return grad
+
+
+def _refuse_closure(base: torch.optim.Optimizer) -> None:
+    """A base that computes the loss several times in one step changes weights between two measurements of I."""
+    closure = inspect.signature(base.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(
+            f"{type(base).__name__} cannot be guided: its step needs a closure; "
+            "give a base whose step can be called without one, such as torch.optim.AdamW"
+        )
 
 
 def _check_slots(base: torch.optim.Optimizer, slots: Sequence[Slot]) -> None:

@@ -5,9 +5,12 @@ it. Of a zip or a folder only the wanted members are read. Links, devices, and n
 opened.
 """
 
+import errno
 import gzip
+import lzma
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import zipfile
@@ -24,6 +27,11 @@ from ..errors import UserError
 
 _BLOCK = 1 << 20
 _SHOWN = 5
+# What tarfile, zipfile and gzip raise where an archive is damaged.
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
+    OverflowError, struct.error,
+)  # fmt: skip
 
 
 @dataclass
@@ -62,7 +70,7 @@ def copy_out_of_all(given: Sequence[Path], wanted: Mapping[str, Path]) -> Found:
             _from_folder(path, left, found)
         elif zipfile.is_zipfile(path):
             _from_zip(path, left, found)
-        elif tarfile.is_tarfile(path):
+        elif _is_tar(path):
             own = copy_out(path, left)
             found.members |= own.members
             found.left_alone += own.left_alone
@@ -70,6 +78,11 @@ def copy_out_of_all(given: Sequence[Path], wanted: Mapping[str, Path]) -> Found:
         else:
             _take(_one_of(left, path.resolve().as_posix()), path.name, partial(path.open, "rb"), left, found)
     return found
+
+
+def _is_tar(path: Path) -> bool:
+    with _readable(path):
+        return tarfile.is_tarfile(path)
 
 
 def _from_folder(folder: Path, wanted: Mapping[str, Path], found: Found) -> None:
@@ -186,8 +199,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Any damage of the archive at `path` that shows inside this block becomes one line."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's, not the archive's
             raise
         raise UserError(
             f"{path} is damaged or was cut short ({error}); move it away and fetch it again, or give another with "

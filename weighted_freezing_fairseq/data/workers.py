@@ -4,12 +4,9 @@ Fresh interpreters (spawn), since threads of this process hold locks that a fork
 that started them, however it ends. Left out on purpose: sharing anything; work and chunks are pickled.
 """
 
-import os
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
@@ -18,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..errors import UserError
+from ..recipes.commands import end_with_parent, refuse_when_stopping, without_interrupts
 
 LINES = 1000  # in a chunk
 _T, _U = TypeVar("_T"), TypeVar("_U")
@@ -32,7 +30,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         if self.jobs > 1:
-            self._pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _end_with, (os.getpid(),))
+            self._pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), end_with_parent)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -44,7 +42,7 @@ class Workers:
         if self._pool is None:
             return work(*args)
         with _told():
-            return self._pool.submit(work, *args).result()
+            return self._submit(work, *args).result()
 
     def map(self, work: Callable[[_T], _U], chunks: Iterable[_T]) -> Iterator[_U]:
         """`work` on each chunk, results in the order of the chunks."""
@@ -59,13 +57,19 @@ class Workers:
         waiting: deque[tuple[_T, Any]] = deque()
         with _told():
             for chunk in chunks:
-                waiting.append((chunk, self._pool.submit(work, chunk)))
+                waiting.append((chunk, self._submit(work, chunk)))
                 if len(waiting) > 2 * self.jobs:
                     first, done = waiting.popleft()
                     yield first, done.result()
             while waiting:
                 first, done = waiting.popleft()
                 yield first, done.result()
+
+    def _submit(self, work: Callable[..., _U], *args: Any) -> "Future[_U]":
+        """The first call starts the processes."""
+        assert self._pool is not None
+        with without_interrupts():
+            return self._pool.submit(work, *args)
 
 
 def chunks(items: Iterable[_T], size: int = LINES) -> Iterator[list[_T]]:
@@ -80,15 +84,5 @@ def _told() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool:
+        refuse_when_stopping()
         raise UserError("a process died at work, perhaps for want of memory; type the same with --jobs 1") from None
-
-
-def _end_with(parent: int) -> None:
-    """A process whose parent was killed must not wait for work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -5,8 +5,10 @@ what fairseq's trainer has to be told. Left out on purpose: pruning of a finishe
 """
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -23,8 +25,8 @@ from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
 from ..core.scope import Slot
-from ..errors import UserError
-from . import checkpoints, parameters
+from ..errors import UserError, check_fraction
+from . import checkpoints, no_effect, parameters
 from .guided_criterion import GuidedConfig, GuidedCriterion, register
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class AlignRegConfig(GuidedConfig):
     )
     prune_gate_lr: float = field(default=0.01, metadata={"help": "learning rate of the gates of --prune l0"})
     max_update: int = II("optimization.max_update")
+    max_epoch: int = II("optimization.max_epoch")
     seed: int = II("common.seed")
 
 
@@ -82,6 +85,7 @@ class AlignReg(GuidedCriterion):
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
         _refuse_wrong(cfg)
+        _warn_of_no_effect(cfg)
         self._layers: list[tuple[nn.Parameter, Slot]] = []
         self._reference: dict[str, Tensor] = {}
         self._pruning: IterativePruning | None = None
@@ -113,7 +117,10 @@ class AlignReg(GuidedCriterion):
         if self._aligned and not self._reference:
             self._reference = {slot.name: slot.weight.clone() for _, slot in self._layers}
         if self._pruning is not None:
-            self._begun = self._begun or self._over()
+            if not self._begun:
+                earlier = self._pruning.steps * self.cfg.prune_interval  # of the run whose masks this one keeps
+                self._begun = {unit: count - earlier for unit, count in self._over().items()}
+                self._warn_if_out_of_reach()
             self._pruning.begin_update()
         # Before the model's pass, see `penalised`.
         terms = {}
@@ -137,19 +144,53 @@ class AlignReg(GuidedCriterion):
 
     def attach(self, trainer: Trainer) -> None:
         super().attach(trainer)
-        cfg = self.cfg
-        if str(cfg.prune) != "none" and str(cfg.prune_unit) == "updates" and cfg.max_update > 0:
-            steps = pruning_steps(cfg.prune_step, cfg.prune_target, str(cfg.prune_schedule))
-            if steps * cfg.prune_interval > cfg.max_update:
-                raise UserError(
-                    f"{steps} pruning steps every {cfg.prune_interval} updates do not fit in --max-update "
-                    f"{cfg.max_update}; type --prune-interval {max(1, cfg.max_update // (steps + 1))}"
-                )
+        cfg, unit = self.cfg, str(self.cfg.prune_unit)
+        limit = {"updates": cfg.max_update, "epochs": cfg.max_epoch}[unit]
+        if str(cfg.prune) != "none" and 0 < limit < self._last_step * cfg.prune_interval:
+            raise UserError(
+                f"{self._last_step} pruning steps every {cfg.prune_interval} {unit} do not fit in "
+                f"--max-{unit.removesuffix('s')} {limit}; type {self._what_fits(limit)}"
+            )
+
+    @property
+    def _last_step(self) -> int:
+        return pruning_steps(self.cfg.prune_step, self.cfg.prune_target, str(self.cfg.prune_schedule))
+
+    def _what_fits(self, count: int) -> str:
+        """The flags that reach the target in `count` updates or epochs, with time to train on where there is some."""
+        cfg, steps = self.cfg, self._last_step
+        if steps <= count:
+            return f"--prune-interval {max(1, count // (steps + 1))}"
+        share = 1 - (1 - cfg.prune_target) ** (1 / count) if str(cfg.prune_schedule) == "geometric" else None
+        return f"--prune-interval 1 --prune-step {math.ceil(1e4 * (share or cfg.prune_target / count)) / 1e4:g}"
+
+    def _warn_if_out_of_reach(self) -> None:
+        """Said when pruning begins, where the run ends by the other unit, or a part of it is over already."""
+        unit, over, iterator = str(self.cfg.prune_unit), self._over(), self.trainer.epoch_iterator
+        frequency = self.trainer.cfg.optimization.update_freq
+        if iterator is None:
+            return
+        an_epoch = math.ceil(len(iterator) / frequency[min(self._epoch, len(frequency)) - 1])
+        left = (self.cfg.max_update or math.inf) - over["updates"]
+        if self.cfg.max_epoch > 0:
+            left = min(left, (self.cfg.max_epoch - over["epochs"]) * an_epoch)
+        count = over[unit] - self._begun[unit] + (left if unit == "updates" else left / an_epoch)
+        if count < (needed := self._last_step * self.cfg.prune_interval):
+            logger.warning(
+                "--prune-target %g will not be reached: pruning takes %d %s, and this run has %d; type %s",
+                self.cfg.prune_target, needed, unit, count, self._what_fits(max(1, int(count))),
+            )  # fmt: skip
 
     def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
         if self.neutral:
             return
-        slots = parameters.match([p for group in optimizer.param_groups for p in group["params"]], "linear")
+        try:
+            slots = parameters.match([p for group in optimizer.param_groups for p in group["params"]], "linear")
+        except ValueError:  # of an empty scope, which other methods have a flag for
+            raise UserError(
+                "--criterion alignreg acts on matrices of attention and feed-forward layers, and this model has none; "
+                "type another --criterion"
+            ) from None
         named = parameters.by_name()
         self._layers = [(named[slot.name], slot) for slot in slots]
         if self._aligned and self.cfg.alignreg_reference is not None and not self._reference:
@@ -184,13 +225,15 @@ class AlignReg(GuidedCriterion):
         )
 
     def _over(self) -> dict[str, int]:
-        """Updates and epochs that were made."""
+        """Updates and epochs that were over when this update began."""
         return {"updates": int(self.trainer.get_num_updates()), "epochs": self._epoch - 1}
 
     def _elapsed(self) -> int:
         """What --prune-interval counts, at the end of an update that the trainer has not counted yet."""
         unit = str(self.cfg.prune_unit)
-        return self._over()[unit] - self._begun[unit] + (unit == "updates")
+        iterator = self.trainer.epoch_iterator
+        ended = unit == "updates" or (iterator is not None and iterator.end_of_epoch())
+        return self._over()[unit] - self._begun[unit] + ended
 
     def epoch_begun(self, epoch: int) -> None:
         self._epoch = epoch
@@ -198,6 +241,15 @@ class AlignReg(GuidedCriterion):
     def before_clipping(self) -> None:
         if self._pruning is not None:
             self._pruning.mask_gradients()
+
+    @property
+    def keeps_zeros(self) -> bool:
+        return str(self.cfg.prune) != "none"
+
+    def load_masks(self, own: dict[str, Any]) -> None:
+        assert self.trainer.optimizer is not None and self._pruning is not None  # built when it is asked for
+        self._pruning.keep_masks(own["pruning"])
+        logger.info("%.2f %% of the weights stay at zero, as the checkpoint has them", 100 * self._pruning.sparsity)
 
     def own_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
@@ -220,6 +272,30 @@ class AlignReg(GuidedCriterion):
             self._pruning.load_state(own["pruning"])
 
 
+def is_pruned(own: Mapping[str, Any]) -> bool:
+    """Whether the state of a criterion has masks."""
+    return bool(own.get("pruning", {}).get("masks"))
+
+
+def zeros_would_grow(own: Mapping[str, Any], filename: str, cfg: DictConfig) -> None:
+    """Of a run that starts from a pruned checkpoint and keeps no masks: refused, or warned of where that may be meant.
+
+    --finetune-from-model may take the weights alone, for a dense model.
+    """
+    masks = own["pruning"]["masks"]
+    keep = (
+        f"to keep them, add --criterion alignreg --prune {own['pruning']['method']} with the --prune-interval and "
+        "--prune-target that it was pruned with"
+    )
+    if cfg.checkpoint.finetune_from_model == filename:
+        logger.warning("%s is pruned, and the zeros in %d matrices will grow again; %s", filename, len(masks), keep)
+    else:
+        raise UserError(
+            f"{filename} is pruned, and without its masks the zeros in {len(masks)} matrices would grow again; {keep}, "
+            "or start a new, dense run from it with --finetune-from-model"
+        )
+
+
 def _forget_best() -> None:
     """After a pruning step: the best checkpoint so far was a larger network, and `checkpoint_best.pt` begins anew."""
     if hasattr(checkpoint_utils.save_checkpoint, "best"):
@@ -234,12 +310,27 @@ def _refuse_wrong(cfg: DictConfig) -> None:
         return
     if cfg.prune_interval is None or cfg.prune_interval < 1:
         raise UserError("--prune needs to know how often: add --prune-interval 1000, or 15 with --prune-unit epochs")
-    for name in ("prune_step", "prune_target"):
-        if not 0 < cfg[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} {cfg[name]:g} is no share of the weights; type 0.1 or 0.7")
+    check_fraction("--prune-step", cfg.prune_step, 0.1)
+    check_fraction("--prune-target", cfg.prune_target, 0.7)
     penalty = METHODS[str(cfg.prune)].penalty
     if cfg.prune_lambda is not None and (not penalty or cfg.prune_lambda < 0):
         raise UserError("--prune-lambda is the strength, not negative, of the penalty of --prune l2 or l0")
+
+
+def _warn_of_no_effect(cfg: DictConfig) -> None:
+    """What is given and belongs to something that is switched off."""
+    kind, method = str(cfg.alignreg), str(cfg.prune)
+    warn_of = partial(no_effect.warn_of, cfg, AlignRegConfig)
+    if kind == "none":
+        reason = "--alignreg none has no reference; leave it out, or type --alignreg cosine"
+        warn_of(("alignreg_level", "alignreg_lambda", "alignreg_reference"), reason)
+    elif kind == "frobenius":
+        warn_of(("alignreg_level",), "--alignreg frobenius is one distance of all weights; leave it out")
+    if method == "none":
+        names = [field.name for field in fields(AlignRegConfig) if field.name.startswith("prune_")]
+        warn_of(names, "--prune none prunes nothing; leave it out, or type --prune magnitude")
+    elif method != "l0":
+        warn_of(("prune_gate_lr",), f"--prune {method} has no gates; leave it out, or type --prune l0")
 
 
 register(AlignReg, AlignRegConfig)

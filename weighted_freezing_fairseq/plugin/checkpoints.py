@@ -14,6 +14,8 @@ def read(path: Path, role: str, remedy: str) -> dict[str, Any]:
         raise UserError(f"there is no {role} {path}; {remedy}")
     try:
         state: dict[str, Any] = checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    except UserError:
+        raise
     except Exception as error:  # fairseq tells of a file that is no checkpoint in a dozen ways
         raise UserError(f"the {role} {path} could not be loaded: {' '.join(str(error).split())[:300]}") from error
     return state

@@ -12,21 +12,21 @@ import functools
 import importlib.util
 import inspect
 import logging
-import os
 import pickle
 import queue
 import re
 import sys
 import threading
 import time
+import types
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils, options, utils
+from fairseq import checkpoint_utils, options, trainer, utils
 from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.data import iterators
 from fairseq.distributed import utils as distributed_utils
@@ -34,8 +34,13 @@ from fairseq.file_io import PathManager
 from fairseq.logging import meters
 from fairseq.models import distributed_fairseq_model
 from fairseq.modules import transformer_layer
+from fairseq.nan_detector import NanDetector
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask
+
+from ..core.tensor_files import refuse_damaged
+from ..errors import UserError
+from .evaluated_settings import refuse_code
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,8 @@ def mend() -> None:
     gather_what_cannot_be_added()
     accept_this_package_twice()
     unscale_once_under_amp()
+    skip_overflows_on_cpu()
+    name_what_is_not_finite()
     use_bf16_without_tpu()
     show_every_flag_in_help()
     leave_broken_fast_path()
@@ -101,15 +108,32 @@ def safe_classes() -> list[Any]:
 def allow_fairseq_checkpoints() -> None:
     """Since torch 2.6 checkpoints load without running code of the file: name what fairseq's need, and no more.
 
-    Older torch is told to load likewise.
+    Under older torch fairseq is made to load likewise.
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        load_without_code()
         # Before torch 2.5 a class goes by its own name alone; and numpy 1 writes its bytes as encoded text.
         torch.serialization.add_safe_globals([c[0] if isinstance(c, tuple) else c for c in safe_classes()])
         torch.serialization.add_safe_globals([codecs.encode])
     else:
         torch.serialization.add_safe_globals(safe_classes())
+
+
+def load_without_code() -> None:
+    """Have fairseq's module for checkpoints, and no other code, load with weights_only."""
+
+    _change_torch_of(checkpoint_utils, load=functools.partial(torch.load, weights_only=True))
+
+
+def _change_torch_of(module: types.ModuleType, **functions: Callable[..., Any]) -> None:
+    """Give one module of fairseq a torch with these functions in place of torch's."""
+
+    class Torch(types.ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    module.torch = Torch("torch")  # type: ignore[attr-defined]
+    vars(module.torch).update(functions)
 
 
 # Copies of other weights that only the encoder layers of fairseq 0.12.2 keep, for a fast path of its time.
@@ -119,22 +143,27 @@ COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)
 def explain_refused_checkpoints() -> None:
     """A checkpoint with code in it is refused in one sentence, not with torch's advice to run the code.
 
-    Also drops the copies that 0.12.2 saved, which strict loading in later fairseq stumbles over.
+    The code may be pickled, or stand in a setting that fairseq evaluates, see `evaluated_settings.py`. A checkpoint
+    that does not match its checksums, which neither torch nor fairseq verifies, is refused as well. Also drops the
+    copies that 0.12.2 saved, which strict loading in later fairseq stumbles over.
     """
     load = checkpoint_utils.load_checkpoint_to_cpu
     has_copies = "can_use_fastpath" in inspect.getsource(transformer_layer)
 
     @functools.wraps(load)
     def load_or_explain(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if Path(path).is_file():  # fairseq may be set to read from elsewhere
+            refuse_damaged(Path(path), "checkpoint", "give an earlier checkpoint")
         try:
             state = load(path, *args, **kwargs)
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL (\S+)|global,? `?([\w.]+)`?|class `?([\w.]+)", str(error))
             what = f" ({next(filter(None, found.groups()))})" if found else ""
-            raise RuntimeError(
+            raise UserError(
                 f"{path} was not loaded: it holds something other than tensors and settings{what}, which could run "
                 "code on this machine. If you trust who made it, load it in plain fairseq and save it again."
             ) from None
+        refuse_code(state, path)
         if not has_copies:
             state["model"] = {k: v for k, v in state["model"].items() if not COPIES_OF_0_12_2.fullmatch(k)}
         return state
@@ -310,6 +339,53 @@ def unscale_once_under_amp() -> None:
         self.scaler.update()
 
     AMPOptimizer.step = step
+
+
+def skip_overflows_on_cpu() -> None:
+    """Where a gradient overflows, fairseq's trainer puts a zero on the GPU, and crashes where there is none."""
+
+    def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made = torch.tensor(*args, **kwargs)
+        if not torch.cuda.is_available():
+            made.cuda = lambda: made  # type: ignore[method-assign, assignment, misc]
+        return made
+
+    _change_torch_of(trainer, tensor=tensor)
+
+
+def name_what_is_not_finite() -> None:
+    """fairseq runs an update whose gradient is NaN or infinite again, to find the module: with hooks that torch broke.
+
+    They end in a StopIteration. Hooks on what modules return find the same; the run ends with it, and with what to try.
+    """
+    detect, leave = NanDetector._detect, NanDetector.__exit__
+
+    def detect_and_keep(self: NanDetector, tensor: torch.Tensor, name: str, backward: bool) -> str | None:
+        found: str | None = detect(self, tensor, name, backward)
+        if found is not None and self.first is None:
+            where = f"pass of {self.finite}, which comes to" if backward else "pass, in"
+            way = "backward" if backward else "forward"
+            self.first = f"{found.split()[0]} appeared first in the {way} {where} the output of {name}"
+        elif backward:
+            self.finite = name
+        elif tensor.requires_grad:
+            tensor.register_hook(lambda gradient: self._detect(gradient, name, True) and None)
+        return found
+
+    def leave_with_what_to_try(self: NanDetector, kind: type[BaseException] | None, *error: Any) -> None:
+        leave(self, kind, *error)
+        if kind is None:
+            raise FloatingPointError(
+                f"the gradient of this update is NaN or infinite: {self.first or 'but no output of a module is'}. "
+                "Try a lower --lr, a longer --warmup-updates or --clip-norm 1; with --fp16 a shorter "
+                "--fp16-scale-window, or --bf16 in its place; and look for broken or very long sentences in the data"
+            )
+
+    NanDetector.first = None
+    NanDetector.finite = "the loss"  # the last module whose output had a finite gradient
+    NanDetector.__init__ = functools.partialmethod(NanDetector.__init__, backward=False)
+    NanDetector._detect = detect_and_keep
+    NanDetector.__exit__ = leave_with_what_to_try
 
 
 def use_bf16_without_tpu() -> None:

@@ -6,13 +6,14 @@ That loss, validation and every neutral setting are fairseq's own `label_smoothe
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
 from fairseq.dataclass import ChoiceEnum
+from fairseq.distributed import utils as distributed_utils
 from fairseq.trainer import Trainer
 from omegaconf import II, DictConfig
 from torch import Tensor, nn
@@ -23,9 +24,10 @@ from ..core.rules import RULES
 from ..core.schedules import adaptive_alpha
 from ..core.scope import SCOPES, Slot
 from ..errors import UserError
-from . import parameters
+from . import no_effect, parameters
 from .guided_criterion import GuidedConfig, GuidedCriterion, register
-from .passes import PASS_MODES
+from .passes import PASS_MODES, differ
+from .sentence_loss import SentenceLoss
 from .teachers import Teachers
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,13 @@ class IntraDistillationConfig(GuidedConfig):
     divergence: ChoiceEnum(list(DIVERGENCES)) = field(  # type: ignore[valid-type]
         default="x",
         metadata={"help": "what keeps the passes together: X-divergence, Jensen-Shannon, squared difference"},
+    )
+    divergence_reduction: ChoiceEnum(["mean", "sum"]) = field(  # type: ignore[valid-type]
+        default="mean",
+        metadata={
+            "help": "of sentences: add the mean of their divergences to the mean loss, or, as Xu et al. on GLUE, their "
+            "sum over the batch of an update, where alpha acts as many times as strongly as the batch has sentences"
+        },
     )
     alpha: float = field(default=5.0, metadata={"help": "strength of the divergence; 0: plain training in one pass"})
     alpha_schedule: ChoiceEnum(["adaptive", "constant"]) = field(  # type: ignore[valid-type]
@@ -55,6 +64,15 @@ class IntraDistillationConfig(GuidedConfig):
 
 
 class IntraDistillation(GuidedCriterion):
+    """Its loss for an update of N sentences (or tokens), over all micro-batches and processes.
+
+        mean:  1/N sum_n (CE_n + alpha' D_n)
+        sum:   1/N sum_n CE_n + alpha' sum_n D_n  =  1/N sum_n (CE_n + N alpha' D_n)
+
+    fairseq's trainer divides the summed gradients by N after the last pass, so `sum` has to know N before the first one
+    (`update_begun`): a batch then trains alike however it is cut. `divergence` in the log is what alpha' multiplies.
+    """
+
     method = "intra_distillation"
     in_bits = ("divergence",)
     as_is = ("alpha",)
@@ -65,6 +83,14 @@ class IntraDistillation(GuidedCriterion):
             raise UserError(f"--num-passes {cfg.num_passes} is no number of passes; type --num-passes 3")
         if cfg.alpha < 0:
             raise UserError(f"--alpha {cfg.alpha:g} would drive the passes apart; type --alpha 5")
+        if self._summed and not isinstance(self, SentenceLoss):
+            raise UserError(
+                "--divergence-reduction sum adds up the sentences of a batch, and works with --task "
+                f"sentence_prediction only, not with {type(task).__name__}; type --divergence-reduction mean"
+            )
+        self._batch = 0.0
+        self._compared = False
+        self._warn_of_no_effect()
         if self.neutral or cfg.alpha_schedule == "constant" or cfg.alpha <= 1:
             return
         if not cfg.alpha_q > cfg.alpha_p > 0:
@@ -78,9 +104,28 @@ class IntraDistillation(GuidedCriterion):
                 "or --alpha-schedule constant"
             )
 
+    def _warn_of_no_effect(self) -> None:
+        cfg = self.cfg
+        if cfg.num_passes == 1 and cfg.alpha != 0:
+            no_effect.warn("--num-passes 1 is plain training: one pass has nothing to differ from; type --num-passes 3")
+        schedule = ("alpha_p", "alpha_q")
+        if cfg.alpha_schedule == "constant":
+            reason = "--alpha-schedule constant does not rise; leave it out, or type --alpha-schedule adaptive"
+            no_effect.warn_of(cfg, IntraDistillationConfig, schedule, reason)
+        elif cfg.alpha <= 1:
+            reason = f"an alpha up to 1, here {cfg.alpha:g}, does not rise; leave it out, or type --alpha 5"
+            no_effect.warn_of(cfg, IntraDistillationConfig, schedule, reason)
+        if getattr(self, "regression_target", False) and cfg.divergence != "mse":
+            reason = "with --regression-target passes are compared by squared differences; leave it out"
+            no_effect.warn_of(cfg, IntraDistillationConfig, ("divergence",), reason)
+
     @property
     def neutral(self) -> bool:
         return self.cfg.num_passes == 1 or self.cfg.alpha == 0
+
+    @property
+    def _summed(self) -> bool:
+        return str(self.cfg.divergence_reduction) == "sum"
 
     @property
     def strength(self) -> float:
@@ -92,9 +137,27 @@ class IntraDistillation(GuidedCriterion):
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
         outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.one_pass)
-        strength = self.strength
-        loss, logged = self.held_together(outputs, sample, str(self.cfg.divergence), strength)
-        return loss, {**logged, "alpha": strength * sample_size}
+        if not self._compared and not differ(outputs[0].detach()):
+            no_effect.warn(
+                f"--num-passes {self.cfg.num_passes}: all passes of the first batch are the same, with divergence "
+                "0; does this model have dropout? Type --dropout 0.1"
+            )
+        self._compared = True
+        strength, factor = self.strength, self._batch if self._summed else 1.0
+        loss, logged = self.held_together(outputs, sample, str(self.cfg.divergence), strength * factor)
+        return loss, {**logged, "divergence": factor * logged["divergence"], "alpha": strength * sample_size}
+
+    def update_begun(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Count the sentences that the trainer will divide the gradient of this update by."""
+        if not self._summed or self.neutral:
+            return
+        # An empty batch only keeps a process in step with the others: where it is the last, the trainer counts none.
+        counted = sum(self.sizes(sample)["sample_size"] for sample in samples if sample) if samples[-1] else 0
+        trainer = self.trainer
+        total = torch.tensor(float(counted), device=trainer.device)
+        if trainer.data_parallel_world_size > 1:
+            distributed_utils.all_reduce(total, group=trainer.data_parallel_process_group)
+        self._batch = float(total)
 
 
 @dataclass
@@ -165,6 +228,15 @@ class Ewc(GuidedCriterion):
     def update(self) -> int:
         """The update that is being made, counted from 1."""
         return int(self.trainer.get_num_updates()) + 1
+
+    def attach(self, trainer: Trainer) -> None:
+        super().attach(trainer)
+        last = trainer.cfg.optimization.max_update
+        if not self.neutral and 0 < last < self.start:
+            no_effect.warn(
+                f"--ewc-lambda {self.cfg.ewc_lambda:g} has no effect: the penalty begins at update {self.start}, "
+                f"the run ends at --max-update {last}; type --ewc-start 1"
+            )
 
     @property
     def active(self) -> bool:

@@ -8,7 +8,7 @@ one name for both. fairseq's trainer talks to it through `trainers.py`. Left out
 import functools
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -135,6 +135,9 @@ class GuidedCriterion(FairseqCriterion):
     def epoch_begun(self, epoch: int) -> None:
         """Called before the first update of every epoch, also when a run is resumed."""
 
+    def update_begun(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Called before every update with this process's micro-batches; an empty one is a stand-in."""
+
     def before_clipping(self) -> None:
         """Called before every optimizer step, when the model has the gradients, of all ranks, that clipping sees."""
 
@@ -147,6 +150,14 @@ class GuidedCriterion(FairseqCriterion):
 
     def load_own_state(self, own: dict[str, Any]) -> None:
         """Take them back; an empty dict means a checkpoint of another criterion."""
+
+    @property
+    def keeps_zeros(self) -> bool:
+        """Whether what an earlier run pruned stays at zero."""
+        return False
+
+    def load_masks(self, own: dict[str, Any]) -> None:
+        """Called in place of `load_own_state` when a run starts anew from a pruned model; see `keeps_zeros`."""
 
 
 @functools.cache

@@ -8,6 +8,7 @@ all bases', where None means "the base's own default", so that command line and 
 import argparse
 import dataclasses
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -21,13 +22,13 @@ from omegaconf import II, DictConfig, OmegaConf
 
 from ..core import snapshot
 from ..core.fixed import SOURCES, FixedMaskOptimizer
-from ..core.guided import NORMS, STAGES, GuidedOptimizer
+from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
-from ..core.rules import RULES
-from ..core.scope import SCOPES, Slot
-from ..core.wrapped import STATE_KEY, WrappedOptimizer
-from ..errors import UserError
-from . import parameters
+from ..core.rules import RULES, forms
+from ..core.scope import CLASSIFIERS, SCOPES, Slot
+from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
+from ..errors import UserError, check_fraction
+from . import no_effect, parameters
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,18 @@ class MeasuredConfig(GuidedConfig):
 
 @dataclass
 class FreezeConfig(MeasuredConfig):
+    freeze_rule: ChoiceEnum([row.variant for row in forms("weighted_freeze")]) = field(  # type: ignore[valid-type]
+        default="important",
+        metadata={
+            "help": "which weights are frozen more often. important: those with large scores (Li et al. section 3.3); "
+            "printed: those with small scores (Algorithm 1 and the authors' code); smooth: the same with keep "
+            "probability sqrt(p / 2) (the authors' --smooth-scores); random: any, as many as important would freeze"
+        },
+    )
+    freeze_keep: Optional[float] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "with --freeze-rule random: fixed share of the weights that is updated, between 0 and 1"},
+    )
     freeze_apply: ChoiceEnum(STAGES) = field(  # type: ignore[valid-type]
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
@@ -79,16 +92,22 @@ class FreezeConfig(MeasuredConfig):
 
 @dataclass
 class SageConfig(MeasuredConfig):
-    sage_variant: ChoiceEnum(["full", "light"]) = field(  # type: ignore[valid-type]
-        default="full", metadata={"help": "light: SAGE* of Li et al., mean(I) / I without moving average or state"}
+    sage_variant: ChoiceEnum([row.variant for row in forms("sage")]) = field(  # type: ignore[valid-type]
+        default="full",
+        metadata={
+            "help": "full: |I - average| / average (Liang et al.); li: |I - average| / I (Li et al. eq. 2); "
+            "light: mean(I) / I without moving average or state (SAGE* of Li et al.)"
+        },
     )
-    sage_denominator: ChoiceEnum(["importance", "average"]) = field(  # type: ignore[valid-type]
-        default="importance",
-        metadata={"help": "below |I - average|: I (Li et al. eq. 2), or its moving average (Liang et al.)"},
+    sage_denominator: Optional[str] = field(  # noqa: UP045
+        default=None, metadata={"help": "removed; use --sage-variant full (was: average) or li (was: importance)"}
     )
     sage_beta: float = field(default=0.75, metadata={"help": "rate of the moving average of I"})
     sage_eps: float = field(default=1e-12, metadata={"help": "smoothing, above and below the line"})
-    sage_max_scale: float = field(default=3.0, metadata={"help": "upper bound of the factor on a learning rate"})
+    sage_max_scale: Optional[float] = field(  # noqa: UP045
+        default=None,
+        metadata={"help": "upper bound of the factor on a learning rate (default: max(1, beta / (1 - beta)))"},
+    )
     sage_state_dtype: ChoiceEnum(list(STATE_DTYPES)) = field(  # type: ignore[valid-type]
         default="parameter",
         metadata={"help": "precision of the moving average; parameter: as the weights (bf16 for fp16 weights)"},
@@ -123,9 +142,17 @@ class FishConfig(FixedConfig):
         default="fisher",
         metadata={"help": "what chooses the mask; baselines: random, magnitude, bias (BitFit, needs no density)"},
     )
-    fish_always: str = field(
-        default="", metadata={"help": "regular expression: parameters with such a name are always updated"}
+    fish_always: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "regular expression: parameters with such a name are always updated, and count in --fish-density "
+            "(default: the classification head of a sentence task, or what --fish-mask says; '': none)"
+        },
     )
+
+
+# DEVIATION: Li et al. section 2.2 do not mention norms and positions; the code of Gu et al. never trains them.
+_NORMS_AND_POSITIONS = r"layer_?norm|embed_positions"
 
 
 @dataclass
@@ -138,6 +165,17 @@ class LfrConfig(FixedConfig):
     )
     lfr_quantile: Optional[float] = field(  # noqa: UP045
         default=None, metadata={"help": "this fraction of the weights, those with the least Fisher, is trained"}
+    )
+    lfr_norm: ChoiceEnum(NORMS) = field(  # type: ignore[valid-type]
+        default="tensor",
+        metadata={"help": "take the fraction of each tensor (Gu et al.), or over the whole scope (global)"},
+    )
+    lfr_always_frozen: Optional[str] = field(  # noqa: UP045
+        default=None,
+        metadata={
+            "help": "regular expression: parameters with such a name are never trained; '' for none "
+            f"(default: norms and positions, {_NORMS_AND_POSITIONS})"
+        },
     )
 
 
@@ -299,8 +337,19 @@ class WeightedFreeze(GuidedFairseqOptimizer):
     method = "weighted_freeze"
 
     def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        cfg = self.cfg
+        if cfg.freeze_keep is not None and cfg.freeze_rule != "random":
+            raise UserError(f"--freeze-keep {cfg.freeze_keep} needs --freeze-rule random, not {cfg.freeze_rule}")
+        if cfg.freeze_keep is not None and not 0 <= cfg.freeze_keep <= 1:
+            raise UserError(f"--freeze-keep must be between 0 and 1, got {cfg.freeze_keep}")
         return GuidedOptimizer(
-            self.base.optimizer, slots, self.method, stage=self.cfg.freeze_apply, **_measured(self.cfg)
+            self.base.optimizer,
+            slots,
+            self.method,
+            variant=str(cfg.freeze_rule),
+            stage=cfg.freeze_apply,
+            keep=cfg.freeze_keep,
+            **_measured(cfg),
         )
 
 
@@ -309,16 +358,16 @@ class Sage(GuidedFairseqOptimizer):
 
     def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
         cfg = self.cfg
-        variant = {"full": "", "light": "light"}[cfg.sage_variant]
-        if cfg.sage_denominator == "average":
-            if variant:
-                raise UserError("--sage-variant light has no average; leave out --sage-denominator average")
-            variant = "average"
+        if cfg.sage_denominator is not None:
+            variant = "full" if cfg.sage_denominator == "average" else "li"
+            raise UserError(
+                f"--sage-denominator {cfg.sage_denominator} is no longer an option; type --sage-variant {variant}"
+            )
         return GuidedOptimizer(
             self.base.optimizer,
             slots,
             self.method,
-            variant=variant,
+            variant=str(cfg.sage_variant),
             beta=cfg.sage_beta,
             eps=cfg.sage_eps,
             max_scale=cfg.sage_max_scale,
@@ -336,6 +385,12 @@ class FishMask(GuidedFairseqOptimizer):
             raise UserError("--optimizer fish_mask needs --fish-density 0.005, or --fish-mask FILE made by wff fisher")
         if cfg.fish_mask is not None and cfg.fish_density is not None:
             raise UserError("--fish-mask has a density of its own; leave out --fish-density")
+        always = cfg.fish_always
+        if always is None:
+            heads = cfg.fish_mask is None and any(re.search(CLASSIFIERS, slot.name) for slot in slots)
+            always = CLASSIFIERS if heads else ""
+        if cfg.fish_density is not None:
+            check_fraction("--fish-density", cfg.fish_density, 0.005, one=True)
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
@@ -344,7 +399,7 @@ class FishMask(GuidedFairseqOptimizer):
             density=cfg.fish_density,
             source=str(cfg.fish_source),
             observe=cfg.fish_updates,
-            always=cfg.fish_always,
+            always=always,
             seed=cfg.seed,
         )
 
@@ -358,6 +413,11 @@ class LfrCm(GuidedFairseqOptimizer):
             raise UserError("--optimizer lfr_cm needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
         if (cfg.lfr_threshold is None) == (cfg.lfr_quantile is None):
             raise UserError("--optimizer lfr_cm needs one of --lfr-quantile 0.25 and --lfr-threshold TAU")
+        frozen = cfg.lfr_always_frozen
+        if frozen and not any(re.search(frozen, slot.name) for slot in slots):
+            no_effect.warn(f"--lfr-always-frozen {frozen} matches the name of no parameter in scope")
+        if cfg.lfr_quantile is not None:
+            check_fraction("--lfr-quantile", cfg.lfr_quantile, 0.25, one=True)
         return FixedMaskOptimizer(
             self.base.optimizer,
             slots,
@@ -365,6 +425,8 @@ class LfrCm(GuidedFairseqOptimizer):
             tau=cfg.lfr_threshold,
             quantile=cfg.lfr_quantile,
             source=_tensors_of(cfg.fisher, "fisher", slots),
+            norm=cfg.lfr_norm,
+            never=_NORMS_AND_POSITIONS if frozen is None else frozen,
             seed=cfg.seed,
         )
 

@@ -114,6 +114,13 @@ PASS_MODES: Mapping[str, Callable[[nn.Module, Mapping[str, Any], int, OnePass], 
 }
 
 
+def differ(outputs: Tensor) -> bool:
+    """Whether the first two of K passes (K, rows, D or V) differ by more than rounding; waits for a GPU."""
+    one, other = outputs[:2].float()
+    rounding = 1e-5 + 4 * torch.finfo(outputs.dtype).eps
+    return bool((one - other).norm() > rounding * one.norm())
+
+
 def _stacked(outputs: list[Tensor]) -> Tensor:
     return torch.stack([each.reshape(-1, each.shape[-1]) for each in outputs])
 

@@ -69,6 +69,14 @@ class Trained:
             return TrainedOnSentences(model, dataset, device, limits, task.cfg)
         return cls(model, dataset, device, limits)
 
+    def refuse(self, estimator: str) -> None:
+        """An estimator of Fisher information that this kind of target does not allow."""
+        if estimator == "expected":
+            raise UserError(
+                "an expectation over all targets needs a few classes, and a translation may be any sequence of words; "
+                "type --estimator sampled --draws 10, or per-sample"
+            )
+
     def draw(self, samples: int, seed: int) -> tuple[list[int], int]:
         """The ids of up to `samples` sentences, without replacement, and how many are too long for the model."""
         fitting, too_long = self.dataset.filter_indices_by_size(np.arange(len(self.dataset)), self.limits)
@@ -144,15 +152,20 @@ class TrainedOnSentences(Trained):
         super().__init__(model, dataset, device, limits)
         self.head, self.regression = task.classification_head_name, task.regression_target
 
+    def refuse(self, estimator: str) -> None:
+        if self.regression and estimator in ("expected", "sampled"):
+            raise UserError("a regression has no distribution of targets; type --estimator per-sample")
+
     def length(self, pair: Pair) -> int:
         return len(pair["net_input.src_tokens"])
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> Tensor:
-        """log p(class | text), minus the loss of fairseq's criterion."""
+        """log p(class | text), minus the loss of fairseq's criterion; times the weight of a pair that has one."""
         outputs, target = self._outputs(pairs)
         if self.regression:
             return -(outputs - target.to(outputs.dtype).view_as(outputs)).square().sum(1)
-        return outputs.log_softmax(1).gather(1, target.view(-1, 1)).squeeze(1)
+        found = outputs.log_softmax(1).gather(1, target.view(-1, 1)).squeeze(1)
+        return found * found.new_tensor([pair.get("weight", 1.0) for pair in pairs])
 
     def _outputs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Scores of classes, or numbers, of each text; and the targets."""
@@ -163,13 +176,24 @@ class TrainedOnSentences(Trained):
     @torch.no_grad()
     def sampled(self, ids: Sequence[int], draw: int, seed: int) -> list[Pair]:
         """Texts with classes drawn from the model, of the stream (seed, draw, id)."""
-        if self.regression:
-            raise UserError("a regression has no distribution to draw targets from; type --estimator per-sample")
         pairs = self.gold(ids)
         streams = [stream_key(seed, draw, f"target of sentence {number}") for number in ids]
         scores, _ = self._outputs(pairs)
         u = torch.cat([uniform(1, key, device=self.device) for key in streams])
         return [{**pair, "target": c[None]} for pair, c in zip(pairs, categorical(scores, u).cpu(), strict=True)]
+
+    @torch.no_grad()
+    def every_class(self, ids: Sequence[int]) -> list[Pair]:
+        """Texts with each class c in turn, of weight sqrt(p(c | text)): the squared gradients of a text's weighted
+        log-likelihoods add up to their expectation, sum_c p(c | text) (d log p(c | text) / d theta)^2.
+        """
+        pairs = self.gold(ids)
+        weights = self._outputs(pairs)[0].softmax(1).sqrt().tolist()
+        return [
+            {**pair, "target": torch.tensor([number]), "weight": weight}
+            for pair, row in zip(pairs, weights, strict=True)
+            for number, weight in enumerate(row)
+        ]
 
 
 def _until_end(tokens: Tensor, cap: int, eos: int) -> Tensor:
@@ -185,6 +209,8 @@ def _load(checkpoint: Path, data: Path) -> tuple[nn.Module, Any]:
     settings = {"data": str(data), "checkpoint_activations": False, "offload_activations": False}
     try:
         loaded, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=settings)
+    except UserError:
+        raise
     except Exception as error:  # fairseq tells of a file that is no checkpoint in a dozen ways
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -202,6 +228,8 @@ def shape_of(checkpoint: Path, data: Path | None = None) -> nn.Module:
     """
     try:
         return _with_stand_ins(checkpoint)
+    except UserError:
+        raise
     except Exception as error:  # an architecture may ask its task for anything
         if data is not None:
             return _load(checkpoint, data)[0]

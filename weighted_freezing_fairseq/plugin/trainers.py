@@ -3,22 +3,28 @@
 An optimizer is not told the names of its tensors. A criterion is not told which update is being made, does not see the
 optimizer, and is saved only if it has Parameters, which would break --finetune-from-model. So the trainer publishes
 names while it builds its optimizer, introduces itself and that optimizer to a guided criterion, tells it when an epoch
-begins and when and how gradients are clipped, and carries its state in its own. Layers with a loss of their own
-(`architectures.py`) learn from it what the criterion is. What `--log-importance` asks for (`importance_log.py`) is told
-when gradients are final and when an update is done.
+begins or ends, when an update begins, and when and how gradients are clipped, and carries its state in its own. A
+pruned checkpoint keeps its zeros, or training from it is refused. Layers with a loss of their own (`architectures.py`)
+learn from it what the criterion is. What `--log-importance` asks for (`importance_log.py`) is told when gradients are
+final and when an update is done. The first update is logged: a recipe waits for it (`runs.py`).
 """
 
 import functools
+import logging
 from typing import Any
 
 from fairseq.trainer import Trainer
 
 from ..core.rules import RULES
-from . import mask_communication
+from ..hydra_train import FIRST_UPDATE
+from . import alignreg, mask_communication
 from .architectures import join_losses
 from .guided_criterion import GuidedCriterion
 from .importance_log import ImportanceLog, interval_of, log_of
+from .no_effect import warn_of_optimizer
 from .parameters import published, refuse_sharding
+
+logger = logging.getLogger(__name__)
 
 _STATE_KEY = "guided_criterion"
 
@@ -27,10 +33,11 @@ def install() -> None:
     """Change every trainer that is made from now on."""
     create, build, clip = Trainer.__init__, Trainer._build_optimizer, Trainer.clip_grad_norm
     save, load, begin = Trainer.state_dict, Trainer.load_checkpoint, Trainer.begin_epoch
-    count = Trainer.set_num_updates
+    count, step, iterate = Trainer.set_num_updates, Trainer.train_step, Trainer.get_train_iterator
 
     @functools.wraps(create)
     def create_and_attach(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        self.epoch_iterator = None
         create(self, *args, **kwargs)
         join_losses(self)
         if (criterion := _guided_criterion(self)) is not None:
@@ -46,6 +53,7 @@ def install() -> None:
         interval = interval_of(self.cfg)
         with published(self.get_model(), self.get_criterion()):
             build(self)
+            warn_of_optimizer(self.cfg)
             mask_communication.join(self)
             if criterion is not None:
                 criterion.optimizer_built(self.optimizer.optimizer)
@@ -62,6 +70,17 @@ def install() -> None:
         if (log := _importance_log(self)) is not None:
             log.clipped(norm)
         return norm
+
+    @functools.wraps(step)
+    def tell_and_step(self: Trainer, samples: list[Any], *args: Any, **kwargs: Any) -> Any:
+        if (criterion := _guided_criterion(self)) is not None:
+            criterion.update_begun(samples)
+        before = self.get_num_updates()
+        logged = step(self, samples, *args, **kwargs)
+        if self.get_num_updates() > before and not getattr(self, "first_update_logged", False):
+            self.first_update_logged = True
+            logger.info(FIRST_UPDATE)
+        return logged
 
     @functools.wraps(count)
     def count_and_tell(self: Trainer, num_updates: int) -> None:
@@ -81,11 +100,23 @@ def install() -> None:
     @functools.wraps(load)
     def load_with_criterion(self: Trainer, filename: str, reset_optimizer: bool = False, *args: Any, **kw: Any) -> Any:
         extra_state = load(self, filename, reset_optimizer, *args, **kw)
-        criterion = _guided_criterion(self)
-        if criterion is not None and extra_state is not None and not reset_optimizer:
-            own = extra_state.get(_STATE_KEY, {})
-            criterion.load_own_state(own if own.get("method") == criterion.method else {})
+        if extra_state is None:
+            return None
+        criterion, own = _guided_criterion(self), extra_state.get(_STATE_KEY, {})
+        same = criterion is not None and own.get("method") == criterion.method
+        if criterion is not None and not reset_optimizer:
+            criterion.load_own_state(own if same else {})
+        if alignreg.is_pruned(own) and (reset_optimizer or not same):
+            if criterion is not None and criterion.keeps_zeros:
+                criterion.load_masks(own)
+            else:
+                alignreg.zeros_would_grow(own, filename, self.cfg)
         return extra_state
+
+    @functools.wraps(iterate)
+    def iterate_and_tell(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        self.epoch_iterator = iterate(self, *args, **kwargs)
+        return self.epoch_iterator
 
     @functools.wraps(begin)
     def begin_and_tell(self: Trainer, epoch: int) -> None:
@@ -96,9 +127,11 @@ def install() -> None:
     Trainer.__init__ = create_and_attach
     Trainer._build_optimizer = build_with_names
     Trainer.clip_grad_norm = clip_and_tell
+    Trainer.train_step = tell_and_step
     Trainer.set_num_updates = count_and_tell
     Trainer.state_dict = save_with_criterion
     Trainer.load_checkpoint = load_with_criterion
+    Trainer.get_train_iterator = iterate_and_tell
     Trainer.begin_epoch = begin_and_tell
 
 

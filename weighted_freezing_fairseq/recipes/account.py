@@ -5,7 +5,6 @@ tell stays unknown. Left out on purpose: scores that may be compared (`results.p
 """
 
 import ast
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,14 +14,17 @@ from typing import Any
 from ..analysis.kept import labels
 from ..analysis.traces import Traces
 from ..errors import UserError
+from ..forms import read_json
 from .pack import read_checkpoint
 from .published import BASELINE
-from .runs import PROVENANCE
+from .results import SCORE_FORM
+from .runs import PROVENANCE, read_provenance
 
 _LOG, _SETTINGS = "train.log", "run.yaml"
 _CHECKPOINT = "checkpoint_last.pt"
 _MARKS = (_LOG, _SETTINGS, PROVENANCE, "checkpoints", _CHECKPOINT, "checkpoint_best.pt")
 SEED = "common.seed"
+_REMEDY = "move it away, or make it again"
 UNSAID = "-"
 _GENERAL = ("common", "optimization")  # sections that others refer to
 _DUMP = "{'_name': None, 'common': {"  # how fairseq's log begins to tell all settings
@@ -66,7 +68,8 @@ class Account:
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """Of `wff train` and its like; of other trainings nothing is known."""
-        return _read_json(self.folder / PROVENANCE) if self.path.is_dir() else {}
+        there = self.path.is_dir() and (self.folder / PROVENANCE).is_file()
+        return read_provenance(self.folder) if there else {}
 
     @cached_property
     def scores(self) -> Mapping[str, Mapping[str, Any]]:
@@ -74,7 +77,7 @@ class Account:
         own = [self.folder] if self.path.is_dir() else []
         own += [self.saved] if self.saved != self.folder else []
         found = [path for folder in own for path in sorted(folder.glob("*score.json"))]
-        return {path.name.removesuffix(".json"): _read_json(path) for path in found}
+        return {path.name.removesuffix(".json"): read_json(path, SCORE_FORM, _REMEDY) for path in found}
 
     @cached_property
     def finished(self) -> bool:
@@ -151,18 +154,6 @@ def _runs_at(path: Path) -> list[Path]:
 
 def _is_run(path: Path) -> bool:
     return any((path / mark).exists() for mark in _MARKS)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a whole object of JSON; move it away, or make it again")
-    return found
 
 
 # Settings -----------------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import CONFIGS, methods_in
-from ..errors import UserError
+from ..errors import check_fraction
 from ..files import write_atomically
-from .provenance import note, on_embedded
+from .provenance import on_embedded
 from .runs import (
     DECODE,
     Machine,
@@ -27,6 +27,7 @@ from .runs import (
     mean,
     once,
     prepare,
+    refuse_invalid_settings,
     refuse_unknown_methods,
     refuse_wrong,
     say,
@@ -44,7 +45,9 @@ NEW = ("percent", "currency")
 PARENT = "parent"
 
 
-def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, folder: Path) -> str:
+def main_steps(
+    args: argparse.Namespace, methods: Sequence[str], configs: Path, parent_config: Path, folder: Path
+) -> str:
     """From nothing to the table."""
     old, new = folder / "old", folder / "new"
     parents = [Run(PARENT, seed, folder / f"{PARENT}-{seed}") for seed in range(1, args.seeds + 1)]
@@ -52,12 +55,10 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
     machine = Machine.of(args.device, args.jobs, len(children))
     prepare(args.pair, old, args.corpus_fraction, OLD)
     prepare(args.pair, new, args.corpus_fraction, NEW, like=old)
-    parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents on {', '.join(OLD)}")
 
     def begin(run: Run) -> None:
-        note(run, on_embedded(args, old), parent_config, machine)
-        train(run, parent_config, old / "bin", args.pair, machine)
+        train(run, parent_config, old / "bin", args.pair, machine, on_embedded(args, old))
 
     machine.map(begin, parents)
     machine.map(lambda run: _measure(run, old, new, args, machine), parents)
@@ -69,8 +70,7 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], configs: Path, 
         fisher = parent.folder / "fisher.pt"
         measured = filled_in(config, {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"})
         start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
-        note(run, on_embedded(args, new), config, machine)
-        train(run, config, new / "bin", args.pair, machine, {**start, **measured})
+        train(run, config, new / "bin", args.pair, machine, on_embedded(args, new), {**start, **measured})
 
     machine.map(adapt, children)
     target = args.pair.split("-")[1]
@@ -164,14 +164,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
     refuse_wrong(args)
-    if not 0 < args.density <= 1:
-        raise UserError(f"--density {args.density} is no fraction; type --density 0.05")
+    check_fraction("--density", args.density, 0.05, one=True)
     configs = args.configs.resolve()
     methods = args.methods.split(",") if args.methods else methods_in(configs)
     refuse_unknown_methods(methods, configs)
+    parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
+    refuse_invalid_settings(parent_config, *(configs / f"{method}.yaml" for method in methods))
     folder = args.out.resolve() / args.pair
     with alone_in(folder):
-        text = main_steps(args, methods, configs, folder)
+        text = main_steps(args, methods, configs, parent_config, folder)
     print(text)
     print(f"\nTables, Fisher information, masks, packed runs and logs: {folder}/ (table.md, table.csv, */train.log)")
     return 0

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..core.difference import tied
-from ..core.snapshot import fingerprint
+from ..core.snapshot import few, fingerprint
+from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..files import whole
 from .pack import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
@@ -76,6 +77,8 @@ class _Sum:
         kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         if self.sources:
             _refuse_another_model(path, kinds, self.sources[0]["path"], self.kinds)
+        numbers = {name: t for name, t in tensors.items() if t.is_floating_point() or t.is_complex()}  # no counters
+        refuse_bad_numbers(numbers, f"{path}:", "leave this checkpoint out")
         self.kinds = kinds
         for place, names in enumerate(tied(tensors)):
             self.places.update((name, (*self.places.get(name, ()), place)) for name in names)
@@ -91,7 +94,7 @@ class _Sum:
         self.sources.append({"path": str(path.resolve()), "updates": updates, "fingerprint": fingerprint(tensors)})
         rest.pop(OPTIMIZER_STATE, None)
         for key in _OF_ONE:
-            rest.get("extra_state", {}).pop(key, None)
+            (rest.get("extra_state") or {}).pop(key, None)
         return rest
 
     def mean(self) -> dict[str, Tensor]:
@@ -198,10 +201,7 @@ def _refuse_another_model(path: Path, kinds: Kinds, first: str, wanted: Kinds) -
         if name in wanted and kinds[name] != wanted[name]
     ]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"{path} is of another model than {first}: {'; '.join(wrong[:3])}{more}; name checkpoints of one run"
-        )
+        raise UserError(f"{path} is of another model than {first}: {few(wrong)}; name checkpoints of one run")
 
 
 def _as_text(kind: tuple[tuple[int, ...], torch.dtype]) -> str:

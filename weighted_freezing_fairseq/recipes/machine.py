@@ -9,13 +9,13 @@ import os
 import platform
 import queue
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import UserError
+from .commands import threads
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 _T, _U = TypeVar("_T"), TypeVar("_U")
@@ -64,18 +64,22 @@ def device_name(device: str) -> str:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's, with a number of threads for what is started."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    """This process's, with a number of threads for what is started, and everything in its log.
+
+    Progress and curves are read from the log, and so is the reason of a failure, which Hydra would shorten.
+    """
+    log = {"PYTHONUNBUFFERED": "1", "LOGLEVEL": "INFO", "HYDRA_FULL_ERROR": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **log}
 
 
 def share_of_batch(tokens: int, update_freq: int, gpus: int, at_most: int | None = None) -> tuple[int, int]:
     """max_tokens and update_freq of each of `gpus` processes that together make the batch of one: tokens * update_freq.
 
     at_most: the tokens that fit into a GPU at once (default: `tokens`, as on one). The batch is never larger than that
-    of one process, and smaller by less than one token a micro-batch.
+    of one process, and smaller by less than one token a micro-batch. Each process must get a token of it.
     """
     whole = tokens * update_freq
-    rounds = -(-whole // (gpus * (at_most or tokens)))
+    rounds = min(-(-whole // (gpus * (at_most or tokens))), whole // gpus)
     return whole // (gpus * rounds), rounds
 
 
@@ -122,7 +126,7 @@ class Machine:
 
     def map(self, work: Callable[[_T], _U], runs: Iterable[_T]) -> list[_U]:
         """`work` on each of `runs`, `jobs` at a time."""
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with threads(self.jobs) as pool:
             return list(pool.map(work, runs))
 
     @contextmanager
@@ -145,6 +149,11 @@ class Machine:
         """
         if not self.gpus:
             return {"common": {"cpu": True}, "distributed_training": {"distributed_world_size": 1}}
+        if tokens * update_freq < self.gpus:
+            raise UserError(
+                f"a batch of {unit} {tokens} * update_freq {update_freq} is not enough for {self.gpus} GPUs: each "
+                f"needs one or more; type --gpus {tokens * update_freq}"
+            )
         each, rounds = share_of_batch(tokens, update_freq, self.gpus, self.tokens_per_gpu)
         halves = {
             "fp32": {},

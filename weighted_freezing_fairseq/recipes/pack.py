@@ -9,10 +9,8 @@ averages of --store-ema) is stored whole.
 
 import argparse
 import json
-import pickle
 import shlex
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,12 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..core.difference import difference, equal_bits, patches, tied
+from ..core import tensor_files
+from ..core.difference import FORM, difference, equal_bits, patches, refuse_malformed, stored_tensors, tied
 from ..core.snapshot import fingerprint
 from ..errors import UserError
 from ..files import whole
+from ..forms import expect, expect_known
 
 HELP = """\
 Store a tuned checkpoint as what differs from the checkpoint that its training started from: positions and values,
@@ -33,6 +33,14 @@ EXAMPLE = "wff pack parent.pt runs/child/checkpoint_best.pt --out child.wff"
 
 OPTIMIZER_STATE = "last_optimizer_state"
 _FORMAT = "weighted_freezing_fairseq difference 1"
+# Of what a checkpoint may hold, that which commands look into.
+_STATE_FORM = {"extra_state": dict, "optimizer_history": [dict]}
+_PACKED_FORM = {
+    "base": {"path": str, "fingerprint": str},  # and "shapes", which earlier versions did not write
+    "tuned": {"fingerprint": str},
+    "difference": FORM,
+    "rest": {"model": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,19 @@ class Report:
     optimizer_state: str  # kept, left out, or none where TUNED has none
 
 
+_CHECKPOINT_REMEDY = "give one that fairseq-train saved"
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a fairseq checkpoint holds, with its model emptied; and the tensors of that model."""
-    state = _read(path, _load, "checkpoint", "give one that fairseq-train saved")
-    model = state.get("model") if isinstance(state, dict) else None
-    if not isinstance(model, dict) or not all(isinstance(tensor, Tensor) for tensor in model.values()):
-        raise UserError(f"{path} is not a fairseq checkpoint: it has no model; give one that fairseq-train saved")
+    """What a fairseq checkpoint holds, with its model emptied; and the tensors of that model, all of them dense."""
+    state = _read(path, "checkpoint", _CHECKPOINT_REMEDY)
+    try:
+        expect(state, {"model": {str: Tensor}})
+        expect_known({name: value for name, value in state.items() if value is not None}, _STATE_FORM)
+    except ValueError as error:
+        raise UserError(f"{path} is not a fairseq checkpoint: {error}; {_CHECKPOINT_REMEDY}") from None
+    model = state["model"]
+    tensor_files.refuse_unusual(model, path)
     tensors = dict(model)
     model.clear()  # the emptied container keeps its type and attributes (versions of the modules), and its place
     return state, tensors
@@ -65,9 +80,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def read_packed(path: Path) -> dict[str, Any]:
     """What `wff pack` wrote: base, tuned (fingerprints), difference, and the rest of the tuned checkpoint."""
     remedy = "make one with: wff pack BASE TUNED --out FILE"
-    content = _read(path, _load_checked, "file of wff pack", remedy)
+    content = _read(path, "file of wff pack", remedy)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path} is not a file that this version of wff pack made; {remedy}")
+    try:
+        expect(content, _PACKED_FORM)
+        expect_known(content["base"], {"shapes": {str: [int]}})
+        refuse_malformed(content["difference"])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; {remedy}") from None
+    if content["rest"]["model"]:
+        raise UserError(f"{path} is damaged: its rest has a model of its own; {remedy}")
+    tensor_files.refuse_unusual(stored_tensors(content["difference"]), path)
     return content
 
 
@@ -78,7 +102,10 @@ def refuse_to_overwrite(out: Path) -> None:
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """torch.save through an open file: by its name, the archive would hold the name of the unfinished part."""
+    """torch.save through an open file.
+
+    By its name, the archive would hold the name of the unfinished part, and a failed write not say why.
+    """
     with path.open("wb") as stream:
         torch.save(content, stream)
 
@@ -104,7 +131,11 @@ def run(args: argparse.Namespace) -> int:
     content = {
         "format": _FORMAT,
         "version": __version__,
-        "base": {"path": str(args.base.resolve()), "fingerprint": fingerprint(base)},
+        "base": {
+            "path": str(args.base.resolve()),
+            "fingerprint": fingerprint(base),
+            "shapes": {name: list(tensor.shape) for name, tensor in base.items()},
+        },
         "tuned": {"fingerprint": fingerprint(tuned)},
         "difference": difference(base, tuned),
         "rest": rest,
@@ -117,33 +148,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(path: Path, load: Callable[[Path], Any], kind: str, remedy: str) -> Any:
-    """The content of a file of torch; one with code in it, or of which a part is missing, is refused."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path}; {remedy}")
-    from .. import plugin  # noqa: F401  its import allows what fairseq's checkpoints hold
+def _read(path: Path, kind: str, remedy: str) -> Any:
+    """The content of a file of torch that may hold what fairseq's checkpoints hold."""
+    from .. import plugin  # noqa: F401  its import allows that
 
-    try:
-        return load(path)
-    except Exception as error:  # damaged archives and pickles raise nearly everything
-        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
-            raise UserError(
-                f"{path} holds something other than tensors and settings, which could run code on this machine; "
-                "if you trust who made it, load it in plain fairseq and save it again"
-            ) from None
-        raise UserError(f"{path} is not a whole {kind} ({type(error).__name__}); {remedy}") from None
-
-
-def _load(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load_checked(path: Path) -> Any:
-    """As `_load`, but with a look at the archive's checksums, which torch writes and does not read."""
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile
-    return _load(path)
+    return tensor_files.read(path, kind, remedy)
 
 
 def _check(part: Path, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:

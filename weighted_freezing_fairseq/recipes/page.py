@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..analysis import sensitivity
-from ..analysis.curves import NO_PICTURE, Options, read_csv
+from ..analysis.curves import NO_PICTURE, Options, number, read_csv, whole_number
 from ..analysis.figures import FIGURES, collect, draw
 from ..data import DATASETS
 from ..errors import UserError
@@ -259,14 +259,14 @@ def _training(runs: Mapping[str, Account], pictures: Pictures) -> Iterator[Marku
 
 def _progress(label: str, account: Account, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     valid = [row for row in rows if row["split"] == "valid" and row["nll_loss"] != ""]
-    best = min(valid, key=lambda row: float(row["nll_loss"]), default={"nll_loss": "", "update": 0})
-    bleu = max((float(row["bleu"]) for row in valid if row["bleu"] != ""), default=None)
+    best = min(valid, key=lambda row: number(row["nll_loss"]), default={"nll_loss": "", "update": 0})
+    bleu = max((number(row["bleu"]) for row in valid if row["bleu"] != ""), default=None)
     last = [row["loss"] for row in rows if row["split"] == "train"][-1:]
     planned = account.settings.get("optimization.max_update", "0")
     seconds = results.cost(account.traces.log)[1] if account.traces.log else None
     return [
         label,
-        f"{max((int(row['update']) for row in rows), default=0):,}" if rows else "-",
+        f"{max((whole_number(row['update']) for row in rows), default=0):,}" if rows else "-",
         f"{int(planned):,}" if planned.isdecimal() and planned != "0" else "-",
         "reached" if account.finished else "not reached" if account.traces.log else "unknown",
         _short(last[0], ".3f") if last else "-",
@@ -310,7 +310,7 @@ def _importance(runs: Mapping[str, Account], pictures: Pictures) -> Iterator[Mar
     yield pictures.figure("importance", collect("importance", tables), tables)
     lines = []
     for label, path in tables.items():
-        whole = [row for row in read_csv(path) if row["by"] == "model" and None not in row.values()]  # not half a line
+        whole = [row for row in read_csv(path, torn=True) if row["by"] == "model"]
         lines += [[label, *_balance(row)] for row in ([whole[0], whole[-1]] if len(whole) > 1 else whole)]
     header = ["run", "update", "mean", "std", "std / mean", "Gini", "top 20 % hold", "top 20 % / the rest", "frozen"]
     notes = ["Of abs(theta * grad) of the batch of that update: the first and the last that was measured."]
@@ -330,6 +330,9 @@ def _sensitivity(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
     for path in subject.sensitivities:
         rows = read_csv(path)
         models = [row for row in rows if row["by"] == "model"]
+        if not models:
+            yield _gap(f"{path} has no row of a whole model; make it again with: wff sensitivity")
+            continue
         about = "Sensitivity of the parameters, a violin each, and its standard deviation"
         caption = (
             f"{about} (as Xu et al. 2022, Figures 3, 5 and 9); above as measured, below divided by the mean. "
@@ -360,7 +363,11 @@ def _sensitivity_table(rows: Sequence[Mapping[str, str]], *heads: str) -> tuple[
         "top20_over_bottom80": "top 20 % / the rest",
     }  # fmt: skip
     lines = [
-        [*(row[head] for head in heads), *(_short(row[name]) for name in columns), f"{int(row['parameters']):,}"]
+        [
+            *(row[head] for head in heads),
+            *(_short(row[name]) for name in columns),
+            f"{whole_number(row['parameters']):,}",
+        ]
         for row in rows
     ]
     return [*heads, *columns.values(), "parameters"], lines
@@ -377,15 +384,15 @@ def _cost(subject: Subject, pictures: Pictures) -> Iterator[Markup]:
             lines = [
                 [
                     f"`{row['method']}`",
-                    f"{float(row['time_ratio']):.3f} [{float(row['time_low']):.3f}, {float(row['time_high']):.3f}]",
-                    f"{float(row['memory_ratio']):.3f}", f"{int(row['state_bytes']):,}",
-                    _short(row["update_seconds"]), *([f"{float(row['flops']) / 1e9:.2f}"] if "flops" in row else []),
+                    f"{number(row['time_ratio']):.3f} [{number(row['time_low']):.3f}, {number(row['time_high']):.3f}]",
+                    f"{number(row['memory_ratio']):.3f}", f"{whole_number(row['state_bytes']):,}",
+                    _short(row["update_seconds"]), *([f"{number(row['flops']) / 1e9:.2f}"] if "flops" in row else []),
                 ]
                 for row in mine
             ]  # fmt: skip
             header = ["method", "update time", "peak memory", "more state (bytes)", "seconds an update"]
             header += ["GFLOP an update"] if "flops" in mine[0] else []
-            about = f"size {size}, {int(mine[0]['parameters']) / 1e6:.1f} M parameters, {mine[0]['rounds']} rounds"
+            about = f"size {size}, {number(mine[0]['parameters']) / 1e6:.1f} M parameters, {mine[0]['rounds']} rounds"
             notes = ["Update time and peak memory are ratios to standard training, measured side by side: median and "
                      "quartiles. No cost of these runs themselves, but of their methods, on one batch."]  # fmt: skip
             yield as_html(Grid(f"Cost of an update ({about})", header, lines, notes))

@@ -7,7 +7,6 @@ data set and a recipe are stands in `data/`. Labelled sentences go to `sentences
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..data import DATASETS, NAMES, SENTENCES, fetch, folder, prepared, steps
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
+from .commands import threads
 from .machine import cores
 from .runs import alone_in, say
 from .sentences import prepare as sentences
@@ -124,8 +124,8 @@ def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) ->
         return ""
 
     # The processes go first: the threads that feed them live longer.
-    with ThreadPoolExecutor(at_once) as threads, Workers(args.jobs) as workers:
-        failed = [error for error in threads.map(one, jobs) if error]
+    with threads(at_once) as pool, Workers(args.jobs) as workers:
+        failed = [error for error in pool.map(one, jobs) if error]
     if failed:
         raise UserError("\n".join(failed))
 

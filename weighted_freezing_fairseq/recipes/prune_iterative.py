@@ -12,10 +12,10 @@ from typing import Any
 
 from ..configs import CONFIGS
 from ..core.pruning import METHODS
-from ..errors import UserError
+from ..errors import UserError, check_fraction
 from .machine import Machine
 from .pack import read_checkpoint
-from .provenance import note, on_embedded
+from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -24,6 +24,7 @@ from .runs import (
     mean,
     note_on,
     prepare,
+    refuse_invalid_settings,
     refuse_wrong,
     say,
     train,
@@ -39,6 +40,21 @@ ALIGNMENTS = (NONE, "cosine", "frobenius")
 _YAML = "alignreg.yaml"
 
 
+def alignment(spec: str) -> dict[str, Any]:
+    """Settings of `cosine`, or of `cosine@0.5`, with a lambda in place of the YAML's; anything else is refused."""
+    kind, at, strength = spec.partition("@")
+    try:
+        settings = {"alignreg": kind} | ({"alignreg_lambda": float(strength)} if at else {})
+    except ValueError:
+        kind = ""
+    if kind not in ALIGNMENTS or settings.get("alignreg_lambda", 0) < 0 or (at and kind == NONE):
+        raise UserError(
+            f"unknown {spec!r} in --alignreg; type --alignreg with some of: {','.join(ALIGNMENTS)}, or with a lambda, "
+            "as in cosine@0.5"
+        )
+    return settings
+
+
 def pruned_share(checkpoint: Path) -> float:
     """The share of exact zeros among the weights that a run prunes, counted in its checkpoint."""
     rest, tensors = read_checkpoint(checkpoint)
@@ -49,7 +65,9 @@ def pruned_share(checkpoint: Path) -> float:
     return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Sequence[str], folder: Path) -> str:
+def main_steps(
+    args: argparse.Namespace, methods: Sequence[str], alignments: Sequence[str], parent_config: Path, folder: Path
+) -> str:
     """From nothing to the table."""
     data, reference = folder / "bin", folder / "raw" / f"test.{args.pair.split('-')[1]}"
     parents = [Run(PARENT, seed, folder / f"{PARENT}-{seed}") for seed in range(1, args.seeds + 1)]
@@ -61,12 +79,10 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
     }
     machine = Machine.of(args.device, args.jobs, len(children))
     prepare(args.pair, folder, args.corpus_fraction)
-    parent_config = args.parent_config or CONFIGS / "toy/standard.yaml"
     say(f"training {len(parents)} parents, {machine.jobs} at a time, on {machine.device}")
 
     def begin(run: Run) -> Score:
-        note(run, on_embedded(args, folder), parent_config, machine)
-        train(run, parent_config, data, args.pair, machine)
+        train(run, parent_config, data, args.pair, machine, on_embedded(args, folder))
         return evaluate(run, data, reference, machine)
 
     scores = dict(zip(parents, machine.map(begin, parents), strict=True))
@@ -74,11 +90,10 @@ def main_steps(args: argparse.Namespace, methods: Sequence[str], alignments: Seq
 
     def prune(run: Run) -> Score:
         method, kind = children[run]
-        criterion = {"prune": method, "alignreg": kind, "prune_target": args.sparsity}
+        criterion = {"prune": method, **alignment(kind), "prune_target": args.sparsity}
         start = {"finetune_from_model": str(parents[run.seed - 1].checkpoint)}
-        config = args.configs.resolve() / _YAML
-        note(run, on_embedded(args, folder), config, machine)
-        train(run, config, data, args.pair, machine, {"criterion": criterion, "checkpoint": start})
+        more = {"criterion": criterion, "checkpoint": start}
+        train(run, args.configs.resolve() / _YAML, data, args.pair, machine, on_embedded(args, folder), more)
         return evaluate(run, data, reference, machine)
 
     scores |= dict(zip(children, machine.map(prune, children), strict=True))
@@ -123,7 +138,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", default=",".join(METHODS), help=f"comma-separated (default: all: {', '.join(METHODS)})"
     )
     parser.add_argument(
-        "--alignreg", default=",".join(ALIGNMENTS), help=f"comma-separated (default: {','.join(ALIGNMENTS)})"
+        "--alignreg",
+        default=",".join(ALIGNMENTS),
+        help=f"comma-separated, each with a lambda if wanted, as in cosine@0.5 (default: {','.join(ALIGNMENTS)})",
     )
     parser.add_argument("--sparsity", type=float, default=0.7, help="share of weights that is pruned (default 0.7)")
     parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
@@ -133,18 +150,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The whole way; ends with the table on standard output."""
     refuse_wrong(args)
-    if not 0 < args.sparsity < 1:
-        raise UserError(f"--sparsity {args.sparsity:g} is no share of the weights; type --sparsity 0.7")
+    check_fraction("--sparsity", args.sparsity, 0.7)
     methods, kinds = args.methods.split(","), args.alignreg.split(",")
-    for option, given, known in (("--methods", methods, METHODS), ("--alignreg", kinds, ALIGNMENTS)):
-        for name in given:
-            if name not in known:
-                raise UserError(f"unknown {name!r} in {option}; type {option} with some of: {','.join(known)}")
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"unknown {name!r} in --methods; type --methods with some of: {','.join(METHODS)}")
+    for kind in kinds:
+        alignment(kind)
     if not (args.configs / _YAML).is_file():
         raise UserError(f"there is no {args.configs / _YAML}; give --configs a folder with {_YAML}")
+    parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
+    refuse_invalid_settings(parent_config, args.configs.resolve() / _YAML)
     folder = args.out.resolve() / args.pair
     with alone_in(folder):
-        text = main_steps(args, methods, kinds, folder)
+        text = main_steps(args, methods, kinds, parent_config, folder)
     print(text)
     print(f"\nTables, checkpoints and logs: {folder}/ (table.md, table.csv, */train.log)")
     return 0

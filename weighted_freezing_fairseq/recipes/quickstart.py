@@ -16,7 +16,7 @@ from ..analysis import figures
 from ..configs import CONFIGS, config_path
 from . import page
 from .machine import Machine, threads_each
-from .provenance import note, on_embedded
+from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -29,6 +29,7 @@ from .runs import (
     note_on,
     once,
     prepare,
+    refuse_invalid_settings,
     refuse_unknown_methods,
     refuse_wrong,
     say,
@@ -114,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     folders = (args.configs.resolve(), CONFIGS / "adapt")
     methods = ["standard", *(m for m in args.methods.split(",") if m != "standard")]
     refuse_unknown_methods(methods, *folders)
+    refuse_invalid_settings(*(config_path(method, *folders) for method in methods))
     out = args.out.resolve()
     folder = out / args.pair
     data, reference = folder / "bin", folder / "raw" / f"test.{args.pair.split('-')[1]}"
@@ -147,9 +149,8 @@ def _train_all(
     def work(run: Run) -> None:
         parent = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
         found = found_in(parent, "last", yamls[run], data, machine)
-        note(run, about, yamls[run], machine)
         more = {**filled_in(yamls[run], found), "common": {"log_importance": IMPORTANCE_EVERY}}
-        train(run, yamls[run], data, about["pair"], machine, more)
+        train(run, yamls[run], data, about["pair"], machine, about, more)
 
     machine.map(work, [run for run in runs if run not in later])
     machine.map(work, later)

@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         for _, cell in (each for these in order for each in these):
             print(f"{'done' if cell.trained else 'to do'}  {cell.folder}")
         return 0
+    for method in dict.fromkeys(cell.method for these in order for _, cell in these if not cell.trained):
+        study.refuse_invalid(method)
     machine = Machine.of(args.device, args.jobs, len(cells), args.gpus, args.precision, args.tokens_per_gpu)
     _prepare(args, study, pairs)
     failed = _run_all(study, order, machine, Wanted(choices, usual_decode(study.dataset.name)))

@@ -7,7 +7,6 @@ the reference. Left out on purpose: how results are laid out (`report.py`).
 
 import functools
 import hashlib
-import json
 import re
 import shlex
 import statistics
@@ -18,14 +17,28 @@ from typing import Any
 
 from ..data import DATASETS, NAMES, SENTENCES, lowercases
 from ..errors import UserError
+from ..forms import NUMBER, Content, read_json
 from .published import BASELINE
-from .runs import CHOICES, PROVENANCE, Run, say
+from .runs import CHOICES, PROVENANCE, Run, read_provenance, say
 from .scores import read_lines
 from .sentences.measures import MEASURES
 from .sentences.significance import Labels
 from .significance import Bleu, PValues, Scorer, kept_p_values
 
 LOWERCASED, CASED = "lowercased BLEU", "cased BLEU"  # BLEU alone is cased where nothing else stands beside it
+
+# Of a file of scores; of translations, and of labels.
+SCORE_FORM = {
+    **dict.fromkeys(("subset", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str),
+    "bleu_lowercased": NUMBER,
+    "bleu_lowercased_signature": str,
+    "sentences": int,
+    "bleu": NUMBER,
+    "chrf": NUMBER,
+    "decode": dict,
+    "scores": {str: NUMBER},
+    "sets": {str: NUMBER},
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -156,14 +169,14 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         found += mine
         if not mine:
             # what is not of these its own recipe trains and scores
-            own = _read(folder / PROVENANCE, "train it again")["dataset"] in NAMES
+            own = _about(folder)["dataset"] in NAMES
             (unscored if own and Run.of(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
         without = f"without a score of choice {choice}" if choice else "trained and not scored"
         notes.append(f"{without}: {len(unscored)} runs; type: wff evaluate {shlex.join(map(str, unscored))}")
     if unfinished:
-        command = _read(unfinished[0] / PROVENANCE, "train it again")["command"]
+        command = _about(unfinished[0])["command"]
         notes.append(f"not done to the end: {len(unfinished)} runs, {unfinished[0]} is one; to go on type: {command}")
     return found, notes
 
@@ -185,10 +198,11 @@ def _run_folders(roots: Iterable[Path]) -> list[Path]:
 
 def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[Scored]:
     """One score for each test set: that of `choice`, or of the first choice that is there."""
-    about = _read(folder / PROVENANCE, f"train it again, or move {folder} away")
+    about = _about(folder)
     scores: dict[str, dict[str, tuple[Path, dict[str, Any]]]] = {}
     for path in sorted((folder / "scores").glob("*.json")):
-        score = _read(path, f"score the run again: {_evaluate_again([str(folder)])}")
+        remedy = f"score the run again: {_evaluate_again([str(folder)])}"
+        score = read_json(path, SCORE_FORM, remedy)
         scores.setdefault(score["subset"], {})[score["choice"]] = path, score
     for subset in scores:
         taken = next((name for name in ([choice] if choice else CHOICES) if name in scores[subset]), None)
@@ -196,25 +210,15 @@ def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[
             yield _scored(folder, about, *scores[subset][taken], data)
 
 
-class _Content(dict[str, Any]):
-    """A JSON object of which a missing key says what to type."""
-
-    def __init__(self, content: dict[str, Any], path: Path, remedy: str) -> None:
-        super().__init__(content)
-        self.path, self.remedy = path, remedy
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self.path} does not say its {key}; {self.remedy}")
+def _about(folder: Path) -> Content:
+    """Its provenance."""
+    about = read_provenance(folder)
+    if about["dataset"] in SENTENCES and about["pair"] not in SENTENCES[about["dataset"]].tasks:
+        raise UserError(f"{about.path} names {about['pair']!r}, which is no task of {about['dataset']}; {about.remedy}")
+    return about
 
 
-def _read(path: Path, remedy: str) -> _Content:
-    try:
-        return _Content(json.loads(path.read_text(encoding="utf-8")), path, remedy)
-    except (ValueError, TypeError):
-        raise UserError(f"{path} is not a whole file of JSON; {remedy}") from None
-
-
-def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Path | None) -> Scored:
+def _scored(folder: Path, about: Content, path: Path, score: Content, data: Path | None) -> Scored:
     reference = _reference(about, Path(score["reference"]), data)
     updates, seconds = cost(folder / "train.log")
     values, signatures = _values(score, lowercases(about["dataset"], about["recipe"]))
@@ -252,7 +256,7 @@ def _scored(folder: Path, about: _Content, path: Path, score: _Content, data: Pa
     )
 
 
-def _values(score: _Content, lowercased: bool) -> tuple[tuple[float, float | None, float | None], tuple[str, str, str]]:
+def _values(score: Content, lowercased: bool) -> tuple[tuple[float, float | None, float | None], tuple[str, str, str]]:
     """The score, the one beside it, and cased BLEU where the score is lowercased; and their signatures.
 
     A task of labels may have but one.
@@ -261,13 +265,16 @@ def _values(score: _Content, lowercased: bool) -> tuple[tuple[float, float | Non
         names = ("bleu_lowercased", "chrf", "bleu") if lowercased else ("bleu", "chrf")
         scores = [(score[name], score[f"{name}_signature"]) for name in names]
     else:
+        if not score["scores"] or not set(score["scores"]) <= set(MEASURES):
+            measured = list(score["scores"])
+            raise UserError(f"{score.path} has scores of {measured}, not of {list(MEASURES)}; {score.remedy}")
         (_, value), *others = score["scores"].items()
         scores = [(value, score["signature"]), *((value, MEASURES[name].signature) for name, value in others[:1])]
     values, signatures = zip(*scores, *[(None, "")] * (3 - len(scores)), strict=True)
     return values, signatures
 
 
-def _reference(about: _Content, recorded: Path, data: Path | None) -> Path:
+def _reference(about: Content, recorded: Path, data: Path | None) -> Path:
     """Where it was when the run was scored; or, for runs from another machine, in the same data on this one."""
     prepared = Path(about["data"])
     if recorded.is_file() or not recorded.is_relative_to(prepared):

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import hydra_train
-from ..configs import CONFIGS, methods_in, open_settings
+from ..configs import CONFIGS, methods_in, open_settings, settings_of
 from ..data import subwords
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
+from ..forms import Content, read_json
 from ..user_dir import USER_DIR
 from . import corpus
-from .commands import started
+from .commands import Reason, reason, refuse_when_stopping, started
 from .contents import same_settings, with_contents
 from .machine import Machine, environment
 from .scores import Score, all_scores, read_lines
@@ -37,6 +38,14 @@ from .translate import Decode, Pieces, generate, raw_reference
 
 PIECES = 2000
 PROVENANCE = "provenance.json"
+_PROVENANCE_FORM = {
+    **dict.fromkeys(("dataset", "recipe", "pair", "method", "data", "config", "command"), str),
+    "seed": int,
+    "commit": (str, type(None)),
+    "changed": [str],
+    "versions": {str: str},
+    "sittings": [{"device": str}],
+}
 CHOICES = ("best", "last", "average")  # checkpoints to translate with; the first that there is counts
 DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
 _say_lock = threading.Lock()
@@ -61,7 +70,7 @@ class Run:
         """The run that `wff train` made in `folder`."""
         if not (folder / PROVENANCE).is_file():
             raise UserError(f"{folder} is no run folder: it has no {PROVENANCE}; give one that wff train made")
-        own = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+        own = read_provenance(folder)
         return cls(own["method"], own["seed"], folder.resolve())
 
     @property
@@ -76,8 +85,12 @@ class Run:
 
     def provenance(self) -> dict[str, Any]:
         """What was trained, from what, by which command (contract: see `train.py`)."""
-        found: dict[str, Any] = json.loads((self.folder / PROVENANCE).read_text(encoding="utf-8"))
-        return found
+        return read_provenance(self.folder)
+
+
+def read_provenance(folder: Path) -> Content:
+    """provenance.json of a run folder."""
+    return read_json(folder / PROVENANCE, _PROVENANCE_FORM, f"train it again, or move {folder} away")
 
 
 def say(text: str) -> None:
@@ -106,6 +119,22 @@ def once(
     remedy: str = "give another --out, or move that folder away",
 ) -> None:
     """Do `work` unless `folder` has it done with the same settings; other settings are the user's to sort out."""
+
+    def claim_and_work(claim: Callable[[], None]) -> None:
+        claim()
+        work()
+
+    once_claimed(folder, name, settings, claim_and_work, remedy)
+
+
+def once_claimed(
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    work: Callable[[Callable[[], None]], None],
+    remedy: str = "give another --out, or move that folder away",
+) -> None:
+    """The same; other settings are refused from when `work` calls the function that it gets, not from its start."""
     stamp, begun = folder / f".{name}.json", folder / f".{name}.begun.json"
     state = state_of(folder, name, settings)
     if state == DONE:
@@ -113,8 +142,11 @@ def once(
         return
     if state == OTHER:
         raise UserError(f"{folder} holds a {'' if stamp.is_file() else 'half-done '}{name} of other settings; {remedy}")
-    write_atomically(begun, json.dumps(settings, default=str))
-    work()
+
+    def claim() -> None:
+        write_atomically(begun, json.dumps(settings, default=str))
+
+    work(claim)
     begun.replace(stamp)
 
 
@@ -162,14 +194,16 @@ def _segment(folder: Path, raw: Path, languages: Sequence[str], like: Path | Non
 def wff(words: Sequence[Any], threads: int) -> str:
     """What one of this package's own commands prints."""
     words = list(map(str, words))
-    done = subprocess.run(
-        [sys.executable, "-m", "weighted_freezing_fairseq", *words],
-        capture_output=True, text=True, env=environment(threads), check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        reason = done.stderr.strip().splitlines()[-1:]
-        raise UserError(f"wff {words[0]} failed: {''.join(reason)}; type it by hand: wff {shlex.join(words)}")
-    return done.stdout
+    with started(
+        USER_DIR.name, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(threads)
+    ) as process:
+        printed, said = process.communicate()
+    if process.returncode != 0:
+        refuse_when_stopping()
+        raise UserError(
+            f"wff {words[0]} failed: {reason(said, process.returncode)}; type it by hand: wff {shlex.join(words)}"
+        )
+    return str(printed)
 
 
 def fairseq(
@@ -182,7 +216,7 @@ def fairseq(
     """One fairseq command with its output in `log`, each line also handed to `watch`; `env`: default, one thread."""
     log.parent.mkdir(parents=True, exist_ok=True)
     module = hydra_train.__name__ if command == "hydra_train" else f"fairseq_cli.{command}"
-    last = ""
+    why = Reason()
     with started(
         module, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=env or environment(1),
@@ -191,24 +225,36 @@ def fairseq(
         for line in process.stdout:
             file.write(line)
             file.flush()
-            if line.strip() and "HYDRA_FULL_ERROR" not in line:  # Hydra's last word says nothing of the reason
-                last = line.strip()
+            why.hear(line)
             if watch is not None:
                 watch(line)
     if process.returncode != 0:
-        raise UserError(f"fairseq-{command.replace('_', '-')} failed: {last}; the whole log is {log}")
+        refuse_when_stopping()
+        raise UserError(
+            f"fairseq-{command.replace('_', '-')} failed: {why.of(process.returncode)}; the whole log is {log}"
+        )
 
 
-def settings_of(run: Run, config: Path, data: Path, pair: str | None, more: Mapping[str, Any] | None) -> Any:
+def refuse_invalid_settings(*configs: Path, changed: Mapping[str, Any] | None = None) -> None:
+    """Each YAML, with what is `changed` in it, must be one that fairseq can train with."""
+    from ..plugin.settings import refuse_invalid
+
+    for config in configs:
+        settings = settings_of(config, changed or {})
+        try:
+            refuse_invalid(settings)
+            for section, keys in (("dataset", ("max_tokens", "batch_size")), ("optimization", ("max_update",))):
+                if not set(keys) & set(settings.get(section) or {}):
+                    raise UserError(f"setting {' or '.join(f'{section}.{key}' for key in keys)} is missing")
+        except UserError as error:
+            raise UserError(f"{error}; correct {config}{', or --set' if changed else ''}") from None
+
+
+def training_settings(run: Run, config: Path, data: Path, pair: str | None, more: Mapping[str, Any] | None) -> Any:
     """What is trained, not on what: a run that was stopped may go on on other GPUs, in another place."""
-    from omegaconf import OmegaConf
-
     languages = dict(zip(("source_lang", "target_lang"), pair.split("-"), strict=True)) if pair else {}
-    return OmegaConf.merge(
-        OmegaConf.load(config),
-        {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}},
-        more or {},
-    )
+    own = {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}}
+    return settings_of(config, own, more or {})
 
 
 def stamp_of(given: Any) -> dict[str, Any]:
@@ -219,15 +265,22 @@ def stamp_of(given: Any) -> dict[str, Any]:
 
 
 def train(
-    run: Run, config: Path, data: Path, pair: str | None, machine: Machine, more: Mapping[str, Any] | None = None
-) -> None:
+    run: Run, config: Path, data: Path, pair: str | None, machine: Machine, about: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
     """fairseq-hydra-train of one YAML (with `more` settings); fairseq itself goes on from the last checkpoint.
+
+    The folder belongs to these settings, and has a provenance (`about`, see `provenance.note`), from the first update.
 
     pair: None where the task has no languages.
     """
     from omegaconf import OmegaConf
 
-    given = settings_of(run, config, data, pair, more)
+    from .provenance import note  # which builds on this module
+
+    if not run.trained:
+        refuse_invalid_settings(config, changed=more)
+    given = training_settings(run, config, data, pair, more)
     unit = "max_tokens" if "max_tokens" in given.dataset else "batch_size"
     update_freq = given.optimization.get("update_freq", [1])[0]  # select: no default in omegaconf 2.0
     settings = OmegaConf.merge(
@@ -240,26 +293,38 @@ def train(
     )
     total = settings.optimization.max_update
     begun = time.monotonic()
-    shown = [begun]
 
-    def watch(line: str) -> None:
-        if "train_inner" in line and '"num_updates"' in line:
-            values = json.loads(line[line.index("{") :])
-            done, now = int(values["num_updates"]), time.monotonic()
-            if done == total or now - shown[0] > 10:
-                shown[0] = now
-                say(f"{run.name}: update {done} of {total}, loss {values['loss']}, {values['ups']} updates/s")
+    def work(claim: Callable[[], None]) -> None:
+        claimed, shown = False, begun
 
-    def work() -> None:
+        def first_update() -> None:
+            nonlocal claimed
+            claimed = True
+            note(run, about, config, machine)
+            claim()
+
+        def watch(line: str) -> None:
+            nonlocal shown
+            if hydra_train.FIRST_UPDATE in line and not claimed:
+                first_update()
+            elif "train_inner" in line and '"num_updates"' in line:
+                values = json.loads(line[line.index("{") :])
+                done, now = int(values["num_updates"]), time.monotonic()
+                if done == total or now - shown > 10:
+                    shown = now
+                    say(f"{run.name}: update {done} of {total}, loss {values['loss']}, {values['ups']} updates/s")
+
         # The run folder keeps its complete settings: what was trained can be trained again from it alone.
         # Not called config.yaml: fairseq has one of its own, which would win.
         write_atomically(run.folder / "run.yaml", OmegaConf.to_yaml(settings))
         words = ["--config-dir", run.folder, "--config-name", "run", "hydra.run.dir=.", "hydra.output_subdir=null"]
         with machine.environment() as env:
             fairseq("hydra_train", words, run.folder / "train.log", env, watch)
+        if not claimed:  # the last checkpoint left no update to make
+            first_update()
         say(f"{run.name}: trained in {time.monotonic() - begun:.0f} s")
 
-    once(run.folder, "training", stamp_of(given), work)
+    once_claimed(run.folder, "training", stamp_of(given), work)
 
 
 def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from .machine import Machine
-from .provenance import note, on_embedded
+from .provenance import on_embedded
 from .runs import (
     Run,
     add_run_arguments,
@@ -21,6 +21,7 @@ from .runs import (
     mean,
     note_on,
     prepare,
+    refuse_invalid_settings,
     refuse_wrong,
     say,
     train,
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     for path in yamls.values():
         if not path.is_file():
             raise UserError(f"there is no {path}; give --configs a folder with {STANDARD}.yaml and {STUDENT}.yaml")
+    refuse_invalid_settings(*yamls.values())
     folder = args.out.resolve() / args.pair
     data, reference = folder / "bin", folder / "raw" / f"test.{args.pair.split('-')[1]}"
     machine = Machine.of(args.device, args.jobs, args.seeds)
@@ -94,8 +96,7 @@ def run(args: argparse.Namespace) -> int:
             teacher = ":".join(str(run.checkpoint) for run in teachers_of(n, runs, args.ensemble))
             more = {"criterion": {"teacher": teacher}} if n else {}
             config = yamls[STUDENT if n else STANDARD]
-            note(student, on_embedded(args, folder), config, machine)
-            train(student, config, data, args.pair, machine, more)
+            train(student, config, data, args.pair, machine, on_embedded(args, folder), more)
             scores[student] = evaluate(student, data, reference, machine)
         return scores
 

@@ -18,7 +18,7 @@ from ..data import DATASETS, NAMES, SENTENCES, Dataset, prepared, read_manifest
 from ..data.sentences import SentenceData
 from ..errors import UserError
 from .machine import PRECISIONS, Machine
-from .provenance import note, relocate
+from .provenance import relocate
 from .runs import (
     OPEN,
     Run,
@@ -27,10 +27,11 @@ from .runs import (
     filled_in,
     found_in,
     needs_another_run,
-    settings_of,
+    refuse_invalid_settings,
     stamp_of,
     state_of,
     train,
+    training_settings,
 )
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
@@ -83,8 +84,14 @@ class Study:
     def _config(self, run: Run) -> Path:
         return config_path(run.method, self.configs)
 
+    def refuse_invalid(self, method: str) -> None:
+        """The YAML of a method must be one that can be trained, with what the user changed in it."""
+        refuse_invalid_settings(config_path(method, self.configs), changed=merged({}, self.changed))
+
     def train(self, pair: str, run: Run, machine: Machine) -> None:
         """One cell, to its end."""
+        if not run.trained:
+            self.refuse_invalid(run.method)  # now, and not after hours of what it starts from
         folder = prepared(self.data, self.recipe, pair)
         manifest = read_manifest(folder)
         config = self._config(run)
@@ -102,8 +109,7 @@ class Study:
             if key not in more.get(section, {}):
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
         with alone_in(run.folder):
-            note(run, self._about(pair, run, folder), config, machine)
-            train(run, config, folder / "bin", self._languages(pair), machine, more)
+            train(run, config, folder / "bin", self._languages(pair), machine, self._about(pair, run, folder), more)
             relocate(run, self._about(pair, run, folder))
 
     def state(self, pair: str, run: Run) -> str:
@@ -113,12 +119,22 @@ class Study:
         folder, config, parent = prepared(self.data, self.recipe, pair), self._config(run), self.parent(pair, run)
         found = {} if parent is None else files_in(parent, "best", config)
         more = self._settings(config, found, read_manifest(folder))
-        given = settings_of(run, config, folder / "bin", self._languages(pair), more)
+        given = training_settings(run, config, folder / "bin", self._languages(pair), more)
         return state_of(run.folder, "training", stamp_of(given))
 
     def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """What is given beside the YAML: what was found for it, and what the user changed."""
-        return merged(filled_in(config, found), self.changed)
+        """What is given beside the YAML: what was found for it, how its data becomes text, what the user changed."""
+        from omegaconf import OmegaConf
+
+        settings = filled_in(config, found)
+        # DEVIATION: the scripts of Li et al. choose the checkpoint by the BLEU of pieces of SentencePiece, from which
+        # they remove the marks of BPE, of which there are none. Here it is the BLEU of text, as the recipe of the data
+        # has it.
+        if OmegaConf.load(config).task.get("eval_bleu"):
+            made = manifest["generate"]
+            text = {"eval_bleu_remove_bpe": made["remove_bpe"], "eval_bleu_detok": made["tokenizer"] or "space"}
+            settings["task"] = text
+        return merged(settings, self.changed)
 
     def _languages(self, pair: str) -> str | None:
         """The pair, where it is one."""
@@ -140,6 +156,8 @@ class Study:
 def merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, Any]:
     """`settings` with what a user changed as section.key=value."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     for each in changed:
         name, equals, _ = each.partition("=")
@@ -147,6 +165,11 @@ def merged(settings: Mapping[str, Any], changed: tuple[str, ...]) -> dict[str, A
             raise UserError(
                 f"--set {each} is not of the form section.key=value; type --set optimization.max_update=1000"
             )
+        try:
+            OmegaConf.from_dotlist([each])
+        except (YAMLError, OmegaConfBaseException) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"--set {each} has no valid value ({why}); type --set 'optimization.lr=[0.1]'") from None
     found: Any = OmegaConf.to_container(OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed))))
     return found
 
@@ -203,6 +226,7 @@ def run(args: argparse.Namespace) -> int:
     config = config_path(args.method, study.configs)
     machine = Machine.of(args.device, 1, 1, args.gpus, args.precision, args.tokens_per_gpu)
     if args.dry_run:
+        study.refuse_invalid(args.method)
         print(f"{mine.name}: {config} on {prepared(study.data, study.recipe, pair)}\nin {mine.folder}, on {machine}")
         return 0
     study.train(pair, mine, machine)

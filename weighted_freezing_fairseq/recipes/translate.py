@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..user_dir import USER_DIR
-from .commands import started
+from .commands import reason, refuse_when_stopping, started
 from .machine import Machine
 from .scores import read_lines, refuse_processed
 
@@ -98,9 +98,10 @@ def generate(
                 watch(len(found))
         process.wait()
         errors.seek(0)
-        said = errors.read().decode("utf-8", errors="replace").strip().splitlines()
+        said = errors.read().decode("utf-8", errors="replace").strip()
     if process.returncode != 0:
-        raise UserError(f"fairseq-generate failed on {checkpoint}: {said[-1] if said else last}")
+        refuse_when_stopping()
+        raise UserError(f"fairseq-generate failed on {checkpoint}: {reason(said or last, process.returncode)}")
     missing = sorted(set(range(max(found, default=-1) + 1)) - found.keys())
     if missing:
         raise UserError(f"fairseq-generate left out sentences {missing[:3]} of {subset}")

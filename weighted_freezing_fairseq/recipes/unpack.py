@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from ..core.difference import patched
-from ..core.snapshot import fingerprint
+from ..core.snapshot import few, fingerprint, mismatches
 from ..errors import UserError
 from ..files import whole
 from .pack import OPTIMIZER_STATE, read_checkpoint, read_packed, refuse_to_overwrite, save
@@ -34,13 +34,18 @@ def run(args: argparse.Namespace) -> int:
     base = read_checkpoint(args.base)[1]
     wanted, found = content["base"], fingerprint(base)
     if found != wanted["fingerprint"]:
+        other = mismatches(base, wanted.get("shapes", {}).items())  # earlier versions wrote no shapes
         raise UserError(
-            f"{args.base} (fingerprint {found[:12]}) is not the base of {args.file}: give the checkpoint with "
+            f"{args.base} (fingerprint {found[:12]}) is not the base of {args.file}: "
+            f"{f'it is another model, {few(other)}; ' if other else ''}give the checkpoint with "
             f"fingerprint {wanted['fingerprint'][:12]}, which was {wanted['path']} when it was packed"
         )
-    model = patched(base, content["difference"])
-    if fingerprint(model) != content["tuned"]["fingerprint"]:
-        raise UserError(f"{args.file} is damaged: it does not give back what was packed; fetch or pack it again")
+    try:
+        model = patched(base, content["difference"])
+        if fingerprint(model) != content["tuned"]["fingerprint"]:
+            raise ValueError("it does not give back what was packed")
+    except ValueError as error:
+        raise UserError(f"{args.file} is damaged: {error}; fetch or pack it again") from None
     state = content["rest"]
     state["model"].update(model)
     with whole(args.out) as part:

@@ -16,7 +16,7 @@ from typing import Any
 from ...data import read_manifest
 from ...errors import UserError
 from ...files import whole_folder, write_atomically
-from ..commands import started
+from ..commands import reason, refuse_when_stopping, started
 from ..machine import Machine
 from ..runs import Run, once, progress, say
 from ..scores import read_lines
@@ -95,9 +95,10 @@ def _predict(
                 watch(int(line.removeprefix(DONE)))
         process.wait()
         errors.seek(0)
-        said = errors.read().decode("utf-8", errors="replace").strip().splitlines()
+        said = errors.read().decode("utf-8", errors="replace")
     if process.returncode != 0:
-        raise UserError(f"predicting with {checkpoint} failed: {said[-1] if said else process.returncode}")
+        refuse_when_stopping()
+        raise UserError(f"predicting with {checkpoint} failed: {reason(said, process.returncode)}")
     for split, number in rows.items():
         if (count := len(read_lines(out / split))) != number:
             raise UserError(f"{count} labels of {split} were predicted, where it has {number} rows")

@@ -1,8 +1,9 @@
 """`wff train glue` and `wff train xnli`: what a task decides of a training, and the weights that it starts from.
 
-A YAML leaves open (`???`) what differs between tasks: classes, regression, updates, alpha. Training starts by fairseq's
-`finetune_from_model`, which takes weights alone and gives way to the run's own last checkpoint when it goes on;
-`restore_file` would begin anew each time.
+A YAML leaves open (`???`) what differs between tasks: classes, regression, updates, alpha and how its divergence is
+reduced, and the measure that chooses the best checkpoint. Training starts by fairseq's `finetune_from_model`, which
+takes weights alone and gives way to the run's own last checkpoint when it goes on; `restore_file` would begin anew each
+time.
 """
 
 import argparse
@@ -15,13 +16,15 @@ from typing import Any
 from ...data import SENTENCES
 from ...data.encoders import Encoder
 from ...data.sentences import SentenceData, Task
+from ...doctor import installed_versions, release
 from ...errors import UserError
-from ..runs import Run, filled_in, needs_another_run
+from ..runs import Run, filled_in, needs_another_run, say
 from ..train import Study, merged
 from .prepare import tasks_of
 
 _START = "finetune_from_model"
-WARM_UP = 0.1  # of the updates, where a YAML leaves it open
+# What makes fairseq's `sentence_prediction` log a measure; it always has accuracy and loss.
+_REPORTS = {"mcc": "report_mcc", "f1": "report_acc_and_f1", "pearson": "report_pearson_and_spearman"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,13 @@ class SentenceStudy(Study):
             for section, values in _facts(task, manifest, given).items()
         }
         own["checkpoint"] = {}
-        if task.regression:  # nothing is classified: the loss is what can choose
-            own["checkpoint"] = {"best_checkpoint_metric": "loss", "maximize_best_checkpoint_metric": False}
+        if OmegaConf.is_missing(given.checkpoint, "best_checkpoint_metric"):
+            measure = _best_by(task)
+            own["checkpoint"] = {
+                "best_checkpoint_metric": measure,
+                "maximize_best_checkpoint_metric": measure != "loss",
+            }
+            own["criterion"] |= {_REPORTS[measure]: True} if measure in _REPORTS else {}
         if OmegaConf.is_missing(given.checkpoint, _START):
             own["checkpoint"][_START] = str(self._weights(config, manifest))
         return merged(OmegaConf.merge(filled, own), self.changed)
@@ -87,6 +95,16 @@ class SentenceStudy(Study):
         return super().command(pair, run) + encoder
 
 
+def _best_by(task: Task) -> str:
+    """The measure of the papers' tables, where the installed fairseq logs it."""
+    wanted, version = task.metrics[0], installed_versions().get("fairseq", "")
+    if wanted not in _REPORTS or release(version) != (0, 12, 2):
+        return wanted
+    found = "loss" if task.regression else "accuracy"
+    say(f"fairseq {version} does not log {wanted}: the best checkpoint is chosen by {found}; later ones log it")
+    return found
+
+
 def _facts(task: Task, manifest: Mapping[str, Any], given: Any) -> dict[str, dict[str, Any]]:
     """What a YAML may leave to the task, by section."""
     from omegaconf import OmegaConf
@@ -97,7 +115,10 @@ def _facts(task: Task, manifest: Mapping[str, Any], given: Any) -> dict[str, dic
         updates = given.optimization.max_update
     return {
         "task": {"num_classes": max(1, len(task.labels))},
-        "criterion": {"regression_target": task.regression, "alpha": task.alpha},
-        "lr_scheduler": {"warmup_updates": round(WARM_UP * updates)},
+        "criterion": {
+            "regression_target": task.regression,
+            "alpha": task.alpha,
+            "divergence_reduction": "mean" if task.regression else "sum",  # as the code of Xu et al. 2022
+        },
         "optimization": {"max_update": updates},
     }

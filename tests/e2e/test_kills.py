@@ -1,0 +1,102 @@
+"""kill -9 at any moment, then the same command: the result of a call that was left alone, and nothing beside it."""
+
+import csv
+import random
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+import warm_python
+from fairseq_runs import assert_same
+from recipe_runs import command, shortened, wff
+
+pytestmark = pytest.mark.slow
+
+
+def killed_and_called_again(times, longest, *words):
+    """The moments, in seconds, at which the command was killed; then it was let run to its end."""
+    popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
+    moments = [random.SystemRandom().uniform(0, longest) for _ in range(times)]
+    for moment in moments:
+        process = popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(moment)
+        process.kill()
+        process.wait(20)
+    done = wff(*words)
+    assert done.returncode == 0, (moments, done.stderr)
+    return moments
+
+
+def timed(*words):
+    """How long the command takes when it is left alone."""
+    begin = time.monotonic()
+    done = wff(*words)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - begin
+
+
+def names(folder):
+    """Every file, but for those of TensorBoard, which writes one more at each start."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if "tensorboard" not in path.parts}
+
+
+@pytest.fixture(scope="module")
+def measured(fairseq_module):
+    fairseq_module.train("run", "--optimizer", "adam", "--max-update", "8")
+    return [fairseq_module.folder / "run/checkpoint_last.pt", "--data", fairseq_module.data]
+
+
+@pytest.fixture(scope="module")
+def fairseq_module(toy_data, tmp_path_factory):
+    from fairseq_runs import Fairseq
+
+    return Fairseq(toy_data, tmp_path_factory.mktemp("trained"))
+
+
+def test_fisher(measured, tmp_path):
+    words = ["fisher", *measured, "--estimator", "sampled", "--draws", 2, "--samples", 60, "--max-tokens", 60]
+    longest = timed(*words, "--out", tmp_path / "whole/f.pt")
+    moments = killed_and_called_again(3, longest, *words, "--out", tmp_path / "killed/f.pt")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed") == {"f.pt"}, moments
+    whole, killed = (torch.load(tmp_path / name / "f.pt", weights_only=True) for name in ("whole", "killed"))
+    assert_same(whole, killed)
+
+
+def test_sensitivity(measured, tmp_path):
+    words = ["sensitivity", *measured, "--batches", 20, "--max-tokens", 100, "--device", "cpu"]
+    longest = timed(*words, "--out", tmp_path / "whole")
+    moments = killed_and_called_again(3, longest, *words, "--out", tmp_path / "killed")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
+    table, again = ((tmp_path / name / "sensitivity.csv").read_text() for name in ("whole", "killed"))
+    assert table == again
+    samples, again = (np.load(next((tmp_path / name / "samples").iterdir())) for name in ("whole", "killed"))
+    assert np.array_equal(samples, again)
+
+
+def test_quickstart(tmp_path):
+    shortened("toy/standard.yaml", tmp_path / "configs", updates=20, every=5, log_interval=5)
+    words = [
+        "quickstart",
+        "--configs",
+        tmp_path / "configs",
+        "--methods",
+        "standard",
+        "--pair",
+        "nl-en",
+        "--device",
+        "cpu",
+    ]
+    words += ["--device", "cpu", "--corpus-fraction", 0.1, "--out"]
+    longest = timed(*words, tmp_path / "whole")
+    moments = killed_and_called_again(3, longest, *words, tmp_path / "killed")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
+    whole, killed = (tmp_path / name / "nl-en" for name in ("whole", "killed"))
+    checkpoint = "standard-1/checkpoints/checkpoint_last.pt"
+    models = [torch.load(folder / checkpoint, weights_only=False)["model"] for folder in (whole, killed)]
+    assert_same(*models)
+    rows, again = (list(csv.DictReader((folder / "table.csv").read_text().splitlines())) for folder in (whole, killed))
+    for row in (*rows, *again):
+        del row["update_time_ratio"], row["peak_memory_ratio"]
+    assert rows == again and len(rows) == 1, moments
