@@ -1,9 +1,9 @@
-"""Run folders as `wff train` and `wff evaluate` leave them, with real scores and a log, in no time."""
+"""Prepared data, and run folders as `wff train` and `wff evaluate` leave them: real scores and a log, in no time."""
 
 import json
 import random
 
-from weighted_freezing_fairseq.data import lowercases
+from weighted_freezing_fairseq.data import binary, lowercases
 from weighted_freezing_fairseq.recipes.scores import all_scores
 
 WORDS = [f"w{number}" for number in range(60)]
@@ -53,4 +53,21 @@ def a_run(
         found |= {"reference": str(reference), **all_scores(lines, REFERENCE, "en"), **score_keys}
         (folder / f"scores/test.{choice}.json").write_text(json.dumps(found))
         (folder / f"scores/test.{choice}.hyp.txt").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+def prepared(folder, sentences, **references):
+    """Binarised sets of so many sentences each, with raw references of so many lines each."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "raw").mkdir()
+    (folder / "text").write_text("a\n" * sentences)
+    binary.save_dictionary([("a", 1)], folder / "bin/dict.en.txt")
+    for subset, lines in references.items():
+        for language in ("de", "en"):
+            binary.write(folder / "text", folder / "bin/dict.en.txt", folder / f"bin/{subset}.de-en.{language}")
+        (folder / f"raw/{subset}.en").write_text("a\n" * lines)
+    tests = {subset: f"raw/{subset}.en" for subset in references}
+    manifest = {"dataset": "multi30k", "recipe": "clean", "pair": "de-en", "source": "de", "target": "en"}
+    manifest |= {"tests": tests, "generate": {"remove_bpe": "sentencepiece", "tokenizer": None}, "sha256": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

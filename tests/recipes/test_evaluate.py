@@ -7,9 +7,9 @@ import math
 import pytest
 from fairseq_runs import Fairseq
 from recipe_runs import wff
+from scored_runs import prepared
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.data import binary
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.recipes.contents import content_hash
 from weighted_freezing_fairseq.recipes.scores import all_scores, comet, read_lines, refuse_processed, score
@@ -77,23 +77,6 @@ def test_counts_must_agree_and_empty_hypotheses_count():
     with pytest.raises(UserError, match="nothing to score"):
         score([], [])
     assert score(["", ""], ["a b", "c"]).bleu == 0
-
-
-def prepared(folder, sentences, **references):
-    """Binarised sets of so many sentences each, with raw references of so many lines each."""
-    (folder / "bin").mkdir(parents=True)
-    (folder / "raw").mkdir()
-    (folder / "text").write_text("a\n" * sentences)
-    binary.save_dictionary([("a", 1)], folder / "bin/dict.en.txt")
-    for subset, lines in references.items():
-        for language in ("de", "en"):
-            binary.write(folder / "text", folder / "bin/dict.en.txt", folder / f"bin/{subset}.de-en.{language}")
-        (folder / f"raw/{subset}.en").write_text("a\n" * lines)
-    tests = {subset: f"raw/{subset}.en" for subset in references}
-    manifest = {"dataset": "multi30k", "recipe": "clean", "pair": "de-en", "source": "de", "target": "en"}
-    manifest |= {"tests": tests, "generate": {"remove_bpe": "sentencepiece", "tokenizer": None}, "sha256": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 def a_run(folder, data):

@@ -410,6 +410,11 @@ def test_references_may_have_moved(tmp_path):
     )
     report = write([tmp_path / "runs"], tmp_path / "out", ["runs"], data=tmp_path / "moved/iwslt14")
     assert report.sheets["runs"].cells[1].p_bootstrap is not None and not report.notes
+    for path in tmp_path.rglob("provenance.json"):  # as wff train and wff evaluate note it
+        about = json.loads(path.read_text())
+        path.write_text(json.dumps({**about, "data": str(tmp_path / "moved/iwslt14/clean/de-en")}))
+    report = write([tmp_path / "runs"], tmp_path / "out", ["runs"])
+    assert report.sheets["runs"].cells[1].p_bootstrap is not None and not report.notes
 
 
 # The average over pairs ---------------------------------------------------------------------------------------------

@@ -120,12 +120,12 @@ def refuse_early(run: Run, wanted: Wanted) -> None:
         raw_reference(folder / "bin", subset, folder / manifest["tests"][subset], remedy)
 
 
-def state_of_scores(run: Run, wanted: Wanted) -> str:
-    """DONE, OPEN or OTHER, as `evaluate_run` will find all scores that are wanted of a finished run."""
+def state_of_scores(run: Run, data: Path, wanted: Wanted) -> str:
+    """DONE, OPEN or OTHER, as `evaluate_run` will find all scores that are wanted of a finished run on `data`."""
     if run.provenance()["dataset"] in SENTENCES:
         steps = sentences.steps_of(wanted.choices)
     else:
-        manifest = read_manifest(Path(run.provenance()["data"]))
+        manifest = read_manifest(data)
         steps = {name: about for name, (_, about) in _scorings(run, wanted, manifest).items()}
     states = {state_of(run.folder, f"scoring-{name}", about) for name, about in steps.items()}
     return next((state for state in (OTHER, OPEN) if state in states), DONE)

@@ -275,12 +275,11 @@ def _values(score: Content, lowercased: bool) -> tuple[tuple[float, float | None
 
 
 def _reference(about: Content, recorded: Path, data: Path | None) -> Path:
-    """Where it was when the run was scored; or, for runs from another machine, in the same data on this one."""
-    prepared = Path(about["data"])
-    if recorded.is_file() or not recorded.is_relative_to(prepared):
-        return recorded
+    """Where it was when the run was scored; or in the data that was moved, or that lies on another machine."""
     here = (data or Path("data") / about["dataset"]) / about["recipe"] / about["pair"]
-    return here / recorded.relative_to(prepared)
+    inside = Path(recorded.parent.name, recorded.name)  # raw/test.en, labels/dev.txt
+    places = [recorded, Path(about["data"]) / inside, here / inside]
+    return next((path for path in places if path.is_file()), places[-1])
 
 
 def cost(log: Path) -> tuple[int | None, int | None]:

@@ -114,13 +114,16 @@ class Study:
 
     def state(self, pair: str, run: Run) -> str:
         """DONE, OPEN or OTHER, as `train` will find the training; nothing is measured or written for it."""
-        if state_of(run.folder, "training", {}) == OPEN:
-            return OPEN
+        begun = state_of(run.folder, "training", {}) != OPEN
+        return state_of(run.folder, "training", self.stamp(pair, run)) if begun else OPEN
+
+    def stamp(self, pair: str, run: Run) -> dict[str, Any]:
+        """What the stamp of a training holds; nothing is measured for it."""
         folder, config, parent = prepared(self.data, self.recipe, pair), self._config(run), self.parent(pair, run)
         found = {} if parent is None else files_in(parent, "best", config)
         more = self._settings(config, found, read_manifest(folder))
         given = training_settings(run, config, folder / "bin", self._languages(pair), more)
-        return state_of(run.folder, "training", stamp_of(given))
+        return stamp_of(given)
 
     def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
         """What is given beside the YAML: what was found for it, how its data becomes text, what the user changed."""
