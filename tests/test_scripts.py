@@ -202,4 +202,10 @@ def test_a_matrix_becomes_arrays_of_jobs_that_wait_for_each_other(tmp_path):
     (tmp_path / "jobs").unlink()
     dry = bash("scripts/slurm.sh", *words, "--dry-run", **environment)
     assert dry.returncode == 0 and dry.stderr.count("sbatch ") == 3 and not (tmp_path / "jobs").exists()
+    dry = bash("scripts/slurm.sh", *words, "--device", "cpu", "--choices", "last", "--dry-run", **environment)
+    assert dry.returncode == 0 and "--gpus" not in dry.stderr
+    cells = [
+        path.read_text() for path in (tmp_path / "runs/slurm").glob("cells-*") if "--device cpu" in path.read_text()
+    ]
+    assert len(cells) == 2 and all(text.count("--choices last --device cpu") == 2 for text in cells)
     assert "type: bash scripts/slurm.sh iwslt14 --dry-run" in bash("scripts/slurm.sh").stderr
