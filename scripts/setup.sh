@@ -447,7 +447,7 @@ if [[ -z $(fact torch) ]]; then
     [[ $version != 3.10 ]] || default=torch==2.4.1
     read -ra spec <<<"${TORCH_SPEC:-$default}"
     say "==> torch (${spec[*]}): a download of 0.2 GB for CPU to 3 GB for CUDA, 1 to 5 minutes"
-    pip_install torch "${spec[@]}"
+    pip_install torch ${spec[@]+"${spec[@]}"}
     look
 elif [[ -n ${TORCH_SPEC:-} ]]; then
     say "note: torch $(fact torch) is there and is kept; TORCH_SPEC is only used where there is none"
