@@ -113,6 +113,7 @@ sys.path = [entry for entry in sys.path if entry]  # the folder we stand in may 
 root, extras = Path(sys.argv[1]), sys.argv[2]
 declared = {}
 sys.modules["setuptools"] = types.SimpleNamespace(setup=declared.update, find_packages=lambda **_: [])
+sys.modules["setuptools.command.build_py"] = types.SimpleNamespace(build_py=object)
 runpy.run_path(str(root / "setup.py"))
 wanted = [name for name in extras.split(",") if name and name != "none"]
 unknown = [name for name in wanted if name not in declared["extras_require"]]
