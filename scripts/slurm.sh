@@ -21,14 +21,15 @@ if (($# == 0)) || [[ $1 == -* ]]; then
     exit 2
 fi
 
-DRY="" GPUS=1 RUNS="runs/$1"
-words=()
+DRY="" GPUS=1 DEVICE="" RUNS="runs/$1"
+words=("$1")
+shift
 while (($#)); do
     case $1 in
     --dry-run) DRY=1 ;;
-    --gpus | --out)
+    --gpus | --out | --device)
         (($# > 1)) || { echo "scripts/slurm.sh: $1 needs a value" >&2 && exit 2; }
-        if [[ $1 == --gpus ]]; then GPUS=$2; else RUNS=$2; fi
+        case $1 in --gpus) GPUS=$2 ;; --out) RUNS=$2 ;; --device) DEVICE=$2 ;; esac
         words+=("$1" "$2")
         shift
         ;;
@@ -53,20 +54,23 @@ submit() {
     fi
 }
 
+resources=()
+[[ $DEVICE == cpu ]] || resources=("--gpus=$GPUS")
 folder="$RUNS/slurm"
 mkdir -p "$folder"
 after=()
 level=0
 while grep -q "^$level"$'\t' <<<"$cells"; do
-    list="$folder/cells-$(sha256sum <<<"$cells" | cut -c1-8)-$level.txt"
+    list="$folder/cells-$(cksum <<<"$cells" | cut -d " " -f 1)-$level.txt"
     sed -n "s/^$level"$'\t'"//p" <<<"$cells" >"$list"
-    count=$(wc -l <"$list")
-    job=$(submit "${after[@]}" "--array=1-$count${WFF_AT_ONCE:+%$WFF_AT_ONCE}" "--gpus=$GPUS" \
+    count=$(grep -c "" "$list")
+    job=$(submit ${after[@]+"${after[@]}"} "--array=1-$count${WFF_AT_ONCE:+%$WFF_AT_ONCE}" \
+        ${resources[@]+"${resources[@]}"} \
         "--output=$folder/%A-%a.log" scripts/slurm_cell.sh "$list")
     after=("--dependency=afterany:$job")
     level=$((level + 1))
 done
 list="$folder/report.txt"
 echo "wff report $RUNS" >"$list"
-submit "${after[@]}" --array=1-1 "--output=$folder/report-%A.log" scripts/slurm_cell.sh "$list" >/dev/null
+submit ${after[@]+"${after[@]}"} --array=1-1 "--output=$folder/report-%A.log" scripts/slurm_cell.sh "$list" >/dev/null
 echo "$(grep -c . <<<"$cells") cells on $level levels; logs: $folder"

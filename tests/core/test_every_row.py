@@ -286,7 +286,7 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (FixedMaskOptimizer, {"density": 1.5}, "density must be above 0 and at most 1, got 1.5"),
         (FixedMaskOptimizer, {"density": 0.1, "observe": 0}, "observe >= 1"),
         (FixedMaskOptimizer, {"density": 0.1, "always": "decoder"}, "no parameter in scope .* such as 0.weight"),
-        (FixedMaskOptimizer, {"density": 0.01, "source": "random", "always": "^3"}, "a density of at least 0.333333"),
+        (FixedMaskOptimizer, {"density": 0.01, "source": "random", "always": "^3"}, "a density of at least 0.333334"),
         (FixedMaskOptimizer, {"source": "random"}, "fish_mask needs masks or density"),
         (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.0}, "quantile must be above 0 and at most 1, got 0.0"),
         (FixedMaskOptimizer, {"method": "lfr_cm", "quantile": 0.5, "norm": "row"}, "choose one of: tensor, global"),

@@ -44,7 +44,7 @@ def test_a_matrix_from_archives_to_tables(data, configs, tmp_path):
     words = ["reproduce", *words_of(data, configs, runs), "--methods", ",".join(METHODS), "--seeds", "1"]
     words += ["--choices", "best", "--jobs", 2]
     kill_when_there(runs / "clean/de-en/standard-1/checkpoints/checkpoint_last.pt", *words)
-    assert "to do" in wff(*words, "--dry-run").stdout
+    assert "to train  " in wff(*words, "--dry-run").stdout
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     is_trained_scored_and_reported_through_a_kill(data, runs, runs / "clean/de-en")
@@ -84,7 +84,7 @@ def a_second_call_changes_nothing_and_other_settings_are_refused(words, printed,
     assert again.returncode == 0 and again.stdout == printed
     changed = wff(*words, "--set", "optimization.max_update=30")
     assert changed.returncode == 1 and "training of other settings; give another --out" in changed.stderr
-    assert wff(*words, "--dry-run").stdout.count("done") == 3
+    assert wff(*words, "--dry-run").stdout.count("done  ") == 3
     assert {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.name != ".lock"} == before
 
 
@@ -117,7 +117,9 @@ def test_a_list_of_cells_is_for_a_scheduler(data, configs, tmp_path):
     ]
     listed = wff(*words, "--list", "--gpus", 2).stdout.splitlines()
     assert [line.split("\t")[0] for line in listed] == ["0", "0", "1", "1"]
-    assert all("--gpus 2 --precision auto && wff evaluate" in line and f"'{tmp_path}/a b" in line for line in listed)
+    assert all(
+        "--device cpu --gpus 2" in line and " && wff evaluate" in line and f"'{tmp_path}/a b" in line for line in listed
+    )
     cells = tmp_path / "cells.txt"
     cells.write_text("echo one\necho two\n")
     script = CONFIGS.parent / "scripts/slurm_cell.sh"

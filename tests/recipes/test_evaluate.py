@@ -9,11 +9,13 @@ import pytest
 from fairseq_runs import Fairseq
 from locked import waits_for
 from recipe_runs import wff
-from scored_runs import a_run
+from scored_runs import a_run as scored_run
+from scored_runs import prepared
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.locks import alone_in
+from weighted_freezing_fairseq.recipes.contents import content_hash
 from weighted_freezing_fairseq.recipes.evaluate import usual_decode
 from weighted_freezing_fairseq.recipes.scores import all_scores, comet, read_lines, refuse_processed, score
 
@@ -82,6 +84,72 @@ def test_counts_must_agree_and_empty_hypotheses_count():
     assert score(["", ""], ["a b", "c"]).bleu == 0
 
 
+def a_run(folder, data):
+    """A finished run whose checkpoints cannot be loaded: a translation fails, and says so."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("best", "last"):
+        (folder / f"checkpoints/checkpoint_{name}.pt").write_text("no checkpoint")
+    about = {"dataset": "multi30k", "recipe": "clean", "pair": "de-en", "method": "standard", "seed": 1}
+    (folder / "provenance.json").write_text(json.dumps({**about, "data": str(data), "command": "wff train multi30k"}))
+    (folder / ".training.json").write_text('{"config": {}}')
+    return folder
+
+
+def scored(folder):
+    """As if its best checkpoint was scored on test."""
+    settings = {"choice": "best", "decode": {"beam": 5, "lenpen": 1.0, "max_len_a": 1.2, "max_len_b": 10}}
+    (folder / ".scoring-test.best.json").write_text(json.dumps(settings))
+    (folder / "scores").mkdir()
+    (folder / "scores/test.best.json").write_text(json.dumps(all_scores(["a"], ["a"], "en")))
+
+
+def refusal(capsys, *words):
+    assert main(["evaluate", *map(str, words), "--device", "cpu"]) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_references_are_counted_before_the_first_translation(tmp_path, capsys):
+    """Of every set of every run: the first set could be translated, or rather would fail otherwise."""
+    good = a_run(tmp_path / "good", prepared(tmp_path / "data/clean/de-en", 3, test=3))
+    bad = a_run(tmp_path / "bad", prepared(tmp_path / "other/clean/de-en", 3, test=3, test1=2))
+    line = refusal(capsys, good, bad)
+    data = tmp_path / "other/clean/de-en"
+    assert f"{data}/raw/test1.en has 2 lines, and test1 of {data}/bin has 3 sentences; move {data} away" in line
+    assert "wff prepare multi30k --pairs de-en" in line
+    assert not list(tmp_path.glob("*/.scoring*")) and not list(tmp_path.glob("*/scores"))
+    weights, binarised = good / "checkpoints/checkpoint_best.pt", tmp_path / "data/clean/de-en/bin"
+    (tmp_path / "long").write_text("a\n" * 4)
+    line = refusal(capsys, weights, "--data", binarised, "--reference", tmp_path / "long")
+    assert "long has 4 lines, and test of" in line and "has 3 sentences; type --reference with the raw file" in line
+    line = refusal(capsys, weights, "--data", binarised, "--reference", tmp_path / "long", "--subset", "dev")
+    assert "has no set 'dev'; type --subset with one of: test" in line
+
+
+def test_a_set_that_is_scored_is_not_counted_again(tmp_path, capsys):
+    data = prepared(tmp_path / "data/clean/de-en", 3, test=2)
+    run = a_run(tmp_path / "run", data)
+    scored(run)
+    assert main(["evaluate", str(run), "--choices", "best", "--device", "cpu"]) == 0
+    assert "lowercased BLEU" in capsys.readouterr().out
+
+
+def test_the_data_of_a_run_may_be_moved(tmp_path, capsys):
+    run = a_run(tmp_path / "run", prepared(tmp_path / "data/clean/de-en", 3, test=3))
+    stamp = {"config": {}, "contents": {"task.data": content_hash(tmp_path / "data/clean/de-en/bin")}}
+    (run / ".training.json").write_text(json.dumps(stamp))
+    (tmp_path / "data").rename(tmp_path / "moved")
+    line = refusal(capsys, run)
+    assert f"was trained on {tmp_path}/data/clean/de-en, which has no manifest.json; if the data was moved" in line
+    assert f"wff evaluate {run} --data DIR" in line
+    scored(run)
+    assert main(["evaluate", str(run), "--choices", "best", "--device", "cpu", "--data", str(tmp_path / "moved")]) == 0
+    assert json.loads((run / "provenance.json").read_text())["data"] == str(tmp_path / "moved/clean/de-en")
+    other = prepared(tmp_path / "other/clean/de-en", 3, test=3)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "sha256": {"bin/test.de-en.en.bin": "another"}}))
+    assert f"was not trained on {other}; give --data the folder" in refusal(capsys, run, "--data", tmp_path / "other")
+
+
 def evaluate(*words, ok=True):
     done = wff("evaluate", *words)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
@@ -101,11 +169,11 @@ def test_every_sentence_is_translated_and_scored(fairseq: Fairseq):
     short = fairseq.folder / "short.y"
     short.write_text("a b\n")
     refused = evaluate(*[short if word == reference else word for word in words], ok=False)
-    assert refused.returncode == 2 and "21 hypotheses against 1 reference lines" in refused.stderr
+    assert refused.returncode == 2 and "has 1 lines, and test of" in refused.stderr
 
 
 def test_a_run_is_scored_by_one_process_at_a_time(tmp_path, capsys):
-    folder = a_run(tmp_path, "standard", 1)
+    folder = scored_run(tmp_path, "standard", 1)
     manifest = {"dataset": "iwslt14", "recipe": "clean", "pair": "de-en", "tests": {"test": "raw/test.en"}}
     (tmp_path / "data/iwslt14/clean/de-en/manifest.json").write_text(json.dumps(manifest))
     done = {"choice": "best", "decode": asdict(usual_decode("iwslt14"))}
@@ -120,6 +188,11 @@ def test_missing_checkpoint_and_data_are_named(tmp_path):
     words = [tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
     assert "make it with fairseq-preprocess" in evaluate(*words, tmp_path / "bin", ok=False).stderr
     assert "there is no checkpoint" in evaluate(*words, tmp_path, ok=False).stderr
+    (tmp_path / "no.pt").touch()
+    assert (
+        "has no set 'test'; give --data a folder that fairseq-preprocess" in evaluate(*words, tmp_path, ok=False).stderr
+    )
+    (tmp_path / "no.pt").unlink()
     assert "give --data BIN and --reference FILE" in evaluate(tmp_path / "no.pt", ok=False).stderr
     assert "it has no provenance.json; give one that wff train made" in evaluate(tmp_path, ok=False).stderr
     assert "type --choices with some of best,last,average" in evaluate(words[0], "--choices", "b", ok=False).stderr

@@ -224,7 +224,7 @@ def test_a_log_alone_is_a_run_with_gaps(root, capsys, monkeypatch):
     (root / "mine/checkpoints/checkpoint_last.score.json").write_text(json.dumps(score))
     text = html.unescape(write(capsys, root / "mine/some.log"))
     (root / "mine/checkpoints/checkpoint_last.score.json").unlink()
-    assert Read(text).rows("run", "file", "BLEU")["some"] == ["some", "checkpoint_last.score", "12.35"]
+    assert Read(text).rows("run", "file", "cased BLEU")["some"] == ["some", "checkpoint_last.score", "12.35"]
     assert (root / "mine/report.html").is_file()
     assert "<title>some: report</title>" in text and "no picture: matplotlib is missing" in text
     assert "pip install 'weighted-freezing-fairseq[plot]'" in text

@@ -162,6 +162,83 @@ def test_other_texts_are_tested_anew(tmp_path):
     assert significance.kept_p_values(a[0], b[0], REFERENCE, kept) == first and len(json.loads(kept.read_text())) == 2
 
 
+# Case --------------------------------------------------------------------------------------------------------------
+
+TRANSLATED = [name for name, table in TABLES.items() if table.dataset in DATASETS]
+
+
+@pytest.mark.parametrize("name", TRANSLATED)
+def test_lowercased_text_is_never_set_beside_a_published_figure_by_a_cased_score(name, tmp_path):
+    """Nor cased text by a lowercased one; whatever the recipe."""
+    table = TABLES[name]
+    recipes, training = DATASETS[table.dataset].recipes, table.configs.removeprefix("configs/")
+    for recipe in recipes:
+        a_run(tmp_path, "standard", 1, pair=table.pairs[0], recipe=recipe, configs=training, dataset=table.dataset)
+    beside = [c for c in write([tmp_path / "runs"], tmp_path / "out", [name]).sheets[name].cells if c.state == "run"]
+    assert [c.recipe for c in beside] == sorted(recipes)
+    for c in beside:
+        scores = tmp_path / "runs" / c.training.removeprefix("configs/") / c.recipe / c.pair / f"{c.method}-1/scores"
+        found = json.loads((scores / "test.best.json").read_text())
+        lowercased = DATASETS[c.dataset].table[c.recipe].lowercased
+        key = "bleu_lowercased" if lowercased else "bleu"
+        assert ("case:lc" in c.signature) == lowercased and c.signature == found[f"{key}_signature"]
+        assert c.score == found[key] and c.minus_paper == found[key] - c.paper
+        assert c.metric == ("lowercased BLEU" if lowercased else "BLEU")
+        assert c.cased == (found["bleu"] if lowercased else None)
+        assert not lowercased or found["bleu"] < found["bleu_lowercased"] - 1
+
+
+def test_a_lowercased_difference_is_tested_by_lowercased_bleu(tmp_path):
+    for seed in (1, 2):
+        for method, noise in (("standard", 0.41), ("weighted_freeze", 0.38)):
+            a_run(tmp_path, method, seed, noise=noise, recipe="intra-distillation")
+    found = write([tmp_path / "runs"], tmp_path / "out", ["li-2", "runs"]).sheets["runs"].cells[1]
+    files = [
+        tmp_path / f"runs/iwslt14-li/intra-distillation/de-en/{method}-{seed}/scores/test.best.hyp.txt"
+        for method in ("standard", "weighted_freeze")
+        for seed in (1, 2)
+    ]
+    texts = [file.read_text() for file in files]
+    baseline, system = tmp_path / "baseline", tmp_path / "system"
+    baseline.write_text(texts[0] + texts[1])
+    system.write_text(texts[2] + texts[3])
+    reference = tmp_path / "reference"
+    reference.write_text("".join(f"{line}\n" for line in REFERENCE) * 2)
+    words = [reference, "-i", baseline, system, "-m", "bleu", "-lc", "--format", "json", "--paired-bs"]
+    done = subprocess.run([sys.executable, "-m", "sacrebleu", *map(str, words)], capture_output=True, text=True)
+    assert found.p_bootstrap == pytest.approx(json.loads(done.stdout)[1]["BLEU"]["p_value"], abs=6e-5)
+    assert "case:lc" in found.bootstrap_signature and "case:lc" in found.randomisation_signature
+
+
+def test_tables_say_which_score_is_which(tmp_path):
+    for recipe in ("clean", "intra-distillation"):
+        a_run(tmp_path, "standard", 1, recipe=recipe)
+    report = write([tmp_path / "runs"], tmp_path / "out", ["li-2", "li-5", "runs"])
+    clean, lowercased = report.sheets["li-2"].grids
+    assert "The paper's figures are lowercased BLEU, ours cased BLEU: compare gains over standard." in clean.notes
+    assert "The paper's figures and ours are lowercased BLEU: the recipe lowercases its text." in lowercased.notes
+    assert "cased BLEU" not in clean.header and lowercased.rows[0][lowercased.header.index("cased BLEU")] != "-"
+    assert [
+        note
+        for note in lowercased.notes
+        if note.startswith("cased BLEU, for comparison with other work: `nrefs:1|case:m")
+    ]
+    clean, lowercased = report.sheets["runs"].grids
+    assert clean.header[2:4] == ["BLEU", "chrF"] and lowercased.header[2:5] == ["lowercased BLEU", "chrF", "cased BLEU"]
+    assert [note.split("|")[1] for note in lowercased.notes if "BLEU: `nrefs" in note] == ["case:lc", "case:mixed"]
+    in_paper = report.sheets["li-5"].grids[2]
+    assert "The paper's figures and ours are lowercased BLEU: the recipe lowercases its text." in in_paper.notes
+
+
+def test_a_lowercased_run_without_a_lowercased_score_must_be_scored_again(tmp_path, capsys):
+    folder = a_run(tmp_path, "standard", 1, recipe="intra-distillation")
+    path = folder / "scores/test.best.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in found.items() if "lowercased" not in key}))
+    line = refusal(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert "does not say its bleu_lowercased; score the run again: rm" in line
+
+
 # What is shown ------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +409,11 @@ def test_references_may_have_moved(tmp_path):
         "there is no data/iwslt14/clean/de-en/raw/test.en; add --data, the folder that wff prepare" in report.notes[0]
     )
     report = write([tmp_path / "runs"], tmp_path / "out", ["runs"], data=tmp_path / "moved/iwslt14")
+    assert report.sheets["runs"].cells[1].p_bootstrap is not None and not report.notes
+    for path in tmp_path.rglob("provenance.json"):  # as wff train and wff evaluate note it
+        about = json.loads(path.read_text())
+        path.write_text(json.dumps({**about, "data": str(tmp_path / "moved/iwslt14/clean/de-en")}))
+    report = write([tmp_path / "runs"], tmp_path / "out", ["runs"])
     assert report.sheets["runs"].cells[1].p_bootstrap is not None and not report.notes
 
 

@@ -80,7 +80,7 @@ class Traces:
             Scored(own.name, f"{', '.join(own.scoring)}, {own.sentences} of {own.reference[:8]}", found.score)
             for found in collect([self.folder], None, None)[0]
             for own in [found.setting]
-            if own.metrics[0] == "BLEU"  # figures have no axis for other measures
+            if own.translated  # figures have no axis for other measures
         ]
 
     def _first(self, *names: str) -> Path | None:

@@ -25,6 +25,11 @@ NAMES = (*DATASETS, *SENTENCES)
 MANIFEST = "manifest.json"
 
 
+def lowercases(dataset: str, recipe: str) -> bool:
+    """Whether a recipe lowercases its text, so that its translations compare by lowercased BLEU."""
+    return dataset in DATASETS and recipe in DATASETS[dataset].table and DATASETS[dataset].table[recipe].lowercased
+
+
 def prepared(data: Path, recipe: str, pair: str) -> Path:
     """The folder in which `wff prepare ... --out DATA` leaves one pair."""
     return data / recipe / pair

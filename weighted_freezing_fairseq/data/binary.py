@@ -104,12 +104,23 @@ def _add_places(index: BinaryIO, sentences: int, kind: np.dtype) -> None:
         begin = int(ends[-1])
 
 
+def sentences_in(index: Path) -> int | None:
+    """How many sentences an index has; None where it is not of mmap data."""
+    with index.open("rb") as file:
+        head = file.read(_HEADER.size)
+    if len(head) < _HEADER.size:
+        return None
+    magic, version, _, sentences = _HEADER.unpack(head)
+    return sentences if (magic, version) == (_MAGIC, 1) else None
+
+
 def sizes(index: Path) -> Iterator[int]:
     """The words of every sentence in an index, ends included."""
+    sentences = sentences_in(index)
+    if sentences is None:
+        raise UserError(f"{index} is not an index of fairseq's mmap data; move its folder away and prepare it anew")
     with index.open("rb") as file:
-        magic, version, _, sentences = _HEADER.unpack(file.read(_HEADER.size))
-        if magic != _MAGIC or version != 1:
-            raise UserError(f"{index} is not an index of fairseq's mmap data; move its folder away and prepare it anew")
+        file.seek(_HEADER.size)
         for first in range(0, sentences, _BLOCK):
             yield from np.frombuffer(file.read(4 * min(_BLOCK, sentences - first)), "<i4").tolist()
 

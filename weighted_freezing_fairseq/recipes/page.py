@@ -208,7 +208,7 @@ def _scores(subject: Subject, kept: Path) -> Iterator[Markup]:
         for name, score in account.scores.items()
     ]
     if others:
-        header = ["run", "file", "BLEU", "chrF", "sentences", "signature of BLEU"]
+        header = ["run", "file", "cased BLEU", "chrF", "sentences", "signature of BLEU"]
         yield as_html(Grid("Scores that lie in the folders of the runs", header, others))
     for note in (*missing, *apart, *untested):
         yield _gap(note)

@@ -8,7 +8,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -23,6 +22,31 @@ from .machine import Machine, device_name
 from .runs import PROVENANCE, Run
 
 EMBEDDED = "embedded"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+# Named one by one: an environment holds tokens and passwords under any prefix (SLURM_JWT, PYTHON_..._INDEX_URL).
+_STEERING = frozenset(
+    """
+    CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_MAX_CONNECTIONS CUDA_DEVICE_ORDER CUDA_LAUNCH_BLOCKING CUDA_MODULE_LOADING
+    CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE
+    NCCL_ALGO NCCL_ASYNC_ERROR_HANDLING NCCL_BLOCKING_WAIT NCCL_BUFFSIZE NCCL_DEBUG NCCL_IB_DISABLE NCCL_IB_HCA
+    NCCL_MAX_NCHANNELS NCCL_MIN_NCHANNELS NCCL_NET_GDR_LEVEL NCCL_NTHREADS NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_PROTO
+    NCCL_SHM_DISABLE NCCL_SOCKET_IFNAME
+    GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME OMP_DYNAMIC OMP_MAX_ACTIVE_LEVELS OMP_NESTED OMP_NUM_THREADS
+    OMP_PLACES OMP_PROC_BIND OMP_SCHEDULE OMP_STACKSIZE OMP_THREAD_LIMIT OMP_WAIT_POLICY OPENBLAS_NUM_THREADS
+    MKL_CBWR MKL_DEBUG_CPU_TYPE MKL_DYNAMIC MKL_ENABLE_INSTRUCTIONS MKL_NUM_THREADS MKL_SERVICE_FORCE_INTEL
+    MKL_THREADING_LAYER
+    SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_CPUS_ON_NODE SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_GPUS_ON_NODE
+    SLURM_GPUS_PER_NODE SLURM_GPUS_PER_TASK SLURM_JOB_ID SLURM_JOB_NAME SLURM_JOB_NODELIST SLURM_JOB_NUM_NODES
+    SLURM_JOB_PARTITION SLURM_LOCALID SLURM_MEM_PER_NODE SLURM_NODEID SLURM_NTASKS SLURM_PROCID SLURM_RESTART_COUNT
+    PYTHONDEVMODE PYTHONHASHSEED PYTHONMALLOC PYTHONNOUSERSITE PYTHONOPTIMIZE PYTHONPATH PYTHONUNBUFFERED PYTHONUTF8
+    PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF PYTORCH_NVML_BASED_CUDA_CHECK TORCH_ALLOW_TF32_CUBLAS_OVERRIDE
+    TORCH_BLAS_PREFER_CUBLASLT TORCH_CPP_LOG_LEVEL TORCH_CUDA_ARCH_LIST TORCH_DISTRIBUTED_DEBUG
+    TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD TORCH_FORCE_WEIGHTS_ONLY_LOAD TORCH_LOGS TORCH_NCCL_ASYNC_ERROR_HANDLING
+    TORCH_NCCL_BLOCKING_WAIT TORCH_SHOW_CPP_STACKTRACES
+    SACREBLEU_SEED WFF_NATIVE
+    """.split()
+)
 
 
 def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> None:
@@ -40,10 +64,18 @@ def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> 
     found = {
         **about, "method": run.method, "seed": run.seed,
         "config": str(config.relative_to(CONFIGS.parent) if known else config),
-        "commit": _commit(), "versions": _versions(), "sittings": sittings,
+        "commit": commit_of(), "versions": _versions(), "sittings": sittings,
     }  # fmt: skip
     write_atomically(path, json.dumps(found, indent=2) + "\n")
     write_atomically(run.folder / "environment.txt", _environment())
+
+
+def relocate(run: Run, about: Mapping[str, Any]) -> None:
+    """Where a finished run and its data lie now: what may have been moved since."""
+    known = run.provenance()
+    here = {**known, **{key: about[key] for key in ("data", "command") if key in about}}
+    if here != known:
+        write_atomically(run.folder / PROVENANCE, json.dumps(here, indent=2) + "\n")
 
 
 def on_embedded(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -54,17 +86,27 @@ def on_embedded(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _commit() -> str | None:
-    """The commit of this checkout, with a + where files differ from it."""
-    here = ["git", "-C", str(CONFIGS.parent)]
+def commit_of(package: Path = PACKAGE) -> str | None:
+    """The commit of the checkout that `package` belongs to, with a + where files differ from it.
+
+    None for an installed package, even inside another git repository: a checkout has the package at its top level and
+    tracks it.
+    """
+    here = ["git", "-C", str(package.parent)]
+    questions = (
+        ["rev-parse", "--show-prefix"],
+        ["ls-files", "--error-unmatch", f"{package.name}/__init__.py"],
+        ["rev-parse", "--short=12", "HEAD"],
+        ["status", "--porcelain", "--untracked-files=no"],
+    )
     try:
-        commit = subprocess.run([*here, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*here, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        prefix, _, commit, changed = (
+            subprocess.run([*here, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in questions
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + "+" * bool(changed.stdout.strip())
+    return None if prefix else commit + "+" * bool(changed)
 
 
 def _versions() -> dict[str, str]:
@@ -81,8 +123,7 @@ def _versions() -> dict[str, str]:
 def _environment() -> str:
     """Every package, and the variables that steer computing, as they were at the last start."""
     packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in metadata.distributions()})
-    steering = re.compile(r"CUDA_|NCCL_|OMP_|MKL_|SLURM_|PYTHON|TORCH_|WFF_")
-    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if steering.match(name))
+    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if name in _STEERING)
     return "\n".join([*packages, "", *variables, ""])
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ..data import lowercases
+
 AVERAGE = "average"  # the column that is the mean of the others
 BASELINE = "standard"  # the method that all others are compared with
 
@@ -35,6 +37,11 @@ class Table:
     rows: tuple[Row, ...]
     missing: str = ""  # what of the table is not here, or is not said there
     subset: str = "test"  # that our runs are scored on
+
+    @property
+    def lowercased(self) -> bool:
+        """Whether its BLEU is that of lowercased text: what the recipe of its authors makes."""
+        return lowercases(self.dataset, self.recipe)
 
     def baseline(self, pair: str) -> float:
         """The paper's figure for standard training."""

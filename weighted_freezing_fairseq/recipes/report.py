@@ -1,8 +1,9 @@
 """`wff report`: what runs have reached, and the papers' tables with these figures beside the published ones.
 
 A cell that was not run says so, so that a half-finished matrix reports. Every table is written as Markdown, LaTeX, and
-CSV (all that is known of each cell). Left out on purpose: the lowercased and legacy scores, which are not to be
-compared; and the page of `--html`, which shows the same tables with all else that runs tell (`page.py`).
+CSV (all that is known of each cell). A recipe that lowercases its text is compared by lowercased BLEU, with cased BLEU
+in a column of its own; all others by cased BLEU. Left out on purpose: the legacy scores, which are not to be compared;
+and the page of `--html`, which shows the same tables with all else that runs tell (`page.py`).
 """
 
 import argparse
@@ -13,11 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..data import DATASETS, lowercases
 from ..errors import UserError
 from ..files import write_atomically
 from .grids import Grid, as_latex, as_markdown
 from .published import AVERAGE, BASELINE, TABLES, Table
-from .results import Result, Setting, collect, compared, results
+from .results import CASED, LOWERCASED, Result, Setting, collect, compared, results
 from .runs import CHOICES, as_csv
 
 HELP = """\
@@ -31,8 +33,8 @@ wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
 EVERYTHING = "runs"  # the table of all that is there
 RUN, NOT_RUN, APART = "run", "not run", "kept apart"
 HOW_TO_READ = (
-    "ours: sacreBLEU's cased BLEU, or the measure that a task's signature names, mean ± standard deviation over seeds "
-    "(number of seeds).",
+    "ours: sacreBLEU's cased BLEU, or lowercased BLEU where the recipe lowercases its text (case:lc in the signature), "
+    "or the measure that a task's signature names; mean ± standard deviation over seeds (number of seeds).",
     f"minus {BASELINE}: of means over the seeds that both have, in the same setting; in brackets after a paper's "
     "figure: the same there.",
     "p: paired bootstrap and paired approximate randomisation (sacreBLEU's; of labels scipy's) of one joined test set, "
@@ -65,6 +67,8 @@ class Cell:
     score_sd: float | None = None
     second: float | None = None  # beside it: chrF, or the task's other measure
     second_sd: float | None = None
+    cased: float | None = None  # BLEU, where `score` is lowercased: no figure of a paper stands beside it
+    cased_sd: float | None = None
     minus_paper: float | None = None
     minus_standard: float | None = None
     compared_seeds: str = ""
@@ -78,6 +82,7 @@ class Cell:
     commit: str = ""
     signature: str = ""
     second_signature: str = ""
+    cased_signature: str = ""
     bootstrap_signature: str = ""
     randomisation_signature: str = ""
 
@@ -88,7 +93,9 @@ class Cell:
         updates = sorted({run.updates for run in runs if run.updates is not None})
         score, score_sd = _spread([run.score for run in runs])
         seconds_of_all = [run.second for run in runs if run.second is not None]
+        all_cased = [run.cased for run in runs if run.cased is not None]
         second, second_sd = _spread(seconds_of_all) if seconds_of_all else (None, None)
+        cased, cased_sd = _spread(all_cased) if all_cased else (None, None)
         filled = replace(
             self,
             state=RUN,
@@ -103,6 +110,8 @@ class Cell:
             score_sd=score_sd,
             second=second,
             second_sd=second_sd,
+            cased=cased,
+            cased_sd=cased_sd,
             minus_paper=None if self.paper is None else score - self.paper,
             untested=result.untested,
             updates=" to ".join(f"{number:,}" for number in dict.fromkeys((*updates[:1], *updates[-1:]))),
@@ -112,6 +121,7 @@ class Cell:
             commit=_words(sorted({run.commit for run in runs})),
             signature=setting.signature,
             second_signature=setting.second_signature,
+            cased_signature=setting.cased_signature,
         )
         if (comparison := result.comparison) is None:
             return filled
@@ -159,7 +169,8 @@ def sheet_of_everything(found: Sequence[Result]) -> Sheet:
         rows = [
             [
                 f"`{cell.method}`", cell.seeds, _value(cell.score, cell.score_sd),
-                *([_value(cell.second, cell.second_sd)] if cell.second_signature else []), *_test(cell),
+                *([_value(cell.second, cell.second_sd)] if cell.second_signature else []),
+                *([_value(cell.cased, cell.cased_sd)] if cell.cased_signature else []), *_test(cell),
                 cell.updates or "-", "-" if cell.hours is None else f"{cell.hours:.2f}", cell.config, cell.commit,
             ]
             for cell in cells
@@ -167,7 +178,7 @@ def sheet_of_everything(found: Sequence[Result]) -> Sheet:
         header = ["method", "seeds", *setting.metrics, *_TEST, "updates", "hours", "config", "commit"]
         how = ", ".join(filter(None, [f"{setting.choice} checkpoint", setting.decode]))
         title = f"{setting.name}: {setting.sentences:,} sentences, {how}"
-        signatures = zip(setting.metrics, (setting.signature, setting.second_signature), strict=False)
+        signatures = zip(setting.metrics, setting.signatures, strict=False)
         notes = [*(f"{name}: `{signature}`" for name, signature in signatures), *_test_signatures(cells)]
         notes += [f"hours of {cell.method}: {cell.device}" for cell in cells if cell.device and cell.hours is not None]
         sheet.grids += [Grid(title, header, rows, notes), *_set_by_set(setting, found)]
@@ -204,7 +215,7 @@ def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:
         alike = [result for result in mine if (result.setting.recipe, result.setting.training) == (recipe, training)]
         cells = _cells_of_paper(table, recipe, training, alike)
         title = f"{table.source}. Data: {table.dataset}, recipe {recipe}; training: {training}"
-        notes = [f"The paper: {table.training}.", table.missing]
+        notes = [*_on_case(table, recipe), f"The paper: {table.training}.", table.missing]
         if recipe != table.recipe:
             notes.insert(0, f"The paper's data is another ({table.recipe}): compare gains over {BASELINE}, not scores.")
         if training != table.configs:
@@ -217,6 +228,17 @@ def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:
             sheet.grids.append(_cell_by_cell(title, cells, notes))
         sheet.cells += cells
     return sheet
+
+
+def _on_case(table: Table, recipe: str) -> list[str]:
+    """Which BLEU both figures of a cell are."""
+    if table.dataset not in DATASETS:
+        return []
+    theirs, ours = (CASED, LOWERCASED)[table.lowercased], (CASED, LOWERCASED)[lowercases(table.dataset, recipe)]
+    if theirs != ours:
+        return [f"The paper's figures are {theirs}, ours {ours}: compare gains over {BASELINE}."]
+    reason = "lowercases its text" if table.lowercased else "keeps case"
+    return [f"The paper's figures and ours are {ours}: the recipe {reason}."]
 
 
 def _cells_of_paper(table: Table, recipe: str, training: str, found: Sequence[Result]) -> list[Cell]:
@@ -293,6 +315,8 @@ def _cell_by_cell(title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Gr
     signatures = list(dict.fromkeys(cell.signature for cell in cells if cell.signature))
     header = ["", "method", "pair", "paper", "ours", "minus paper", *_TEST, "updates"]
     header += ["signature", "config", "commit"]
+    cased = [cell.cased_signature for cell in cells if cell.cased_signature]
+    header += [CASED] if cased else []
     rows = []
     for cell in cells:
         difference = "" if cell.paper_minus_standard is None else f" ({cell.paper_minus_standard:+.2f})"
@@ -302,12 +326,14 @@ def _cell_by_cell(title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Gr
                 cell.row, f"`{cell.method}`", cell.pair, f"{cell.paper:.2f}{difference}",
                 _ours(cell), f"{cell.minus_paper:+.2f}" if ran else "-", *_test(cell), cell.updates or "-",
                 _letter(signatures.index(cell.signature)) if ran else "-", cell.config or "-", cell.commit or "-",
+                *(["-" if cell.cased is None else _value(cell.cased, cell.cased_sd)] if cased else []),
             ]
         )  # fmt: skip
     ran = [cell for cell in cells if cell.state == RUN]
     choices = sorted({f"{c.choice} checkpoint" + (f" ({c.decode})" if c.decode else "") for c in ran})
     own = [f"{_letter(place)}: `{signature}`" for place, signature in enumerate(signatures)]
     own += [f"ours: {choice}" for choice in choices]
+    own += [f"{CASED}, for comparison with other work: `{signature}`" for signature in dict.fromkeys(cased)]
     return Grid(title, header, rows, [*own, *_test_signatures(cells), *notes])
 
 

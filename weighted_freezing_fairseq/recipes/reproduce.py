@@ -8,16 +8,17 @@ the others. Left out on purpose: a scheduler of its own; `--list` prints the cel
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..configs import config_path
 from ..data import MANIFEST, prepared
 from ..errors import UserError
-from . import prepare, report
-from .evaluate import Wanted, choices_of, evaluate_run, usual_decode
+from . import evaluate, prepare, report, train
+from .evaluate import Wanted, choices_of, evaluate_run, state_of_scores, usual_decode
 from .machine import Machine
-from .runs import Run, say
+from .runs import DONE, OPEN, OTHER, Run, say
 from .train import Study, add_study_arguments, study_of
 
 HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."
@@ -64,26 +65,71 @@ def run(args: argparse.Namespace) -> int:
     choices = choices_of(args)
     cells = [(pair, study.run(pair, m, seed)) for seed in _seeds(args.seeds) for pair in pairs for m in methods]
     order = levels(study, cells)
+    wanted = Wanted(choices, usual_decode(study.dataset.name))
     if args.list:
-        on = f" --gpus {args.gpus} --precision {args.precision}"
-        on += f" --tokens-per-gpu {args.tokens_per_gpu}" if args.tokens_per_gpu else ""
         for level, these in enumerate(order):
             for pair, cell in these:
-                print(f"{level}\t{study.command(pair, cell)}{on} && wff evaluate {shlex.quote(str(cell.folder))}")
+                print(f"{level}\t{_command(study, pair, cell, args)}")
         return 0
     if args.dry_run:
-        for _, cell in (each for these in order for each in these):
-            print(f"{'done' if cell.trained else 'to do'}  {cell.folder}")
+        for pair, cell in (each for these in order for each in these):
+            print(_left_to_do(study, pair, cell, wanted))
         return 0
     for method in dict.fromkeys(cell.method for these in order for _, cell in these if not cell.trained):
         study.refuse_invalid(method)
     machine = Machine.of(args.device, args.jobs, len(cells), args.gpus, args.precision, args.tokens_per_gpu)
     _prepare(args, study, pairs)
-    failed = _run_all(study, order, machine, Wanted(choices, usual_decode(study.dataset.name)))
+    failed = _run_all(study, order, machine, wanted)
     print(report.write([study.runs], study.runs / "report"))
     for name, error in failed:
         print(f"failed: {name}: {error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _command(study: Study, pair: str, cell: Run, args: argparse.Namespace) -> str:
+    """What trains and scores one cell, with every option of this call that concerns a cell; paths are absolute."""
+    own = {"recipe": study.recipe, "data": study.data, "configs": study.configs, "out": study.runs, "dry_run": False}
+    own |= {"pair": pair, "method": cell.method, "seed": cell.seed, "encoder": args.encoder and args.encoder.resolve()}
+    scoring = {"run_or_checkpoint": [cell.folder], "choices": args.choices, "device": args.device}
+    words = words_of(train.add_arguments, {**vars(args), **own})
+    return f"{shlex.join(['wff', 'train', *words])} && " + shlex.join(
+        ["wff", "evaluate", *words_of(evaluate.add_arguments, scoring)]
+    )
+
+
+def words_of(add_arguments: Callable[[argparse.ArgumentParser], None], values: Mapping[str, Any]) -> list[str]:
+    """`values` as a user types them for a command with these arguments, defaults too; what is not set is left out."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    words: list[str] = []
+    for action in parser._actions:  # argparse has no other list of them
+        value = values.get(action.dest)
+        if value is None or value is False:
+            continue
+        option = action.option_strings[:1]
+        if action.nargs == 0:  # a switch
+            words += option
+        elif isinstance(action, argparse._AppendAction):
+            words += [word for item in value for word in (*option, str(item))]
+        else:
+            words += [*option, *map(str, value if isinstance(value, list) else [value])]
+    return words
+
+
+def _left_to_do(study: Study, pair: str, cell: Run, wanted: Wanted) -> str:
+    """A line on one cell; where something of other settings is in the way, what to type."""
+    data = prepared(study.data, study.recipe, pair)
+    if not (data / MANIFEST).is_file():
+        return f"to prepare      {cell.folder}; its data will be {data}"
+    state = study.state(pair, cell)
+    if state == OTHER:
+        return f"other settings  {cell.folder}; give another --out, or move that folder away"
+    if state == OPEN:
+        return f"to train        {cell.folder}"
+    scores = state_of_scores(cell, data, wanted)
+    if scores == OTHER:
+        return f"other scoring   {cell.folder}; to score it anew type: rm {shlex.quote(str(cell.folder))}/.scoring-*"
+    return f"{'done' if scores == DONE else 'to score':<14}  {cell.folder}"
 
 
 def _seeds(text: str) -> list[int]:

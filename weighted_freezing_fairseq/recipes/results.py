@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, NAMES, SENTENCES
+from ..data import DATASETS, NAMES, SENTENCES, lowercases
 from ..errors import UserError
 from ..forms import NUMBER, Content, read_json
 from .published import BASELINE
@@ -25,9 +25,13 @@ from .sentences.measures import MEASURES
 from .sentences.significance import Labels
 from .significance import Bleu, PValues, Scorer, kept_p_values
 
+LOWERCASED, CASED = "lowercased BLEU", "cased BLEU"  # BLEU alone is cased where nothing else stands beside it
+
 # Of a file of scores; of translations, and of labels.
 SCORE_FORM = {
     **dict.fromkeys(("subset", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str),
+    "bleu_lowercased": NUMBER,
+    "bleu_lowercased_signature": str,
     "sentences": int,
     "bleu": NUMBER,
     "chrf": NUMBER,
@@ -52,18 +56,36 @@ class Setting:
     reference: str  # its SHA-256, or its path where it is not there
     signature: str  # of the score
     second_signature: str  # of the one that is shown beside it
+    cased_signature: str = ""  # of cased BLEU, where `signature` is that of lowercased BLEU
+
+    @property
+    def translated(self) -> bool:
+        """Whether the score is BLEU."""
+        return self.dataset not in SENTENCES
+
+    @property
+    def lowercased(self) -> bool:
+        """Whether the score is lowercased BLEU: where the recipe lowercases, case is a fault of no method."""
+        return lowercases(self.dataset, self.recipe)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What the scores are called: that which is tested, and the one beside it if there is one."""
-        if self.dataset not in SENTENCES:
+        """What the scores are called: that which is tested, then those beside it."""
+        if self.lowercased:
+            return LOWERCASED, "chrF", CASED
+        if self.translated:
             return "BLEU", "chrF"
         return tuple(MEASURES[name].title for name in SENTENCES[self.dataset].tasks[self.pair].metrics)
 
     @property
+    def signatures(self) -> tuple[str, ...]:
+        """Those of `metrics`."""
+        return tuple(filter(None, (self.signature, self.second_signature, self.cased_signature)))
+
+    @property
     def scorer(self) -> Scorer:
         """What scores and tests."""
-        return Bleu() if self.dataset not in SENTENCES else Labels(SENTENCES[self.dataset].tasks[self.pair])
+        return Bleu(self.lowercased) if self.translated else Labels(SENTENCES[self.dataset].tasks[self.pair])
 
     @property
     def place(self) -> tuple[str, str, str, str, str]:
@@ -102,6 +124,7 @@ class Scored:
     seconds: int | None
     device: str
     sets: tuple[tuple[str, float], ...] = ()  # the score of each set, where several make one test set
+    cased: float | None = None  # BLEU, where `score` is lowercased
 
 
 @dataclass(frozen=True)
@@ -198,7 +221,7 @@ def _about(folder: Path) -> Content:
 def _scored(folder: Path, about: Content, path: Path, score: Content, data: Path | None) -> Scored:
     reference = _reference(about, Path(score["reference"]), data)
     updates, seconds = cost(folder / "train.log")
-    values, signatures = _values(score)
+    values, signatures = _values(score, lowercases(about["dataset"], about["recipe"]))
     setting = Setting(
         dataset=about["dataset"],
         recipe=about["recipe"],
@@ -211,6 +234,7 @@ def _scored(folder: Path, about: Content, path: Path, score: Content, data: Path
         reference=_fingerprint(reference) if reference.is_file() else str(reference),
         signature=signatures[0],
         second_signature=signatures[1],
+        cased_signature=signatures[2],
     )
     return Scored(
         folder=folder,
@@ -228,27 +252,34 @@ def _scored(folder: Path, about: Content, path: Path, score: Content, data: Path
         seconds=seconds,
         device=" and ".join(dict.fromkeys(sitting["device"] for sitting in about.get("sittings", ()))),
         sets=tuple(score.get("sets", {}).items()),
+        cased=values[2],
     )
 
 
-def _values(score: Content) -> tuple[tuple[float, float | None], tuple[str, str]]:
-    """Two scores and their signatures; a task of labels may have but one."""
+def _values(score: Content, lowercased: bool) -> tuple[tuple[float, float | None, float | None], tuple[str, str, str]]:
+    """The score, the one beside it, and cased BLEU where the score is lowercased; and their signatures.
+
+    A task of labels may have but one.
+    """
     if "metric" not in score:
-        return (score["bleu"], score["chrf"]), (score["bleu_signature"], score["chrf_signature"])
-    if not score["scores"] or not set(score["scores"]) <= set(MEASURES):
-        raise UserError(f"{score.path} has scores of {list(score['scores'])}, not of {list(MEASURES)}; {score.remedy}")
-    (_, first), *others = score["scores"].items()
-    seconds = [(value, MEASURES[name].signature) for name, value in others] or [(None, "")]
-    return (first, seconds[0][0]), (score["signature"], seconds[0][1])
+        names = ("bleu_lowercased", "chrf", "bleu") if lowercased else ("bleu", "chrf")
+        scores = [(score[name], score[f"{name}_signature"]) for name in names]
+    else:
+        if not score["scores"] or not set(score["scores"]) <= set(MEASURES):
+            measured = list(score["scores"])
+            raise UserError(f"{score.path} has scores of {measured}, not of {list(MEASURES)}; {score.remedy}")
+        (_, value), *others = score["scores"].items()
+        scores = [(value, score["signature"]), *((value, MEASURES[name].signature) for name, value in others[:1])]
+    values, signatures = zip(*scores, *[(None, "")] * (3 - len(scores)), strict=True)
+    return values, signatures
 
 
 def _reference(about: Content, recorded: Path, data: Path | None) -> Path:
-    """Where it was when the run was scored; or, for runs from another machine, in the same data on this one."""
-    prepared = Path(about["data"])
-    if recorded.is_file() or not recorded.is_relative_to(prepared):
-        return recorded
+    """Where it was when the run was scored; or in the data that was moved, or that lies on another machine."""
     here = (data or Path("data") / about["dataset"]) / about["recipe"] / about["pair"]
-    return here / recorded.relative_to(prepared)
+    inside = Path(recorded.parent.name, recorded.name)  # raw/test.en, labels/dev.txt
+    places = [recorded, Path(about["data"]) / inside, here / inside]
+    return next((path for path in places if path.is_file()), places[-1])
 
 
 def cost(log: Path) -> tuple[int | None, int | None]:

@@ -29,9 +29,10 @@ from ..forms import Content, read_json
 from ..user_dir import USER_DIR
 from . import corpus
 from .commands import Reason, reason, refuse_when_stopping, started
+from .contents import same_settings, with_contents
 from .machine import Machine, environment
-from .scores import Score, all_scores, read_lines, refuse_processed
-from .translate import Decode, Pieces, generate
+from .scores import Score, all_scores, read_lines
+from .translate import Decode, Pieces, generate, raw_reference
 
 PIECES = 2000
 PROVENANCE = "provenance.json"
@@ -96,6 +97,18 @@ def say(text: str) -> None:
         print(f"[{time.monotonic() - _started:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
+DONE, OPEN, OTHER = "done", "open", "other"
+
+
+def state_of(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
+    """DONE where `folder` has the step `name` with these settings, OTHER where it was begun with others, else OPEN."""
+    settings = json.loads(json.dumps(settings, default=str))
+    for stamp, state in ((folder / f".{name}.json", DONE), (folder / f".{name}.begun.json", OPEN)):
+        if stamp.is_file():
+            return state if same_settings(json.loads(stamp.read_text(encoding="utf-8")), settings) else OTHER
+    return OPEN
+
+
 def once(
     folder: Path,
     name: str,
@@ -120,19 +133,16 @@ def once_claimed(
     remedy: str = "give another --out, or move that folder away",
 ) -> None:
     """The same; other settings are refused from when `work` calls the function that it gets, not from its start."""
-    stamp = folder / f".{name}.json"
-    settings = json.loads(json.dumps(settings, default=str))
-    if stamp.is_file():
-        if json.loads(stamp.read_text(encoding="utf-8")) == settings:
-            say(f"{folder.name}: {name} is done already")
-            return
-        raise UserError(f"{folder} holds a {name} of other settings; {remedy}")
-    begun = folder / f".{name}.begun.json"
-    if begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) != settings:
-        raise UserError(f"{folder} holds a half-done {name} of other settings; {remedy}")
+    stamp, begun = folder / f".{name}.json", folder / f".{name}.begun.json"
+    state = state_of(folder, name, settings)
+    if state == DONE:
+        say(f"{folder.name}: {name} is done already")
+        return
+    if state == OTHER:
+        raise UserError(f"{folder} holds a {'' if stamp.is_file() else 'half-done '}{name} of other settings; {remedy}")
 
     def claim() -> None:
-        write_atomically(begun, json.dumps(settings))
+        write_atomically(begun, json.dumps(settings, default=str))
 
     work(claim)
     begun.replace(stamp)
@@ -238,6 +248,20 @@ def refuse_invalid_settings(*configs: Path, changed: Mapping[str, Any] | None = 
             raise UserError(f"{error}; correct {config}{', or --set' if changed else ''}") from None
 
 
+def training_settings(run: Run, config: Path, data: Path, pair: str | None, more: Mapping[str, Any] | None) -> Any:
+    """What is trained, not on what: a run that was stopped may go on on other GPUs, in another place."""
+    languages = dict(zip(("source_lang", "target_lang"), pair.split("-"), strict=True)) if pair else {}
+    own = {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}}
+    return settings_of(config, own, more or {})
+
+
+def stamp_of(given: Any) -> dict[str, Any]:
+    """The settings of a training as its stamp has them."""
+    from omegaconf import OmegaConf
+
+    return with_contents(OmegaConf.to_container(given))  # type: ignore[arg-type]
+
+
 def train(
     run: Run, config: Path, data: Path, pair: str | None, machine: Machine, about: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
@@ -254,9 +278,7 @@ def train(
 
     if not run.trained:
         refuse_invalid_settings(config, changed=more)
-    languages = dict(zip(("source_lang", "target_lang"), pair.split("-"), strict=True)) if pair else {}
-    own = {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}}
-    given = settings_of(config, own, more or {})
+    given = training_settings(run, config, data, pair, more)
     unit = "max_tokens" if "max_tokens" in given.dataset else "batch_size"
     update_freq = given.optimization.get("update_freq", [1])[0]  # select: no default in omegaconf 2.0
     settings = OmegaConf.merge(
@@ -300,8 +322,7 @@ def train(
             first_update()
         say(f"{run.name}: trained in {time.monotonic() - begun:.0f} s")
 
-    # What is trained, not on what: a run that was stopped may go on on other GPUs, in another place.
-    once_claimed(run.folder, "training", {"config": OmegaConf.to_container(given)}, work)
+    once_claimed(run.folder, "training", stamp_of(given), work)
 
 
 def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,15 +345,19 @@ def needs_another_run(config: Path, but: Iterable[str] = ()) -> bool:
     return any(key in _FOUND for _, key in open_settings(config) if key not in but)
 
 
-def found_in(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Any]:
+def files_in(parent: Run, choice: str, config: Path) -> dict[str, Path]:
     """What a YAML may leave open, from the `choice` weights of another run: a teacher, a start, what matters there."""
     weights = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
-    found: dict[str, Any] = {}
-    for _, key in open_settings(config):
-        if key not in _FOUND:
-            continue
+    keys = [key for _, key in open_settings(config) if key in _FOUND]
+    return {key: weights if _FOUND[key] is None else parent.folder / f"{key}.pt" for key in keys}
+
+
+def found_in(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Path]:
+    """`files_in`, of which what is measured is measured if it is not there."""
+    weights = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
+    found = files_in(parent, choice, config)
+    for key in found:
         more = _FOUND[key]
-        found[key] = weights if more is None else parent.folder / f"{key}.pt"
         if more is not None and not found[key].is_file():
             say(f"{parent.name}: measuring Fisher information ({key})")
             words = ["fisher", weights, "--data", data, "--out", found[key], "--device", machine.device, *more]
@@ -361,8 +386,7 @@ def translated(
 
     about: subset (what the set is called), choice (of the checkpoint), decode; all of it is written with the scores.
     """
-    lines = read_lines(reference)
-    refuse_processed(lines, reference)
+    lines = raw_reference(data, split, reference)
     subset, choice = about["subset"], about["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
     say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..files import write_atomically
 
@@ -41,30 +41,32 @@ class Scorer(Protocol):
         """Both tests of one system against a baseline, line by line the outputs for the same sentences."""
 
 
+@dataclass(frozen=True)
 class Bleu:
     """sacreBLEU's. Memory of its tests grows with lines times samples: 120 MB a thousand lines."""
 
+    lowercase: bool = False  # both sides
     package = "sacreBLEU"
+
+    def _metric(self, reference: Sequence[str]) -> Any:
+        from sacrebleu.metrics import BLEU
+
+        return BLEU(lowercase=self.lowercase, references=[list(reference)])
 
     @property
     def signature(self) -> str:
-        from sacrebleu.metrics import BLEU
-
-        return str(BLEU(references=[[""]]).get_signature())
+        return str(self._metric([""]).get_signature())
 
     def score(self, system: Sequence[str], reference: Sequence[str]) -> float:
-        from sacrebleu.metrics import BLEU
-
-        score: float = BLEU().corpus_score(list(system), [list(reference)]).score
+        score: float = self._metric(reference).corpus_score(list(system), None).score
         return score
 
     def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
-        from sacrebleu.metrics import BLEU
         from sacrebleu.significance import PairedTest
 
         found: dict[str, tuple[float, str]] = {}
         for kind in ("bs", "ar"):
-            metric = {"BLEU": BLEU(references=[list(reference)])}
+            metric = {"BLEU": self._metric(reference)}
             systems = [("baseline", list(baseline)), ("system", list(system))]
             signatures, results = PairedTest(systems, metric, references=None, test_type=kind)()
             found[kind] = results["BLEU"][1].p_value, str(signatures["BLEU"])

@@ -19,7 +19,20 @@ from ..data.sentences import SentenceData
 from ..errors import UserError
 from ..locks import alone_in
 from .machine import PRECISIONS, Machine
-from .runs import Run, filled_in, found_in, needs_another_run, refuse_invalid_settings, train
+from .provenance import relocate
+from .runs import (
+    OPEN,
+    Run,
+    files_in,
+    filled_in,
+    found_in,
+    needs_another_run,
+    refuse_invalid_settings,
+    stamp_of,
+    state_of,
+    train,
+    training_settings,
+)
 
 HELP = "Train one method on prepared data; called again, it goes on where it was."
 EXAMPLE = """wff train multi30k --pair de-en --method weighted_freeze --seed 1
@@ -82,7 +95,7 @@ class Study:
         folder = prepared(self.data, self.recipe, pair)
         manifest = read_manifest(folder)
         config = self._config(run)
-        found: dict[str, Any] = {}
+        found: dict[str, Path] = {}
         parent = self.parent(pair, run)
         if parent is not None:
             if not parent.trained:
@@ -97,6 +110,20 @@ class Study:
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
         with alone_in(run.folder):
             train(run, config, folder / "bin", self._languages(pair), machine, self._about(pair, run, folder), more)
+            relocate(run, self._about(pair, run, folder))
+
+    def state(self, pair: str, run: Run) -> str:
+        """DONE, OPEN or OTHER, as `train` will find the training; nothing is measured or written for it."""
+        begun = state_of(run.folder, "training", {}) != OPEN
+        return state_of(run.folder, "training", self.stamp(pair, run)) if begun else OPEN
+
+    def stamp(self, pair: str, run: Run) -> dict[str, Any]:
+        """What the stamp of a training holds; nothing is measured for it."""
+        folder, config, parent = prepared(self.data, self.recipe, pair), self._config(run), self.parent(pair, run)
+        found = {} if parent is None else files_in(parent, "best", config)
+        more = self._settings(config, found, read_manifest(folder))
+        given = training_settings(run, config, folder / "bin", self._languages(pair), more)
+        return stamp_of(given)
 
     def _settings(self, config: Path, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
         """What is given beside the YAML: what was found for it, how its data becomes text, what the user changed."""

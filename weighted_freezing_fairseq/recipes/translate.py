@@ -4,6 +4,7 @@ fairseq drops the last sentences of a set whose size does not suit it, so the co
 ignored, since they compare with the binarised reference.
 """
 
+import glob
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from ..errors import UserError
 from ..user_dir import USER_DIR
 from .commands import reason, refuse_when_stopping, started
 from .machine import Machine
+from .scores import read_lines, refuse_processed
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,32 @@ class Pieces:
     tokenizer: str | None = None
 
 
+REMEDY = "type --reference with the raw file that the set was made from"
+
+
+def raw_reference(data: Path, subset: str, reference: Path, remedy: str = REMEDY) -> list[str]:
+    """The lines that the translations of a set are scored against; refused if they cannot be that, before any work."""
+    from ..data.binary import sentences_in  # numpy, for which the table of data sets does not wait
+
+    lines = read_lines(reference)
+    refuse_processed(lines, reference)
+    files = sorted(data.glob(f"{glob.escape(subset)}.*-*.*"))
+    if not files:
+        known = ",".join(sorted({path.name.partition(".")[0] for path in data.glob("*.*-*.*")}))
+        remedy = f"type --subset with one of: {known}" if known else "give --data a folder that fairseq-preprocess made"
+        raise UserError(f"{data} has no set {subset!r}; {remedy}")
+    counts = {sentences_in(path) for path in files if path.suffix == ".idx"}  # fairseq chooses where there are several
+    if counts and counts.isdisjoint({None, len(lines)}):
+        told = " or ".join(map(str, sorted(filter(None, counts))))
+        raise UserError(f"{reference} has {len(lines)} lines, and {subset} of {data} has {told} sentences; {remedy}")
+    return lines
+
+
+def refuse_missing_checkpoint(checkpoint: Path) -> None:
+    if not checkpoint.is_file():
+        raise UserError(f"there is no checkpoint {checkpoint}")
+
+
 def generate(
     checkpoint: Path,
     data: Path,
@@ -44,8 +72,7 @@ def generate(
     watch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """The detokenised hypotheses of `subset`, in the order of the set; `watch` is told how many there are."""
-    if not checkpoint.is_file():
-        raise UserError(f"there is no checkpoint {checkpoint}")
+    refuse_missing_checkpoint(checkpoint)
     words = [
         data, "--user-dir", USER_DIR, "--path", checkpoint, "--gen-subset", subset,
         *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),

@@ -36,14 +36,19 @@ def evaluate_run(run: Run, machine: Machine, choices: Sequence[str] | None) -> d
     folder = Path(run.provenance()["data"])
     manifest = read_manifest(folder)
     found = {}
-    for choice in choices or CHOICES:
+    for choice, about in steps_of(choices).items():
         work = partial(_score, run, machine, folder, manifest, choice)
-        once(run.folder, f"scoring-{choice}", {"choice": choice}, work, f"type: rm {run.folder}/.scoring-*")
+        once(run.folder, f"scoring-{choice}", about, work, f"type: rm {run.folder}/.scoring-*")
         for subset in manifest["subsets"]:
             path = run.folder / "scores" / f"{subset}.{choice}.json"
             if path.is_file():
                 found[f"{subset}.{choice}"] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def steps_of(choices: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """The settings of the step for each checkpoint that is wanted."""
+    return {choice: {"choice": choice} for choice in choices or CHOICES}
 
 
 def shown(found: Mapping[str, Any]) -> str:
