@@ -113,6 +113,7 @@ sys.path = [entry for entry in sys.path if entry]  # the folder we stand in may 
 root, extras = Path(sys.argv[1]), sys.argv[2]
 declared = {}
 sys.modules["setuptools"] = types.SimpleNamespace(setup=declared.update, find_packages=lambda **_: [])
+sys.modules["setuptools.command.build_py"] = types.SimpleNamespace(build_py=object)
 runpy.run_path(str(root / "setup.py"))
 wanted = [name for name in extras.split(",") if name and name != "none"]
 unknown = [name for name in wanted if name not in declared["extras_require"]]
@@ -447,7 +448,7 @@ if [[ -z $(fact torch) ]]; then
     [[ $version != 3.10 ]] || default=torch==2.4.1
     read -ra spec <<<"${TORCH_SPEC:-$default}"
     say "==> torch (${spec[*]}): a download of 0.2 GB for CPU to 3 GB for CUDA, 1 to 5 minutes"
-    pip_install torch "${spec[@]}"
+    pip_install torch ${spec[@]+"${spec[@]}"}
     look
 elif [[ -n ${TORCH_SPEC:-} ]]; then
     say "note: torch $(fact torch) is there and is kept; TORCH_SPEC is only used where there is none"

@@ -22,7 +22,8 @@ if (($# == 0)) || [[ $1 == -* ]]; then
 fi
 
 DRY="" GPUS=1 DEVICE="" RUNS="runs/$1"
-words=()
+words=("$1")
+shift
 while (($#)); do
     case $1 in
     --dry-run) DRY=1 ;;
@@ -60,15 +61,16 @@ mkdir -p "$folder"
 after=()
 level=0
 while grep -q "^$level"$'\t' <<<"$cells"; do
-    list="$folder/cells-$(sha256sum <<<"$cells" | cut -c1-8)-$level.txt"
+    list="$folder/cells-$(cksum <<<"$cells" | cut -d " " -f 1)-$level.txt"
     sed -n "s/^$level"$'\t'"//p" <<<"$cells" >"$list"
-    count=$(wc -l <"$list")
-    job=$(submit "${after[@]}" "--array=1-$count${WFF_AT_ONCE:+%$WFF_AT_ONCE}" "${resources[@]}" \
+    count=$(grep -c "" "$list")
+    job=$(submit ${after[@]+"${after[@]}"} "--array=1-$count${WFF_AT_ONCE:+%$WFF_AT_ONCE}" \
+        ${resources[@]+"${resources[@]}"} \
         "--output=$folder/%A-%a.log" scripts/slurm_cell.sh "$list")
     after=("--dependency=afterany:$job")
     level=$((level + 1))
 done
 list="$folder/report.txt"
 echo "wff report $RUNS" >"$list"
-submit "${after[@]}" --array=1-1 "--output=$folder/report-%A.log" scripts/slurm_cell.sh "$list" >/dev/null
+submit ${after[@]+"${after[@]}"} --array=1-1 "--output=$folder/report-%A.log" scripts/slurm_cell.sh "$list" >/dev/null
 echo "$(grep -c . <<<"$cells") cells on $level levels; logs: $folder"

@@ -89,16 +89,16 @@ while IFS= read -r -d '' file; do scripts+=("$file"); done < <(find scripts .ci 
 
 step "ruff check" ruff check .
 step "ruff format" ruff format --check .
-step "shellcheck" shellcheck "${scripts[@]}"
+step "shellcheck" shellcheck ${scripts[@]+"${scripts[@]}"}
 step "mypy" mypy
 
 printf '==> before the tests\n'
-printf '    %s\n' "${lines[@]}"
+printf '    %s\n' ${lines[@]+"${lines[@]}"}
 printf '==> pytest, %s at a time\n' "$workers"
 # worksteal: the few long end-to-end tests must not all wait in one process while the other has nothing to do.
 pytest -n "$workers" --dist worksteal ${pytest[@]+"${pytest[@]}"} || failed+=(pytest)
 
 if ((${#failed[@]})); then
-    printf 'test.sh: failed: %s\n' "$(printf '%s, ' "${failed[@]}" | sed 's/, $//')" >&2
+    printf 'test.sh: failed: %s\n' "$(printf '%s, ' ${failed[@]+"${failed[@]}"} | sed 's/, $//')" >&2
     exit 1
 fi

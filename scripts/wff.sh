@@ -27,7 +27,7 @@ while (($#)) && [[ $1 != -* ]]; do
     shift
 done
 for name in $names; do
-    [[ -z ${!name:-} ]] || words+=("--${name,,}" "${!name}")
+    [[ -z ${!name:-} ]] || words+=("--$(tr '[:upper:]' '[:lower:]' <<<"$name")" "${!name}")
 done
 bash "$root/scripts/setup.sh"
 exec "$root/.venv/bin/wff" "${words[@]}" "$@"

@@ -51,6 +51,49 @@ def test_a_failing_line_ends_the_script(script):
     assert script.read_text().startswith("#!/usr/bin/env bash\n")
 
 
+# What bash 3.2, which macOS has, does not know; and empty arrays, which `set -u` refuses before bash 4.4.
+NEWER_THAN_3_2 = {
+    "case of a variable": (r"\$\{!?\w+(\[.*?\])?(,|\^|@[A-Za-z]\})", "${name,,}"),
+    "lines into an array": (r"\b(mapfile|readarray)\b", "mapfile -t lines"),
+    "kinds of variables": (r"\b(declare|local|typeset) -\w*[Angluc]", "declare -A of"),
+    "whether a variable is set": (r"\[\[? (! )?-v ", "[[ -v name ]]"),
+    "the next child": (r"\bwait -[nfp]", "wait -n"),
+    "coprocesses": (r"^\s*coproc\b", "coproc cat"),
+    "both streams": (r"\|&|&>>", "make |& tee log"),
+    "the clock": (r"%\([^)]*\)T|\bEPOCH(SECONDS|REALTIME)\b", "printf '%(%F)T'"),
+    "a file descriptor by name": (r"\bexec \{\w+\}", "exec {lock}>file"),
+    "options of the shell": (r"\bshopt -s \w*(globstar|lastpipe|inherit_errexit)", "shopt -s globstar"),
+    "negative places": (r"\$\{\w+\[-\d|\$\{\w+:\d+:\s*-\d", "${words[-1]}"),
+    "falling through": (r";;?&", "a) ;;&"),
+    "a closing bracket of a case in $(": (r"\$\([^()]*\bcase\b", "x=$(case $1 in a) ;; esac)"),
+}
+_ARRAY = re.compile(r'(?<!\+)"\$\{(\w+)\[@\]\}"')
+
+
+def newer_than_bash_3_2(script: str) -> list[str]:
+    code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("#"))
+    found = [name for name, (pattern, _) in NEWER_THAN_3_2.items() if re.search(pattern, code, re.MULTILINE)]
+    for name in _ARRAY.findall(code):
+        if not re.search(rf"\b{name}=\([^)]", code) or f"{name}=()" in code:
+            found.append(f'an array that may be empty: type ${{{name}[@]+"${{{name}[@]}}"}}')
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=ids)
+def test_nothing_needs_a_bash_newer_than_3_2(script):
+    assert newer_than_bash_3_2(script.read_text()) == []
+
+
+@pytest.mark.parametrize("name", NEWER_THAN_3_2)
+def test_what_is_newer_than_bash_3_2_is_seen(name):
+    assert name in newer_than_bash_3_2(f"set -u\n{NEWER_THAN_3_2[name][1]}\n")
+
+
+def test_arrays_that_may_be_empty_are_seen():
+    assert newer_than_bash_3_2('a=()\nx "${a[@]}"') and newer_than_bash_3_2('read -ra a <<<"$1"\nx "${a[@]}"')
+    assert not newer_than_bash_3_2('a=()\nx ${a[@]+"${a[@]}"}') and not newer_than_bash_3_2('a=("$1")\nx "${a[@]}"')
+
+
 @pytest.mark.parametrize("script", [name for name in ids if name.endswith(".sh")])
 def test_help_comes_from_any_folder(script, tmp_path):
     done = bash(script, "--help", cwd=tmp_path)

@@ -1,5 +1,6 @@
 """Lines and segments of broken files: source and target stay together, and everything mended is counted."""
 
+import time
 from collections import Counter
 
 import miniature
@@ -60,8 +61,30 @@ def test_lines_about_a_talk_are_dropped_and_titles_unwrapped(tmp_path):
 
 
 def test_a_sentence_that_only_looks_like_markup_stays(tmp_path):
-    line = "Use <title> or <b>bold</b>, 5 < 6 &amp; so on"
+    line = "Use <title> or <b>bold</b>, 5 < 6 & so on"
     assert read(tmp_path, f"{line}\n", "x\n", "tags")[0] == [(line, "x")]
+
+
+ESCAPED = "R&amp;D &lt;a&gt; &quot;it&apos;s&quot; &#246;&#x2019;&eacute; &amp;lt; A&T &copy &none; &#99999999; 3 & 4"
+RESOLVED = 'R&D <a> "it\'s" ö’é &lt; A&T &copy &none; &#99999999; 3 & 4'
+
+
+@pytest.mark.parametrize("form", ["tags", "xml"])
+def test_entities_are_resolved_once_in_training_and_test_sets_alike(tmp_path, form):
+    file = f'<seg id="1">{ESCAPED}</seg>\n' if form == "xml" else f"{ESCAPED}\n"
+    assert read(tmp_path, file, file, form)[0] == [(RESOLVED, RESOLVED)]
+
+
+def test_plain_text_has_no_entities(tmp_path):
+    assert read(tmp_path, "R&amp;D\n", "R&amp;D\n")[0] == [("R&amp;D", "R&amp;D")]
+
+
+@pytest.mark.parametrize("form", ["tags", "xml"])
+def test_an_entity_cannot_end_a_line(tmp_path, form):
+    text = "a&#10;b&#13;c&#x2028;d&#0;e"
+    file = f'<seg id="1">{text}</seg>\n' if form == "xml" else f"{text}\n"
+    found, counts = read(tmp_path, file, file, form)
+    assert found == [("a b c d\ufffde",) * 2] and counts == {"line end inside a line": 2}
 
 
 def test_segments_are_sentences_and_entities_are_resolved(tmp_path):
@@ -90,3 +113,28 @@ def test_a_segment_without_an_end_is_counted_and_swallows_nothing(tmp_path):
 def test_test_sets_of_which_nothing_fits_are_refused(tmp_path):
     with pytest.raises(UserError, match="p has 1 and 0 segments and none .* --archive FILE"):
         read(tmp_path, '<seg id="1">a</seg>', "no segments", "xml")
+
+
+def test_attributes_are_read_in_any_quotes_and_order(tmp_path):
+    one = "<doc genre='x' docid='a b'>\n<seg type=\"id\" id = 1>a</seg></doc>"
+    other = '<DOC docid="a b"><SEG\nxml-id="2" id="1">A</SEG></DOC>'
+    assert read(tmp_path, one, other, "xml")[0] == [("a", "A")]
+
+
+def test_a_segment_without_a_number_is_counted(tmp_path):
+    found, counts = read(tmp_path, "<seg>x</seg><seg id='1'>a</seg>", "<seg id='1'>A</seg></seg>", "xml")
+    assert found == [("a", "A")] and counts == {"segments without a number": 1}
+
+
+HOSTILE = {
+    "xml": ['<seg id="1"', '<seg id="1">', "<doc ", '<doc docid="', f"<seg id{' ' * 1000}", "&#1"],
+    "tags": ["<title>", "</title> ", "<doc"],
+}
+
+
+@pytest.mark.parametrize(("form", "text"), [(form, text) for form, texts in HOSTILE.items() for text in texts])
+def test_five_megabytes_of_broken_markup_take_seconds(tmp_path, form, text):
+    begin = '<seg id="a">a</seg>' if form == "xml" else "<title>"
+    start = time.process_time()
+    read(tmp_path, begin + text * (5_000_000 // len(text)), begin, form)
+    assert time.process_time() - start < 20  # one or two; with a pattern that goes back, 6 s for 11 kB

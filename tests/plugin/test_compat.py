@@ -183,7 +183,7 @@ def test_fairseq_alone_loads_without_code_where_torch_would_run_it(tmp_path, mon
     before = dict(os.environ)
     torch.save({"model": {}, "code": Code()}, tmp_path / "with_code.pt")
     compat.load_without_code()
-    with pytest.raises(RuntimeError, match="was not loaded: it holds something other than tensors"):
+    with pytest.raises(UserError, match="was not loaded: it holds something other than tensors"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "with_code.pt"))
     torch.save(torch.ones(2), tmp_path / "plain.pt")
     assert checkpoint_utils.torch.load(tmp_path / "plain.pt").sum() == 2

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-# What str.splitlines() takes for a line end beside the line feed: those of Unicode, and the separators of ASCII.
-_LINE_ENDS = re.compile("[\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
+# What str.splitlines() takes for a line end: the usual ones, those of Unicode, and the separators of ASCII.
+_LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 _BOM = "\ufeff"
 _BLOCK = 1 << 20
 
@@ -29,13 +29,18 @@ def read(stream: IO[bytes], counts: Counter[str]) -> Iterator[str]:
         if number == 0 and line.startswith(_BOM):
             line = line[1:]
             counts["byte order mark"] += 1
-        if "\0" in line:
-            line = line.replace("\0", "")
-            counts["NUL"] += 1
-        if _LINE_ENDS.search(line):
-            line = _LINE_ENDS.sub(" ", line)
-            counts["line end inside a line"] += 1
-        yield line
+        yield mended(line, counts)
+
+
+def mended(line: str, counts: Counter[str]) -> str:
+    """One line without NUL, and with spaces for the line ends that are inside it."""
+    if "\0" in line:
+        line = line.replace("\0", "")
+        counts["NUL"] += 1
+    if _LINE_ENDS.search(line):
+        line = _LINE_ENDS.sub(" ", line)
+        counts["line end inside a line"] += 1
+    return line
 
 
 def texts(path: Path) -> Iterator[str]:
