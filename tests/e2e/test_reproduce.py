@@ -38,8 +38,9 @@ def words_of(data, configs, runs):
 
 
 @pytest.mark.slow
-def test_a_matrix_from_archives_to_tables(data, configs, tmp_path):
+def test_a_matrix_from_archives_to_tables(data, configs, tmp_path, monkeypatch):
     """One test, since the processes that share out tests would each train it."""
+    monkeypatch.setenv("SLURM_JWT", "hunter2")
     runs = tmp_path / "runs"
     words = ["reproduce", *words_of(data, configs, runs), "--methods", ",".join(METHODS), "--seeds", "1"]
     words += ["--choices", "best", "--jobs", 2]
@@ -48,6 +49,7 @@ def test_a_matrix_from_archives_to_tables(data, configs, tmp_path):
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     is_trained_scored_and_reported_through_a_kill(data, runs, runs / "clean/de-en")
+    assert not [path for path in runs.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]  # logs, too
     a_second_call_changes_nothing_and_other_settings_are_refused(words, done.stdout, runs / "clean/de-en")
     flags_give_the_same_training(data, runs / "clean/de-en/weighted_freeze-1", tmp_path)
 

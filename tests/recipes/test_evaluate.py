@@ -3,12 +3,16 @@
 import importlib.util
 import json
 import math
+import random
+import shutil
+import subprocess
+import time
 from dataclasses import asdict
 
 import pytest
 from fairseq_runs import Fairseq
 from locked import waits_for
-from recipe_runs import wff
+from recipe_runs import command, wff
 from scored_runs import a_run as scored_run
 from scored_runs import prepared
 
@@ -181,6 +185,42 @@ def test_a_run_is_scored_by_one_process_at_a_time(tmp_path, capsys):
     words = ["evaluate", str(folder), "--choices", "best", "--json", "--device", "cpu"]
     assert waits_for(alone_in(folder), lambda: main(words)) == [0]
     assert f"{folder}/scores/test.best" in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_scoring_that_is_killed_goes_on_and_leaves_nothing(fairseq: Fairseq, tmp_path):
+    fairseq.train("run/checkpoints", "--optimizer", "weighted_freeze", "--max-update", 3, "--save-interval-updates", 1)
+    raw = tmp_path / "x-y/raw"
+    raw.mkdir(parents=True)
+    shutil.copy(fairseq.data.parent / "test.y", raw)
+    shutil.copytree(fairseq.data, raw.with_name("bin"))
+    manifest = {"dataset": "multi30k", "recipe": "clean", "pair": "x-y", "source": "x", "target": "y", "sha256": {}}
+    manifest |= {"tests": {"test": "raw/test.y"}, "generate": {"remove_bpe": "sentencepiece", "tokenizer": None}}
+    raw.with_name("manifest.json").write_text(json.dumps(manifest))
+    about = {"dataset": "multi30k", "recipe": "clean", "pair": "x-y", "method": "weighted_freeze", "seed": 1}
+    about |= {"data": str(raw.parent), "command": "wff train multi30k"}
+    (tmp_path / "run/provenance.json").write_text(json.dumps(about))
+    (tmp_path / "run/.training.json").write_text('{"config": {}}')
+    undisturbed = shutil.copytree(tmp_path / "run", tmp_path / "undisturbed")
+    options = ["--choices", "last,average", "--average-last", 2, "--device", "cpu"]
+    evaluate(undisturbed, *options)
+    run = tmp_path / "run"
+    rng = random.Random(7)
+    for goal in (".scoring-test.last.begun.json", "checkpoints/checkpoint_average.pt"):
+        process = subprocess.Popen(command("evaluate", run, *options), stderr=subprocess.DEVNULL)
+        while not (run / goal).exists() and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.5) if goal.endswith("json") else 0)
+        process.kill()
+        assert process.wait() == -9, goal
+    evaluate(run, *options)
+    assert contents_of(run) == contents_of(undisturbed)
+
+
+def contents_of(folder):
+    """Names of all files, and the bytes of the scores."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() if "scores" in path.parts else b"" for path in paths}
 
 
 def test_missing_checkpoint_and_data_are_named(tmp_path):

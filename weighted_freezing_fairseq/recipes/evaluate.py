@@ -108,6 +108,8 @@ def refuse_early(run: Run, wanted: Wanted) -> None:
     """What makes scoring impossible, before the first set is translated."""
     if not run.trained:
         raise UserError(f"{run.folder} is not trained to its end; type: {run.provenance()['command']}")
+    if run.provenance()["dataset"] in SENTENCES:
+        sentences.refuse_early(run, wanted.choices)
     folder = Path(run.provenance()["data"])
     if not (folder / MANIFEST).is_file():
         raise UserError(

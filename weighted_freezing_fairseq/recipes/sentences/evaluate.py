@@ -29,10 +29,6 @@ _BATCH = 32
 
 def evaluate_run(run: Run, machine: Machine, choices: Sequence[str] | None) -> dict[str, dict[str, Any]]:
     """The scores of a finished run by SUBSET.CHOICE, kept in its folder."""
-    if importlib.util.find_spec("sklearn") is None:
-        raise UserError("labels are scored by scikit-learn and scipy; type: pip install scikit-learn scipy")
-    if "average" in (choices or ()):
-        raise UserError(f"{run.folder} is not translated: there is no average; type --choices {','.join(CHOICES)}")
     folder = Path(run.provenance()["data"])
     manifest = read_manifest(folder)
     found = {}
@@ -44,6 +40,14 @@ def evaluate_run(run: Run, machine: Machine, choices: Sequence[str] | None) -> d
             if path.is_file():
                 found[f"{subset}.{choice}"] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def refuse_early(run: Run, choices: Sequence[str] | None) -> None:
+    """What makes scoring impossible, before anything is predicted."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise UserError("labels are scored by scikit-learn and scipy; type: pip install scikit-learn scipy")
+    if "average" in (choices or ()):
+        raise UserError(f"{run.folder} is not translated: there is no average; type --choices {','.join(CHOICES)}")
 
 
 def steps_of(choices: Sequence[str] | None) -> dict[str, dict[str, Any]]:
