@@ -1,12 +1,14 @@
 """Archives, whole, damaged and hostile: what is wanted comes out under our names, and nothing else is written."""
 
 import gzip
+import struct
 import tarfile
+import zipfile
 
 import miniature
 import pytest
 
-from weighted_freezing_fairseq.data.archives import copy_out, missing
+from weighted_freezing_fairseq.data.archives import copy_out, copy_out_of_all, missing
 from weighted_freezing_fairseq.errors import UserError
 
 
@@ -113,3 +115,60 @@ def test_a_full_disk_is_not_the_archives_fault(tmp_path):
     path = put(tmp_path, {"train.de": "eins\n"})
     with pytest.raises(OSError, match="No such file or directory"):
         copy_out(path, {"train.de": tmp_path / "not there/out"})
+
+
+def test_archives_nested_too_deep_are_refused(tmp_path):
+    content = miniature.tgz({"train.de": "eins\n"})
+    for depth in range(1, 21):
+        if depth == 4:
+            shallow = content
+        content = miniature.tgz({"de-en.tgz": content})
+    goal = tmp_path / "out"
+    with pytest.raises(UserError, match="a.tgz holds archives nested more than 4 deep; .* --archive FILE"):
+        copy_out(put(tmp_path, content), {"train.de": goal}, nested=["de-en.tgz"])
+    assert not goal.exists()
+    copy_out(put(tmp_path, shallow), {"train.de": goal}, nested=["de-en.tgz"])
+    assert goal.read_text() == "eins\n"
+
+
+def zip_of(tmp_path, compression):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("RTE/train.tsv", "eins\n" * 1000)
+    return path
+
+
+def test_a_zip_member_of_an_unknown_compression_is_refused(tmp_path):
+    path = zip_of(tmp_path, zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    for start, offset in ((data.index(b"PK\x03\x04"), 8), (data.index(b"PK\x01\x02"), 10)):
+        struct.pack_into("<H", data, start + offset, 9)  # Deflate64, which Windows uses above 2 GB
+    path.write_bytes(data)
+    with pytest.raises(
+        UserError,
+        match=r"a.zip cannot be read here \(.*compression.*\); unpack it with another program .* --archive FOLDER",
+    ):
+        copy_out_of_all([path], {"train.tsv": tmp_path / "out"})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_member_says_so(tmp_path, compression):
+    path = zip_of(tmp_path, compression)
+    data = bytearray(path.read_bytes())
+    start = 30 + len("RTE/train.tsv") + 10
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="is damaged or was cut short"):
+        copy_out_of_all([path], {"train.tsv": tmp_path / "out"})
+
+
+def test_a_zip_with_an_undecodable_name_says_so(tmp_path):
+    path = zip_of(tmp_path, zipfile.ZIP_STORED)
+    data = path.read_bytes().replace(b"RTE/train.tsv", b"RTE/train\xfftsv")
+    data = bytearray(data)
+    for start, offset in ((data.index(b"PK\x03\x04"), 6), (data.index(b"PK\x01\x02"), 8)):
+        struct.pack_into("<H", data, start + offset, 0x800)  # "names are UTF-8"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="is damaged or was cut short"):
+        copy_out_of_all([path], {"train.tsv": tmp_path / "out"})

@@ -32,6 +32,7 @@ _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
     OverflowError, struct.error,
 )  # fmt: skip
+_DEEPEST = 4  # archives inside archives; no corpus here has more than one
 
 
 @dataclass
@@ -54,7 +55,7 @@ def copy_out(archive: Path, wanted: Mapping[str, Path], nested: Sequence[str] = 
             _write(stream, wanted[""])
             found.members.add("")
         else:
-            _walk(stream, wanted, nested, found)
+            _walk(archive, stream, wanted, nested, found)
     return found
 
 
@@ -118,7 +119,19 @@ def _odd_in_zip(member: zipfile.ZipInfo) -> str:
     return "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "neither file nor folder"
 
 
-def _walk(stream: IO[bytes], wanted: Mapping[str, Path], nested: Sequence[str], found: Found) -> None:
+def _walk(
+    archive_path: Path,
+    stream: IO[bytes],
+    wanted: Mapping[str, Path],
+    nested: Sequence[str],
+    found: Found,
+    depth: int = 0,
+) -> None:
+    if depth > _DEEPEST:
+        raise UserError(
+            f"{archive_path} holds archives nested more than {_DEEPEST} deep; give the archive of the corpus itself "
+            "with --archive FILE"
+        )
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             reason = _suspicious(member)
@@ -129,7 +142,7 @@ def _walk(stream: IO[bytes], wanted: Mapping[str, Path], nested: Sequence[str], 
                 continue
             if _one_of(nested, member.name):
                 with gzip.open(_content(archive, member)) as inner:
-                    _walk(inner, wanted, nested, found)
+                    _walk(archive_path, inner, wanted, nested, found, depth + 1)
             else:
                 ending = _one_of(wanted, member.name)
                 _take(ending, member.name, partial(_content, archive, member), wanted, found)
@@ -199,6 +212,11 @@ def _readable(path: Path) -> Iterator[None]:
     """Any damage of the archive at `path` that shows inside this block becomes one line."""
     try:
         yield
+    except NotImplementedError as error:  # zipfile's, for compressions and encryptions that it does not know
+        raise UserError(
+            f"{path} cannot be read here ({error}); unpack it with another program and give the folder with "
+            "--archive FOLDER"
+        ) from None
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # the disk's, not the archive's
             raise
