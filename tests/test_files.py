@@ -29,8 +29,17 @@ def test_folders_appear_whole_and_take_the_place_of_older_ones(tmp_path):
         (part / "half").write_text("half")
         raise KeyError
     assert [path.name for path in goal.iterdir()] == ["new"]
-    with whole_folder(goal) as part:  # what the failed one left is gone
+    assert [path.name for path in goal.parent.iterdir()] == ["folder"]
+
+
+def test_what_a_killed_process_left_in_a_folder_is_thrown_away(tmp_path):
+    goal = tmp_path / "folder"
+    writer = whole_folder(goal)
+    (writer.__enter__() / "half").write_text("half")  # and no exit, as after a kill
+    assert [path.name for path in tmp_path.iterdir()] == [".folder.part"]
+    with whole_folder(goal) as part:
         assert list(part.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_what_a_killed_writer_left_goes_and_a_live_writer_keeps_its_own(tmp_path):

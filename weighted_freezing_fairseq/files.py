@@ -125,14 +125,17 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `path` when the block ends well, in place of one that was there.
+    """An empty folder to fill; it becomes `path` when the block ends well, in place of an older one, and goes if not.
 
-    One caller at a time: what a killed one left half-made is thrown away.
+    One caller at a time: what a killed process left in it is deleted.
     """
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with naming(path):
-        yield part
-    shutil.rmtree(path, ignore_errors=True)
-    part.replace(path)
+    try:
+        with naming(path):
+            yield part
+        shutil.rmtree(path, ignore_errors=True)
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
