@@ -16,15 +16,24 @@ from recipe_runs import command, shortened, wff
 pytestmark = pytest.mark.slow
 
 
+def killed(times, longest, start):
+    """The moments, in seconds, at which the processes that `start` returned were killed, one after the other."""
+    moments = [random.SystemRandom().uniform(0, longest) for _ in range(times)]
+    for moment in moments:
+        process = start()
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    return moments
+
+
 def killed_and_called_again(times, longest, *words):
     """The moments, in seconds, at which the command was killed; then it was let run to its end."""
     popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
-    moments = [random.SystemRandom().uniform(0, longest) for _ in range(times)]
-    for moment in moments:
-        process = popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(moment)
-        process.kill()
-        process.wait(20)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    moments = killed(times, longest, lambda: popen(command(*words), **quiet))
     done = wff(*words)
     assert done.returncode == 0, (moments, done.stderr)
     return moments
@@ -96,6 +105,29 @@ def test_sensitivity(measured, tmp_path):
     assert table == again
     samples, again = (np.load(next((tmp_path / name / "samples").iterdir())) for name in ("whole", "killed"))
     assert np.array_equal(samples, again)
+
+
+TRAININGS = {
+    "alignreg": ["--prune", "magnitude", "--prune-interval", 4, "--alignreg-lambda", 0.1],
+    "ewc": ["--ewc-lambda", 10],
+    "intra_distillation": ["--alpha", 1, "--num-passes", 2],
+}
+
+
+@pytest.mark.parametrize("criterion", TRAININGS)
+def test_training(fairseq, criterion):
+    flags = ["--optimizer", "adam", "--criterion", criterion, *TRAININGS[criterion], "--max-update", 30]
+    flags += ["--save-interval-updates", 3, "--keep-interval-updates", 1]
+    begin = time.monotonic()
+    fairseq.train("whole", *flags)
+    longest = time.monotonic() - begin
+    moments = killed(2, longest, lambda: fairseq.start("train", *fairseq.train_words("killed", *flags)))
+    fairseq.train("killed", *flags)
+    assert names(fairseq.folder / "whole") == names(fairseq.folder / "killed"), moments
+    whole, again = (fairseq.checkpoint(name) for name in ("whole", "killed"))
+    for key in ("model", "last_optimizer_state"):
+        assert_same(whole[key], again[key], f"{moments} {key}")
+    assert_same(*(state["extra_state"].get("guided_criterion") for state in (whole, again)), str(moments))
 
 
 def test_quickstart(tmp_path):

@@ -15,7 +15,7 @@ from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.optim import FP16Optimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
-from fairseq_runs import assert_same
+from fairseq_runs import Fairseq, assert_same
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -211,6 +211,19 @@ def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):
     assert last.read_bytes() == b"old"
     PathManager.copy(str(new), str(last), True)
     assert last.read_bytes() == new.read_bytes() and not list(tmp_path.glob("*.part"))
+
+
+def test_a_run_that_reached_max_update_makes_no_more_when_it_is_started_again(fairseq: Fairseq):
+    flags = ["--optimizer", "adam", "--max-update"]
+    fairseq.train("run", *flags, 3)
+    last = fairseq.folder / "run/checkpoint_last.pt"
+    finished = last.read_bytes()
+    again = fairseq.train("run", *flags, 3)
+    assert f"{last} is at update 3 already: --max-update 3 leaves nothing to train; raise it to train on" in again
+    assert "done training" in again and last.read_bytes() == finished
+    for name, more, updates in (("run", [], 5), ("other", ["--restore-file", last], 6)):
+        fairseq.train(name, *flags, 5, *more)
+        assert fairseq.checkpoint(name)["optimizer_history"][-1]["num_updates"] == updates
 
 
 READS_AHEAD = """

@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import inspect
 import logging
+import math
 import pickle
 import queue
 import re
@@ -55,6 +56,7 @@ def mend() -> None:
     broadcast_checkpoints()
     copy_checkpoints_whole()
     resume_on_the_same_batches()
+    end_at_max_update()
     stop_reading_ahead_at_exit()
     wrap_on_cpu_too()
     gather_what_cannot_be_added()
@@ -222,6 +224,30 @@ def resume_on_the_same_batches() -> None:
         return iterator
 
     FairseqTask.get_batch_iterator = build_as_in_epoch_one
+
+
+def end_at_max_update() -> None:
+    """fairseq looks at --max-update after an update: a finished run that is started again makes one more, and saves it.
+
+    A run that is killed after its last checkpoint, and started again by the same command, would end with other weights.
+    """
+    load = checkpoint_utils.load_checkpoint
+    no_epoch = types.SimpleNamespace(next_epoch_idx=math.nan)  # not <= --max-epoch, nor <= infinity where there is none
+
+    @functools.wraps(load)
+    def load_unless_finished(cfg: Any, loader: trainer.Trainer, **kwargs: Any) -> tuple[Any, Any]:
+        extra_state, iterator = load(cfg, loader, **kwargs)
+        updates, limit = loader.get_num_updates(), loader.cfg.optimization.max_update or 0
+        # A file that --restore-file names may be of another run: one update saves it in the folder of this one.
+        if not 0 < limit <= updates or cfg.restore_file != "checkpoint_last.pt":
+            return extra_state, iterator
+        logger.warning(
+            "%s/%s is at update %d already: --max-update %d leaves nothing to train; raise it to train on",
+            cfg.save_dir, cfg.restore_file, updates, limit,
+        )  # fmt: skip
+        return extra_state, no_epoch
+
+    checkpoint_utils.load_checkpoint = load_unless_finished
 
 
 def stop_reading_ahead_at_exit() -> None:
