@@ -7,6 +7,7 @@ are fairseq's own.
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,8 +97,10 @@ def load(path: Path, kind: Kind) -> Snapshot:
         raise UserError(f"{path} is not a whole snapshot of this package; {remedy}")
     try:
         expect(content, _FORM)
+        _expect_plain(content["about"])
         tensors, weights = content["tensors"], content.get("weights")  # earlier versions wrote no weights
-        expect(weights or {}, {str: Tensor}, "weights")
+        if weights is not None:
+            expect(weights, {str: Tensor}, "weights")
         if content["kind"] != kind:
             raise UserError(f"{path} is a snapshot of kind {content['kind']!r}, not {kind!r}; {remedy}")
         refuse_unusual({**tensors, **{f"weights of {name}": tensor for name, tensor in (weights or {}).items()}}, path)
@@ -109,6 +112,14 @@ def load(path: Path, kind: Kind) -> Snapshot:
     except ValueError as error:
         raise UserError(f"{path} is not a valid snapshot: {error}; {remedy}") from None
     return Snapshot(kind, content["about"], tensors, weights)
+
+
+def _expect_plain(about: Mapping[str, Any]) -> None:
+    """ValueError unless `about` consists of plain values, which can be compared."""
+    try:
+        json.dumps(about)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"about must hold plain values: {error}") from None
 
 
 def _unpacked(name: str, packed: Tensor, shape: Sequence[int]) -> Tensor:

@@ -159,11 +159,15 @@ def explain_refused_checkpoints() -> None:
         try:
             state = load(path, *args, **kwargs)
         except pickle.UnpicklingError as error:
-            found = re.search(r"GLOBAL (\S+)|global,? `?([\w.]+)`?|class `?([\w.]+)", str(error))
-            what = f" ({next(filter(None, found.groups()))})" if found else ""
+            code = re.search(r"GLOBAL (\S+)|global,? `?([\w.]+)`?|class `?([\w.]+)", str(error))
+            if code is None:
+                raise UserError(
+                    f"{path} was not loaded: it is damaged, or not a checkpoint; give a whole fairseq checkpoint"
+                ) from None
             raise UserError(
-                f"{path} was not loaded: it holds something other than tensors and settings{what}, which could run "
-                "code on this machine. If you trust who made it, load it in plain fairseq and save it again."
+                f"{path} was not loaded: it holds something other than tensors and settings "
+                f"({next(filter(None, code.groups()))}), which could run code on this machine. If you trust who made "
+                "it, load it in plain fairseq and save it again."
             ) from None
         refuse_code(state, path)
         if not has_copies:
