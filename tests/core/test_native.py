@@ -186,6 +186,7 @@ from weighted_freezing_fairseq import GuidedOptimizer, scope_of
 logging.basicConfig(level=logging.INFO)
 model = torch.nn.Linear(4, 4)
 optimizer = GuidedOptimizer(torch.optim.Adam(model.parameters()), scope_of(model))
+torch.optim.Adam(model.parameters()).step()  # without gradients: nothing but imports
 {before}  # all that a step imports is imported: another user may not see where this Python lies
 for _ in range(3):
     model(torch.ones(2, 4)).sum().backward()

@@ -38,6 +38,8 @@ def stop_when(ready, number, whom, folder, *words):
         process = subprocess.Popen(
             command(*words), cwd=folder, env={**environment(), mark: "1"}, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=file,
+            # As a terminal starts it: the tests themselves may run in the background, where SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
     deadline = time.monotonic() + 200
     while not ready(errors.read_text()):

@@ -95,9 +95,10 @@ def load() -> ctypes.CDLL | None:
 
 @cache
 def _load() -> ctypes.CDLL | None:
-    recipe = (SOURCE.read_bytes(), _FLAGS, os.environ.get("CC"), platform.machine(), platform.libc_ver())
     try:
-        library = cache_folder() / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
+        folder = cache_folder()
+        recipe = (SOURCE.read_bytes(), _FLAGS, os.environ.get("CC"), platform.machine(), platform.libc_ver())
+        library = folder / f"kernels-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]}.so"
         if not library.exists():
             _compile(library)
         kernels = ctypes.CDLL(str(library))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -480,10 +480,12 @@ def with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
 
 def versions(*packages: str) -> dict[str, dict[str, str]]:
     """Of the packages that are installed."""
-    found = {}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"versions": found}
+    return {"versions": {name: version for name in packages if (version := _version(name)) is not None}}
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
