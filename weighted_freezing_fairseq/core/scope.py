@@ -6,7 +6,8 @@ whose wrappers are matched to these names in `plugin/parameters.py`.
 """
 
 import math
-from collections.abc import Iterator, Sequence, Set
+import re
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,11 @@ HEADS = frozenset(
 )
 # What modules that only wrap another one call it: torch.compile, torch's and fairseq's DDP, activation checkpointing.
 _WRAPPED = frozenset(("_orig_mod", "module", "_checkpoint_wrapped_module"))
+
+
+def classifiers_in(names: Iterable[str]) -> str:
+    """`CLASSIFIERS` where it matches one of these names of parameters, else an empty expression."""
+    return CLASSIFIERS if any(re.search(CLASSIFIERS, name) for name in names) else ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..core.fixed import SOURCES, FixedMaskOptimizer
 from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
 from ..core.rules import RULES, forms
-from ..core.scope import CLASSIFIERS, SCOPES, Slot
+from ..core.scope import SCOPES, Slot, classifiers_in
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
 from ..errors import UserError, check_fraction
 from . import no_effect, parameters
@@ -387,8 +387,7 @@ class FishMask(GuidedFairseqOptimizer):
             raise UserError("--fish-mask has a density of its own; leave out --fish-density")
         always = cfg.fish_always
         if always is None:
-            heads = cfg.fish_mask is None and any(re.search(CLASSIFIERS, slot.name) for slot in slots)
-            always = CLASSIFIERS if heads else ""
+            always = classifiers_in(slot.name for slot in slots) if cfg.fish_mask is None else ""
         if cfg.fish_density is not None:
             check_fraction("--fish-density", cfg.fish_density, 0.005, one=True)
         return FixedMaskOptimizer(
