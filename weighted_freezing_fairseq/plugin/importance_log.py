@@ -29,7 +29,7 @@ from ..core.wrapped import WrappedOptimizer
 from ..errors import UserError
 from ..files import write_atomically
 from . import parameters
-from .compat import COPIES_OF_0_12_2
+from .mends.checkpoints import COPIES_OF_0_12_2
 
 logger = logging.getLogger(__name__)
 
