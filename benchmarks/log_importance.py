@@ -31,8 +31,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
-    import fairseq  # noqa: F401  (registers the plugin's adapters)
-
     from weighted_freezing_fairseq.plugin.importance_log import DEFAULT_INTERVAL
 
     logging.disable(logging.INFO)

@@ -1,4 +1,7 @@
-"""`wff user-dir`: the folder that fairseq's --user-dir wants, wherever this package was installed."""
+"""`wff user-dir`: the folder for fairseq's --user-dir, wherever this package is installed.
+
+Not the package's own folder: fairseq would skip that where the package is imported already, see `plugin/user_dir`.
+"""
 
 import argparse
 from pathlib import Path
@@ -6,7 +9,8 @@ from pathlib import Path
 HELP = "Print the path to give to fairseq's --user-dir."
 EXAMPLE = 'fairseq-train DATA --user-dir "$(wff user-dir)" --optimizer weighted_freeze ...'
 
-USER_DIR = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
+USER_DIR = PACKAGE / "plugin" / "user_dir" / "register_weighted_freezing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

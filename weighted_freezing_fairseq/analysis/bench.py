@@ -432,8 +432,9 @@ def _is_here(method: str) -> bool:
 
 
 def _prepare() -> None:
-    import fairseq  # noqa: F401  (registers the plugin's adapters)
+    from .. import register
 
+    register()
     from . import fused_adamw, plain_passes  # noqa: F401  (register variants)
 
     logging.disable(logging.INFO)

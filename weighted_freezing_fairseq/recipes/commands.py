@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..user_dir import USER_DIR
+from ..user_dir import PACKAGE
 
 # A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
 _UNTIL_PARENT_DIES = """
@@ -58,7 +58,7 @@ def started(module: str, words: Iterable[Any], **options: Any) -> "subprocess.Po
 
     In a session of its own: a terminal's Ctrl-C reaches this process alone, which ends the child and the child's own.
     """
-    words = [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), USER_DIR.parent, module, *words))]
+    words = [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), PACKAGE.parent, module, *words))]
     process = subprocess.Popen(words, start_new_session=True, **options)
     _children.add(process)
     if _told:  # since the others were killed

@@ -26,7 +26,7 @@ from ..data import subwords
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
 from ..forms import Content, read_json
-from ..user_dir import USER_DIR
+from ..user_dir import PACKAGE, USER_DIR
 from . import corpus
 from .commands import Reason, reason, refuse_when_stopping, started
 from .contents import same_settings, with_contents
@@ -193,7 +193,7 @@ def wff(words: Sequence[Any], threads: int) -> str:
     """What one of this package's own commands prints."""
     words = list(map(str, words))
     with started(
-        USER_DIR.name, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(threads)
+        PACKAGE.name, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(threads)
     ) as process:
         printed, said = process.communicate()
     if process.returncode != 0:
