@@ -46,7 +46,7 @@ def safe_classes() -> list[Any]:
     ]  # fmt: skip
 
 
-@mend("torch refuses fairseq's checkpoints when it loads safely: their settings, meters and numpy numbers are allowed")
+@mend("torch refuses to load fairseq's checkpoints, because they hold settings, meters and numpy numbers")
 def allow_fairseq_checkpoints() -> None:
     classes = safe_classes()
     if not TORCH_FROM_2_6.holds(Versions.installed()):
@@ -55,7 +55,7 @@ def allow_fairseq_checkpoints() -> None:
     torch.serialization.add_safe_globals(classes)
 
 
-@mend("torch runs the code in a checkpoint: fairseq's loading, and no other, refuses code", TORCH_BEFORE_2_6, True)
+@mend("fairseq runs the code in a checkpoint when it loads one", TORCH_BEFORE_2_6, True)
 def load_without_code() -> None:
     replace_torch_functions(checkpoint_utils, load=functools.partial(torch.load, weights_only=True))
 
@@ -71,7 +71,7 @@ def _wrap_load(change: Callable[[Callable[..., Any], str], dict[str, Any]]) -> N
     checkpoint_utils.load_checkpoint_to_cpu = changed
 
 
-@mend("a checkpoint with code in it ends in torch's advice to run that code: one sentence says what was refused")
+@mend("the error for a checkpoint with code in it advises the user to run that code")
 def explain_refused_checkpoints() -> None:
     def load_or_explain(load: Callable[[], dict[str, Any]], path: str) -> dict[str, Any]:
         try:
@@ -91,7 +91,7 @@ def explain_refused_checkpoints() -> None:
     _wrap_load(load_or_explain)
 
 
-@mend("fairseq evaluates some settings of a checkpoint as Python: only literals are allowed there", protects=True)
+@mend("fairseq evaluates some settings of a checkpoint as Python code", protects=True)
 def refuse_code_in_settings() -> None:
     def load_and_check(load: Callable[[], dict[str, Any]], path: str) -> dict[str, Any]:
         state = load()
@@ -101,7 +101,7 @@ def refuse_code_in_settings() -> None:
     _wrap_load(load_and_check)
 
 
-@mend("neither fairseq nor torch compares a checkpoint with its checksums: damaged ones are refused", protects=True)
+@mend("damaged checkpoints load, because nothing compares them with their checksums", protects=True)
 def verify_checksums() -> None:
     def verify_and_load(load: Callable[[], dict[str, Any]], path: str) -> dict[str, Any]:
         if Path(path).is_file():  # fairseq may be set to read from elsewhere
@@ -111,7 +111,7 @@ def verify_checksums() -> None:
     _wrap_load(verify_and_load)
 
 
-@mend("checkpoints of fairseq 0.12.2 hold weights twice, and later versions refuse the copies", FAIRSEQ_AFTER_0_12_2)
+@mend("checkpoints of fairseq 0.12.2 do not load, because they hold some weights twice", FAIRSEQ_AFTER_0_12_2)
 def drop_copied_weights() -> None:
     def load_without_copies(load: Callable[[], dict[str, Any]], path: str) -> dict[str, Any]:
         state = load()
@@ -132,7 +132,7 @@ def broadcast_checkpoints() -> None:
     distributed_utils._broadcast_object_slow = broadcast
 
 
-@mend("a kill during the copy to checkpoint_last.pt leaves half a file: the copy is renamed when it is complete")
+@mend("a kill during the copy to checkpoint_last.pt leaves half a file")
 def copy_checkpoints_atomically() -> None:
     copy = PathManager.copy
 

@@ -16,7 +16,7 @@ from .registry import NO_TORCH_XLA, mend
 logger = logging.getLogger(__name__)
 
 
-@mend("warnings about fairseq's own outdated calls bury the log, and no user can act on them")
+@mend("warnings about fairseq's own outdated calls, which no user can act on, bury the log")
 def hide_known_warnings() -> None:
     for message in (
         r".*hydra\.experimental\.(compose|initialize).*",
@@ -32,7 +32,7 @@ def hide_known_warnings() -> None:
         warnings.filterwarnings("ignore", message="(?s)" + message)
 
 
-@mend("a second path to this package in --user-dir (installed, linked, relative) is refused as not globally unique")
+@mend("a second path to this package in --user-dir (installed, linked, relative) is refused as not unique")
 def accept_second_user_dir() -> None:
     load = utils.import_user_module
 
@@ -49,7 +49,7 @@ def accept_second_user_dir() -> None:
     utils.import_user_module = load_unless_registered
 
 
-@mend("--bf16 on the command line means a TPU to fairseq, which crashes on every other machine", NO_TORCH_XLA)
+@mend("--bf16 on the command line asks for a TPU, and crashes without one", NO_TORCH_XLA)
 def use_bf16_without_tpu() -> None:
     parse = options.parse_args_and_arch
 

@@ -56,7 +56,7 @@ NO_TORCH_XLA = Need("torch_xla not installed", lambda versions: not versions.tor
 
 @dataclass(frozen=True)
 class Mend:
-    """One repair of fairseq. `protects`: without it a checkpoint can harm this machine or a run."""
+    """One repair of fairseq. `reason`: what happens without it. `protects`: from unsafe checkpoints."""
 
     name: str
     reason: str
@@ -89,7 +89,7 @@ def selected(setting: str | None) -> frozenset[str]:
     if unknown := sorted(names - MENDS.keys()):
         raise UserError(
             f"{VARIABLE}={setting}: unknown mend {', '.join(unknown)}; allowed are none, or a comma-separated list of "
-            f"{', '.join(MENDS)}; type unset {VARIABLE} to apply every mend that is needed"
+            f"{', '.join(MENDS)}; type: unset {VARIABLE}"
         )
     return names
 

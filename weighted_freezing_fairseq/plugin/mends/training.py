@@ -148,7 +148,7 @@ def unscale_once_under_amp() -> None:
     AMPOptimizer.step = step
 
 
-@mend("an update whose gradient overflows crashes on a machine without a GPU: it is skipped, as on a GPU")
+@mend("an update whose gradient overflows crashes on a machine without a GPU")
 def skip_overflows_on_cpu() -> None:
     # The trainer moves a zero to the GPU, whether there is one or not.
     def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -160,7 +160,7 @@ def skip_overflows_on_cpu() -> None:
     replace_torch_functions(trainer, tensor=tensor)
 
 
-@mend("a NaN or infinite gradient ends in a StopIteration: the error names the first module, and what to try")
+@mend("a NaN or infinite gradient ends in a StopIteration, which does not say where it came from")
 def name_nonfinite_module() -> None:
     # fairseq repeats such an update with backward hooks, which torch broke. Hooks on outputs of modules find the same.
     detect, leave = NanDetector._detect, NanDetector.__exit__
@@ -193,7 +193,7 @@ def name_nonfinite_module() -> None:
     NanDetector.__exit__ = leave_with_what_to_try
 
 
-@mend("evaluation crashes: it calls a private function of torch, whose arguments torch 2 changed", FAIRSEQ_UP_TO_0_12_2)
+@mend("evaluation crashes, because torch 2 changed a private function that fairseq calls", FAIRSEQ_UP_TO_0_12_2)
 def avoid_broken_fast_path() -> None:
     build = TransformerEncoderLayerBase.__init__
 
