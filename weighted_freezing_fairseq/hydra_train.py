@@ -7,9 +7,9 @@ the package is registered first. Left out on purpose: anything else.
 FIRST_UPDATE = "the first update since the start is made"  # the trainer logs it, and a recipe waits for it
 
 if __name__ == "__main__":
-    from fairseq_cli.hydra_train import cli_main
-
     from weighted_freezing_fairseq import register
 
-    register()
+    register()  # before the import, which warns of what a mend hides
+    from fairseq_cli.hydra_train import cli_main
+
     cli_main()

@@ -150,8 +150,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(path: Path, kind: str, remedy: str) -> Any:
     """The content of a file of torch that may hold what fairseq's checkpoints hold."""
-    from .. import plugin  # noqa: F401  its import allows that
+    from .. import register
 
+    register()  # which allows that
     return tensor_files.read(path, kind, remedy)
 
 
