@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from weighted_freezing_fairseq.analysis import bench
-from weighted_freezing_fairseq.configs import CONFIGS, config_path, methods_in
+from weighted_freezing_fairseq.costs import bench
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path, methods_in
 
 
 def quartiles(values: list[float], unit: str) -> str:

@@ -17,11 +17,11 @@ import fairseq  # noqa: F401  (registers the plugin's adapters)
 import torch
 from fairseq.data import LanguagePairDataset
 
-from weighted_freezing_fairseq.analysis.subjects import SIZES, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS, config_path
 from weighted_freezing_fairseq.core import fisher
+from weighted_freezing_fairseq.costs.subjects import SIZES, synthetic
 from weighted_freezing_fairseq.plugin.runs import load_config
 from weighted_freezing_fairseq.plugin.trained import Trained, attention_by_layers
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path
 
 
 def random_model(name: str, sentences: int, device: str) -> Trained:
