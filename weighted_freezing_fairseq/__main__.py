@@ -43,7 +43,7 @@ COMMANDS = {
     "evaluate": ("studies.evaluate", "translate test sets, or label them, and score that"),
     "average": ("workspace.average", "write the mean of several checkpoints as one"),
     "report": ("report.tables", "collect scored runs into the papers' tables, with significance"),
-    "bench": ("costs.bench", "measure what each method costs beside standard training"),
+    "bench": ("cli.bench", "measure what each method costs beside standard training"),
     "corpus": ("data.embedded", "write the embedded, generated corpus of one language pair"),
 }
 

@@ -1,26 +1,46 @@
-"""Intra-Distillation as its equations read (Xu et al. 2022, eq. 8 to 10), for `wff bench` to measure ours against.
+"""What `wff bench` measures methods against: torch's fused AdamW, and Intra-Distillation as its equations read.
 
-K forward passes one after the other to K sets of log-probabilities, a cross entropy of each, their mean distribution,
-and divergences to and from it, all over whole float32 tensors of tokens x vocabulary with torch's autograd, as the
-authors' code has it, written anew. Left out on purpose: everything that makes it cheaper. Importing this registers it.
+Neither is meant for training: importing this module, which only `wff bench` does, registers them.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from fairseq.criterions import register_criterion
+from fairseq.criterions import CRITERION_REGISTRY, register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from ..plugin.criterions import IntraDistillation, IntraDistillationConfig
-
-NAME = "intra_distillation_plain"
+from .criterions import IntraDistillation, IntraDistillationConfig
 
 
-@register_criterion(NAME, dataclass=IntraDistillationConfig)
+def has_criterion(name: str) -> bool:
+    """Whether this fairseq, with this package, has a criterion."""
+    return name in CRITERION_REGISTRY
+
+
+@register_optimizer("adamw_of_torch", dataclass=FairseqAdamConfig)
+class FusedAdamW(FairseqAdam):
+    """`--optimizer adam` by the fastest plain implementation of its step that torch has.
+
+    fairseq offers it on no CPU, and on a GPU only apex's, where that is installed.
+    """
+
+    def __init__(self, cfg: Any, params: Iterable[torch.Tensor]) -> None:
+        FairseqOptimizer.__init__(self, cfg)
+        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+
+
+@register_criterion("intra_distillation_plain", dataclass=IntraDistillationConfig)
 class PlainIntraDistillation(IntraDistillation):
-    """The loss and the gradients of `intra_distillation --pass-mode loop`, at the cost of the plain way."""
+    """Xu et al. 2022, eq. 8 to 10, written out: the loss and the gradients of `--pass-mode loop` at the plain cost.
+
+    K forward passes give K sets of log-probabilities, a cross entropy of each, their mean distribution, and the
+    divergences to and from it, all over whole float32 tensors of tokens x vocabulary, as in the authors' code.
+    """
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
         passes, target = self.cfg.num_passes, sample["target"].view(-1, 1)
@@ -32,7 +52,7 @@ class PlainIntraDistillation(IntraDistillation):
             loss, nll = label_smoothed_nll_loss(log_p[-1], target, self.eps, ignore_index=self.padding_idx)
             losses.append(loss)
             nlls.append(nll)
-        p = [each.exp() for each in log_p]
+        p = [log_probabilities.exp() for log_probabilities in log_p]
         mean = torch.stack(p).mean(0)
         log_mean = mean.log()
         divergences = []
