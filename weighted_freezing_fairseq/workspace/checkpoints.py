@@ -24,7 +24,7 @@ _CHECKPOINT_REMEDY = "give one that fairseq-train saved"
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a fairseq checkpoint holds, with its model emptied; and the tensors of that model, all of them dense."""
-    state = _read(path, "checkpoint", _CHECKPOINT_REMEDY)
+    state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY)
     try:
         expect(state, {"model": {str: Tensor}})
         expect_known({name: value for name, value in state.items() if value is not None}, _STATE_FORM)
@@ -52,7 +52,7 @@ def save(content: Mapping[str, Any], path: Path) -> None:
         torch.save(content, stream)
 
 
-def _read(path: Path, kind: str, remedy: str) -> Any:
+def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
     """The content of a file of torch that may hold what fairseq's checkpoints hold."""
     from .. import plugin  # noqa: F401  its import allows that
 
