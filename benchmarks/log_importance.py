@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from weighted_freezing_fairseq.analysis import bench
-from weighted_freezing_fairseq.configs import CONFIGS, config_path, methods_in
+from weighted_freezing_fairseq.costs.subjects import SIZES, subject_of, synthetic
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path, methods_in
 
 
 def quartiles(values: list[float], unit: str) -> str:
@@ -26,7 +26,7 @@ def quartiles(values: list[float], unit: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=bench.SIZES, default="iwslt", help="of model and batch (default iwslt)")
+    parser.add_argument("--size", choices=SIZES, default="iwslt", help="of model and batch (default iwslt)")
     parser.add_argument("--method", choices=methods_in(CONFIGS / "toy"), default="standard", help="default standard")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -34,12 +34,12 @@ def main() -> None:
     from weighted_freezing_fairseq.plugin.importance_log import DEFAULT_INTERVAL
 
     logging.disable(logging.INFO)
-    size, config = bench.SIZES[args.size], config_path(args.method, CONFIGS / "toy")
-    sample, task = bench.synthetic(size, seed=1)
+    size, config = SIZES[args.size], config_path(args.method, CONFIGS / "toy")
+    sample, task = synthetic(size, seed=1)
     updates, measurements = [], []
     with tempfile.TemporaryDirectory() as folder:
         words = ["common.log_importance=1", f"checkpoint.save_dir={folder}"]
-        subject = bench.subject_of(args.method, config, size, args.device, 1, task, words)
+        subject = subject_of(args.method, config, size, args.device, 1, task, words)
         subject.update(sample)
         log = subject.trainer.importance_log
         for turn in range(args.rounds):

@@ -18,8 +18,8 @@ from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from weighted_freezing_fairseq import FixedMaskOptimizer, MaskedReduce, reduce_bucket, scope_of
-from weighted_freezing_fairseq.analysis.subjects import SIZES, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS, config_path
+from weighted_freezing_fairseq.costs.subjects import SIZES, synthetic
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path
 
 
 class Weights(nn.Module):

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from fairseq.data import LanguagePairDataset
 
-from weighted_freezing_fairseq.analysis.subjects import SIZES, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS, config_path
 from weighted_freezing_fairseq.core import fisher
+from weighted_freezing_fairseq.costs.subjects import SIZES, synthetic
 from weighted_freezing_fairseq.plugin.runs import load_config
 from weighted_freezing_fairseq.plugin.trained import Trained, attention_by_layers
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path
 
 
 def random_model(name: str, sentences: int, device: str) -> Trained:

@@ -19,11 +19,11 @@ from pathlib import Path
 from sacremoses import MosesTokenizer
 
 from weighted_freezing_fairseq.data import binary, lines, moses
+from weighted_freezing_fairseq.data import embedded as corpus
 from weighted_freezing_fairseq.data.workers import Workers, chunks
 from weighted_freezing_fairseq.files import whole
-from weighted_freezing_fairseq.recipes import corpus
-from weighted_freezing_fairseq.recipes.machine import cores
-from weighted_freezing_fairseq.recipes.runs import fairseq
+from weighted_freezing_fairseq.workspace.commands import fairseq
+from weighted_freezing_fairseq.workspace.machine import cores
 
 STEPS = ("unpacked", "text", "subwords", "pieces", "binarised")
 _POOL = 20_000  # sentences of the embedded corpus that longer ones are put together from

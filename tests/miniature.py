@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from weighted_freezing_fairseq.recipes import corpus
+from weighted_freezing_fairseq.data import embedded as corpus
 
 
 def tgz(members: dict[str, bytes | str | tarfile.TarInfo]) -> bytes:

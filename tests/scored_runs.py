@@ -4,7 +4,7 @@ import json
 import random
 
 from weighted_freezing_fairseq.data import binary, lowercases
-from weighted_freezing_fairseq.recipes.scores import all_scores
+from weighted_freezing_fairseq.scoring.scores import all_scores
 
 WORDS = [f"w{number}" for number in range(60)]
 REFERENCE = [" ".join(random.Random(line).choices(WORDS, k=12)).capitalize() + "." for line in range(30)]

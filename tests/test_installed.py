@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from weighted_freezing_fairseq.configs import CONFIGS
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,7 +46,7 @@ def test_the_wheel_holds_every_yaml(site):
     inside = site / "weighted_freezing_fairseq/configs"
     names = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
     assert names and {path.relative_to(inside) for path in inside.rglob("*.yaml")} == names
-    done = python(site, "-c", "from weighted_freezing_fairseq.configs import CONFIGS; print(CONFIGS)")
+    done = python(site, "-c", "from weighted_freezing_fairseq.workspace.configs import CONFIGS; print(CONFIGS)")
     assert done.stdout == f"{inside}\n"
 
 

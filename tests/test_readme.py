@@ -9,9 +9,9 @@ import pytest
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 
-from weighted_freezing_fairseq.analysis import figures
 from weighted_freezing_fairseq.core import pruning
 from weighted_freezing_fairseq.core.rules import as_markdown
+from weighted_freezing_fairseq.figures import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +39,7 @@ def test_the_table_of_pruning_methods_is_the_code():
 
 
 def test_the_table_of_figures_is_the_code():
-    assert between("<!-- figures -->", "<!-- /figures -->") == figures.as_markdown()
+    assert between("<!-- figures -->", "<!-- /figures -->") == registry.as_markdown()
 
 
 def test_every_deviation_is_listed():

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.data import binary
 from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 WORDS = [f"w{number}" for number in range(24)]
 CLASSES = 3

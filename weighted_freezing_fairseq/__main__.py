@@ -21,30 +21,30 @@ from typing import NoReturn
 from . import __version__
 from .errors import UserError
 from .files import explain, refuse_names_not_in_utf8
-from .recipes.commands import Stopped, leave, stoppable
+from .workspace.processes import Stopped, leave, stoppable
 
 COMMANDS = {
-    "quickstart": ("recipes.quickstart", "train, score and measure methods on the embedded corpus"),
-    "prepare": ("recipes.prepare", "prepare a data set: archives to binarised data, every step counted"),
-    "adapt": ("recipes.adapt", "adapt a model to a new domain and measure what it forgets"),
-    "self-distill": ("recipes.self_distill", "teach a model by one of its own kind, round after round"),
-    "prune-iterative": ("recipes.prune_iterative", "prune a model step by step while it trains on, with every method"),
-    "rules": ("rules_cli", "print the table of methods"),
-    "doctor": ("doctor", "check this machine and say what to type where something is wrong"),
-    "user-dir": ("user_dir", "print the path for fairseq's --user-dir"),
-    "pack": ("recipes.pack", "store a tuned checkpoint as what differs from its base"),
-    "unpack": ("recipes.unpack", "give back the checkpoint that pack stored"),
+    "quickstart": ("studies.quickstart", "train, score and measure methods on the embedded corpus"),
+    "prepare": ("studies.prepare", "prepare a data set: archives to binarised data, every step counted"),
+    "adapt": ("studies.adapt", "adapt a model to a new domain and measure what it forgets"),
+    "self-distill": ("studies.self_distill", "teach a model by one of its own kind, round after round"),
+    "prune-iterative": ("studies.prune_iterative", "prune a model step by step while it trains on, with every method"),
+    "rules": ("cli.rules", "print the table of methods"),
+    "doctor": ("workspace.doctor", "check this machine and say what to type where something is wrong"),
+    "user-dir": ("cli.user_dir", "print the path for fairseq's --user-dir"),
+    "pack": ("cli.pack", "store a tuned checkpoint as what differs from its base"),
+    "unpack": ("cli.unpack", "give back the checkpoint that pack stored"),
     "fisher": ("analysis.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
     "sensitivity": ("analysis.sensitivity", "see how evenly the parameters of checkpoints contribute"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
-    "plot": ("analysis.plot", "draw the papers' figures from runs and tables, CSV first"),
-    "train": ("recipes.train", "train one method of a data set, or fine-tune; called again, go on"),
-    "reproduce": ("recipes.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
-    "evaluate": ("recipes.evaluate", "translate test sets, or label them, and score that"),
-    "average": ("recipes.average", "write the mean of several checkpoints as one"),
-    "report": ("recipes.report", "collect scored runs into the papers' tables, with significance"),
-    "bench": ("analysis.bench", "measure what each method costs beside standard training"),
-    "corpus": ("recipes.corpus", "write the embedded, generated corpus of one language pair"),
+    "plot": ("figures.plot", "draw the papers' figures from runs and tables, CSV first"),
+    "train": ("studies.train", "train one method of a data set, or fine-tune; called again, go on"),
+    "reproduce": ("studies.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
+    "evaluate": ("studies.evaluate", "translate test sets, or label them, and score that"),
+    "average": ("cli.average", "write the mean of several checkpoints as one"),
+    "report": ("report.tables", "collect scored runs into the papers' tables, with significance"),
+    "bench": ("cli.bench", "measure what each method costs beside standard training"),
+    "corpus": ("data.embedded", "write the embedded, generated corpus of one language pair"),
 }
 
 

@@ -21,7 +21,7 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core.pruning import METHODS
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.scores import read_lines, score
+from weighted_freezing_fairseq.scoring.scores import read_lines, score
 
 # fairseq's own attention, which the reference below uses as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
@@ -128,7 +128,7 @@ def test_magnitude_equals_a_choice_by_hand(wff, state):
 def test_scores_by_gradients_equal_a_loop_over_batches(trained, toy_data, method, score):
     from weighted_freezing_fairseq.analysis import prune
     from weighted_freezing_fairseq.plugin.trained import Trained
-    from weighted_freezing_fairseq.recipes.pack import read_checkpoint
+    from weighted_freezing_fairseq.workspace.checkpoints import read_checkpoint
 
     sample = prune.Sample(toy_data, "train", 5, 200, 1, "cpu")
     found = prune.importance(prune.Dense.of(trained, *read_checkpoint(trained), None), [METHODS[method]], sample)
@@ -155,7 +155,7 @@ def test_scores_by_gradients_equal_a_loop_over_batches(trained, toy_data, method
 
 def test_dropout_is_off_while_importance_is_measured(trained, toy_data):
     from weighted_freezing_fairseq.analysis import prune
-    from weighted_freezing_fairseq.recipes.pack import read_checkpoint
+    from weighted_freezing_fairseq.workspace.checkpoints import read_checkpoint
 
     dense = prune.Dense.of(trained, *read_checkpoint(trained), None)
     sample = prune.Sample(toy_data, "train", 2, 200, 1, "cpu")
@@ -459,7 +459,7 @@ def test_fractions_include_where_they_stop(text, wanted):
 
 
 def test_checkpoints_are_told_apart_by_their_paths_or_by_names():
-    from weighted_freezing_fairseq.analysis.kept import labels
+    from weighted_freezing_fairseq.workspace.labels import labels
 
     paths = [Path("a/best.pt"), Path("b/best.pt")]
     assert list(labels(paths[:1], None)) == ["best"]

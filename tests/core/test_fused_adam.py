@@ -11,13 +11,13 @@ from fused_steps import BASES, CASES, UPDATES, assert_same_bits, trained
 from guided_rows import some_fisher
 from torch import nn
 
-from weighted_freezing_fairseq.analysis.bench import _transient_bytes
 from weighted_freezing_fairseq.core import fused_adam, native
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.fused_adam import FusedAdam
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.rules import RULES, Term
 from weighted_freezing_fairseq.core.scope import Slot
+from weighted_freezing_fairseq.costs.bench import _transient_bytes
 
 pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
 

@@ -14,7 +14,7 @@ from labelled_files import glue, roberta
 from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.locks import alone_in
+from weighted_freezing_fairseq.workspace.locks import alone_in
 
 MOMENTS = 3  # of each command
 COMMANDS = {

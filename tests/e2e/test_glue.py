@@ -15,8 +15,8 @@ from recipe_runs import CONFIGS, command, wff
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import read_manifest
-from weighted_freezing_fairseq.recipes.report import write
-from weighted_freezing_fairseq.recipes.scores import read_lines
+from weighted_freezing_fairseq.report.tables import write
+from weighted_freezing_fairseq.scoring.scores import read_lines
 
 SMALL = "".join(f"\n  {name}: {value}" for name, value in labelled_files.SMALL.items())
 

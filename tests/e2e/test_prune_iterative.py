@@ -9,9 +9,9 @@ from recipe_runs import kill_when_there, shortened, wff
 
 from weighted_freezing_fairseq.core.pruning import METHODS
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.recipes.prune_iterative import alignment, table
-from weighted_freezing_fairseq.recipes.runs import Run
-from weighted_freezing_fairseq.recipes.scores import Score
+from weighted_freezing_fairseq.scoring.scores import Score
+from weighted_freezing_fairseq.studies.prune_iterative import alignment, table
+from weighted_freezing_fairseq.workspace.runs import Run
 
 
 @pytest.mark.slow

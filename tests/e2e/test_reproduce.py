@@ -9,8 +9,8 @@ import pytest
 from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 from recipe_runs import CONFIGS, kill_when_there, shortened, wff
 
-from weighted_freezing_fairseq.recipes.machine import threads_each
-from weighted_freezing_fairseq.recipes.scores import read_lines, score
+from weighted_freezing_fairseq.scoring.scores import read_lines, score
+from weighted_freezing_fairseq.workspace.machine import threads_each
 
 METHODS = ("standard", "weighted_freeze", "self_distillation")  # the last is taught by the first
 

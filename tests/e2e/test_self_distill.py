@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 from recipe_runs import kill_when_there, shortened, wff
 
-from weighted_freezing_fairseq.recipes.scores import Score
-from weighted_freezing_fairseq.recipes.self_distill import generations, table, teachers_of
+from weighted_freezing_fairseq.scoring.scores import Score
+from weighted_freezing_fairseq.studies.self_distill import generations, table, teachers_of
 
 
 @pytest.mark.slow

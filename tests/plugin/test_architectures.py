@@ -13,12 +13,12 @@ from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq_runs import UNSET_IN_0_12_2, assert_same
 
-from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import SwitchFeedForward
+from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin.architectures import OPTIONS
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask"),

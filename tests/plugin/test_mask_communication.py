@@ -4,10 +4,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS
+from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin.optimizers import FishMask
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 TINY = Size(layers=1, width=16, feed_forward=24, heads=2, vocabulary=50, sentences=5, length=6)
 SPARSE = ["optimizer._name=fish_mask", "optimizer.fish_density=0.1", "optimizer.mask_communication=true"]

@@ -24,14 +24,14 @@ from fairseq_runs import Fairseq, assert_same, environment
 from omegaconf import OmegaConf
 from torch import nn
 
-from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.scope import catalogue
+from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import parameters
 from weighted_freezing_fairseq.plugin.mends import checkpoints, registry
 from weighted_freezing_fairseq.plugin.optimizers import BASES, base_settings
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 HERE = Path(__file__).resolve().parent
 

@@ -5,11 +5,11 @@ import logging
 import pytest
 import torch
 
-from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core import snapshot
+from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import no_effect, parameters, passes
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
 

@@ -5,9 +5,9 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin.settings import refuse_invalid
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 FREEZE = "toy/weighted_freeze.yaml"
 

@@ -27,9 +27,9 @@ from ..core import fisher, masks, scope, snapshot
 from ..core.tensor_files import read, refuse_bad_numbers
 from ..errors import UserError, check_fraction
 from ..files import whole
-from ..locks import alone_at
-from ..recipes.commands import end_with_parent, refuse_when_stopping, without_interrupts
-from ..recipes.pack import read_checkpoint, save
+from ..workspace.checkpoints import read_checkpoint, save
+from ..workspace.locks import alone_at
+from ..workspace.processes import end_with_parent, refuse_when_stopping, without_interrupts
 
 HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher

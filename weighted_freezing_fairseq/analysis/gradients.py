@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core import fisher
-from ..recipes.runs import say
+from ..workspace.progress import say
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,19 @@ from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
+from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
+from ..figures import drawing, registry
 from ..files import whole, write_atomically
-from ..locks import alone_in
-from ..recipes.evaluate import add_decode_arguments, decode_of, refuse_missing
-from ..recipes.machine import Machine, a_device
-from ..recipes.pack import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
-from ..recipes.runs import as_csv, say
-from ..recipes.scores import Score, read_lines, refuse_processed, score
-from ..recipes.translate import Decode, generate
-from . import curves, figures
+from ..scoring.scores import Score, read_lines, refuse_processed, score
+from ..scoring.translate import add_decode_arguments, decode_of, generate, refuse_missing
+from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
+from ..workspace.labels import as_file_name, labels, reuse
+from ..workspace.locks import alone_in
+from ..workspace.machine import Machine, a_device
+from ..workspace.progress import say
+from ..workspace.tables import as_csv
 from .gradients import Sample, draw_batches, of_batches
-from .kept import as_file_name, labels, reuse
 
 HELP = """\
 Set the least important weights of a checkpoint to zero, after training and once: those of its attention and
@@ -282,9 +283,9 @@ def draw_curve(args: argparse.Namespace, methods: Sequence[Method], sample: Samp
         shutil.rmtree(args.out / _TEMPORARY, ignore_errors=True)
         curve.write_table()
         try:
-            figures.draw("pruning", figures.rows_of("pruning", "curve", args.out), args.out / "curve.png")
+            registry.draw("pruning", registry.rows_of("pruning", "curve", args.out), args.out / "curve.png")
         except ImportError:
-            say(curves.NO_PICTURE)
+            say(drawing.NO_PICTURE)
     rows = curve.table()
     print(json.dumps(rows, indent=2) if args.json else _table_as_text(rows, args.out))
 

@@ -26,14 +26,15 @@ from ..core.scope import SCOPES, Entry, Scope, catalogue
 from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
+from ..figures import drawing
 from ..files import whole, write_atomically
-from ..locks import alone_in
-from ..recipes.machine import a_device
-from ..recipes.pack import read_checkpoint
-from ..recipes.runs import as_csv, say
-from . import curves
+from ..workspace.checkpoints import read_checkpoint
+from ..workspace.labels import as_file_name, labels, reuse
+from ..workspace.locks import alone_in
+from ..workspace.machine import a_device
+from ..workspace.progress import say
+from ..workspace.tables import as_csv
 from .gradients import Sample, draw_batches, of_batches
-from .kept import as_file_name, labels, reuse
 
 HELP = """\
 Measure how evenly the parameters of checkpoints contribute: the sensitivity abs(theta * grad) of each, the mean over
@@ -175,18 +176,20 @@ def picture(folder: Path, goal: Path | None = None) -> None:
 
     Above as in Xu et al., Figures 3, 5 and 9; below divided by the mean, which takes out how large gradients are.
     """
-    rows = [row for row in curves.read_csv(folder / "sensitivity.csv") if row["by"] == "model"]
+    rows = [row for row in drawing.read_csv(folder / "sensitivity.csv") if row["by"] == "model"]
     names = [row["checkpoint"] for row in rows]
     samples = [np.load(sample_path(folder, name)) for name in names]
-    over_mean = [sample / curves.number(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
+    over_mean = [sample / drawing.number(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
     shown = (("std", "(nats per token)", samples), ("std_over_mean", "/ mean", over_mean))
     own = folder / "sensitivity.png"
-    with curves.panels(goal or own, len(shown), height=7.2, also=() if goal else (".pdf",)) as axes:
+    with drawing.panels(goal or own, len(shown), height=7.2, also=() if goal else (".pdf",)) as axes:
         for axis, (column, unit, values) in zip(axes, shown, strict=True):
-            curves.draw_violins(axis, values)
+            drawing.draw_violins(axis, values)
             axis.set_ylabel(f"sensitivity {unit}")
             right = axis.twinx()
-            curves.draw_line(right, 3, column, ((place, curves.number(row[column])) for place, row in enumerate(rows)))
+            drawing.draw_line(
+                right, 3, column, ((place, drawing.number(row[column])) for place, row in enumerate(rows))
+            )
             right.set_ylabel(f"\u25c6 standard deviation {unit}", color=right.lines[0].get_color())
             for side in (axis, right):
                 side.set_ylim(bottom=0)
@@ -247,6 +250,6 @@ def run(args: argparse.Namespace) -> int:
         try:
             picture(args.out)
         except ImportError:
-            say(curves.NO_PICTURE)
+            say(drawing.NO_PICTURE)
     print(json.dumps(rows, indent=2) if args.json else _as_text(rows, args.out))
     return 0

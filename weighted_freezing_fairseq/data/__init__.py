@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError
+from ..workspace.contents import MANIFEST
 from .glue import GLUE
 from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
@@ -22,7 +23,6 @@ from .xnli import XNLI
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K)})
 SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI)})
 NAMES = (*DATASETS, *SENTENCES)
-MANIFEST = "manifest.json"
 
 
 def lowercases(dataset: str, recipe: str) -> bool:

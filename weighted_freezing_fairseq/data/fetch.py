@@ -19,8 +19,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import naming, write_atomically
-from ..locks import alone_in
-from ..recipes.runs import say
+from ..workspace.locks import alone_in
+from ..workspace.progress import say
 from .recipe import Archive
 
 RECORD = "fetched.json"

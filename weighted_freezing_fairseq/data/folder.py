@@ -20,8 +20,10 @@ from typing import IO, Any
 
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
-from ..recipes.runs import once, say
-from . import MANIFEST, archives, binary, lines, parts, steps, subwords
+from ..workspace.contents import MANIFEST
+from ..workspace.progress import say
+from ..workspace.steps import once
+from . import archives, binary, lines, parts, steps, subwords
 from .fetch import sha256
 from .recipe import Dataset, Part, Place, Recipe
 from .workers import Workers, chunks

@@ -6,8 +6,7 @@ recipes keep the same pairs of training and validation: their length is counted 
 
 from collections.abc import Sequence
 
-from ..recipes.translate import Decode
-from .recipe import Archive, Dataset, Part, Place, Recipe
+from .recipe import Archive, Dataset, Decode, Part, Place, Recipe
 
 LANGUAGES = ("ar", "de", "es", "fa", "he", "it", "nl", "pl")
 TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")

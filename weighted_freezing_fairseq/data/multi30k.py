@@ -5,8 +5,7 @@ The texts derive from Flickr30k: research use.
 
 from collections.abc import Sequence
 
-from ..recipes.translate import Decode
-from .recipe import Archive, Dataset, Part, Place, Recipe
+from .recipe import Archive, Dataset, Decode, Part, Place, Recipe
 
 _MIRRORS = (
     "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw/",

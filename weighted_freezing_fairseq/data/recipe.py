@@ -7,7 +7,15 @@ them, and a process of the pool can be sent them. Left out on purpose: how a cor
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..recipes.translate import Decode
+
+@dataclass(frozen=True)
+class Decode:
+    """How hypotheses are searched: fairseq's own settings, the target at most max_len_a * source + max_len_b long."""
+
+    beam: int = 5
+    lenpen: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,21 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
-from ..recipes.runs import say
-from . import MANIFEST, archives, binary, lines, sentences
+from ..workspace.contents import MANIFEST
+from ..workspace.progress import say
+from . import archives, binary, lines, sentences
 from .encoders import Encoder, pieces_of
 from .fetch import identity, sha256
-from .folder import PACKAGES, Row, lines_to, refuse_foreign, refuse_lost, step, versions, with_bar
+from .folder import (
+    PACKAGES,
+    Row,
+    lines_to,
+    refuse_foreign,
+    refuse_lost,
+    step,
+    versions,
+    with_bar,
+)
 from .sentences import Part, SentenceData, Source, Task
 from .workers import Workers, chunks
 

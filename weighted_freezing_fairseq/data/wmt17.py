@@ -6,8 +6,7 @@ newstest2014, so the recipes say precisely what they take.
 
 from collections.abc import Sequence
 
-from ..recipes.translate import Decode
-from .recipe import Archive, Dataset, Part, Place, Recipe
+from .recipe import Archive, Dataset, Decode, Part, Place, Recipe
 
 _CORPORA = {
     "europarl-v7": ("training-parallel-europarl-v7.tgz", "europarl-v7.de-en"),

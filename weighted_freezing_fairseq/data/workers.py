@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from ..errors import UserError
-from ..recipes.commands import end_with_parent, refuse_when_stopping, without_interrupts
+from ..workspace.processes import end_with_parent, refuse_when_stopping, without_interrupts
 
 LINES = 1000  # in a chunk
 _T, _U = TypeVar("_T"), TypeVar("_U")

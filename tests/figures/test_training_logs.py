@@ -1,0 +1,66 @@
+"""What is read from a run's log, and where the files of a run are looked for."""
+
+import pytest
+from plotted import line
+
+from weighted_freezing_fairseq.figures.training_logs import Traces, read_log
+
+
+def losses(log):
+    return [(row["split"], row["update"], row["loss"], row.get("nll_loss")) for row in read_log(log)]
+
+
+def test_both_log_forms_are_read_and_a_resumed_run_counts_once(tmp_path):
+    log = tmp_path / "train.log"
+    lines = [
+        "noise {",
+        line("train_inner", 50, 9.0),
+        line("train_inner", 100, 8.0),
+        line("train_inner", 100, 7.5, hydra=True),  # resumed from 50
+        line("train", 100, 8.5),  # the epoch, told by its intervals already
+        line("valid", 100, 7.0, hydra=True, bleu=12.5, ppl="inf"),
+        line("train_inner", 150, 7.0)[:-9],  # killed while writing
+    ]
+    log.write_text("\n".join(lines))
+    assert losses(log) == [("train", 50, 9.0, 8.0), ("train", 100, 7.5, 6.5), ("valid", 100, 7.0, 6.0)]
+    assert read_log(log)[-1]["bleu"] == 12.5
+
+
+def test_a_validation_with_reports_of_predictions_is_read(tmp_path):
+    """With --report-mcc and its kind fairseq writes two lists, which are empty, among the numbers."""
+    log = tmp_path / "train.log"
+    log.write_text(line("valid", 10, 5.0, mcc=30.5, pred=[], targ=[]))
+    (found,) = read_log(log)
+    assert found["mcc"] == 30.5 and "pred" not in found
+
+
+def test_a_run_whose_intervals_are_longer_than_an_epoch_is_told_by_epochs(tmp_path):
+    log = tmp_path / "any.log"
+    log.write_text("\n".join(line("train", update, 9 - update / 10) for update in (20, 10)))
+    assert losses(log) == [("train", 10, 8.0, 7.0), ("train", 20, 7.0, 6.0)]
+
+
+@pytest.mark.parametrize("given", ["run", "run/checkpoints", "run/train.log"])
+def test_the_files_of_a_run_are_found_from_wherever_it_is_named(tmp_path, given):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    for name in ("train.log", "run.yaml", "checkpoints/importance.csv"):
+        (tmp_path / "run" / name).write_text("criterion: {_name: ewc}\n")
+    traces = Traces(tmp_path / given)
+    assert traces.log.resolve() == tmp_path / "run/train.log"
+    assert traces.importance == tmp_path / "run/checkpoints/importance.csv"
+    assert traces.settings() == {"criterion": {"_name": "ewc"}}
+
+
+def test_what_hydra_leaves_by_itself_is_read(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("criterion: {_name: ewc}\n")
+    (tmp_path / "hydra_train.log").write_text(line("valid", 10, 5.0, hydra=True))
+    assert Traces(tmp_path).settings() == {"criterion": {"_name": "ewc"}}
+    assert losses(Traces(tmp_path).log) == [("valid", 10, 5.0, 4.0)]
+
+
+def test_a_plain_folder_of_fairseq_has_what_it_has(tmp_path):
+    (tmp_path / "importance.csv").write_text("update,by\n")
+    traces = Traces(tmp_path)
+    assert traces.log is None and traces.settings() == {}
+    assert traces.importance == Traces(tmp_path / "importance.csv").importance == tmp_path / "importance.csv"

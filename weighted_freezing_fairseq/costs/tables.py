@@ -1,0 +1,74 @@
+"""The tables of costs that benchmarks/ and the README publish, a row each: what `wff bench --table NAME` measures.
+
+Left out on purpose: how (`bench.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Methods or variants of them, standard first; sizes, and what is varied of them."""
+
+    name: str
+    about: str  # one line
+    methods: Sequence[str]
+    sizes: Sequence[str] = ("small",)
+    vary: str | None = None
+    rounds: int = 7
+
+
+_GUIDED = "weighted_freeze sage fish_mask lfr_cm".split()
+_ALL = ["standard", *_GUIDED, *"ewc alignreg r_drop intra_distillation intra_distillation_recompute".split()]
+_PASSES = "intra_distillation intra_distillation_loop intra_distillation_recompute".split()
+
+TABLES: Mapping[str, CostTable] = {
+    table.name: table
+    for table in (
+        CostTable("quick", "every method in a minute or two", _ALL, rounds=5),
+        CostTable(
+            "steps",
+            "optimizer steps beside fairseq's Adam and the fastest plain one",
+            ["standard", "adamw_of_torch", *_GUIDED],
+            sizes=("small", "iwslt", "iwslt4096"),
+            rounds=15,
+        ),
+        CostTable(
+            "modes",
+            "K passes in each mode, R-Drop, and fairseq's own R-Drop",
+            ["standard", *_PASSES, "r_drop", "r_drop_of_fairseq"],
+            sizes=("small", "iwslt"),
+        ),
+        CostTable(
+            "pruning",
+            "alignment during pruning",
+            ["standard", "alignreg", "alignreg_frobenius"],
+            sizes=("iwslt", "iwslt4096"),
+            rounds=11,
+        ),
+        CostTable(
+            "parameters",
+            "how cost grows with the model",
+            ["standard", "weighted_freeze", "sage", "intra_distillation"],  # whose big ones fit into 24 GB together
+            sizes=("toy", "small", "iwslt", "big"),
+        ),
+        CostTable("batch", "how cost grows with the sentences of a batch", _ALL, vary="sentences=20,80,320"),
+        CostTable(
+            "vocabulary",
+            "how cost grows with the vocabulary, and what K passes written out cost",
+            "standard weighted_freeze sage r_drop intra_distillation intra_distillation_plain".split(),
+            vary="vocabulary=4000,12000,40000",
+        ),
+        CostTable(
+            "passes", "how cost grows with the number K of passes", ["standard", *_PASSES], vary="passes=2,3,4,5"
+        ),
+        CostTable(
+            "processes",
+            "how cost grows with processes that average their gradients",
+            ["standard", *_GUIDED, "intra_distillation"],
+            vary="processes=1,2",
+            rounds=9,
+        ),
+    )
+}

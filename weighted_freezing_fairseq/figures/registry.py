@@ -1,0 +1,201 @@
+"""Every figure, a row each: where its numbers come from, the columns of its CSV, and how it is drawn from these alone.
+
+    rows = collect("curves", {"standard": Path("runs/standard-1"), "sage": Path("runs/sage-1")})
+    draw("curves", rows, Path("curves.svg"))
+
+Left out on purpose: what a picture looks like (`drawing.py`), and the words of the command (`plot.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_atomically
+from ..workspace.progress import say
+from ..workspace.tables import as_csv
+from . import costs, drawing, models, training
+from .drawing import Options, Row
+from .training_logs import refuse_missing
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a paper, for runs of one's own."""
+
+    name: str
+    about: str  # one line
+    source: str  # the paper's figure
+    takes: str  # what is typed after its name
+    remedy: str  # why an input may have nothing for it, and what to type
+    columns: Sequence[str]  # of its CSV
+    read: Callable[[str, Path, Options], list[dict[str, Any]]]  # the rows of one input, none where it has nothing
+    paint: Callable[[Sequence[Row], Path, Options], None]
+    alone: Callable[[Options], list[dict[str, Any]]] = lambda options: []  # rows that need no input
+
+
+FIGURES: Mapping[str, Figure] = {
+    figure.name: figure
+    for figure in (
+        Figure(
+            "curves",
+            about="learning curves: training loss, validation loss, nll and BLEU over updates",
+            source="Xu et al. 2022, Figure 7",
+            takes="RUN...",
+            remedy="no JSON lines of fairseq's log; train with --log-format json, and give the log where it is "
+            "not called train.log",
+            columns=training.CURVES,
+            read=training.read_curves,
+            paint=training.draw_curves,
+        ),
+        Figure(
+            "importance",
+            about="mean importance of the top 20 % and of the rest, balance, and what is frozen, while a run trains",
+            source="Xu et al. 2022, Figure 2",
+            takes='RUN... [--group "fc1,encoder.layers.0"]',
+            remedy="no importance.csv; train with --log-importance 200",
+            columns=training.IMPORTANCE,
+            read=training.read_importance,
+            paint=training.draw_importance,
+        ),
+        Figure(
+            "alpha",
+            about="the adaptive strength of intra-distillation over updates, as it is set and as it was logged",
+            source="Xu et al. 2022, Figure 4",
+            takes="[RUN...] [--alpha 5 --p 5 --q 10,25 --updates 50000]",
+            remedy="no run.yaml with intra_distillation, and no log with alpha; give a run of that criterion, or type "
+            "--alpha 5 --p 5 --q 10 --updates 50000",
+            columns=training.ALPHA,
+            read=training.read_alpha,
+            paint=training.draw_alpha,
+            alone=training.schedules,
+        ),
+        Figure(
+            "passes",
+            about="BLEU against the number K of passes, mean and standard deviation over seeds",
+            source="Xu et al. 2022, Figure 8",
+            takes="RUN...",
+            remedy="no score of standard training or of intra_distillation beside its run.yaml; give run folders that "
+            "are trained, and score them with: wff evaluate RUN",
+            columns=models.PASSES,
+            read=models.read_passes,
+            paint=models.draw_passes,
+        ),
+        Figure(
+            "pruning",
+            about="BLEU, and its change, against the share of the weights that is pruned",
+            source="Xu et al. 2022, Figures 6, 10 and 11",
+            takes="FOLDER-OR-TABLE...",
+            remedy="no curve.csv of wff prune --fractions 0:0.9:0.1, and no table.csv of wff prune-iterative; "
+            "give one of these, or its folder",
+            columns=models.PRUNING,
+            read=models.read_pruning,
+            paint=models.draw_pruning,
+        ),
+        Figure(
+            "norms",
+            about="norms of the weights by layer and type of module, of any checkpoints, pruned or not",
+            source="O'Neill et al. 2021, Figure 7",
+            takes="CHECKPOINT... [--per-parameter]",
+            remedy="no weights",
+            columns=models.NORMS,
+            read=models.read_norms,
+            paint=models.draw_norms,
+        ),
+        Figure(
+            "cost",
+            about="time of an update or epoch, with quartiles, and memory beyond standard training's, by method",
+            source="Li et al. 2023, Figure 2",
+            takes="BENCH.CSV... [--updates-per-epoch N]",
+            remedy="no table of wff bench with standard training in it; make one with: wff bench --out DIR",
+            columns=costs.COST,
+            read=costs.read_cost,
+            paint=costs.draw_cost,
+        ),
+        Figure(
+            "growth",
+            about="time of an update and peak memory beside standard training's, against what was varied, or the "
+            "size of the model",
+            source="Li et al. 2023, Figure 3, in time and memory",
+            takes="BENCH.CSV...",
+            remedy="no table of wff bench that says what was varied; make one with: wff bench --table batch --out DIR",
+            columns=costs.GROWTH,
+            read=costs.read_growth,
+            paint=costs.draw_growth,
+        ),
+        Figure(
+            "flops",
+            about="operations of an update beyond standard training's, against the size of the model",
+            source="Li et al. 2023, Figure 3",
+            takes="BENCH.CSV...",
+            remedy="no table with the columns method, size, parameters and flops, and standard among the methods; "
+            "make one with: wff bench --size toy --size small --size iwslt --size big --out DIR",
+            columns=costs.FLOPS,
+            read=costs.read_flops,
+            paint=costs.draw_flops,
+        ),
+    )
+}
+
+
+def as_markdown() -> str:
+    """The table of the README."""
+    lines = ["| figure | shows | as | from |", "|---|---|---|---|"]
+    for figure in FIGURES.values():
+        lines.append(f"| `{figure.name}` | {figure.about} | {figure.source} | `{figure.takes}` |")
+    return "\n".join(lines)
+
+
+def collect(name: str, inputs: Mapping[str, Path], options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
+    """The rows of a figure's CSV, for inputs by their labels; none where they have nothing for it."""
+    rows = [row for label, path in inputs.items() for row in rows_of(name, label, path, options)]
+    return rows + FIGURES[name].alone(options)
+
+
+def rows_of(name: str, label: str, path: Path, options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
+    """What one input has for a figure; a CSV of this figure has its rows already."""
+    refuse_missing(path)
+    if is_table_of(name, path):
+        return [{column: row[column] for column in FIGURES[name].columns} for row in drawing.read_csv(path)]
+    return FIGURES[name].read(label, path, options)
+
+
+def is_table_of(name: str, path: Path) -> bool:
+    """Whether `path` is a CSV with the columns of a figure."""
+    if path.suffix != ".csv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return set(FIGURES[name].columns) <= set(file.readline().rstrip("\r\n").split(","))
+
+
+def draw(name: str, rows: Sequence[Row], path: Path, options: Options = Options()) -> None:  # noqa: B008
+    """One picture of the rows of a figure's CSV; the ending of `path` decides: .png, .pdf, .svg."""
+    FIGURES[name].paint(rows, path, options)
+
+
+def make(
+    name: str, inputs: Mapping[str, Path], folder: Path, formats: Sequence[str], options: Options = Options()  # noqa: B008
+) -> list[Path]:  # fmt: skip
+    """NAME.csv in `folder`, then pictures drawn from it alone, where matplotlib is; the files that were written."""
+    rows: list[dict[str, Any]] = []
+    for label, path in inputs.items():
+        found = rows_of(name, label, path, options)
+        if not found:
+            say(f"{label}: {FIGURES[name].remedy}")
+        rows += found
+    rows += FIGURES[name].alone(options)
+    if not rows:
+        raise UserError(f"nothing to draw: {FIGURES[name].remedy}")
+    table = folder / f"{name}.csv"
+    if table.resolve() not in (path.resolve() for path in inputs.values()):  # which stays as it was edited
+        write_atomically(table, as_csv(rows))
+    written = [table]
+    for ending in formats:
+        try:
+            draw(name, drawing.read_csv(table), table.with_suffix(f".{ending}"), options)
+        except ImportError:
+            say(drawing.NO_PICTURE)
+            break
+        written.append(table.with_suffix(f".{ending}"))
+    return written
