@@ -13,7 +13,7 @@ from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.plugin.trained import shape_of
-from weighted_freezing_fairseq.user_dir import USER_DIR as PRINTED
+from weighted_freezing_fairseq.workspace.processes import USER_DIR as PRINTED
 
 WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 
