@@ -91,7 +91,7 @@ step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "shellcheck" shellcheck ${scripts[@]+"${scripts[@]}"}
 step "mypy" mypy
-step "import-linter" lint-imports --no-logo
+step "import-linter" lint-imports --no-logo --no-cache
 
 printf '==> before the tests\n'
 printf '    %s\n' ${lines[@]+"${lines[@]}"}

@@ -121,9 +121,7 @@ def test_a_missing_package_is_told_before_the_work(capsys, tmp_path, monkeypatch
     assert "needs subword-nmt and sacremoses; type: pip install subword-nmt sacremoses" in error
 
 
-@pytest.mark.parametrize(
-    "script", ["prepare", "train", "evaluate", "reproduce", "iwslt14/reproduce", "wmt17/reproduce"]
-)
+@pytest.mark.parametrize("script", "prepare train evaluate reproduce iwslt14/reproduce wmt17/reproduce".split())
 def test_the_scripts_hand_on_options_and_variables(script, tmp_path):
     for name in (f"{script}.sh", "reproduce.sh", "wff.sh"):
         (tmp_path / "scripts" / name).parent.mkdir(parents=True, exist_ok=True)
