@@ -177,7 +177,7 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
 @pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 @pytest.mark.slow
 def test_a_table_that_was_killed_while_it_was_written_is_measured_again(tmp_path, monkeypatch, bench):
-    monkeypatch.setitem(TABLES, "tiny", Table("tiny", "little", ["standard", "sage"], ("toy",), "sentences=2", 1))
+    monkeypatch.setitem(TABLES, "tiny", CostTable("tiny", "little", ["standard", "sage"], ("toy",), "sentences=2", 1))
     folders = [tmp_path / name for name in ("whole", "killed")]
     words = ["bench", "--table", "tiny", "--out"]
     assert bench(*words[1:], folders[0])[0] == 0

@@ -10,11 +10,11 @@ import pytest
 import torch
 from fairseq_runs import Fairseq, assert_close, assert_same
 
-from weighted_freezing_fairseq.analysis.subjects import Size, subject_of, synthetic
-from weighted_freezing_fairseq.configs import CONFIGS
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.rules import RULES, rows
 from weighted_freezing_fairseq.core.scope import catalogue
+from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
 
