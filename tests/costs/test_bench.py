@@ -6,12 +6,14 @@ import logging
 import os
 import platform
 import re
+import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Killer, forked
 from locked import waits_for
 from recipe_runs import wff
 
@@ -170,6 +172,22 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     status, said = bench(*words, "--rounds", 2)
     assert status == 2 and "holds a bench of other settings; give another --out" in said.err
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
+@pytest.mark.slow
+def test_a_table_that_was_killed_while_it_was_written_is_measured_again(tmp_path, monkeypatch, bench):
+    monkeypatch.setitem(TABLES, "tiny", CostTable("tiny", "little", ["standard", "sage"], ("toy",), "sentences=2", 1))
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    words = ["bench", "--table", "tiny", "--out"]
+    assert bench(*words[1:], folders[0])[0] == 0
+    killer = Killer(folders[1] / "tiny", 8)
+    assert forked(tmp_path, lambda: main([*words, str(folders[1])]), killer)[0] == -signal.SIGKILL
+    assert bench(*words[1:], folders[1])[0] == 0
+    assert len({tuple(sorted(path.name for path in (f / "tiny").iterdir())) for f in folders}) == 1
+    tables = [list(csv.DictReader((folder / "tiny/bench.csv").read_text().splitlines())) for folder in folders]
+    counted = [[(row["method"], row["size"], row["state_bytes"], row["flops"]) for row in rows] for rows in tables]
+    assert counted[0] == counted[1] and len(counted[0]) == 2
 
 
 @pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
