@@ -30,7 +30,7 @@ COMMANDS = {
     "self-distill": ("studies.self_distill", "teach a model by one of its own kind, round after round"),
     "prune-iterative": ("studies.prune_iterative", "prune a model step by step while it trains on, with every method"),
     "rules": ("cli.rules", "print the table of methods"),
-    "doctor": ("workspace.doctor", "check this machine and say what to type where something is wrong"),
+    "doctor": ("cli.doctor", "check this machine and say what to type where something is wrong"),
     "user-dir": ("cli.user_dir", "print the path for fairseq's --user-dir"),
     "pack": ("cli.pack", "store a tuned checkpoint as what differs from its base"),
     "unpack": ("cli.unpack", "give back the checkpoint that pack stored"),

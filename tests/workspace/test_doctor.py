@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from weighted_freezing_fairseq.cli.doctor import MENDS_HELP
 from weighted_freezing_fairseq.workspace import doctor
 from weighted_freezing_fairseq.workspace.doctor import FAIL, OK, WARN, Facts, Gpu
 
@@ -233,7 +234,7 @@ def test_here_nothing_is_to_mend():
     assert [check["name"] for check in report["checks"]] == [check.name for check in doctor.examine(NEW)]
     assert {mend["state"] for mend in report["mends"]} == {"applied", "not needed"}
     protecting = {mend["name"] for mend in report["mends"] if mend["protects"]}
-    assert protecting and all(name in doctor.MENDS_HELP for name in protecting)
+    assert protecting and all(name in MENDS_HELP for name in protecting)
 
 
 def test_mends_are_listed_with_their_states_and_reasons():

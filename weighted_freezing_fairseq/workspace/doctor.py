@@ -1,4 +1,4 @@
-"""`wff doctor`: what is installed here, which combinations cannot work, what to type, and what is repaired in fairseq.
+"""What is installed here, which combinations cannot work, what to type, and what is repaired in fairseq.
 
 In two halves: `gather` looks at the machine and returns `Facts`; every check is a pure function from `Facts` to one
 `Check`, so that a test can ask about any combination without having it. torch and fairseq are really imported, each
@@ -8,11 +8,9 @@ Left out on purpose: nothing is installed or mended from here, and no verdict on
 
 from __future__ import annotations  # an older Python must get as far as saying that it is too old
 
-import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -20,21 +18,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-HELP = "Check this machine: versions, combinations that cannot work, what to type against them, and mends of fairseq."
-EXAMPLE = "wff doctor --json > machine.json"
-
-MENDS_HELP = """\
-The plugin repairs fairseq while it is registered. Each mend is one change, applied only to the versions that need it.
-To see what stock fairseq does, leave mends out:
-  WFF_MENDS=none       apply no mend
-  WFF_MENDS=NAME,NAME  apply these only, where they are needed; unset: every mend that is needed
-Both also leave out what protects: without load_without_code and refuse_code_in_settings a checkpoint can run code, and
-without verify_checksums a damaged one loads. Then load only checkpoints that you trust."""
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -424,31 +411,6 @@ def gather() -> Facts:
 def examine(facts: Facts) -> list[Check]:
     """Every check's verdict."""
     return [check(facts) for check in CHECKS]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument_group("environment", MENDS_HELP)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 if something that is needed is wrong."""
-    facts = gather()
-    checks = examine(facts)
-    failed = any(check.status == FAIL for check in checks)
-    if args.json:
-        report = {
-            "interpreter": sys.executable,
-            "platform": platform.platform(),
-            "well": not failed,
-            "checks": [asdict(check) for check in checks],
-            "mends": [asdict(mend) for mend in facts.mends],
-        }
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"{sys.executable} on {platform.platform()}")
-        print("\n".join(as_lines(checks, facts.mends)))
-    return 1 if failed else 0
 
 
 def as_lines(checks: Sequence[Check], mends: Sequence[Mend]) -> list[str]:
