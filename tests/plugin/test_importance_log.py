@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.plugin.importance_log import COLUMNS, FILE, interval_of
+from weighted_freezing_fairseq.plugin.importance_log import COLUMNS, FILE, ImportanceLog, interval_of
 from weighted_freezing_fairseq.plugin.runs import load_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
@@ -85,6 +85,10 @@ def overall(path: Path, column: str) -> list[float]:
     return [float(row[column]) for row in rows(path) if row["by"] == "model"]
 
 
+def listening(trainer: Trainer) -> list[ImportanceLog]:
+    return [listener for listener in trainer.listeners if isinstance(listener, ImportanceLog)]
+
+
 def hooks(trainer: Trainer) -> int:
     held = trainer.optimizer.optimizer
     return len(held._optimizer_step_pre_hooks) + len(held._optimizer_step_post_hooks)
@@ -94,7 +98,7 @@ def hooks(trainer: Trainer) -> int:
 def test_training_is_bit_identical_with_it_and_nothing_is_there_without(here: Here, settings: list[str]):
     plain = here.run("without", *settings, "optimization.max_update=5")
     usual = hooks(here.trainer)
-    assert here.trainer.importance_log is None and not plain.exists()
+    assert listening(here.trainer) == [] and not plain.exists()
     path = here.run("with", *settings, "optimization.max_update=5", every=2)
     assert hooks(here.trainer) == usual + bool(settings)
     found, wanted = here.checkpoint("with"), here.checkpoint("without")
@@ -179,10 +183,10 @@ def test_every_precision_gives_the_figures_of_float32(here: Here):
 
 def test_what_cannot_be_written_is_said(here: Here, caplog: pytest.LogCaptureFixture):
     path = here.run("run", "optimization.max_update=1", every=2)
-    log = here.trainer.importance_log
+    (log,) = listening(here.trainer)
     with caplog.at_level("INFO"):
-        log.clipped(torch.tensor(torch.inf))
-        log.done(2)
+        log.clipped(here.trainer, torch.tensor(torch.inf))
+        log.updated(here.trainer)
     assert "gradients of update 2 overflow" in caplog.text and rows(path) == []
     path.write_text("update,mean\n1,2\n")
     with pytest.raises(UserError, match="move it away"):

@@ -1,7 +1,7 @@
-"""The loss of translation, and of whatever predicts words: fairseq's label-smoothed cross entropy, of K passes too.
+"""The loss of tasks that predict words: fairseq's label-smoothed cross entropy, for one pass or K.
 
-Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and what is added to it, which is the
-row's (`criterions.py`).
+Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and the strength of the term that a row
+adds (`criterions.py`).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from .teachers import Teachers
 
 class TokenLoss(LabelSmoothedCrossEntropyCriterion):
     settings = LabelSmoothedCrossEntropyCriterionConfig
-    loss_name = "ce_loss"
+    loss_name = "ce_loss"  # its name in the log beside another term
     loss_names = ("ce_loss",)
     one_pass = staticmethod(one_pass)
 
@@ -35,21 +35,21 @@ class TokenLoss(LabelSmoothedCrossEntropyCriterion):
         )
 
     def sizes(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """What sums over one batch are divided by."""
+        """The counts that sums over a batch are divided by."""
         nsentences = sample["target"].size(0)
         sample_size = nsentences if self.sentence_avg else sample["ntokens"]
         return {"ntokens": sample["ntokens"], "nsentences": nsentences, "sample_size": sample_size}
 
-    def held_together(
+    def of_passes(
         self, outputs: Outputs, sample: Mapping[str, Any], divergence: str, strength: float
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The mean loss of K passes and `strength` times what they differ by."""
+        """The mean loss of K passes plus `strength` times their divergence."""
         return self._fused(outputs, sample, "divergence", divergence, strength)
 
-    def taught(
+    def with_teachers(
         self, model: nn.Module, sample: Mapping[str, Any], teachers: Teachers, weight: float
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one pass and `weight` times KL(teachers || student)."""
+        """The loss of one pass plus `weight` times KL(teachers || student)."""
         return self._fused(looped(model, sample, 1), sample, "teacher_kl", "teacher", weight, teachers)
 
     def _fused(
@@ -61,18 +61,18 @@ class TokenLoss(LabelSmoothedCrossEntropyCriterion):
         strength: float,
         teachers: Teachers | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Cross entropy and `strength` times a divergence, logged as `term`, of the targets that count.
+        """Cross entropy plus `strength` times a divergence, which is logged as `term`.
 
-        Padding and an ignored prefix are left out before anything is computed.
+        Targets that are padding or in an ignored prefix are dropped before anything is computed.
         """
         target = sample["target"]
         counts = target.ne(self.padding_idx)
         counts[:, : self.ignore_prefix_size] = False
         rows = counts.view(-1).nonzero().view(-1)
         teacher = None if teachers is None else teachers.probabilities(sample, rows)
-        made, weight = outputs
+        features, weight = outputs
         sums = passes_loss(
-            made.index_select(1, rows),
+            features.index_select(1, rows),
             target.view(-1)[rows],
             weight,
             eps=self.eps,
