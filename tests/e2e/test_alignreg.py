@@ -258,7 +258,10 @@ def test_two_processes_prune_alike(fairseq: Fairseq):
             "above 0 and below 1, got 1.5; type",
         ),
         (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "got 0; type --prune-step 0.1"),
-        (["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1], "the penalty of --prune l2 or l0"),
+        (
+            ["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1],
+            "needs --prune l2 or l0, got 1 with --prune lamp",
+        ),
         (["--alignreg-lambda", -1], "--alignreg-lambda must not be negative, got -1"),
         (["--alignreg-reference", "no.pt"], "there is no reference no.pt; give --alignreg-reference a checkpoint"),
         (["--alignreg-reference", __file__], "was not loaded"),

@@ -33,7 +33,7 @@ from .trainer_events import TrainerListener
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "type --alignreg-reference with a checkpoint of the same model from before fine-tuning"
+_REMEDY = "give --alignreg-reference a checkpoint of the same model from before fine-tuning"
 
 
 @dataclass

@@ -67,7 +67,7 @@ class Teachers:
 
 def _load(path: Path, student: nn.Module, task: Any) -> nn.Module:
     """One teacher; refused, with the reason, if it does not fit the student."""
-    remedy = "type --teacher with the path of a checkpoint, or PATH:PATH for several"
+    remedy = "give --teacher the path of a checkpoint, or PATH:PATH for several"
     state = checkpoints.read(path, "teacher", remedy)
     if (reason := _other_task(state["cfg"].task, task)) or (reason := _other_shape(state["model"], student)):
         raise UserError(

@@ -17,12 +17,11 @@ from .parameters import published
 
 
 class TrainerListener:
-    """Base class of listeners. One method for each event, in the order of the events; override those of interest.
+    """Base class of listeners: one method for each event, in the order in which a resumed run reports them.
 
-    `trainer_built` comes once. `optimizer_wanted` and `optimizer_built` come before the first update and again when a
-    checkpoint is loaded. An update is `update_begun`, the passes of the criterion, `gradients_final`, `clipped`, the
-    step of the optimizer, `updated`. An update whose gradients overflow ends after `gradients_final` (--fp16) or after
-    `clipped` (--amp, which then begins it anew).
+    A run without a checkpoint builds its batches first and the optimizer after them. An update is `update_begun`, the
+    passes of the criterion, `gradients_final`, `clipped`, the step of the optimizer, `updated`. If its gradients
+    overflow, it ends after `gradients_final` (--fp16), or after `clipped` (--amp, which then begins it again).
     """
 
     @classmethod
@@ -34,7 +33,7 @@ class TrainerListener:
         """Model, criterion and task are set; there is no optimizer yet."""
 
     def optimizer_wanted(self, trainer: Trainer) -> None:
-        """The optimizer is about to be built."""
+        """The optimizer is about to be built: when a checkpoint is loaded, or else before the first epoch."""
 
     def optimizer_built(self, trainer: Trainer) -> None:
         """The optimizer is built, with its wrappers, and replaces any earlier one. `parameters` knows its tensors."""
