@@ -29,6 +29,7 @@ from ..core.scope import Slot
 from ..errors import UserError, check_fraction
 from . import checkpoints, no_effect, parameters
 from .guided_criterion import CriterionConfig, GuidedCriterion, register, saved_state
+from .passes import LossAndLog, Sample
 from .trainer_events import TrainerListener
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,7 @@ _REMEDY = "give --alignreg-reference a checkpoint of the same model from before 
 class AlignRegConfig(CriterionConfig):
     alignreg: ChoiceEnum(["cosine", "frobenius", "none"]) = field(  # type: ignore[valid-type]
         default="cosine",
-        metadata={
-            "help": "penalty on the pruned network's distance from the reference: cosine of weights, Frobenius "
-            "norm, none"
-        },
+        metadata={"help": "penalty on the distance from the reference: cosine of weights, Frobenius norm, none"},
     )
     alignreg_level: ChoiceEnum(["unit", "layer"]) = field(  # type: ignore[valid-type]
         default="unit", metadata={"help": "take the cosine over the weights of each unit, or of each layer"}
@@ -84,6 +82,7 @@ class AlignReg(GuidedCriterion):
     method = "alignreg"
     in_bits = ("alignreg", "prune_penalty")
     as_is = ("sparsity",)
+    needs_whole_weights = True
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -105,19 +104,15 @@ class AlignReg(GuidedCriterion):
         return not self._aligned and str(self.cfg.prune) == "none"
 
     @property
-    def needs_whole_weights(self) -> bool:
-        return not self.neutral
-
-    @property
     def held(self) -> Iterable[Tensor]:
         return [*self._reference.values(), *(self._pruning.held if self._pruning is not None else ())]
 
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
+    def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         if self._pruning is not None and not model.training:
             self._pruning.settle()
         return super().forward(model, sample, reduce)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         if self._aligned and not self._reference:
             self._reference = {slot.name: slot.weight.clone() for _, slot in self._layers}
         if self._pruning is not None:
@@ -201,7 +196,20 @@ class AlignReg(GuidedCriterion):
         if self._aligned and self.cfg.alignreg_reference is not None and not self._reference:
             self._load_reference(Path(self.cfg.alignreg_reference))
         if str(self.cfg.prune) != "none":
-            self._pruning = self._new_pruning(slots)
+            self._pruning = IterativePruning(
+                slots,
+                str(self.cfg.prune),
+                interval=self.cfg.prune_interval,
+                amount=self.cfg.prune_step,
+                target=self.cfg.prune_target,
+                schedule=str(self.cfg.prune_schedule),
+                seed=self.cfg.seed,
+                strength=self.cfg.prune_lambda,
+                gate_lr=self.cfg.prune_gate_lr,
+                elapsed=self._elapsed,
+                seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
+                pruned=_forget_best,
+            )
             self._pruning.attach(optimizer)
 
     def _load_reference(self, path: Path) -> None:
@@ -211,23 +219,6 @@ class AlignReg(GuidedCriterion):
         reference = snapshot.matching(weights, path, wanted, _REMEDY)
         for _, slot in self._layers:
             self._reference[slot.name] = reference[slot.name].to(slot.weight.device, slot.weight.dtype)
-
-    def _new_pruning(self, slots: list[Slot]) -> IterativePruning:
-        cfg = self.cfg
-        return IterativePruning(
-            slots,
-            str(cfg.prune),
-            interval=cfg.prune_interval,
-            amount=cfg.prune_step,
-            target=cfg.prune_target,
-            schedule=str(cfg.prune_schedule),
-            seed=cfg.seed,
-            strength=cfg.prune_lambda,
-            gate_lr=cfg.prune_gate_lr,
-            elapsed=self._elapsed,
-            seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
-            pruned=_forget_best,
-        )
 
     def _finished(self) -> dict[str, int]:
         """Updates and epochs that were finished before the current update."""
@@ -279,7 +270,7 @@ class AlignReg(GuidedCriterion):
 class PrunedStart(TrainerListener):
     """Keeps the zeros of a pruned checkpoint, also where a run takes its weights only."""
 
-    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], filename: str, reset_optimizer: bool) -> None:
+    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
         criterion, own = trainer.get_criterion(), saved_state(extra_state)
         masks = own.get("pruning", {}).get("masks")
         resumed = isinstance(criterion, AlignReg) and not reset_optimizer  # and has loaded its masks
@@ -292,13 +283,11 @@ class PrunedStart(TrainerListener):
             f"to keep them, add --criterion alignreg --prune {own['pruning']['method']} with the --prune-interval and "
             "--prune-target that it was pruned with"
         )
-        if trainer.cfg.checkpoint.finetune_from_model == filename:  # a dense run may be intended
-            logger.warning(
-                "%s is pruned, and zeros in %d matrices will become nonzero; %s", filename, len(masks), remedy
-            )
+        if trainer.cfg.checkpoint.finetune_from_model == path:  # a dense run may be intended
+            logger.warning("%s is pruned, and zeros in %d matrices will become nonzero; %s", path, len(masks), remedy)
         else:
             raise UserError(
-                f"{filename} is pruned, and without its masks zeros in {len(masks)} matrices would become nonzero; "
+                f"{path} is pruned, and without its masks zeros in {len(masks)} matrices would become nonzero; "
                 f"{remedy}, or start a new, dense run from it with --finetune-from-model"
             )
 
@@ -316,18 +305,12 @@ def _refuse_wrong(cfg: DictConfig) -> None:
     if str(cfg.prune) == "none":
         return
     if cfg.prune_interval is None or cfg.prune_interval < 1:
-        raise UserError(
-            f"--prune needs a --prune-interval of at least 1, got {cfg.prune_interval}; "
-            "add --prune-interval 1000, or 15 with --prune-unit epochs"
-        )
+        raise UserError("--prune needs an interval: add --prune-interval 1000, or 15 with --prune-unit epochs")
     check_fraction("--prune-step", cfg.prune_step, 0.1)
     check_fraction("--prune-target", cfg.prune_target, 0.7)
     penalty = METHODS[str(cfg.prune)].penalty
     if cfg.prune_lambda is not None and (not penalty or cfg.prune_lambda < 0):
-        raise UserError(
-            f"--prune-lambda must be 0 or more, and needs --prune l2 or l0, got {cfg.prune_lambda:g} with --prune "
-            f"{cfg.prune}; leave it out"
-        )
+        raise UserError(f"--prune-lambda must be 0 or more, got {cfg.prune_lambda:g}, and needs --prune l2 or l0")
 
 
 def _warn_of_no_effect(cfg: DictConfig) -> None:

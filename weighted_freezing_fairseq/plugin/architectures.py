@@ -38,14 +38,10 @@ class SwitchConfig(TransformerConfig):
     switch_every: int = field(default=2, metadata={"help": "every N-th layer is a Switch layer; 1: all layers"})
     switch_capacity: float = field(
         default=1.25,
-        metadata={
-            "help": "capacity factor in training: tokens of a batch that an expert takes, relative to an equal "
-            "share; 0: no limit"
-        },
+        metadata={"help": "in training, tokens of a batch that an expert takes, relative to an equal share; 0: all"},
     )
     switch_eval_capacity: float = field(
-        default=0.0,
-        metadata={"help": "capacity factor in evaluation, within each source sentence; 0: no token is dropped"},
+        default=0.0, metadata={"help": "the same in evaluation, within each source sentence; 0: no token is dropped"}
     )
     switch_aux_weight: float = field(default=0.01, metadata={"help": "alpha: strength of the load-balancing loss"})
     switch_z_weight: float = field(default=0.0, metadata={"help": "strength of the router z-loss"})

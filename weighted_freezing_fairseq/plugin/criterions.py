@@ -6,7 +6,7 @@ its `sentence_prediction` (`guided_criterion.py`). Left out on purpose: the math
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -26,7 +26,7 @@ from ..core.scope import SCOPES, Slot
 from ..errors import UserError
 from . import no_effect, parameters
 from .guided_criterion import CriterionConfig, GuidedCriterion, register
-from .passes import PASS_MODES, differ
+from .passes import PASS_MODES, LossAndLog, Sample, differ
 from .sentence_loss import SentenceLoss
 from .teachers import Teachers
 
@@ -102,8 +102,7 @@ class IntraDistillation(GuidedCriterion):
             )
         if cfg.max_update <= 0:
             raise UserError(
-                "--alpha-schedule adaptive needs the number of updates of the run: add --max-update 50000, "
-                "or --alpha-schedule constant"
+                "an adaptive alpha needs a last update: add --max-update 50000, or --alpha-schedule constant"
             )
 
     def _warn_of_no_effect(self) -> None:
@@ -137,7 +136,7 @@ class IntraDistillation(GuidedCriterion):
             return float(cfg.alpha)
         return adaptive_alpha(self.trainer.get_num_updates(), cfg.max_update, cfg.alpha, cfg.alpha_p, cfg.alpha_q)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.loss.one_pass)
         if not self._compared and not differ(outputs[0].detach()):
             no_effect.warn(
@@ -149,7 +148,7 @@ class IntraDistillation(GuidedCriterion):
         loss, logged = self.loss.of_passes(outputs, sample, str(self.cfg.divergence), strength * factor)
         return loss, {**logged, "divergence": factor * logged["divergence"], "alpha": strength * sample_size}
 
-    def update_begun(self, trainer: Trainer, samples: Sequence[Mapping[str, Any]]) -> None:
+    def update_begun(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
         """Count the sentences that the trainer will divide the gradient of this update by."""
         if not self._summed or self.neutral:
             return
@@ -188,6 +187,7 @@ class Ewc(GuidedCriterion):
 
     method = "ewc"
     in_bits = ("ewc",)
+    needs_whole_weights = True
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -206,10 +206,6 @@ class Ewc(GuidedCriterion):
     @property
     def neutral(self) -> bool:
         return self.cfg.ewc_lambda == 0
-
-    @property
-    def needs_whole_weights(self) -> bool:
-        return not self.neutral
 
     @property
     def held(self) -> Iterable[Tensor]:
@@ -242,7 +238,7 @@ class Ewc(GuidedCriterion):
         """Whether the current update has the penalty."""
         return self.update >= self.start and bool(self._anchor)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         penalty = torch.zeros((), device=sample["target"].device)
         if self.active:
             halves = [
@@ -312,11 +308,9 @@ class Ewc(GuidedCriterion):
             return
         if not own:
             logger.warning("the checkpoint has no state of ewc: the penalty starts after the next update")
+        slots = [slot for _, slot in self._weights] if own else []
         self._fisher, self._anchor = (
-            {slot.name: own[key][slot.name].to(slot.weight.device, copy=True) for _, slot in self._weights}
-            if own
-            else {}
-            for key in ("fisher", "anchor")
+            {s.name: own[key][s.name].to(s.weight.device, copy=True) for s in slots} for key in ("fisher", "anchor")
         )
 
 
@@ -357,7 +351,7 @@ class SelfDistillation(GuidedCriterion):
         if not self.neutral:
             self._teachers = Teachers.load(self.cfg.teacher, trainer.get_model(), trainer.task)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         assert self._teachers is not None
         return self.loss.with_teachers(model, sample, self._teachers, self.cfg.teacher_weight)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..core.rules import RULES
 from ..errors import UserError
 from .parameters import refuse_sharding
+from .passes import LossAndLog, Sample
 from .sentence_loss import SentenceLoss
 from .token_loss import TokenLoss
 from .trainer_events import TrainerListener
@@ -43,6 +44,7 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
     method: str
     in_bits: tuple[str, ...] = ()  # logged terms of the loss, converted to base 2 as the loss is
     as_is: tuple[str, ...] = ()  # other logged values
+    needs_whole_weights = False  # True: unless neutral, training that shards weights over processes is refused
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         loss = SentenceLoss if isinstance(task, SentencePredictionTask) else TokenLoss
@@ -63,20 +65,15 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
         raise NotImplementedError
 
     @property
-    def needs_whole_weights(self) -> bool:
-        """Whether training that shards weights over processes must be refused."""
-        return False
-
-    @property
     def held(self) -> Iterable[Tensor]:
         """The tensors it keeps in memory beside the model."""
         return ()
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         """The loss of one batch and the values to log, both summed over the batch like the task's loss."""
         raise NotImplementedError
 
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
+    def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         """Loss, sample size and logged values; in validation, without `reduce`, and if neutral: the task's loss."""
         if self.neutral or not model.training or not reduce:
             return self.loss(model, sample, reduce)
@@ -84,9 +81,7 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
         loss, logged = self.guided(model, sample, sizes["sample_size"])
         return loss, sizes["sample_size"], {**logged, "loss": loss.detach(), **sizes}
 
-    def penalised(
-        self, model: nn.Module, sample: dict[str, Any], sample_size: Any, terms: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def penalised(self, model: nn.Module, sample: Sample, sample_size: Any, terms: Mapping[str, Tensor]) -> LossAndLog:
         """The task's loss plus `terms`, which depend on the weights only; each is logged under its name.
 
         Compute the terms before the call. Autograd runs backward through the latest operations first, so the gradients
@@ -145,13 +140,13 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
         self._trainer = weakref.ref(trainer)
 
     def optimizer_wanted(self, trainer: Trainer) -> None:
-        if self.needs_whole_weights:
+        if self.needs_whole_weights and not self.neutral:
             refuse_sharding(trainer.cfg, self.method)
 
     def optimizer_built(self, trainer: Trainer) -> None:
         self.use_optimizer(trainer.optimizer.optimizer)
 
-    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], filename: str, reset_optimizer: bool) -> None:
+    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
         own = saved_state(extra_state)
         if not reset_optimizer:
             self.load_own_state(own if own.get("method") == self.method else {})

@@ -76,10 +76,8 @@ def interval_of(cfg: Any) -> int:
     interval = getattr(cfg.common, "log_importance", None)
     interval = 0 if interval is None else interval
     if not isinstance(interval, int) or interval < 0:
-        raise UserError(
-            f"--log-importance must be a number of updates, got {interval}; "
-            f"type --log-importance {DEFAULT_INTERVAL}, or 0: never"
-        )
+        remedy = f"type --log-importance {DEFAULT_INTERVAL}, or 0: never"
+        raise UserError(f"--log-importance must be a number of updates, got {interval}; {remedy}")
     if interval:
         parameters.refuse_sharding(cfg, "--log-importance")
         if cfg.optimization.use_bmuf:
@@ -113,9 +111,7 @@ class ImportanceLog(TrainerListener):
         self.resumed: int | None = None  # the update at which this run began or was resumed
         self.measured: dict[Group, Contribution] = {}
         self.shown: dict[str, float] = {}
-        logger.info(
-            "logging the importance of %d tensors every %d updates to %s", len(self.weights), self.interval, self.path
-        )
+        logger.info("importance of %d tensors every %d updates in %s", len(self.weights), self.interval, self.path)
 
     def clipped(self, trainer: Trainer, norm: Tensor) -> None:
         """Measure, if this update is one of every `interval` and its gradients are finite."""
@@ -187,10 +183,8 @@ class ImportanceLog(TrainerListener):
 
 def _stepped_tensors(optimizer: Any) -> list[Tensor]:
     """The tensors of the optimizer, in the model's order, which groups of a composite optimizer do not keep."""
-    copies = getattr(optimizer, "fp32_params", None)
-    if copies is None:
-        return list(optimizer.params)
-    return list(copies.values() if isinstance(copies, dict) else copies)
+    tensors = getattr(optimizer, "fp32_params", optimizer.params)
+    return list(tensors.values() if isinstance(tensors, dict) else tensors)
 
 
 def _guided_optimizers(optimizer: torch.optim.Optimizer) -> list[WrappedOptimizer]:

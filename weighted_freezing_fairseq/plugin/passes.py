@@ -7,7 +7,7 @@ Left out on purpose: the loss of the passes (`core/fused.py`).
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,10 +21,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
 
+Sample = Mapping[str, Any]  # a batch, as fairseq's data sets collate it
+LossAndLog = tuple[Tensor, dict[str, Any]]  # summed over a batch: the loss, and what is logged
 # Of one batch: features (K, B * T, D) and the projection's weight, or log-probabilities (K, B * T, V) and None.
 Outputs = tuple[Tensor, Tensor | None]
 # One pass: takes the model, the batch and the model's inputs; returns rows of outputs, and the projection's weight.
-OnePass = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Outputs]
+OnePass = Callable[[nn.Module, Sample, Mapping[str, Any]], Outputs]
 
 
 def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
@@ -44,9 +46,7 @@ def output_weight(model: nn.Module) -> Tensor | None:
     *wrappers, inner = unwrapped(model)
     decoder = getattr(inner, "decoder", None)
     if getattr(decoder, "adaptive_softmax", None) is not None:
-        raise UserError(
-            "this criterion needs one softmax over the whole vocabulary; leave out --adaptive-softmax-cutoff"
-        )
+        raise UserError("this criterion needs one softmax over all words; leave out --adaptive-softmax-cutoff")
     if not isinstance(inner, TransformerModelBase) or not isinstance(decoder, TransformerDecoderBase):
         return None
     stock = (
@@ -69,7 +69,7 @@ def output_weight(model: nn.Module) -> Tensor | None:
     return projection.weight
 
 
-def one_pass(model: nn.Module, sample: Mapping[str, Any], inputs: Mapping[str, Any]) -> Outputs:
+def one_pass(model: nn.Module, sample: Sample, inputs: Mapping[str, Any]) -> Outputs:
     """Features and the weight to project them with, or log-probabilities; (rows, T, D or V)."""
     weight = output_weight(model)
     if weight is not None:
@@ -77,7 +77,7 @@ def one_pass(model: nn.Module, sample: Mapping[str, Any], inputs: Mapping[str, A
     return model.get_normalized_probs(model(**inputs), log_probs=True, sample=sample), None
 
 
-def concatenated(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
+def concatenated(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
     """One forward pass of K copies of the batch."""
     size = len(sample["target"])
     copies = {
@@ -88,12 +88,12 @@ def concatenated(model: nn.Module, sample: Mapping[str, Any], passes: int, once:
     return outputs.reshape(passes, -1, outputs.shape[-1]), weight
 
 
-def looped(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
+def looped(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
     """K forward passes of the batch."""
     return _stacked([once(model, sample, sample["net_input"]) for _ in range(passes)])
 
 
-def recomputed(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
+def recomputed(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
     """K forward passes, of which only the last keeps its activations.
 
     The backward pass recomputes those of the others, one pass at a time, with the same dropout. It reruns the forward
@@ -105,7 +105,7 @@ def recomputed(model: nn.Module, sample: Mapping[str, Any], passes: int, once: O
     return _stacked([*outputs, once(model, sample, sample["net_input"])])
 
 
-PASS_MODES: Mapping[str, Callable[[nn.Module, Mapping[str, Any], int, OnePass], Outputs]] = {
+PASS_MODES: Mapping[str, Callable[[nn.Module, Sample, int, OnePass], Outputs]] = {
     "concat": concatenated,
     "loop": looped,
     "recompute": recomputed,
@@ -147,10 +147,6 @@ def _recorded_and_replayed(device: torch.device) -> tuple[AbstractContextManager
     start = _random_state(device)
 
     @contextmanager
-    def record() -> Iterator[None]:
-        yield
-
-    @contextmanager
     def replay() -> Iterator[None]:
         now = _random_state(device)
         _set_random_state(device, start)
@@ -159,7 +155,7 @@ def _recorded_and_replayed(device: torch.device) -> tuple[AbstractContextManager
         finally:
             _set_random_state(device, now)
 
-    return record(), replay()
+    return nullcontext(), replay()
 
 
 def _random_state(device: torch.device) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.losses import DIVERGENCES, mean_squared, teacher_divergence
 from ..errors import UserError
-from .passes import Outputs, looped, unwrapped
+from .passes import LossAndLog, Outputs, Sample, looped, unwrapped
 from .teachers import Teachers
 
 
@@ -31,12 +31,12 @@ class SentenceLoss(SentencePredictionCriterion):
         """Its name in the log beside another term."""
         return "mse_loss" if self.regression_target else "ce_loss"
 
-    def sizes(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+    def sizes(self, sample: Sample) -> dict[str, Any]:
         """The counts that sums over a batch are divided by; fairseq counts each regression target as a sentence."""
         count = sample["target"].numel()
         return {"ntokens": sample["ntokens"], "nsentences": count, "sample_size": count}
 
-    def one_pass(self, model: nn.Module, sample: Mapping[str, Any], inputs: Mapping[str, Any]) -> Outputs:
+    def one_pass(self, model: nn.Module, sample: Sample, inputs: Mapping[str, Any]) -> Outputs:
         """The scores of the classification head, (rows, classes)."""
         *_, inner = unwrapped(model)
         if self.classification_head_name not in getattr(inner, "classification_heads", ()):
@@ -46,23 +46,17 @@ class SentenceLoss(SentencePredictionCriterion):
             )
         args = getattr(inner, "args", None)
         if any(getattr(args, f"{part}_reg_scale_factor", 0) for part in ("mha", "ffn")):
-            raise UserError(
-                "this criterion does not support AdaPrune; leave out --mha-reg-scale-factor and --ffn-reg-scale-factor"
-            )
+            raise UserError("AdaPrune is not supported; leave out --mha-reg-scale-factor and --ffn-reg-scale-factor")
         return model(**inputs, features_only=True, classification_head_name=self.classification_head_name)[0], None
 
-    def of_passes(
-        self, outputs: Outputs, sample: Mapping[str, Any], divergence: str, strength: float
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def of_passes(self, outputs: Outputs, sample: Sample, divergence: str, strength: float) -> LossAndLog:
         """The mean loss of K passes plus `strength` times their divergence (eq. 10)."""
         y = _exact(outputs[0])
         mean_loss, logged = self._mean_over_passes(y, sample)
         apart = (mean_squared(y) if self.regression_target else DIVERGENCES[divergence](y.log_softmax(-1))).sum()
         return mean_loss + strength * apart, {**logged, "divergence": apart.detach()}
 
-    def with_teachers(
-        self, model: nn.Module, sample: Mapping[str, Any], teachers: Teachers, weight: float
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def with_teachers(self, model: nn.Module, sample: Sample, teachers: Teachers, weight: float) -> LossAndLog:
         """The loss of one pass plus `weight` times KL(teachers || student), or their squared difference."""
         of_teachers = torch.stack([_exact(outputs) for outputs, _ in teachers.outputs(sample, self.one_pass)])
         y = _exact(looped(model, sample, 1, self.one_pass)[0])
@@ -74,7 +68,7 @@ class SentenceLoss(SentencePredictionCriterion):
             name, apart = "teacher_kl", teacher_divergence(y[0].log_softmax(-1), q).sum()
         return loss + weight * apart, {**logged, name: apart.detach()}
 
-    def _mean_over_passes(self, y: Tensor, sample: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def _mean_over_passes(self, y: Tensor, sample: Sample) -> LossAndLog:
         """The mean of fairseq's loss over K passes with outputs `y`, (K, sentences, outputs)."""
         passes = len(y)
         target = sample["target"].view(-1).repeat(passes)

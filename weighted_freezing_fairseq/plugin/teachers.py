@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..core.fused import Teacher
 from ..errors import UserError
 from . import checkpoints
-from .passes import OnePass, Outputs, one_pass
+from .passes import OnePass, Outputs, Sample, one_pass
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class Teachers:
         return cls([model.to(device=weight.device, dtype=weight.dtype) for model in models])
 
     @torch.no_grad()
-    def outputs(self, sample: Mapping[str, Any], once: OnePass = one_pass) -> list[Outputs]:
+    def outputs(self, sample: Sample, once: OnePass = one_pass) -> list[Outputs]:
         """The outputs of each teacher for a batch."""
         return [once(model, sample, sample["net_input"]) for model in self.models]
 
-    def probabilities(self, sample: Mapping[str, Any], rows: Tensor) -> Teacher:
+    def probabilities(self, sample: Sample, rows: Tensor) -> Teacher:
         """The teachers' mean distributions for the targets `rows` of a batch, computed for a slice of rows on call."""
         ensemble = [
             (outputs.reshape(-1, outputs.shape[-1]).index_select(0, rows), weight)

@@ -4,7 +4,6 @@ Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), 
 adds (`criterions.py`).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from fairseq.criterions.label_smoothed_cross_entropy import (
@@ -12,10 +11,10 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterionConfig,
 )
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.fused import passes_loss
-from .passes import Outputs, looped, one_pass
+from .passes import LossAndLog, Outputs, Sample, looped, one_pass
 from .teachers import Teachers
 
 
@@ -34,33 +33,23 @@ class TokenLoss(LabelSmoothedCrossEntropyCriterion):
             report_accuracy=cfg.report_accuracy,
         )
 
-    def sizes(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+    def sizes(self, sample: Sample) -> dict[str, Any]:
         """The counts that sums over a batch are divided by."""
         nsentences = sample["target"].size(0)
         sample_size = nsentences if self.sentence_avg else sample["ntokens"]
         return {"ntokens": sample["ntokens"], "nsentences": nsentences, "sample_size": sample_size}
 
-    def of_passes(
-        self, outputs: Outputs, sample: Mapping[str, Any], divergence: str, strength: float
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def of_passes(self, outputs: Outputs, sample: Sample, divergence: str, strength: float) -> LossAndLog:
         """The mean loss of K passes plus `strength` times their divergence."""
-        return self._fused(outputs, sample, "divergence", divergence, strength)
+        return self._fused(outputs, sample, "divergence", divergence, strength, None)
 
-    def with_teachers(
-        self, model: nn.Module, sample: Mapping[str, Any], teachers: Teachers, weight: float
-    ) -> tuple[Tensor, dict[str, Any]]:
+    def with_teachers(self, model: nn.Module, sample: Sample, teachers: Teachers, weight: float) -> LossAndLog:
         """The loss of one pass plus `weight` times KL(teachers || student)."""
         return self._fused(looped(model, sample, 1), sample, "teacher_kl", "teacher", weight, teachers)
 
     def _fused(
-        self,
-        outputs: Outputs,
-        sample: Mapping[str, Any],
-        term: str,
-        divergence: str,
-        strength: float,
-        teachers: Teachers | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
+        self, outputs: Outputs, sample: Sample, term: str, divergence: str, strength: float, teachers: Teachers | None
+    ) -> LossAndLog:
         """Cross entropy plus `strength` times a divergence, which is logged as `term`.
 
         Targets that are padding or in an ignored prefix are dropped before anything is computed.

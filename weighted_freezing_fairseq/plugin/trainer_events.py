@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .parameters import published
 
+_Method = Callable[..., Any]
+
 
 class TrainerListener:
     """Base class of listeners: one method for each event, in the order in which a resumed run reports them.
@@ -38,7 +40,7 @@ class TrainerListener:
     def optimizer_built(self, trainer: Trainer) -> None:
         """The optimizer is built, with its wrappers, and replaces any earlier one. `parameters` knows its tensors."""
 
-    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], filename: str, reset_optimizer: bool) -> None:
+    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
         """A checkpoint was loaded. With `reset_optimizer`, the run takes its weights only."""
 
     def batches_built(self, trainer: Trainer, batches: Any) -> None:
@@ -69,53 +71,41 @@ def install(kinds: Sequence[type[TrainerListener]]) -> None:
     Trainer.in_update = False
 
     @_wrap("__init__")
-    def build(original: Callable[..., None], trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+    def build(original: _Method, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
         trainer.listeners = tuple(made for kind in kinds if (made := kind.for_trainer(trainer)) is not None)
-        for listener in trainer.listeners:
-            listener.trainer_built(trainer)
+        _report(trainer, "trainer_built")
 
     @_wrap("_build_optimizer")
-    def build_optimizer(original: Callable[[], None], trainer: Trainer) -> None:
-        for listener in trainer.listeners:
-            listener.optimizer_wanted(trainer)
+    def build_optimizer(original: _Method, trainer: Trainer) -> None:
+        _report(trainer, "optimizer_wanted")
         with published(trainer.get_model(), trainer.get_criterion()):
             original()
-            for listener in trainer.listeners:
-                listener.optimizer_built(trainer)
+            _report(trainer, "optimizer_built")
 
     @_wrap("load_checkpoint")
     def load(
-        original: Callable[..., Any],
-        trainer: Trainer,
-        filename: str,
-        reset_optimizer: bool = False,
-        *args: Any,
-        **kwargs: Any,
+        original: _Method, trainer: Trainer, filename: str, reset_optimizer: bool = False, *args: Any, **kw: Any
     ) -> Any:
-        extra_state = original(filename, reset_optimizer, *args, **kwargs)
+        extra_state = original(filename, reset_optimizer, *args, **kw)
         if extra_state is not None:  # None: there is no such file
-            for listener in trainer.listeners:
-                listener.state_in(trainer, extra_state, filename, reset_optimizer)
+            _report(trainer, "state_in", extra_state, filename, reset_optimizer)
         return extra_state
 
     @_wrap("get_train_iterator")
-    def build_batches(original: Callable[..., Any], trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+    def build_batches(original: _Method, trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
         batches = original(*args, **kwargs)
-        for listener in trainer.listeners:
-            listener.batches_built(trainer, batches)
+        _report(trainer, "batches_built", batches)
         return batches
 
     @_wrap("begin_epoch")
-    def begin_epoch(original: Callable[[int], None], trainer: Trainer, epoch: int) -> None:
-        for listener in trainer.listeners:
-            listener.epoch_begun(trainer, epoch)
+    def begin_epoch(original: _Method, trainer: Trainer, epoch: int) -> None:
+        _report(trainer, "epoch_begun", epoch)
         original(epoch)
 
     @_wrap("train_step")
-    def update(original: Callable[..., Any], trainer: Trainer, samples: list[Any], *args: Any, **kwargs: Any) -> Any:
-        for listener in trainer.listeners:
-            listener.update_begun(trainer, samples)
+    def update(original: _Method, trainer: Trainer, samples: list[Any], *args: Any, **kwargs: Any) -> Any:
+        _report(trainer, "update_begun", samples)
         trainer.in_update = True
         try:
             return original(samples, *args, **kwargs)
@@ -123,36 +113,32 @@ def install(kinds: Sequence[type[TrainerListener]]) -> None:
             trainer.in_update = False
 
     @_wrap("clip_grad_norm")
-    def clip(original: Callable[[float], Tensor], trainer: Trainer, clip_norm: float) -> Tensor:
-        for listener in trainer.listeners:
-            listener.gradients_final(trainer)
-        norm = original(clip_norm)
-        for listener in trainer.listeners:
-            listener.clipped(trainer, norm)
+    def clip(original: _Method, trainer: Trainer, clip_norm: float) -> Tensor:
+        _report(trainer, "gradients_final")
+        norm: Tensor = original(clip_norm)
+        _report(trainer, "clipped", norm)
         return norm
 
     @_wrap("set_num_updates")
-    def count(original: Callable[[int], None], trainer: Trainer, num_updates: int) -> None:
+    def count(original: _Method, trainer: Trainer, num_updates: int) -> None:
         original(num_updates)
-        if trainer.in_update:  # and not while a checkpoint is loaded
-            for listener in trainer.listeners:
-                listener.updated(trainer)
+        if trainer.in_update:  # else a checkpoint is loaded
+            _report(trainer, "updated")
 
     @_wrap("state_dict")
-    def state_dict(original: Callable[[], dict[str, Any]], trainer: Trainer) -> dict[str, Any]:
+    def state_dict(original: _Method, trainer: Trainer) -> dict[str, Any]:
         extra_state: dict[str, Any] = {}
-        for listener in trainer.listeners:
-            listener.state_out(trainer, extra_state)
-        state = original()
+        _report(trainer, "state_out", extra_state)
+        state: dict[str, Any] = original()
         state["extra_state"].update(extra_state)
         return state
 
 
-def _wrap(name: str) -> Callable[[Callable[..., Any]], None]:
-    """Replace a method of Trainer by a function that gets the original, bound to the trainer, and the trainer."""
+def _wrap(name: str) -> Callable[[_Method], None]:
+    """Replace a method of Trainer by a function of the bound original, the trainer, and the method's arguments."""
     method = getattr(Trainer, name)
 
-    def put(replacement: Callable[..., Any]) -> None:
+    def put(replacement: _Method) -> None:
         @functools.wraps(method)
         def wrapped(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
             return replacement(functools.partial(method, trainer), trainer, *args, **kwargs)
@@ -160,3 +146,8 @@ def _wrap(name: str) -> Callable[[Callable[..., Any]], None]:
         setattr(Trainer, name, wrapped)
 
     return put
+
+
+def _report(trainer: Trainer, event: str, *args: Any) -> None:
+    for listener in trainer.listeners:
+        getattr(listener, event)(trainer, *args)
