@@ -240,13 +240,13 @@ class AlignReg(GuidedCriterion):
         if self._pruning is not None:
             self._pruning.mask_gradients()
 
-    def keep_masks(self, own: dict[str, Any]) -> None:
-        """Keep the zeros of a pruned model from which a new run starts; `own` is the state of the run that pruned."""
+    def keep_masks(self, saved: dict[str, Any]) -> None:
+        """Keep the zeros of a pruned model from which a new run starts; `saved` is the state of the run that pruned."""
         assert self.trainer.optimizer is not None and self._pruning is not None  # the first access builds both
-        self._pruning.keep_masks(own["pruning"])
+        self._pruning.keep_masks(saved["pruning"])
         logger.info("%.2f %% of the weights stay at zero, as in the checkpoint", 100 * self._pruning.sparsity)
 
-    def own_state(self) -> dict[str, Any]:
+    def state_to_save(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
         if self._reference and self.cfg.alignreg_reference is None:
             state["reference"] = dict(self._reference)
@@ -254,34 +254,35 @@ class AlignReg(GuidedCriterion):
             state |= {"pruning": self._pruning.state(), "begun": self._begun}
         return state
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        if "pruning" in own and self._pruning is None:
+    def restore_state(self, saved: dict[str, Any]) -> None:
+        if "pruning" in saved and self._pruning is None:
             raise UserError(
                 "this checkpoint is being pruned: resume it with its own --prune, or start a new run from it with "
                 "--finetune-from-model"
             )
-        self._begun = own.get("begun", {})
-        if self._aligned and "reference" in own and self.cfg.alignreg_reference is None:
-            self._reference = {s.name: own["reference"][s.name].to(s.weight.device, copy=True) for _, s in self._layers}
-        if self._pruning is not None and "pruning" in own:
-            self._pruning.load_state(own["pruning"])
+        self._begun = saved.get("begun", {})
+        if self._aligned and "reference" in saved and self.cfg.alignreg_reference is None:
+            weights = saved["reference"]
+            self._reference = {s.name: weights[s.name].to(s.weight.device, copy=True) for _, s in self._layers}
+        if self._pruning is not None and "pruning" in saved:
+            self._pruning.load_state(saved["pruning"])
 
 
 class PrunedStart(TrainerListener):
     """Keeps the zeros of a pruned checkpoint, also where a run takes its weights only."""
 
     def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
-        criterion, own = trainer.get_criterion(), saved_state(extra_state)
-        masks = own.get("pruning", {}).get("masks")
+        criterion, saved = trainer.get_criterion(), saved_state(extra_state)
+        masks = saved.get("pruning", {}).get("masks")
         resumed = isinstance(criterion, AlignReg) and not reset_optimizer  # and has loaded its masks
         if not masks or resumed:
             return
         if isinstance(criterion, AlignReg) and str(criterion.cfg.prune) != "none":
-            criterion.keep_masks(own)
+            criterion.keep_masks(saved)
             return
         remedy = (
-            f"to keep them, add --criterion alignreg --prune {own['pruning']['method']} with the --prune-interval and "
-            "--prune-target that it was pruned with"
+            f"to keep them, add --criterion alignreg --prune {saved['pruning']['method']} with the --prune-interval "
+            "and --prune-target that it was pruned with"
         )
         if trainer.cfg.checkpoint.finetune_from_model == path:  # a dense run may be intended
             logger.warning("%s is pruned, and zeros in %d matrices will become nonzero; %s", path, len(masks), remedy)

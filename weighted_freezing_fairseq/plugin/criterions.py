@@ -298,19 +298,19 @@ class Ewc(GuidedCriterion):
         limit = trainer.cfg.optimization.clip_norm
         self._clipping = (limit / (norm + 1e-6)).clamp_max(1) if limit > 0 else 1.0
 
-    def own_state(self) -> dict[str, Any]:
+    def state_to_save(self) -> dict[str, Any]:
         if self.cfg.ewc_anchor != "previous" or not self._anchor:
             return {}
         return {"fisher": dict(self._fisher), "anchor": dict(self._anchor)}
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
+    def restore_state(self, saved: dict[str, Any]) -> None:
         if self.neutral or self.cfg.ewc_anchor != "previous":
             return
-        if not own:
+        if not saved:
             logger.warning("the checkpoint has no state of ewc: the penalty starts after the next update")
-        slots = [slot for _, slot in self._weights] if own else []
+        slots = [slot for _, slot in self._weights] if saved else []
         self._fisher, self._anchor = (
-            {s.name: own[key][s.name].to(s.weight.device, copy=True) for s in slots} for key in ("fisher", "anchor")
+            {s.name: saved[key][s.name].to(s.weight.device, copy=True) for s in slots} for key in ("fisher", "anchor")
         )
 
 

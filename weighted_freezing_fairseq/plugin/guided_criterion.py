@@ -113,11 +113,11 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
 
     # State in checkpoints, and events of the trainer.
 
-    def own_state(self) -> dict[str, Any]:
+    def state_to_save(self) -> dict[str, Any]:
         """Tensors and plain values that a resumed run needs."""
         return {}
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
+    def restore_state(self, saved: dict[str, Any]) -> None:
         """Restore them; an empty dict comes from a checkpoint of another criterion."""
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -147,13 +147,13 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
         self.use_optimizer(trainer.optimizer.optimizer)
 
     def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
-        own = saved_state(extra_state)
+        saved = saved_state(extra_state)
         if not reset_optimizer:
-            self.load_own_state(own if own.get("method") == self.method else {})
+            self.restore_state(saved if saved.get("method") == self.method else {})
 
     def state_out(self, trainer: Trainer, extra_state: dict[str, Any]) -> None:
-        if own := self.own_state():
-            extra_state[_STATE_KEY] = {"method": self.method, **own}
+        if saved := self.state_to_save():
+            extra_state[_STATE_KEY] = {"method": self.method, **saved}
 
 
 def saved_state(extra_state: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def install(kinds: Sequence[type[TrainerListener]]) -> None:
     @_wrap("__init__")
     def build(original: _Method, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
-        trainer.listeners = tuple(made for kind in kinds if (made := kind.for_trainer(trainer)) is not None)
+        trainer.listeners = tuple(listener for kind in kinds if (listener := kind.for_trainer(trainer)) is not None)
         _report(trainer, "trainer_built")
 
     @_wrap("_build_optimizer")
