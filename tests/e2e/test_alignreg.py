@@ -260,7 +260,7 @@ def test_two_processes_prune_alike(fairseq: Fairseq):
         (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "got 0; type --prune-step 0.1"),
         (
             ["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1],
-            "needs --prune l2 or l0, got 1 with --prune lamp",
+            "got 1, and needs --prune l2 or l0",
         ),
         (["--alignreg-lambda", -1], "--alignreg-lambda must not be negative, got -1"),
         (["--alignreg-reference", "no.pt"], "there is no reference no.pt; give --alignreg-reference a checkpoint"),

@@ -108,8 +108,7 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
                 metrics.log_scalar(key, sum(log[key] for log in logging_outputs) / size / unit, size, round=6)
 
     def logging_outputs_can_be_summed(self) -> bool:
-        summable: bool = self.loss.logging_outputs_can_be_summed()
-        return summable
+        return self.loss.logging_outputs_can_be_summed()
 
     # State in checkpoints, and events of the trainer.
 
@@ -158,8 +157,7 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
 
 def saved_state(extra_state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of a guided criterion in a checkpoint; empty if it has none."""
-    state: dict[str, Any] = extra_state.get(_STATE_KEY, {})
-    return state
+    return extra_state.get(_STATE_KEY, {})
 
 
 def _refuse_settings_of_other_loss(cfg: DictConfig, loss: type[TaskLoss], task: Any) -> None:
