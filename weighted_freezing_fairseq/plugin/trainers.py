@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class FirstUpdate(TrainerListener):
-    """Logs a run's first update: a recipe that shares the machine waits for this line (`recipes/runs.py`)."""
+    """Logs a run's first update: a recipe that shares the machine waits for this line (`hydra_train.py`)."""
 
     logged = False
 
