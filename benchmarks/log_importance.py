@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
-    from weighted_freezing_fairseq.plugin.importance_log import DEFAULT_INTERVAL
+    from weighted_freezing_fairseq.plugin.importance_log import DEFAULT_INTERVAL, ImportanceLog
 
     logging.disable(logging.INFO)
     size, config = SIZES[args.size], config_path(args.method, CONFIGS / "toy")
@@ -41,12 +41,12 @@ def main() -> None:
         words = ["common.log_importance=1", f"checkpoint.save_dir={folder}"]
         subject = subject_of(args.method, config, size, args.device, 1, task, words)
         subject.update(sample)
-        log = subject.trainer.importance_log
+        (log,) = (listener for listener in subject.trainer.listeners if isinstance(listener, ImportanceLog))
         for turn in range(args.rounds):
             log.interval = sys.maxsize
             updates.append(timed(lambda: subject.update(sample)))
             log.interval = 1
-            measurements.append(timed(lambda: measure(log)))
+            measurements.append(timed(lambda: measure(log, subject.trainer)))
             print(f"\rround {turn + 1} of {args.rounds}", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
     share = [100 * one / other / DEFAULT_INTERVAL for one, other in zip(measurements, updates, strict=True)]
@@ -55,13 +55,13 @@ def main() -> None:
     print(f"at every {DEFAULT_INTERVAL}. update {quartiles(share, '% of the time')}")
 
 
-def measure(log: Any) -> None:
+def measure(log: Any, trainer: Any) -> None:
     """What a measured update does beside the others, on the gradients of the last one."""
-    log.clipped(torch.ones(()))
+    log.clipped(trainer, torch.ones(()))
     for optimizer in log.guided:
         optimizer.record = True
         optimizer._note([slot for slot in optimizer.slots if slot.grad is not None])
-    log.done(log.trainer.get_num_updates())
+    log.updated(trainer)
 
 
 def timed(work: Callable[[], None]) -> float:

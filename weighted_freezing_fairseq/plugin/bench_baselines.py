@@ -49,7 +49,7 @@ class PlainIntraDistillation(IntraDistillation):
         for _ in range(passes):
             output = model(**sample["net_input"])
             log_p.append(model.get_normalized_probs(output, log_probs=True).view(len(target), -1))
-            loss, nll = label_smoothed_nll_loss(log_p[-1], target, self.eps, ignore_index=self.padding_idx)
+            loss, nll = label_smoothed_nll_loss(log_p[-1], target, self.loss.eps, ignore_index=self.padding_idx)
             losses.append(loss)
             nlls.append(nll)
         p = [log_probabilities.exp() for log_probabilities in log_p]
