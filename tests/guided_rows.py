@@ -61,7 +61,9 @@ def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **se
     """The optimizer of one row around one base."""
     cls, usual, without_effect = ROWS[row]
     method, _, variant = row.partition(" ")
-    settings = {**(without_effect if neutral else usual), **settings}
+    if neutral:
+        usual = {**without_effect, "base_fused": False}
+    settings = {**usual, **settings}
     if variant:
         settings["variant"] = variant.strip("()")
     if method == "lfr_cm":

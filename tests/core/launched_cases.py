@@ -3,15 +3,13 @@
 import guided_rows
 import pytest
 import torch
-from fused_steps import BASES, CASES, UPDATES, assert_same_bits, trained
+from fused_steps import BASES, CASES, assert_same_bits, trained
 from guided_rows import ROWS, a_model, guided_model, same, train
 from test_every_row import Awaits
 
-from weighted_freezing_fairseq.core import fused_adam, launched, native, twins
-from weighted_freezing_fairseq.core.fused_adam import FusedAdam
+from weighted_freezing_fairseq.core import launched, native, twins
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
-from weighted_freezing_fairseq.core.native import Arithmetic
 from weighted_freezing_fairseq.core.scope import scope_of
 
 # the interpreter computes with numpy, which warns of what a GPU does silently
@@ -20,11 +18,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture
 def without_c(monkeypatch):
-    """No C compiler, so that what a CPU holds goes to Triton; how many steps and advances it took."""
+    """No C compiler, so that what a CPU holds goes to Triton; which kernels it launched."""
     monkeypatch.setattr(native, "load", lambda: None)
     assert launched.works(torch.device("cpu"))
     taken = []
-    for name in ("step_", "advance_"):
+    for name in ("guide_", "advance_"):
         whole = getattr(launched, name)
         monkeypatch.setattr(launched, name, lambda *given, of=whole, by=name: (taken.append(by), of(*given)))
     return taken
@@ -33,21 +31,10 @@ def without_c(monkeypatch):
 @pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(("row", "settings"), CASES, ids=str)
-def test_a_launch_gives_the_bits_of_the_c_pass(base, row, settings, monkeypatch):
-    with monkeypatch.context() as context:  # without contraction, as Triton is told to compute
-        context.setattr(fused_adam, "_arithmetic", lambda: Arithmetic(False, None))
-        in_c = trained(base, row, settings)
-    steps, take = [], FusedAdam.take_
-    monkeypatch.setattr(FusedAdam, "take_", lambda self, *given: (steps.append(self.exact), take(self, *given))[1])
+def test_launches_give_the_bits_of_the_c_kernels(base, row, settings, monkeypatch):
+    in_c = trained(base, row, settings)
     monkeypatch.setattr(native, "load", lambda: None)
-    on_gpu = trained(base, row, settings)
-    # the base makes its state in the first update, and steps alone where nothing is guided
-    first = max(2 if settings.get("observe") else 1, settings.get("start", 1) - 1)
-    assert steps == [False] * (UPDATES - first)
-    if "start" in settings:
-        torch.testing.assert_close([w.detach() for w in on_gpu[1]], [w.detach() for w in in_c[1]], equal_nan=True)
-    else:
-        assert_same_bits(on_gpu, in_c)
+    assert_same_bits(trained(base, row, settings), in_c)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row][0] is GuidedOptimizer])
@@ -60,11 +47,11 @@ def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, sta
     by_triton = train(fast, guided_model(row, fast, "momentum", **ways), 3)
     computed = row.startswith("weighted_freeze") or (stage == "update" and importance == "loss-preserving")
     steps = 3 if computed else 0
-    assert without_c.count("step_") == steps and without_c.count("advance_") == (3 if stage == "update" else 0)
+    assert without_c.count("guide_") == steps and without_c.count("advance_") == (3 if stage == "update" else 0)
     with native.switched_off():
         slow = a_model()
         assert same(train(slow, guided_model(row, slow, "momentum", **ways), 3), by_triton)
-    assert without_c.count("step_") == steps
+    assert without_c.count("guide_") == steps
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -72,7 +59,7 @@ def test_neutral_settings_leave_the_step_to_the_base(row, without_c):
     if row.startswith("sage") or row == "weighted_freeze (random)":
         pytest.skip("its neutral settings are a factor of 1 or a rate of 1, computed")
     model, other = a_model(), a_model()
-    optimizer = guided_model(row, model, "adamw", neutral=True)
+    optimizer = guided_model(row, model, "adamw", neutral=True, base_fused=False)
     plain = torch.optim.AdamW(other.parameters(), lr=0.01, weight_decay=0.1)
     assert same(train(model, optimizer, 3), train(other, plain, 3))
     assert not without_c
@@ -107,7 +94,7 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
         else:
             optimizer.step()
         results.append([p.grad for p in model])
-    assert without_c == ["step_"]
+    assert without_c == ["guide_"]
     torch.testing.assert_close(*results, rtol=0, atol=0, equal_nan=True)
     assert results[0][0][0].isnan() and any((grad == 0).any() for grad in results[0])
 
@@ -117,7 +104,7 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
     [
         ("nothing", ""),
         ("uniform", "another mask than torch's"),
-        ("_sent", "another step than Adam's"),
+        ("_sent", "another factor than torch's"),
         ("_rows", "RuntimeError: no GPU"),
     ],
 )

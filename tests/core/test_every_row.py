@@ -38,6 +38,14 @@ def test_neutral_settings_are_bit_identical_to_the_base_and_allocate_nothing(bas
 
 
 @every_row
+@pytest.mark.parametrize("base", ["adam", "adamw"])
+def test_neutral_settings_equal_the_base_within_rounding_where_its_step_is_fused(base, row):
+    plain_model, model = a_model(), a_model()
+    plain = train(plain_model, BASES[base](plain_model.parameters()), 20)
+    torch.testing.assert_close(train(model, guided_model(row, model, base, neutral=True, base_fused=True), 20), plain)
+
+
+@every_row
 @every_base
 def test_ordinary_settings_are_not(base, row):
     plain_model, model = a_model(), a_model()

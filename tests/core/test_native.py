@@ -222,13 +222,7 @@ def test_source_is_shipped():
     assert native.SOURCE.is_file() and shutil.which("cc")
 
 
-@pytest.mark.parametrize("team", [native._team(), None], ids=["torch's threads", "threads of our own"])
-def test_work_is_done_side_by_side(team, monkeypatch):
-    monkeypatch.setattr(native, "_team", lambda: team)
+def test_work_is_done_side_by_side():
     together = threading.Barrier(3)
     assert native._each(3, lambda index: (together.wait(20), 10 * index)[1]) == [0, 10, 20]
     assert native._each(0, str) == [] and native._each(1, str) == ["0"]
-
-
-def test_torchs_threads_are_found_where_torch_has_some():
-    assert (native._team() is not None) == ("OpenMP" in torch.__config__.parallel_info())

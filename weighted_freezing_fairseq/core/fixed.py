@@ -16,10 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from . import native
-from .fused_adam import FusedAdam
 from .importance import fisher
 from .masks import count_beside, largest_beside, quantile, stream_key, uniform
-from .native import Guide
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
@@ -77,8 +75,9 @@ class FixedMaskOptimizer(WrappedOptimizer):
         always: str = "",
         never: str = "",
         seed: int = 1,
+        base_fused: bool = True,
     ) -> None:
-        super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed)
+        super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed, base_fused)
         self.density, self.tau, self.quantile, self.source, self.observe = density, tau, quantile, source, observe
         self.norm = choice("norm", norm, NORMS)
         self.always = re.compile(always) if always else None
@@ -224,21 +223,19 @@ class FixedMaskOptimizer(WrappedOptimizer):
             if self.source == "fisher":
                 return  # the last of the updates in which no weight moves
         self._settle()
-        if self._narrow is not None:
-            self._narrow.give_options_to_base()
-        fused = FusedAdam.of(self.base, {} if self._narrow is None else self._narrow.picked)
-        if fused is not None and (fused.exact or self._held or self._narrow is not None):
-            fused.take_([(Slot("", p, p.shape), Guide(native.HOLD, more=mask)) for p, mask in self._held])
+        if self._narrow is None:
+            self._step_and_restore()
         else:
-            self._step_base() if self._narrow is None else self._narrow.step(self._step_base)
+            self._narrow.give_options_to_base()
+            self._narrow.step(self._step_and_restore)
 
-    def _step_base(self) -> None:
+    def _step_and_restore(self) -> None:
         """One step of the base, after which what is held is as it was."""
         held = [(parameter, parameter.detach().clone(), mask) for parameter, mask in self._held]
         for parameter, _, mask in held:
             if parameter.grad is not None and not self._elementwise:  # or a number that stays moves its neighbours
                 parameter.grad.mul_(mask)
-        self.base.step()
+        self._step_base()
         if native.ready((parameter, old) for parameter, old, _ in held):
             native.restore_(held)
         else:
@@ -323,11 +320,6 @@ class _Narrow:
         """Learning rate and the like, before the base needs them."""
         for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
             theirs.update({key: value for key, value in mine.items() if key != "params"})
-
-    @property
-    def picked(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
-        """For each short parameter the whole one, and the positions in it."""
-        return {short: (whole, positions) for whole, positions, short in self.parts}
 
     def step(self, step_base: Callable[[], None]) -> None:
         """One step of the base on the short parameters."""

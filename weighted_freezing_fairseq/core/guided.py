@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from . import native, twins
-from .fused_adam import FusedAdam
 from .masks import keep_probability, stream_key, uniform
-from .native import NO_FORM, Form, Guide, Part
+from .native import Form, GuidedWeight
 from .rules import Given, Rule
 from .scope import Slot, block_size, blocks
 from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
@@ -47,10 +46,11 @@ class GuidedOptimizer(WrappedOptimizer):
     Rows with a factor (sage): eps, and the bound max_scale (default: max(1, beta / (1 - beta)), which the variant
     `full` never exceeds). Rows with a moving average of I: its rate beta, and state_dtype, its precision; the average
     of a tensor is divided by 1 - beta ** t after t updates in which this tensor had a gradient.
+    base_fused: the step of a plain Adam or AdamW is made by torch's fused implementation, equal within rounding; with
+    False the base steps itself, and neutral settings give its very bits.
 
     Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. Measure
-    gradients before `step()`: where it is not one pass with Adam, they are masked in place. bfloat16 averages stand
-    still when beta is above about 0.99.
+    gradients before `step()`, which masks them in place. bfloat16 averages stand still when beta is above about 0.99.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class GuidedOptimizer(WrappedOptimizer):
         max_scale: float | None = None,
         state_dtype: torch.dtype | None = None,
         keep: float | None = None,
+        base_fused: bool = True,
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
-        super().__init__(base, slots, rule, importance, seed)
+        super().__init__(base, slots, rule, importance, seed, base_fused)
         self.norm = choice("norm", norm, NORMS)
         self.stage = choice("stage", stage or rule.stage, STAGES)
         self.start = start
@@ -113,32 +114,45 @@ class GuidedOptimizer(WrappedOptimizer):
             for slot in active:
                 self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
         self._note(active)
-        fused = FusedAdam.of(self.base)
-        guides = self._guides(active) if fused is not None and (active or fused.exact) else None
-        if fused is not None and guides is not None:
-            fused.take_(list(zip(active, guides, strict=True)), *self._ways())
-        elif self.stage == "gradient":
+        if self.stage == "gradient":
             self._guide_gradients(active)
-            self.base.step()
+            self._step_base()
         else:
             changes = self._remember(active)
-            self.base.step()
+            self._step_base()
             _advance_(changes)
 
-    # The step by a twin: in one pass with Adam, or before another base.
+    # What precedes the base's step, by a kernel where one can read the tensors, else block by block in torch.
 
-    def _guides(self, active: Sequence[Slot]) -> list[Guide] | None:
-        """What a kernel does to each slot; None if it does not compute the row."""
+    def _by_kernel(self, active: Sequence[Slot], changes: Sequence[Change] | None = None) -> bool:
+        """Have a kernel do it; False where none can."""
+        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
+        tensors += [tensor for change in changes or () for tensor in change]
         averages = [average for slot in active for average in self._average_read(slot)]
-        if native.form_of(self.rule, self.importance, averages) is None or (self.scales and self.stage != "update"):
-            return None
-        kind = native.SCALE_CHANGE if self.scales else native.GRADIENT if self.stage == "gradient" else native.CHANGE
+        kernels, number = twins.of(tensors), native.form_of(self.rule, self.importance, averages)
+        if kernels is None or number is None or (self.scales and changes is None):
+            return False
+        half = any(average.dtype == torch.bfloat16 for average in averages)
+        guide = native.GRADIENT if changes is None else native.SCALE_CHANGE if self.scales else native.CHANGE
         # The kernels find minima and maxima by themselves, and no other summary.
         summaries = self._summed_up(active) if {"rate", "mean"} & set(self.rule.needs) else ((s, {}) for s in active)
-        return [
-            Guide(kind, self._key(slot), self._operand(slot, summary), next(iter(self._average_read(slot)), None))
+        guided = [
+            GuidedWeight(
+                guide,
+                slot.weight,
+                gradient(slot),
+                average=next(iter(self._average_read(slot)), None),
+                key=self._key(slot),
+                operand=self._operand(slot, summary),
+            )
             for slot, summary in summaries
         ]
+        if changes is not None:
+            pairs = zip(guided, changes, strict=True)
+            guided = [weight._replace(old=change.old, factor=change.factor) for weight, change in pairs]
+        form = Form(number, half, (self.beta, self.eps, self.max_scale))
+        kernels.guide_(guided, self.importance, form, self.norm == "global")
+        return True
 
     def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
         """The number that a kernel needs for the row and does not compute."""
@@ -146,33 +160,9 @@ class GuidedOptimizer(WrappedOptimizer):
             return self._correction(slot)
         return summary.get("rate", summary.get("mean", 0.0))
 
-    def _ways(self) -> tuple[str, Form, bool]:
-        """What a kernel needs beside guides: the metric, the form of the row, and whether slots share a range."""
-        number = native.form_of(self.rule, self.importance, self.averages.values())
-        form = NO_FORM
-        if number is not None and self.updates >= self.start:
-            half = any(average.dtype == torch.bfloat16 for average in self.averages.values())
-            form = Form(number, half, (self.beta, self.eps, self.max_scale))
-        return self.importance, form, self.norm == "global"
-
-    def _by_twin(
-        self, active: Sequence[Slot], weights: Sequence[Tensor], moments: Sequence[tuple[Tensor, Tensor] | None]
-    ) -> bool:
-        """Have a twin do what is to be done before the base steps; False where none can."""
-        grads = [gradient(slot) for slot in active]
-        twin = twins.of([*weights, *grads])
-        guides = self._guides(active) if twin else None
-        if twin is None or guides is None:
-            return False
-        parts = (Part(*each) for each in zip(weights, grads, moments, [-1] * len(grads), guides, strict=True))
-        twin.step_(list(parts), [], *self._ways())
-        return True
-
-    # The step in two: what guides, and the base.
-
     def _guide_gradients(self, active: Sequence[Slot]) -> None:
-        """grad <- -g(I) * grad: by a twin where that reads the tensors, else block by block in torch."""
-        if self._by_twin(active, [slot.weight for slot in active], [None] * len(active)):
+        """grad <- -g(I) * grad."""
+        if self._by_kernel(active):
             return
         self._learn(active)
         for slot, summary in self._summed_up(active):
@@ -182,12 +172,12 @@ class GuidedOptimizer(WrappedOptimizer):
     # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
     # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
     def _remember(self, active: Sequence[Slot]) -> list[Change]:
-        """Each slot's weight before the step and the factor -g(I) for its change, by a twin where it can."""
+        """Each slot's weight before the step and the factor -g(I) for its change."""
         changes = [
             Change(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=_precise(slot)))
             for slot in active
         ]
-        if self._by_twin(active, [change.weight for change in changes], [(c.old, c.factor) for c in changes]):
+        if self._by_kernel(active, changes):
             return changes
         self._learn(active)
         for (slot, summary), change in zip(self._summed_up(active), changes, strict=True):
@@ -304,8 +294,8 @@ def _precise(slot: Slot) -> torch.dtype:
 
 def _advance_(changes: Sequence[Change]) -> None:
     """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    if twin := twins.of(tensor for change in changes for tensor in change):
-        twin.advance_(changes)
+    if kernels := twins.of(tensor for change in changes for tensor in change):
+        kernels.advance_(changes)
         return
     for change in changes:
         for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):

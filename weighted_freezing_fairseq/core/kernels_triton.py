@@ -2,7 +2,7 @@
 """The kernels of `launched.py`, in Triton: kernels.c once more, for all weights of a model in one launch.
 
 A launch has one program for each block of numbers. `owner` says whose block it is: a row of `table`, whose columns are
-those of `launched.Column`. Left out on purpose: contraction of x * y + z, which the launches switch off, so that every
+those of `launched._rows`. Left out on purpose: contraction of x * y + z, which the launches switch off, so that every
 number is that of kernels.c where it does not contract either.
 """
 
@@ -10,16 +10,13 @@ import triton
 import triton.language as tl
 
 # Columns of the table.
-W, G, M, V, MORE, COUNT, FIRST, GUIDE, GROUP, KEY0, KEY1 = (tl.constexpr(column) for column in range(11))
-COLUMNS = tl.constexpr(11)
-# Guides, weight decays, metrics, forms of weighted_freeze and of sage: the enums of kernels.c.
-GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = (tl.constexpr(guide) for guide in range(1, 6))
-ADD_TO_WEIGHT, SCALE_WEIGHT, ADD_TO_GRADIENT = (tl.constexpr(decays) for decays in range(1, 4))
+W, G, OLD, FACTOR, AVERAGE, COUNT, FIRST, GUIDE, KEY0, KEY1 = (tl.constexpr(column) for column in range(10))
+COLUMNS = tl.constexpr(10)
+# Guides, metrics, forms of weighted_freeze and of sage: the enums of kernels.c.
+GRADIENT, CHANGE, SCALE_CHANGE = (tl.constexpr(guide) for guide in range(1, 4))
 MAGNITUDE, LOSS_PRESERVING = tl.constexpr(0), tl.constexpr(1)
 PRINTED, SMOOTH, RANDOM = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 FULL, LIGHT = tl.constexpr(0), tl.constexpr(2)
-SAGE = tl.constexpr(4)  # numbers of sage, which come before those of the groups
-NUMBERS = tl.constexpr(10)  # of a group
 NAN_BITS, LARGEST = tl.constexpr(0x7FC0), tl.constexpr(0x7FFFFFFF)
 
 
@@ -41,7 +38,7 @@ def _floats(address):
 
 @triton.jit
 def ranges(table, owner, bounds, METRIC: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr):
-    """lo and hi of each part that is frozen, or of all together, as the bits of floats: theirs is the floats' order."""
+    """lo and hi of each frozen weight, or of all together, as the bits of floats: theirs is the floats' order."""
     part = tl.load(owner + tl.program_id(0)).to(tl.int64)
     row = table + part * COLUMNS
     guide = tl.load(row + GUIDE)
@@ -92,9 +89,10 @@ def _to_half(x):
 
 
 @triton.jit
-def _scaled(w, g, average, operand, i, inside, numbers, FORM: tl.constexpr, HALF: tl.constexpr):
+def _scaled(w, g, average, operand, i, inside, constants, FORM: tl.constexpr, HALF: tl.constexpr):
     """The factor of a row of sage; its average moves on."""
-    beta, rest, eps, most = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
+    beta, rest = tl.load(constants), tl.load(constants + 1)
+    eps, most = tl.load(constants + 2), tl.load(constants + 3)
     importance = tl.abs(w * g)
     if FORM == LIGHT:
         factor = tl.div_rn(operand + eps, importance + eps)
@@ -123,75 +121,43 @@ def _advanced(w, old, factor):
 
 
 @triton.jit
-def step(
-    table, owner, bounds, operands, numbers,
+def guide(
+    table, owner, bounds, operands, constants,
     METRIC: tl.constexpr, SHARED: tl.constexpr, FORM: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What a guide does before and after Adam, and Adam; without a group, only what is done before (`native.Part`)."""
+    """What a guide does before the base steps (`native.GuidedWeight`)."""
     part = tl.load(owner + tl.program_id(0)).to(tl.int64)
     row = table + part * COLUMNS
     i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
     inside = i < tl.load(row + COUNT)
-    guide, group, more = tl.load(row + GUIDE), tl.load(row + GROUP), tl.load(row + MORE)
-    place = i
-    if guide == PICK:
-        place = tl.load(more.to(tl.pointer_type(tl.int64)) + i, mask=inside, other=0)
-    at_w, at_g = _floats(tl.load(row + W)) + place, _floats(tl.load(row + G)) + place
-    at_m, at_v = _floats(tl.load(row + M)) + i, _floats(tl.load(row + V)) + i
-    w = tl.load(at_w, mask=inside, other=0.0)
-    g = tl.load(at_g, mask=inside, other=0.0)
-    old = w
-    factor = tl.full([BLOCK], 1.0, tl.float32)
+    guide = tl.load(row + GUIDE)
     operand = tl.load(operands + part)
-    if (guide == GRADIENT) | (guide == CHANGE):
+    at_g = _floats(tl.load(row + G)) + i
+    w = tl.load(_floats(tl.load(row + W)) + i, mask=inside, other=0.0)
+    g = tl.load(at_g, mask=inside, other=0.0)
+    if guide == SCALE_CHANGE:
+        factor = _scaled(w, g, tl.load(row + AVERAGE), operand, i, inside, constants, FORM, HALF)
+    else:
         found = bounds
         if not SHARED:
             found = bounds + 2 * part
         lo, hi = tl.load(found).to(tl.float32, bitcast=True), tl.load(found + 1).to(tl.float32, bitcast=True)
         k0, k1 = tl.load(row + KEY0).to(tl.uint32), tl.load(row + KEY1).to(tl.uint32)
         factor = _kept(w, g, i, lo, hi, operand, k0, k1, METRIC, FORM)
-        if guide == GRADIENT:
-            g = g * factor
-            if group < 0:
-                tl.store(at_g, g, mask=inside)
-    if guide == SCALE_CHANGE:
-        factor = _scaled(w, g, more, operand, i, inside, numbers, FORM, HALF)
-    if group < 0:
-        if guide != GRADIENT:
-            tl.store(at_m, old, mask=inside)
-            tl.store(at_v, factor, mask=inside)
+    if guide == GRADIENT:
+        tl.store(at_g, g * factor, mask=inside)
     else:
-        own = numbers + SAGE + group * NUMBERS
-        decays, lerps, decay = tl.load(own), tl.load(own + 1), tl.load(own + 2)
-        if decays == ADD_TO_WEIGHT:
-            w = w * decay + w
-        if decays == SCALE_WEIGHT:
-            w = w * decay
-        if decays == ADD_TO_GRADIENT:
-            g = w * decay + g
-        m, v = tl.load(at_m, mask=inside, other=0.0), tl.load(at_v, mask=inside, other=0.0)
-        beta1, rest1, beta2, rest2 = tl.load(own + 3), tl.load(own + 4), tl.load(own + 5), tl.load(own + 6)
-        scale, eps, rate = tl.load(own + 7), tl.load(own + 8), tl.load(own + 9)
-        m = tl.where(lerps != 0, rest1 * (g - m) + m, rest1 * g + m * beta1)
-        v = rest2 * g * g + v * beta2
-        tl.store(at_m, m, mask=inside)
-        tl.store(at_v, v, mask=inside)
-        w = w + tl.div_rn(rate * m, tl.div_rn(tl.sqrt_rn(v), scale) + eps)
-        if (guide == CHANGE) | (guide == SCALE_CHANGE):
-            w = _advanced(w, old, factor)
-        if guide == HOLD:
-            moves = tl.load(more.to(tl.pointer_type(tl.uint8)) + i, mask=inside, other=0)
-            w = tl.where(moves != 0, w, old)
-        tl.store(at_w, w, mask=inside)
+        tl.store(_floats(tl.load(row + OLD)) + i, w, mask=inside)
+        tl.store(_floats(tl.load(row + FACTOR)) + i, factor, mask=inside)
 
 
 @triton.jit
 def advance(table, owner, BLOCK: tl.constexpr):
-    """w <- old + factor * (w - old), with old and factor where a step has m and v."""
+    """w <- old + factor * (w - old)."""
     row = table + tl.load(owner + tl.program_id(0)).to(tl.int64) * COLUMNS
     i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
     inside = i < tl.load(row + COUNT)
     at = _floats(tl.load(row + W)) + i
-    old = tl.load(_floats(tl.load(row + M)) + i, mask=inside, other=0.0)
-    factor = tl.load(_floats(tl.load(row + V)) + i, mask=inside, other=0.0)
+    old = tl.load(_floats(tl.load(row + OLD)) + i, mask=inside, other=0.0)
+    factor = tl.load(_floats(tl.load(row + FACTOR)) + i, mask=inside, other=0.0)
     tl.store(at, _advanced(tl.load(at, mask=inside, other=0.0), old, factor), mask=inside)

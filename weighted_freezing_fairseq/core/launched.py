@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import kernels_triton, native
 from .masks import keep_mask, stream_key, uniform
-from .native import NO_FORM, Form, Guide, Numbers, Part
+from .native import NO_FORM, Form, GuidedWeight
 
 logger = logging.getLogger(__name__)
 
@@ -38,40 +38,38 @@ def readable(tensor: Tensor) -> bool:
     )
 
 
-def step_(
-    parts: Sequence[Part], groups: Sequence[Numbers], metric: str, form: Form = NO_FORM, shared_range: bool = False
-) -> None:
-    """`native.step_`, in two launches."""
-    parts = [part for part in parts if part.length]
-    if not parts:
+def guide_(weights: Sequence[GuidedWeight], metric: str, form: Form = NO_FORM, shared_range: bool = False) -> None:
+    """`native.guide_`, in two launches."""
+    weights = [guided for guided in weights if guided.weight.numel()]
+    if not weights:
         return
-    device = parts[0].weight.device
-    launch = _Launch(parts, device)
-    frozen = form.number != native.RANDOM and any(part.guide.kind in native.FREEZES for part in parts)
-    bounds = _sent([_NO_RANGE], torch.int32, device).repeat(1 if shared_range or not frozen else len(parts), 1)
+    device = weights[0].weight.device
+    launch = _Launch(weights, device)
+    frozen = form.number != native.RANDOM and any(guided.guide in native.FREEZES for guided in weights)
+    bounds = _sent([_NO_RANGE], torch.int32, device).repeat(1 if shared_range or not frozen else len(weights), 1)
     ways = {"METRIC": native.METRICS.index(metric), "SHARED": shared_range}
     if frozen:
         launch(kernels_triton.ranges, bounds, **ways)
     beta, eps, max_scale = form.constants
-    rows = [beta, 1 - beta, eps, max_scale, *(float(number) for group in groups for number in group)]
-    numbers = _sent(rows, torch.float32, device)
-    launch(kernels_triton.step, bounds, _operands(parts, device), numbers, **ways, FORM=form.number, HALF=form.half)
+    constants = _sent([beta, 1 - beta, eps, max_scale], torch.float32, device)
+    ways |= {"FORM": form.number, "HALF": form.half}
+    launch(kernels_triton.guide, bounds, _operands(weights, device), constants, **ways)
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
-    parts = [Part(weight, weight, (old, factor), -1) for weight, old, factor in changes if weight.numel()]
-    if parts:
-        _Launch(parts, parts[0].weight.device)(kernels_triton.advance)
+    weights = [GuidedWeight(0, weight, weight, old, factor) for weight, old, factor in changes if weight.numel()]
+    if weights:
+        _Launch(weights, weights[0].weight.device)(kernels_triton.advance)
 
 
 class _Launch:
-    """A table of parts on their device, and the blocks that they are cut into."""
+    """A table of weights on their device, and the blocks that they are cut into."""
 
-    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
+    def __init__(self, weights: Sequence[GuidedWeight], device: torch.device) -> None:
         self.device = device
-        self.owner = _owners(tuple(part.length for part in parts), device)
-        self.table = _sent(list(_rows(parts)), torch.int64, device)
+        self.owner = _owners(tuple(guided.weight.numel() for guided in weights), device)
+        self.table = _sent(list(_rows(weights)), torch.int64, device)
 
     def __call__(self, kernel: object, *tensors: Tensor, **constants: int) -> None:
         with nullcontext() if self.device.type == "cpu" else torch.cuda.device(self.device):
@@ -80,20 +78,19 @@ class _Launch:
             )
 
 
-def _rows(parts: Sequence[Part]) -> Iterator[tuple[int, ...]]:
+def _rows(weights: Sequence[GuidedWeight]) -> Iterator[tuple[int, ...]]:
     """The columns of kernels_triton.py."""
     first = 0
-    for weight, grad, moments, group, guide in parts:
-        count = moments[0].numel() if moments else weight.numel()
-        m, v = (moments[0].data_ptr(), moments[1].data_ptr()) if moments else (0, 0)
-        more = 0 if guide.more is None else guide.more.data_ptr()
-        yield weight.data_ptr(), grad.data_ptr(), m, v, more, count, first, guide.kind, group, *guide.key
+    for guided in weights:
+        tensors = (guided.weight, guided.grad, guided.old, guided.factor, guided.average)
+        count = guided.weight.numel()
+        yield *(0 if t is None else t.data_ptr() for t in tensors), count, first, guided.guide, *guided.key
         first += -(-count // _BLOCK)
 
 
 @lru_cache(maxsize=8)
 def _owners(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    """For each block the part that it belongs to; the same in every update."""
+    """For each block the weight that it belongs to; the same in every update."""
     blocks = torch.tensor([-(-count // _BLOCK) for count in counts], device="cpu")
     return torch.arange(len(counts), dtype=torch.int32, device="cpu").repeat_interleave(blocks).to(device)
 
@@ -104,9 +101,9 @@ def _sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) ->
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
-def _operands(parts: Sequence[Part], device: torch.device) -> Tensor:
-    """The operand of each part; those that were computed on the device stay there."""
-    operands = [part.guide.operand for part in parts]
+def _operands(weights: Sequence[GuidedWeight], device: torch.device) -> Tensor:
+    """The operand of each weight; those that were computed on the device stay there."""
+    operands = [guided.operand for guided in weights]
     if not any(isinstance(operand, Tensor) for operand in operands):
         return _sent(operands, torch.float32, device)
     absent = torch.zeros((), device=device)
@@ -127,7 +124,7 @@ def works(device: torch.device) -> bool:
 
 
 def trial(device: torch.device) -> str:
-    """What is wrong where not all is as torch has it on the CPU: masks to the bit, Adam up to rounding."""
+    """What is wrong where not all is as torch has it on the CPU: masks to the bit, factors within rounding."""
     try:
         return _differs(device)
     except Exception as error:  # noqa: BLE001  compiler, driver, GPU: whatever fails, torch can do without
@@ -135,25 +132,22 @@ def trial(device: torch.device) -> str:
 
 
 def _differs(device: torch.device) -> str:
-    """One step of freezing and of Adam with numbers of all sizes."""
+    """One update of freezing, and one of sage, with numbers of all sizes."""
     generator = torch.Generator("cpu").manual_seed(1)
-    drawn = torch.empty(4, 3 * _BLOCK - 5, device="cpu").normal_(generator=generator)
-    w, g, m, v = drawn * drawn.roll(1, 1).exp() * 1e-2
-    v = v.abs()
-    key = stream_key(1, 1, "trial")
-    adam = Numbers(2, True, 0.9, 0.9, 0.1, 0.98, 0.02, 0.5, 1e-8, -0.01)
-    size = w.abs()
+    drawn = torch.empty(3, 3 * _BLOCK - 5, device="cpu").normal_(generator=generator)
+    w, g, average = drawn * drawn.roll(1, 1).exp() * 1e-2
+    average, key, form = average.abs(), stream_key(1, 1, "trial"), Form(0, False, (0.75, 1e-12, 3.0))
+    size, score = w.abs(), (w * g).abs()
     masked = g * keep_mask(size, size.amin(), size.amax(), uniform(len(w), key))
-    new_m = m.double() + adam.rest1 * (masked.double() - m)
-    new_v = adam.beta2 * v.double() + adam.rest2 * masked.double().square()
-    new_w = adam.decay * w.double() + adam.rate * new_m / (new_v.sqrt() / adam.scale + adam.eps)
-    guide = Guide(native.GRADIENT, key)
-    sent = [tensor.to(device, copy=True) for tensor in (w, g, m, v, g)]
-    step_([Part(sent[0], sent[4], None, -1, guide)], [], "magnitude")  # masks where another optimizer would follow
-    step_([Part(sent[0], sent[1], (sent[2], sent[3]), 0, guide)], [adam], "magnitude")
-    found = [tensor.cpu() for tensor in sent]
-    if not torch.equal(found[4], masked):
+    moved = average.double() * 0.75 + score.double() * 0.25
+    factor = (((score - moved).abs() + 1e-12) / (moved + 1e-12)).clamp_max(3.0)
+    sent = [tensor.to(device, copy=True) for tensor in (w, g, g, average, w, w)]
+    weight, masked_here, grad, average_here, old_here, factor_here = sent
+    guide_([GuidedWeight(native.GRADIENT, weight, masked_here, key=key)], "magnitude")
+    scaled = GuidedWeight(native.SCALE_CHANGE, weight, grad, old_here, factor_here, average_here, operand=1.0)
+    guide_([scaled], "loss-preserving", form)
+    if not torch.equal(masked_here.cpu(), masked):
         return "another mask than torch's"
-    pairs = zip((found[0], *found[2:4]), (new_w, new_m, new_v), strict=True)
-    alike = all(torch.allclose(mine.double(), exact, rtol=1e-5, atol=1e-9) for mine, exact in pairs)
-    return "" if alike else "another step than Adam's"
+    pairs = ((average_here, moved), (factor_here, factor))
+    alike = all(torch.allclose(mine.cpu().double(), exact, rtol=1e-5, atol=1e-9) for mine, exact in pairs)
+    return "" if alike and torch.equal(old_here.cpu(), w) else "another factor than torch's"

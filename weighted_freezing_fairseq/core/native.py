@@ -109,7 +109,7 @@ def _load() -> ctypes.CDLL | None:
             error,
         )
         return None
-    for name in ("ranges", "advance", "restore", "mask", "row_sums", "step"):
+    for name in ("ranges", "advance", "restore", "mask", "row_sums", "guide"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -146,48 +146,16 @@ def form_of(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int | No
 
 
 @cache
-def torch_itself() -> ctypes.CDLL | None:
-    """The library that torch computes with, and what that is linked to, if it is where wheels have it."""
-    try:
-        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-    except OSError:
-        return None
-
-
-@cache
-def _team() -> Callable[..., None] | None:
-    """What starts torch's own threads: `GOMP_parallel(function, data, how many, 0)` of its OpenMP, if it has one.
-
-    After an operation these wait awake for the next one, many milliseconds long, and would slow other threads down.
-    """
-    try:
-        start = torch_itself().GOMP_parallel  # type: ignore[union-attr]
-    except AttributeError:
-        return None
-    start.restype = None
-    return start
-
-
-@cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="wff")
 
 
 def _each(count: int, work: Callable[[int], _T]) -> list[_T]:
-    """[work(0), work(1) ...], side by side: ctypes lets go of the interpreter's lock."""
+    """[work(0), work(1), ...], side by side: ctypes releases the interpreter's lock."""
     if count <= 1:
         return list(map(work, range(count)))
-    start = _team()
-    if start is None:
-        return list(_threads(count).map(work, range(count)))
-    left, done = iter(range(count)), dict[int, _T]()
-
-    def take(_: object) -> None:
-        for index in left:
-            done[index] = work(index)
-
-    start(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(take), None, ctypes.c_uint(count), ctypes.c_uint(0))
-    return [done[index] for index in range(count)]
+    others = [_threads(count - 1).submit(work, index) for index in range(1, count)]
+    return [work(0), *(other.result() for other in others)]
 
 
 def _shares(tensors: Sequence[Tensor]) -> list[list[int]]:
@@ -221,69 +189,25 @@ def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, 
     return float(found[:, 0].amin()), float(found[:, 1].amax())  # of torch: a NaN is the largest
 
 
-GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = range(1, 6)  # the enum of guides in kernels.c
+GRADIENT, CHANGE, SCALE_CHANGE = range(1, 4)  # the enum of guides in kernels.c
 FREEZES = (GRADIENT, CHANGE)
 
 
-class Guide(NamedTuple):
-    """What is done to a weight in a step of `step_`: `kind` is a guide, 0 for none."""
+class GuidedWeight(NamedTuple):
+    """A weight, its gradient, and what is done to them before the base steps.
 
-    kind: int = 0
-    key: tuple[int, int] = (0, 0)  # of the stream of masks
-    operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
-    more: Tensor | None = None  # an average, a mask that stays, or the positions that the moments belong to
-
-
-NO_GUIDE = Guide()
-
-
-class Numbers(NamedTuple):
-    """The constants of Adam for a group of weights: the struct `adam` of kernels.c."""
-
-    decays: int
-    lerps: int
-    decay: float
-    beta1: float
-    rest1: float
-    beta2: float
-    rest2: float
-    scale: float
-    eps: float
-    rate: float
-
-
-class Part(NamedTuple):
-    """Numbers that are stepped alike: a weight or a slice of one, its gradient, Adam's moments, and which `Numbers`.
-
-    With group -1 another optimizer steps it afterwards, and a guide does what is to be done before: GRADIENT masks the
-    gradient, which stays as it was where Adam follows in the same pass; the others write the old weight and the share
-    of its change that it keeps where moments would be.
+    GRADIENT masks the gradient in place. CHANGE and SCALE_CHANGE write the weight to `old`, and to `factor` the share
+    of its change that it will keep (`advance_`).
     """
 
+    guide: int
     weight: Tensor
     grad: Tensor
-    moments: tuple[Tensor, Tensor] | None
-    group: int
-    guide: Guide = NO_GUIDE
-
-    @property
-    def length(self) -> int:
-        """How many numbers are stepped: all of the weight, or those that have moments."""
-        return (self.moments[0] if self.moments else self.weight).numel()
-
-
-class Arithmetic(NamedTuple):
-    """How torch computes on this machine: whether x * y + z rounds once, and where MKL is, whose roots it takes.
-
-    Of MKL the addresses of two functions: a square root of many numbers, and what keeps it to the caller's thread.
-    """
-
-    contracted: bool
-    mkl: tuple[int, int] | None
-
-
-# For where Adam is not stepped.
-NO_ADAM = Arithmetic(False, None)
+    old: Tensor | None = None
+    factor: Tensor | None = None
+    average: Tensor | None = None  # of SCALE_CHANGE, where the row has one
+    key: tuple[int, int] = (0, 0)  # of the stream of masks
+    operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
 
 
 class Form(NamedTuple):
@@ -296,73 +220,50 @@ class Form(NamedTuple):
 
 NO_FORM = Form()
 RANDOM = 3  # the form of weighted_freeze whose masks do not depend on scores
-_JOB = struct.Struct("@5P2q2I3f3i0q")  # the structs of kernels.c, field for field
-_ADAM = struct.Struct("@2i8f")
-_SETTINGS = struct.Struct("@4P4i0q")
+_JOB = struct.Struct("@5P2q2I3f2i0q")  # the structs of kernels.c, field for field
+_SETTINGS = struct.Struct("@P3i0q")
 # More numbers than this are shared out among threads, and do not stay in a cache between two passes.
 _LONG = 1 << 19
 
 
-def step_(
-    parts: Sequence[Part],
-    groups: Sequence[Numbers],
-    metric: str,
-    form: Form = NO_FORM,
-    shared_range: bool = False,
-    arithmetic: Arithmetic = NO_ADAM,
-) -> None:
-    """Guide and step every part in one pass over its numbers, in place; all tensors must be `readable`.
+def guide_(weights: Sequence[GuidedWeight], metric: str, form: Form = NO_FORM, shared_range: bool = False) -> None:
+    """Do for every weight what its guide says, in one pass over its numbers; all tensors must be `readable`.
 
-    With `shared_range` one minimum and maximum serve all parts that are frozen.
+    With `shared_range` one minimum and maximum of the scores serve all weights that are frozen.
     """
     kernels = _loaded()
-    frozen = [(part.weight, part.grad) for part in parts if part.guide.kind in FREEZES]
+    frozen = [(each.weight, each.grad) for each in weights if each.guide in FREEZES]
     shared = (0.0, 0.0) if form.number == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
-    jobs = [job for part in parts for job in _jobs(part, metric, shared)]
+    jobs = [job for each in weights for job in _jobs(each, metric, shared)]
     table = b"".join(jobs)
     taken = ctypes.c_int64(0)
-    constants = ctypes.create_string_buffer(b"".join(_ADAM.pack(*group) for group in groups))
     beta, eps, max_scale = form.constants
-    scales = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
-    settings = _SETTINGS.pack(
-        ctypes.addressof(constants), *(arithmetic.mkl or (0, 0)), ctypes.addressof(scales),
-        arithmetic.contracted, METRICS.index(metric), form.number, form.half,
-    )  # fmt: skip
+    constants = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
+    settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), form.number, form.half)
 
     def work(_: int) -> None:
-        kernels.wff_step(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
+        kernels.wff_guide(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
 
     _each(min(torch.get_num_threads(), len(jobs)), work)
 
 
-def address(function: object) -> int:
-    """Of a function that ctypes found."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
-
-
-def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
-    """A part as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the part's own."""
-    weight, grad, moments, group, guide = part
-    kind, (key0, key1), operand, more = guide
-    count = part.length
-    if count > _LONG and bounds is None and kind in FREEZES:
+def _jobs(guided: GuidedWeight, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
+    """A weight as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the weight's own."""
+    guide, weight, grad, old, factor, average, (key0, key1), operand = guided
+    count = weight.numel()
+    if count > _LONG and bounds is None and guide in FREEZES:
         bounds = ranges([(weight, grad)], metric)
     lo, hi = bounds or (0.0, 0.0)
-    m, v = (moments[0].data_ptr(), moments[1].data_ptr()) if moments else (0, 0)
-    w, g = weight.data_ptr(), grad.data_ptr()
-    other, other_bytes = (more.data_ptr(), more.element_size()) if more is not None else (0, 0)
-    jobs = []
-    for at in range(0, count, _LONG):
-        by = 4 * at
-        whole = 0 if kind == PICK else by  # positions count from where a weight begins
-        n = min(_LONG, count - at)
-        jobs.append(
-            _JOB.pack(
-                w + whole, g + whole, m and m + by, v and v + by, other + at * other_bytes,
-                n, at, key0, key1, lo, hi, operand, kind, bounds is not None, group,
-            )
-        )  # fmt: skip
-    return jobs
+    columns = [
+        (t.data_ptr(), t.element_size()) if t is not None else (0, 0) for t in (weight, grad, old, factor, average)
+    ]
+    return [
+        _JOB.pack(
+            *(address + at * size for address, size in columns),
+            min(_LONG, count - at), at, key0, key1, lo, hi, operand, guide, bounds is not None,
+        )
+        for at in range(0, count, _LONG)
+    ]  # fmt: skip
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

@@ -1,6 +1,6 @@
-"""Who takes the steps of guided optimizers: C on a CPU, Triton on a GPU, or nobody but plain torch.
+"""Which kernels guide an update: C on a CPU, Triton on a GPU, or none, and plain torch does it.
 
-A twin is a module with `step_` and `advance_`; beside it always stands the torch path, which gives the same masks and,
+A twin is a module with `guide_` and `advance_`; beside it always stands the torch path, which gives the same masks and,
 up to rounding, the same updates. Left out on purpose: what they compute (`native.py`, `launched.py`).
 """
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base_step import step_base
 from .importance import METRICS
 from .rules import RULES, Rule, rows, rule_of
 from .scope import Slot, block_size, blocks
@@ -41,7 +42,13 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     disable_mem_eff_fp16_loading_hack = True
 
     def __init__(
-        self, base: torch.optim.Optimizer, slots: Iterable[Slot], rule: Rule, importance: str | None, seed: int
+        self,
+        base: torch.optim.Optimizer,
+        slots: Iterable[Slot],
+        rule: Rule,
+        importance: str | None,
+        seed: int,
+        base_fused: bool,
     ) -> None:
         _refuse_closure(base)
         self.base = base
@@ -50,6 +57,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self.rule = rule
         self.importance = choice("importance", importance or rule.metric, METRICS)
         self.seed = seed
+        self.base_fused = base_fused
         self.updates = 0
         self.record = False
         self.noted: dict[str, Tensor] = {}
@@ -157,6 +165,9 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self.updates += 1
         self._update([slot for slot in self.slots if len(slot) and slot.grad is not None])
         return loss
+
+    def _step_base(self) -> None:
+        step_base(self.base, self.base_fused)
 
     @abstractmethod
     def _update(self, active: Sequence[Slot]) -> None:

@@ -18,9 +18,11 @@ import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.optim import OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
+from fairseq.optim.adam import Adam
 from omegaconf import II, DictConfig, OmegaConf
 
 from ..core import snapshot
+from ..core.base_step import ADAMS, AdamFormula
 from ..core.fixed import SOURCES, FixedMaskOptimizer
 from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 BASES = tuple(sorted(name for name in OPTIMIZER_REGISTRY if name != "composite"))
 
 
+ADAMS[Adam] = AdamFormula(decoupled=True, eps_of_raw_root=True)
 STATE_DTYPES = {"parameter": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,6 +48,13 @@ class GuidedConfig(FairseqDataclass):
 
     base_optimizer: ChoiceEnum(BASES) = field(  # type: ignore[valid-type]
         default="adam", metadata={"help": "optimizer that makes the update; its own flags stay usable"}
+    )
+    base_fused: str = field(
+        default="true",
+        metadata={
+            "help": "true or false: make the step of base adam by torch's fused implementation, equal within rounding; "
+            "with false the base steps itself, and neutral settings give its very bits"
+        },
     )
     importance_scope: Optional[ChoiceEnum(SCOPES)] = field(  # type: ignore[valid-type]  # noqa: UP045
         default=None,
@@ -399,7 +409,7 @@ class FishMask(GuidedFairseqOptimizer):
             source=str(cfg.fish_source),
             observe=cfg.fish_updates,
             always=always,
-            seed=cfg.seed,
+            **_shared(cfg),
         )
 
 
@@ -426,13 +436,22 @@ class LfrCm(GuidedFairseqOptimizer):
             source=_tensors_of(cfg.fisher, "fisher", slots),
             norm=cfg.lfr_norm,
             never=_NORMS_AND_POSITIONS if frozen is None else frozen,
-            seed=cfg.seed,
+            **_shared(cfg),
         )
+
+
+def _shared(cfg: DictConfig) -> dict[str, Any]:
+    """What `GuidedConfig` says, as optimizers of `core` take it."""
+    fused = str(cfg.base_fused).lower()
+    if fused not in ("true", "false"):
+        raise UserError(f"--base-fused must be true or false, got {cfg.base_fused}; type --base-fused false")
+    return {"base_fused": fused == "true", "seed": cfg.seed}
 
 
 def _measured(cfg: DictConfig) -> dict[str, Any]:
     """What `MeasuredConfig` says, as `GuidedOptimizer` takes it."""
-    return {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start, "seed": cfg.seed}
+    metric = {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start}
+    return {**metric, **_shared(cfg)}
 
 
 def _tensors_of(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
