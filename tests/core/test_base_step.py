@@ -10,7 +10,7 @@ from fused_steps import BASES, CASES, assert_same_bits, trained
 from torch import nn
 
 from weighted_freezing_fairseq.analysis.bench import _transient_bytes
-from weighted_freezing_fairseq.core import base_step, native
+from weighted_freezing_fairseq.core import base_step, kernels_c
 from weighted_freezing_fairseq.core.base_step import ADAMS, step_base
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
@@ -109,7 +109,7 @@ def test_kernels_before_a_fused_step_give_the_bits_of_plain_torch(base, row, set
         by_kernel = trained(base, row, settings)
     finally:
         torch.set_num_threads(threads)
-    with native.switched_off():
+    with kernels_c.switched_off():
         plain = trained(base, row, settings)
     assert_same_bits(by_kernel, plain)
 
@@ -176,7 +176,7 @@ def test_a_row_that_a_caller_changed_runs_as_changed(monkeypatch):
     half = dataclasses.replace(
         RULES["sage"], g=Term("-1/2", lambda importance, given: torch.full_like(importance, -0.5))
     )
-    monkeypatch.setattr(native, "guide_", lambda *_: pytest.fail("a kernel does not know this row"))
+    monkeypatch.setattr(kernels_c, "guide_", lambda *_: pytest.fail("a kernel does not know this row"))
     optimizer = GuidedOptimizer(FairseqAdam([p]), [Slot("w", p, p.shape)], half)
     plain = nn.Parameter(p.detach().clone())
     base = FairseqAdam([plain])
@@ -188,7 +188,7 @@ def test_a_row_that_a_caller_changed_runs_as_changed(monkeypatch):
     torch.testing.assert_close(p.detach() - before, 0.5 * (plain.detach() - before))
 
 
-@pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(kernels_c.load() is None, reason="no C compiler on this machine")
 @pytest.mark.parametrize(
     ("cls", "method", "settings", "copies"),
     [

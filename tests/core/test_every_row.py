@@ -9,7 +9,7 @@ from guided_rows import BASES, ROWS, a_model, guided, guided_model, same, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from weighted_freezing_fairseq.core import native
+from weighted_freezing_fairseq.core import kernels_c
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.rules import rows
@@ -128,7 +128,7 @@ def test_no_step_waits_for_a_gpu(row, stage, norm):
     optimizer = guided_model(row, model, "momentum", **ways)
     train(model, optimizer, 4)  # the mask of fish_mask is made once, and waits
     optimizer.record = True
-    with native.switched_off(), Awaits():
+    with kernels_c.switched_off(), Awaits():
         optimizer.step()
     assert optimizer.recorded
     with pytest.raises(AssertionError), Awaits():
@@ -274,7 +274,7 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
     ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
     fast, slow = a_model(), a_model()
     expected = train(fast, guided_model(row, fast, base, **ways), 6)
-    with native.switched_off():
+    with kernels_c.switched_off():
         assert same(train(slow, guided_model(row, slow, base, **ways), 6), expected)
 
 
@@ -325,7 +325,7 @@ def test_a_copy_with_its_model_steps_like_the_original(base, row, duplicate, upd
     its_model, its_optimizer = duplicate((model, optimizer))
     parameters = {id(p) for p in its_model.parameters()}
     assert all(id(slot.parameter) in parameters for slot in its_optimizer.slots)
-    assert its_optimizer.rule is optimizer.rule  # native code asks whether it is the table's very row
+    assert its_optimizer.rule is optimizer.rule  # the table's very row
     expected = train(model, optimizer, 3, first=updates)
     assert same(train(its_model, its_optimizer, 3, first=updates), expected)
     assert its_optimizer.updates == updates + 3

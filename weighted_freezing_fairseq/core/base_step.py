@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Group = Mapping[str, Any]
+Options = Mapping[str, Any]  # one entry of an optimizer's `param_groups`
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class AdamFormula:
     decoupled: bool
     eps_of_raw_root: bool = False
 
-    def eps(self, group: Group, step: float) -> float:
+    def eps(self, group: Options, step: float) -> float:
         """The eps for torch's formula: eps / sqrt(1 - beta2 ** t) after the correction is eps before it."""
         if not self.eps_of_raw_root:
             return float(group["eps"])
@@ -75,9 +75,9 @@ def step_base(base: torch.optim.Optimizer, fused: bool = True) -> None:
         )
 
 
-def _batches(base: torch.optim.Optimizer) -> list[tuple[Group, float, list[Tensor]]] | None:
+def _batches(base: torch.optim.Optimizer) -> list[tuple[Options, float, list[Tensor]]] | None:
     """Parameters with a gradient that share options and the number of their step; None if the base must step."""
-    batches: list[tuple[Group, float, list[Tensor]]] = []
+    batches: list[tuple[Options, float, list[Tensor]]] = []
     for group in base.param_groups:
         numbers = (group["lr"], group["weight_decay"], group["eps"], *group["betas"])
         if any(group.get(option) for option in _UNUSUAL) or any(isinstance(number, Tensor) for number in numbers):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .balance import Distribution, block_size
 from .importance import loss_preserving
-from .parts import Group, groups_of, in_order
+from .parameter_groups import Group, groups_of, in_order
 from .scope import Entry, Slot, blocks
 from .wrapped import gradient
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import native
+from . import kernels_c
 from .importance import fisher
 from .masks import count_beside, largest_beside, quantile, stream_key, uniform
 from .rules import Given, Rule
@@ -236,8 +236,8 @@ class FixedMaskOptimizer(WrappedOptimizer):
             if parameter.grad is not None and not self._elementwise:  # or a number that stays moves its neighbours
                 parameter.grad.mul_(mask)
         self._step_base()
-        if native.ready((parameter, old) for parameter, old, _ in held):
-            native.restore_(held)
+        if kernels_c.ready((parameter, old) for parameter, old, _ in held):
+            kernels_c.restore_(held)
         else:
             for parameter, old, mask in held:
                 torch.where(mask, parameter, old, out=parameter)

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import native, twins
+from . import kernels, kernels_c
+from .kernels_c import GuidedWeight
 from .masks import keep_probability, stream_key, uniform
-from .native import Form, GuidedWeight
 from .rules import Given, Rule
 from .scope import Slot, block_size, blocks
 from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
@@ -24,11 +24,17 @@ Summary = dict[str, Tensor | float]
 
 
 class Change(NamedTuple):
-    """A weight, what it was before the step, and the share of its change that it keeps."""
+    """A weight, what it was before the base's step, and the factor for its change."""
 
     weight: Tensor
     old: Tensor
     factor: Tensor
+
+    @classmethod
+    def of(cls, slot: Slot) -> "Change":
+        """For a slot, both still to be written; the factor is float32 at least."""
+        precise = torch.promote_types(slot.parameter.dtype, torch.float32)
+        return cls(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=precise))
 
 
 class GuidedOptimizer(WrappedOptimizer):
@@ -105,101 +111,60 @@ class GuidedOptimizer(WrappedOptimizer):
     def extra_bytes(self) -> int:
         return sum(average.numel() * average.element_size() for average in self.averages.values())
 
-    # The step.
+    # One update: factors from the scores, the base's step, and its change times the factors.
 
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
             active = []
-        if "average" in self.rule.needs:
-            for slot in active:
-                self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
+        for slot in active if "average" in self.rule.needs else ():
+            self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
         self._note(active)
-        if self.stage == "gradient":
-            self._guide_gradients(active)
-            self._step_base()
-        else:
-            changes = self._remember(active)
-            self._step_base()
-            _advance_(changes)
+        changes = [Change.of(slot) for slot in active] if self.stage == "update" else None
+        self._factors_(active, changes)
+        self._step_base()
+        _advance_(changes or [])
 
-    # What precedes the base's step, by a kernel where one can read the tensors, else block by block in torch.
+    # The scores: what is summed up over a tensor, or over all.
 
-    def _by_kernel(self, active: Sequence[Slot], changes: Sequence[Change] | None = None) -> bool:
-        """Have a kernel do it; False where none can."""
-        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
-        tensors += [tensor for change in changes or () for tensor in change]
-        averages = [average for slot in active for average in self._average_read(slot)]
-        kernels, number = twins.of(tensors), native.form_of(self.rule, self.importance, averages)
-        if kernels is None or number is None or (self.scales and changes is None):
-            return False
-        half = any(average.dtype == torch.bfloat16 for average in averages)
-        guide = native.GRADIENT if changes is None else native.SCALE_CHANGE if self.scales else native.CHANGE
-        # The kernels find minima and maxima by themselves, and no other summary.
-        summaries = self._summed_up(active) if {"rate", "mean"} & set(self.rule.needs) else ((s, {}) for s in active)
-        guided = [
-            GuidedWeight(
-                guide,
-                slot.weight,
-                gradient(slot),
-                average=next(iter(self._average_read(slot)), None),
-                key=self._key(slot),
-                operand=self._operand(slot, summary),
-            )
-            for slot, summary in summaries
-        ]
-        if changes is not None:
-            pairs = zip(guided, changes, strict=True)
-            guided = [weight._replace(old=change.old, factor=change.factor) for weight, change in pairs]
-        form = Form(number, half, (self.beta, self.eps, self.max_scale))
-        kernels.guide_(guided, self.importance, form, self.norm == "global")
-        return True
+    def _summed_up(self, active: Sequence[Slot], by_kernel: bool = False) -> Iterable[tuple[Slot, Summary]]:
+        """Each slot with what the row compares its scores with: their range, their mean, or a rate.
 
-    def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
-        """The number that a kernel needs for the row and does not compute."""
-        if "average" in self.rule.needs:
-            return self._correction(slot)
-        return summary.get("rate", summary.get("mean", 0.0))
+        by_kernel: leave out the range, which the kernels find by themselves.
+        """
+        needs = self.rule.needs
+        if by_kernel and not {"rate", "mean"} & set(needs):
+            return [(slot, {}) for slot in active]
+        if "rate" in needs and self.keep is not None:
+            return [(slot, {"rate": self.keep}) for slot in active]
+        ranges = [self._range(slot) for slot in active] if {"rate", "lo"} & set(needs) else []
+        means = [self._mean(slot) for slot in active] if {"rate", "mean"} & set(needs) else []
+        if self.norm == "global" and ranges:
+            lo, hi = (_gathered(bounds) for bounds in zip(*ranges, strict=True))
+            ranges = [(lo.amin().to(slot.parameter.device), hi.amax().to(slot.parameter.device)) for slot in active]
+        if "rate" in needs:
+            rates = [keep_probability(mean, *bounds) for mean, bounds in zip(means, ranges, strict=True)]
+            return [(slot, {"rate": rate}) for slot, rate in zip(active, rates, strict=True)]
+        if self.norm == "global" and means:
+            total = sum(map(len, active))
+            weighted = [mean.double() * (len(slot) / total) for mean, slot in zip(means, active, strict=True)]
+            mean = _gathered(weighted).sum().to(means[0].dtype)
+            means = [mean.to(slot.parameter.device) for slot in active]
+        if ranges:
+            return [(slot, {"lo": lo, "hi": hi}) for slot, (lo, hi) in zip(active, ranges, strict=True)]
+        if means:
+            return [(slot, {"mean": mean}) for slot, mean in zip(active, means, strict=True)]
+        return [(slot, {}) for slot in active]
 
-    def _guide_gradients(self, active: Sequence[Slot]) -> None:
-        """grad <- -g(I) * grad."""
-        if self._by_kernel(active):
-            return
-        self._learn(active)
-        for slot, summary in self._summed_up(active):
-            for start, block in self._blocks(slot, *self._average_read(slot)):
-                block[1].mul_(self._minus_g(slot, summary, start, *block))
+    def _range(self, slot: Slot) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest score of a slot."""
+        bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
+        return torch.stack([b.min for b in bounds]).amin(), torch.stack([b.max for b in bounds]).amax()
 
-    # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
-    # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
-    def _remember(self, active: Sequence[Slot]) -> list[Change]:
-        """Each slot's weight before the step and the factor -g(I) for its change."""
-        changes = [
-            Change(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=_precise(slot)))
-            for slot in active
-        ]
-        if self._by_kernel(active, changes):
-            return changes
-        self._learn(active)
-        for (slot, summary), change in zip(self._summed_up(active), changes, strict=True):
-            change.old.copy_(change.weight)
-            for start, block in self._blocks(slot, *self._average_read(slot), change.factor):
-                block[-1].copy_(self._minus_g(slot, summary, start, *block[:-1]))
-        return changes
-
-    def _minus_g(
-        self, slot: Slot, summary: Summary, start: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
-    ) -> Tensor:
-        """-g(I) for one block."""
-        scores = self._scores(weight, grad)
-        given = dict[str, Any](summary)
-        if "u" in self.rule.needs:
-            given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
-        if average is not None:
-            given["average"] = average.to(scores.dtype) * self._correction(slot)
-        return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
-
-    def _key(self, slot: Slot) -> tuple[int, int]:
-        return stream_key(self.seed, self.updates, slot.name)
+    def _mean(self, slot: Slot) -> Tensor:
+        """The mean score of a slot, summed up in float64."""
+        scores = (self._scores(weight, grad) for _, (weight, grad) in self._blocks(slot))
+        sums, dtypes = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
+        return (torch.stack(sums).sum() / len(slot)).to(dtypes[0])
 
     # The moving average of I.
 
@@ -234,42 +199,77 @@ class GuidedOptimizer(WrappedOptimizer):
         # is I itself and (but for eps) nothing moves.
         return 1 / (1 - self.beta ** self.averaged[slot.name])
 
-    # What is summed up over a tensor, or over all.
+    # The factors -g(I).
 
-    def _summed_up(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Summary]]:
-        """Each slot with what the row compares its scores with: their range, their mean, or a rate."""
-        needs = self.rule.needs
-        if "rate" in needs and self.keep is not None:
-            return [(slot, {"rate": self.keep}) for slot in active]
-        ranges = [self._range(slot) for slot in active] if {"rate", "lo"} & set(needs) else []
-        means = [self._mean(slot) for slot in active] if {"rate", "mean"} & set(needs) else []
-        if self.norm == "global" and ranges:
-            lo, hi = (_gathered(bounds) for bounds in zip(*ranges, strict=True))
-            ranges = [(lo.amin().to(slot.parameter.device), hi.amax().to(slot.parameter.device)) for slot in active]
-        if "rate" in needs:
-            rates = [keep_probability(mean, *bounds) for mean, bounds in zip(means, ranges, strict=True)]
-            return [(slot, {"rate": rate}) for slot, rate in zip(active, rates, strict=True)]
-        if self.norm == "global" and means:
-            total = sum(map(len, active))
-            weighted = [mean.double() * (len(slot) / total) for mean, slot in zip(means, active, strict=True)]
-            mean = _gathered(weighted).sum().to(means[0].dtype)
-            means = [mean.to(slot.parameter.device) for slot in active]
-        if ranges:
-            return [(slot, {"lo": lo, "hi": hi}) for slot, (lo, hi) in zip(active, ranges, strict=True)]
-        if means:
-            return [(slot, {"mean": mean}) for slot, mean in zip(active, means, strict=True)]
-        return [(slot, {}) for slot in active]
+    # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
+    # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
+    def _factors_(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> None:
+        """grad <- -g(I) * grad; with `changes` instead: the weight before the step, and -g(I) for its change."""
+        if self._by_kernel(active, changes):
+            return
+        self._learn(active)
+        for index, (slot, summary) in enumerate(self._summed_up(active)):
+            factor = () if changes is None else (changes[index].factor,)
+            for start, (weight, grad, *more) in self._blocks(slot, *factor, *self._average_read(slot)):
+                minus_g = self._minus_g(slot, summary, start, weight, grad, *more[len(factor) :])
+                if factor:
+                    more[0].copy_(minus_g)
+                else:
+                    grad.mul_(minus_g)
+            if changes is not None:
+                changes[index].old.copy_(slot.weight)
 
-    def _range(self, slot: Slot) -> tuple[Tensor, Tensor]:
-        """The smallest and the largest score of a slot."""
-        bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
-        return torch.stack([b.min for b in bounds]).amin(), torch.stack([b.max for b in bounds]).amax()
+    def _by_kernel(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> bool:
+        """Have a kernel do it; False where none computes this row or reads these tensors."""
+        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
+        tensors += [tensor for change in changes or () for tensor in change]
+        averages = [average for slot in active for average in self._average_read(slot)]
+        module = kernels.that_read(tensors)
+        constants = (self.beta, self.eps, self.max_scale)
+        kernel = kernels_c.kernel_of(self.rule.g.value, self.importance, averages, constants)
+        if module is None or kernel is None or (kernel.scales and changes is None):
+            return False
+        action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
+        guided = []
+        for index, (slot, summary) in enumerate(self._summed_up(active, by_kernel=True)):
+            _, old, factor = changes[index] if changes is not None else (None, None, None)
+            guided.append(
+                GuidedWeight(
+                    kernels_c.GRADIENT if changes is None else action,
+                    slot.weight,
+                    gradient(slot),
+                    old,
+                    factor,
+                    average=next(iter(self._average_read(slot)), None),
+                    key=self._key(slot),
+                    operand=self._operand(slot, summary),
+                )
+            )
+        module.guide_(guided, self.importance, kernel, self.norm == "global")
+        return True
 
-    def _mean(self, slot: Slot) -> Tensor:
-        """The mean score of a slot, summed up in float64."""
-        scores = (self._scores(weight, grad) for _, (weight, grad) in self._blocks(slot))
-        sums, dtypes = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
-        return (torch.stack(sums).sum() / len(slot)).to(dtypes[0])
+    def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
+        """The number that a kernel needs for the row and does not compute."""
+        if "average" in self.rule.needs:
+            return self._correction(slot)
+        return summary.get("rate", summary.get("mean", 0.0))
+
+    def _minus_g(
+        self, slot: Slot, summary: Summary, start: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
+    ) -> Tensor:
+        """-g(I) for one block."""
+        scores = self._scores(weight, grad)
+        given = dict[str, Any](summary)
+        if "u" in self.rule.needs:
+            given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
+        if average is not None:
+            given["average"] = average.to(scores.dtype) * self._correction(slot)
+        return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
+
+    def _key(self, slot: Slot) -> tuple[int, int]:
+        return stream_key(self.seed, self.updates, slot.name)
+
+    # What is recorded.
 
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot, summary in self._summed_up(active):
@@ -288,14 +288,11 @@ def _gathered(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.to(values[0].device) for value in values])
 
 
-def _precise(slot: Slot) -> torch.dtype:
-    return torch.promote_types(slot.parameter.dtype, torch.float32)
-
-
 def _advance_(changes: Sequence[Change]) -> None:
     """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    if kernels := twins.of(tensor for change in changes for tensor in change):
-        kernels.advance_(changes)
+    module = kernels.that_read(tensor for change in changes for tensor in change)
+    if module is not None:
+        module.advance_(changes)
         return
     for change in changes:
         for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):

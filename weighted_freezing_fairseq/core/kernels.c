@@ -1,6 +1,6 @@
 /* weighted_freeze, sage, masks that stay, masks and alignment of pruning: bit for bit as in torch.
  *
- * weighted_freeze, the fast form of rules._freeze and its variants:
+ * weighted_freeze, the fast form of rules.freeze_important and its variants:
  * For each tensor: lo and hi of the importance (first pass), then what is kept (second pass, from the cache), with the
  * counter-based numbers of masks.uniform computed on the way. Importance is never negative, so the order of floats is
  * the order of their bits, and minimum and maximum become integer reductions, which every compiler vectorises without
@@ -49,8 +49,8 @@ typedef struct {
     int squares;
 } keeping;
 
-static inline keeping keeping_of(int form, float lo, float hi, float rate) {
-    switch (form) {
+static inline keeping keeping_of(int variant, float lo, float hi, float rate) {
+    switch (variant) {
     case PRINTED: return (keeping){hi - lo, -lo, 1.0f, 0};
     case SMOOTH: return (keeping){2.0f * (hi - lo), -lo, 1.0f, 1};
     case RANDOM: return (keeping){1.0f, rate, 0.0f, 0};
@@ -103,7 +103,7 @@ void wff_ranges(int64_t count, const int64_t *n, const float **w, const float **
     for (int64_t t = 0; t < count; t++) range_of(w[t], g[t], n[t], metric, out + 2 * t);
 }
 
-/* sage, the fast form of rules._sage, _sage_li and _sage_light: I = |w * g| moves its average, which is kept in float or
+/* sage, the fast form of rules.sage_full, sage_li and sage_light: I = |w * g| moves its average, which is kept in float or
  * bfloat16, and gives the factor that the change of w will be multiplied by; w itself is copied to old. */
 
 enum { FULL = 0, LI = 1, LIGHT = 2 };
@@ -132,10 +132,10 @@ static inline uint16_t to_half(float x) { /* to the nearest, ties to even, as to
 
 CLONES
 static void scale_one(const float *restrict w, const float *restrict g, void *restrict average, float *restrict old,
-                      float *restrict factor, int64_t n, float operand, int form, int half, const float *restrict c) {
-    if (form == LIGHT) {
+                      float *restrict factor, int64_t n, float operand, int variant, int half, const float *restrict c) {
+    if (variant == LIGHT) {
         SCALE(operand, importance, )
-    } else if (form == FULL) {
+    } else if (variant == FULL) {
         if (half) {
             SCALE(DISTANCE, usual, LEARN(uint16_t, to_half, from_half))
         } else {
@@ -190,7 +190,7 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
 /* What a guide does before the base steps, on blocks that stay in the first cache, so that each number passes through
  * memory once. */
 enum { BLOCK = 256 };
-enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3 };
+enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3 }; /* actions */
 
 typedef struct {
     float *w, *g;
@@ -200,26 +200,26 @@ typedef struct {
     uint32_t key[2];
     float lo, hi;
     float operand;         /* rate of random, mean of the scores for light, correction of the average for full and li */
-    int32_t guide, ranged; /* ranged: lo and hi are given; else they are those of this job */
+    int32_t action, ranged; /* ranged: lo and hi are given; else they are those of this job */
 } job;
 
 typedef struct {
     const float *scale; /* constants of sage, as above */
-    int32_t metric, form, half;
+    int32_t metric, variant, half;
 } settings;
 
 static void guide_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
     float masked[BLOCK];
-    const int metric = s->form == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
+    const int metric = s->variant == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
     const float *w = j->w + at, *g = j->g + at;
     const int64_t start = j->start + at;
-    if (j->guide == SCALE_CHANGE) {
+    if (j->action == SCALE_CHANGE) {
         void *average = j->average ? (char *)j->average + at * (s->half ? 2 : 4) : 0;
-        scale_one(w, g, average, j->old + at, j->factor + at, n, j->operand, s->form, s->half, s->scale);
+        scale_one(w, g, average, j->old + at, j->factor + at, n, j->operand, s->variant, s->half, s->scale);
         return;
     }
-    const keeping rule = keeping_of(s->form, bounds[0], bounds[1], j->operand);
-    if (j->guide == GRADIENT) {
+    const keeping rule = keeping_of(s->variant, bounds[0], bounds[1], j->operand);
+    if (j->action == GRADIENT) {
         freeze_one(w, g, masked, n, start, j->key[0], j->key[1], metric, rule);
         memcpy(j->g + at, masked, n * sizeof *masked);
     } else {
@@ -235,13 +235,13 @@ void wff_guide(int64_t count, const job *jobs, int64_t *next, const settings *s)
         if (taken >= count) return;
         const job *j = jobs + taken;
         float bounds[2] = {j->lo, j->hi};
-        if (j->guide != SCALE_CHANGE && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
+        if (j->action != SCALE_CHANGE && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
         for (int64_t at = 0; at < j->n; at += BLOCK)
             guide_block(j, at, j->n - at < BLOCK ? j->n - at : BLOCK, bounds, s);
     }
 }
 
-/* alignment, the fast twin of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any
+/* alignment, the fast form of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any
  * order, so that it can be vectorised, and goes into double before it loses digits. */
 enum { SUMMED = 4096 };
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native
+from . import kernels_c
 from .scope import block_size, blocks
 
 
@@ -145,7 +145,7 @@ def alignments(
     if level == "layer":
         thetas, exacts, references = ([t.reshape(1, -1) for t in each] for each in (thetas, exacts, references))
     pairs = list(zip(exacts, references, strict=True))
-    sums = native.row_sums(pairs) if native.ready(pairs) else [_row_sums(*pair) for pair in pairs]
+    sums = kernels_c.row_sums(pairs) if kernels_c.ready(pairs) else [_row_sums(*pair) for pair in pairs]
     dot, own, other = torch.cat(sums).unbind(1)
     norms = own.sqrt() * other.sqrt()
     cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction

@@ -99,7 +99,7 @@ AUTOGRAD = _constant("through autograd", 0.0)
 # text (`important`); Algorithm 1 is `printed`, and the code's option --smooth-scores is `smooth`.
 
 
-def _freeze(importance: Tensor, given: Given) -> Tensor:
+def freeze_important(importance: Tensor, given: Given) -> Tensor:
     assert given.lo is not None and given.hi is not None and given.u is not None
     return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
 
@@ -107,17 +107,17 @@ def _freeze(importance: Tensor, given: Given) -> Tensor:
 # Without a division, and so without a special case for max = min, which keeps every weight.
 
 
-def _freeze_printed(importance: Tensor, given: Given) -> Tensor:
+def freeze_printed(importance: Tensor, given: Given) -> Tensor:
     assert given.lo is not None and given.hi is not None and given.u is not None
     return -(given.u * (given.hi - given.lo) <= importance - given.lo).to(importance.dtype)
 
 
-def _freeze_smooth(importance: Tensor, given: Given) -> Tensor:
+def freeze_smooth(importance: Tensor, given: Given) -> Tensor:
     assert given.lo is not None and given.hi is not None and given.u is not None
     return -(given.u * given.u * (2 * (given.hi - given.lo)) <= importance - given.lo).to(importance.dtype)
 
 
-def _freeze_random(importance: Tensor, given: Given) -> Tensor:
+def freeze_random(importance: Tensor, given: Given) -> Tensor:
     assert given.rate is not None and given.u is not None
     return -(given.u <= given.rate).to(importance.dtype)
 
@@ -128,20 +128,20 @@ def _freeze_random(importance: Tensor, given: Given) -> Tensor:
 # stands above and below, as both papers print it, so that a weight that never mattered keeps 1.
 
 
-def _sage(importance: Tensor, given: Given) -> Tensor:
+def sage_full(importance: Tensor, given: Given) -> Tensor:
     assert given.average is not None
     factor = ((importance - given.average).abs() + given.eps) / (given.average + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
-def _sage_li(importance: Tensor, given: Given) -> Tensor:
+def sage_li(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. eq. 2 prints I, and not its average, below the line; the code of Liang et al. does not.
     assert given.average is not None
     factor = ((importance - given.average).abs() + given.eps) / (importance + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
-def _sage_light(importance: Tensor, given: Given) -> Tensor:
+def sage_light(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. section 4.2 say only that SAGE* has no moving average. Without one eq. 2 is eq. 4, C / I,
     # and its constant C is the mean of I over the tensor here: an unimportant weight is sped up, an important one
     # slowed down, and the scale of the loss cancels.
@@ -182,7 +182,7 @@ _ROWS = (
         kind="optimizer",
         metric="magnitude",
         f=ONE,
-        g=Term("-b, b ~ Bernoulli((max I - I) / (max I - min I))", _freeze),
+        g=Term("-b, b ~ Bernoulli((max I - I) / (max I - min I))", freeze_important),
         h=ZERO,
         stage="gradient",
         needs=("lo", "hi", "u"),
@@ -197,7 +197,7 @@ _ROWS = (
         kind="optimizer",
         metric="loss-preserving",
         f=ONE,
-        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", _sage),
+        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", sage_full),
         h=ZERO,
         stage="update",
         needs=("average", "eps", "max_scale"),
@@ -303,32 +303,32 @@ VARIANTS: tuple[Rule, ...] = (
     replace(
         RULES["weighted_freeze"],
         variant="printed",
-        g=Term("-b, b ~ Bernoulli((I - min I) / (max I - min I))", _freeze_printed),
+        g=Term("-b, b ~ Bernoulli((I - min I) / (max I - min I))", freeze_printed),
         source="Li et al. 2023, Algorithm 1; the first author's code",
     ),
     replace(
         RULES["weighted_freeze"],
         variant="smooth",
-        g=Term("-b, b ~ Bernoulli(sqrt((I - min I) / (2 (max I - min I))))", _freeze_smooth),
+        g=Term("-b, b ~ Bernoulli(sqrt((I - min I) / (2 (max I - min I))))", freeze_smooth),
         source="the first author's code, --smooth-scores",
     ),
     replace(
         RULES["weighted_freeze"],
         variant="random",
-        g=Term("-b, b ~ Bernoulli(keep), keep: the mean of (max I - I) / (max I - min I), or fixed", _freeze_random),
+        g=Term("-b, b ~ Bernoulli(keep), keep: the mean of (max I - I) / (max I - min I), or fixed", freeze_random),
         needs=("rate", "u"),
         source="control: as many weights as `important`, chosen without regard to I",
     ),
     replace(
         RULES["sage"],
         variant="li",
-        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", _sage_li),
+        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", sage_li),
         source="Li et al. 2023, eq. 2",
     ),
     replace(
         RULES["sage"],
         variant="light",
-        g=Term("-(mean I + eps) / (I + eps)", _sage_light),
+        g=Term("-(mean I + eps) / (I + eps)", sage_light),
         needs=("mean", "eps", "max_scale"),
         extra_state="none",
         source="Li et al. 2023, eq. 4 and section 4.2 (SAGE*)",

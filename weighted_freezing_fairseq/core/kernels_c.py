@@ -1,9 +1,9 @@
-"""The C twins of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
+"""The C kernels of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
 
 A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs two seconds and is
-kept in the user's cache. Whoever calls must be ready for None: the torch path beside each twin gives the same bits (the
-sums of `row_sums`: up to rounding).
-`WFF_NATIVE=0` switches it off. Left out on purpose: other devices and other dtypes than float32.
+kept in the user's cache. A caller must be ready for None: the torch path gives the same bits (the sums of
+`row_sums`: within rounding). `WFF_NATIVE=0` switches the kernels off. Left out on purpose: other devices, and other
+dtypes than float32.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .rules import Rule, forms
+from . import rules
 
 logger = logging.getLogger(__name__)
 
@@ -129,20 +129,34 @@ def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
     return all(suits(*pair) for pair in pairs) and load() is not None
 
 
-def form_of(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int | None:
-    """The kernels' number for a row that they compute, with averages that they can read; else None.
+# The functions of the table that kernels compute, in the order of the enums in kernels.c; torch computes all others.
+MASKS = (rules.freeze_important, rules.freeze_printed, rules.freeze_smooth, rules.freeze_random)
+FACTORS = (rules.sage_full, rules.sage_li, rules.sage_light)
 
-    The numbers are the order of the enums in kernels.c. A row is recognised by identity, not by name: a row that a
-    caller has changed must run as changed.
+
+class Kernel(NamedTuple):
+    """Which -g(I) a kernel computes: a position in `MASKS`, or in `FACTORS` with what these need.
+
+    half: averages are bfloat16. constants: beta, eps, max_scale.
     """
+
+    variant: int = 0
+    scales: bool = False
+    half: bool = False
+    constants: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def kernel_of(
+    g: Callable[..., Tensor], importance: str, averages: Iterable[Tensor], constants: tuple[float, float, float]
+) -> Kernel | None:
+    """The kernel for a row whose third term is the function `g`; None for another function, metric or precision."""
+    if g in MASKS:
+        return Kernel(MASKS.index(g))
     dtypes = {average.dtype for average in averages}
-    computes = rule.name == "weighted_freeze" or (
-        rule.name == "sage"
-        and importance == "loss-preserving"
-        and len(dtypes) <= 1
-        and dtypes <= {torch.float32, torch.bfloat16}
-    )
-    return next((number for number, form in enumerate(forms(rule.name)) if computes and form is rule), None)
+    readable_averages = dtypes in (set(), {torch.float32}, {torch.bfloat16})
+    if g in FACTORS and importance == "loss-preserving" and readable_averages:
+        return Kernel(FACTORS.index(g), True, dtypes == {torch.bfloat16}, constants)
+    return None
 
 
 @cache
@@ -189,8 +203,8 @@ def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, 
     return float(found[:, 0].amin()), float(found[:, 1].amax())  # of torch: a NaN is the largest
 
 
-GRADIENT, CHANGE, SCALE_CHANGE = range(1, 4)  # the enum of guides in kernels.c
-FREEZES = (GRADIENT, CHANGE)
+GRADIENT, CHANGE, SCALE_CHANGE = range(1, 4)  # the enum of actions in kernels.c
+MASKING = (GRADIENT, CHANGE)
 
 
 class GuidedWeight(NamedTuple):
@@ -200,7 +214,7 @@ class GuidedWeight(NamedTuple):
     of its change that it will keep (`advance_`).
     """
 
-    guide: int
+    action: int
     weight: Tensor
     grad: Tensor
     old: Tensor | None = None
@@ -210,36 +224,30 @@ class GuidedWeight(NamedTuple):
     operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
 
 
-class Form(NamedTuple):
-    """The form of a row (`form_of`), whether its averages are bfloat16, and the constants of sage."""
-
-    number: int = 0
-    half: bool = False
-    constants: tuple[float, float, float] = (0.0, 0.0, 0.0)  # beta, eps, max_scale
-
-
-NO_FORM = Form()
-RANDOM = 3  # the form of weighted_freeze whose masks do not depend on scores
+IMPORTANT = Kernel()
+RANDOM = MASKS.index(rules.freeze_random)  # whose masks do not depend on scores
 _JOB = struct.Struct("@5P2q2I3f2i0q")  # the structs of kernels.c, field for field
 _SETTINGS = struct.Struct("@P3i0q")
 # More numbers than this are shared out among threads, and do not stay in a cache between two passes.
 _LONG = 1 << 19
 
 
-def guide_(weights: Sequence[GuidedWeight], metric: str, form: Form = NO_FORM, shared_range: bool = False) -> None:
-    """Do for every weight what its guide says, in one pass over its numbers; all tensors must be `readable`.
+def guide_(
+    weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
+) -> None:
+    """Do for every weight what its action says, in one pass over its numbers; all tensors must be `readable`.
 
     With `shared_range` one minimum and maximum of the scores serve all weights that are frozen.
     """
     kernels = _loaded()
-    frozen = [(each.weight, each.grad) for each in weights if each.guide in FREEZES]
-    shared = (0.0, 0.0) if form.number == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
-    jobs = [job for each in weights for job in _jobs(each, metric, shared)]
+    frozen = [(guided.weight, guided.grad) for guided in weights if guided.action in MASKING]
+    shared = (0.0, 0.0) if kernel.variant == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
+    jobs = [job for guided in weights for job in _jobs(guided, metric, shared)]
     table = b"".join(jobs)
     taken = ctypes.c_int64(0)
-    beta, eps, max_scale = form.constants
+    beta, eps, max_scale = kernel.constants
     constants = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
-    settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), form.number, form.half)
+    settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), kernel.variant, kernel.half)
 
     def work(_: int) -> None:
         kernels.wff_guide(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
@@ -249,9 +257,9 @@ def guide_(weights: Sequence[GuidedWeight], metric: str, form: Form = NO_FORM, s
 
 def _jobs(guided: GuidedWeight, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
     """A weight as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the weight's own."""
-    guide, weight, grad, old, factor, average, (key0, key1), operand = guided
+    action, weight, grad, old, factor, average, (key0, key1), operand = guided
     count = weight.numel()
-    if count > _LONG and bounds is None and guide in FREEZES:
+    if count > _LONG and bounds is None and action in MASKING:
         bounds = ranges([(weight, grad)], metric)
     lo, hi = bounds or (0.0, 0.0)
     columns = [
@@ -260,7 +268,7 @@ def _jobs(guided: GuidedWeight, metric: str, bounds: tuple[float, float] | None)
     return [
         _JOB.pack(
             *(address + at * size for address, size in columns),
-            min(_LONG, count - at), at, key0, key1, lo, hi, operand, guide, bounds is not None,
+            min(_LONG, count - at), at, key0, key1, lo, hi, operand, action, bounds is not None,
         )
         for at in range(0, count, _LONG)
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Triton's kernels are welded to the C kernels and to plain torch: run by `test_launched.py` under the interpreter."""
+"""Triton's kernels equal the C kernels and plain torch: run by `test_kernels_triton.py` under the interpreter."""
 
 import guided_rows
 import pytest
@@ -7,7 +7,7 @@ from fused_steps import BASES, CASES, assert_same_bits, trained
 from guided_rows import ROWS, a_model, guided_model, same, train
 from test_every_row import Awaits
 
-from weighted_freezing_fairseq.core import launched, native, twins
+from weighted_freezing_fairseq.core import kernels, kernels_c, kernels_triton
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.scope import scope_of
@@ -18,22 +18,22 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 
 @pytest.fixture
 def without_c(monkeypatch):
-    """No C compiler, so that what a CPU holds goes to Triton; which kernels it launched."""
-    monkeypatch.setattr(native, "load", lambda: None)
-    assert launched.works(torch.device("cpu"))
+    """No C compiler, so that what a CPU holds goes to Triton; which kernels it kernels_triton."""
+    monkeypatch.setattr(kernels_c, "load", lambda: None)
+    assert kernels_triton.works(torch.device("cpu"))
     taken = []
     for name in ("guide_", "advance_"):
-        whole = getattr(launched, name)
-        monkeypatch.setattr(launched, name, lambda *given, of=whole, by=name: (taken.append(by), of(*given)))
+        whole = getattr(kernels_triton, name)
+        monkeypatch.setattr(kernels_triton, name, lambda *given, of=whole, by=name: (taken.append(by), of(*given)))
     return taken
 
 
-@pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(kernels_c.load() is None, reason="no C compiler on this machine")
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize(("row", "settings"), CASES, ids=str)
 def test_launches_give_the_bits_of_the_c_kernels(base, row, settings, monkeypatch):
     in_c = trained(base, row, settings)
-    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(kernels_c, "load", lambda: None)
     assert_same_bits(trained(base, row, settings), in_c)
 
 
@@ -48,7 +48,7 @@ def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, sta
     computed = row.startswith("weighted_freeze") or (stage == "update" and importance == "loss-preserving")
     steps = 3 if computed else 0
     assert without_c.count("guide_") == steps and without_c.count("advance_") == (3 if stage == "update" else 0)
-    with native.switched_off():
+    with kernels_c.switched_off():
         slow = a_model()
         assert same(train(slow, guided_model(row, slow, "momentum", **ways), 3), by_triton)
     assert without_c.count("guide_") == steps
@@ -89,7 +89,7 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
         model[0].grad[0] = torch.nan
         optimizer = GuidedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), scope_of(model, "all"))
         if plain:
-            with native.switched_off():
+            with kernels_c.switched_off():
                 optimizer.step()
         else:
             optimizer.step()
@@ -109,7 +109,7 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
     ],
 )
 def test_a_trial_that_goes_wrong_leaves_the_steps_to_torch(broken, words, monkeypatch, caplog):
-    whole = {name: getattr(launched, name) for name in ("uniform", "_sent")}
+    whole = {name: getattr(kernels_triton, name) for name in ("uniform", "_sent")}
 
     def sent(values, dtype, device):
         return whole["_sent"](values, dtype, device) * (1.001 if dtype.is_floating_point else 1)
@@ -119,12 +119,12 @@ def test_a_trial_that_goes_wrong_leaves_the_steps_to_torch(broken, words, monkey
 
     instead = {"uniform": lambda *given: 1 - whole["uniform"](*given), "_sent": sent, "_rows": rows}
     if broken in instead:
-        monkeypatch.setattr(launched, broken, instead[broken])
-    launched.works.cache_clear()
-    monkeypatch.setattr(native, "load", lambda: None)
+        monkeypatch.setattr(kernels_triton, broken, instead[broken])
+    kernels_triton.works.cache_clear()
+    monkeypatch.setattr(kernels_c, "load", lambda: None)
     try:
-        found = twins.of([torch.zeros(3)])
+        found = kernels.that_read([torch.zeros(3)])
     finally:
-        launched.works.cache_clear()
+        kernels_triton.works.cache_clear()
     assert (found is None) == bool(words)
     assert words in caplog.text and ("plain torch on cpu" in caplog.text) == bool(words)
