@@ -1,8 +1,8 @@
 """The step of the base optimizer: its own, or for plain Adam torch's fused implementation of the same formula.
 
 The fused step reads and writes the base's own state, so the base itself, or another machine, can go on at any update.
-It equals the base's step within rounding, and takes about a third of the time of fairseq's Adam on a CPU. Left out on
-purpose: unusual options (amsgrad, other dtypes), and a first step, which creates the state: the base does that itself.
+It equals the base's step within rounding, and takes about a third of its time on a CPU. Left out on purpose: unusual
+options (amsgrad, other dtypes), and a first step, which creates the state: the base does that itself.
 """
 
 import math
@@ -35,7 +35,7 @@ class AdamFormula:
         return float(group["eps"]) / math.sqrt(1 - group["betas"][1] ** step)
 
 
-# By the very class: a subclass may step in another way. The plugin adds fairseq's Adam.
+# By the very class: a subclass may step in another way. A host adds its own Adam here.
 ADAMS: dict[type[torch.optim.Optimizer], AdamFormula] = {
     torch.optim.Adam: AdamFormula(decoupled=False),
     torch.optim.AdamW: AdamFormula(decoupled=True),

@@ -1,7 +1,7 @@
 """How much each part of a model contributes to one update: |theta * grad|, the norms, and the share that is frozen.
 
 Summed up by type and layer (`parts.py`) from weights and gradients as they are held, a block at a time, with the
-statistics of `balance.py`. Left out on purpose: means over many batches (`wff sensitivity`), and anything of fairseq.
+statistics of `balance.py`. Left out on purpose: means over many batches (`wff sensitivity`).
 """
 
 import math

@@ -2,7 +2,7 @@
 
 The row of the table says by which factor -g(I) a weight's gradient (stage `gradient`) or its whole change (stage
 `update`) is multiplied; this module measures I, keeps what the row needs beside it, and applies the factor. Left out
-on purpose: masks that stay (`fixed.py`), rows that act inside the loss, which are criterions, and anything of fairseq.
+on purpose: masks that stay (`fixed.py`), rows that act inside the loss.
 """
 
 from collections.abc import Iterable, Sequence

@@ -19,7 +19,7 @@ from .scope import block_size, blocks
 
 
 def label_smoothed(log_p: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """fairseq's label-smoothed cross entropy of each row, and the cross entropy without smoothing.
+    """Label-smoothed cross entropy of each row, and the cross entropy without smoothing.
 
     (1 - eps - e) * (-log p[target]) + e * sum_v -log p[v]  with  e = eps / (V - 1).
     log_p: (..., V); target: (...), long. torch's own `label_smoothing` spreads eps over V, not V - 1.

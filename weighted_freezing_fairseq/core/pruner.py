@@ -1,7 +1,7 @@
 """Iterative pruning: prune a little, train on, prune again, with pruned weights at exactly zero all the while.
 
 Which weights go is decided in `pruning.py`, how many in `schedules.py`. What is pruned takes no gradient and is put
-back to zero after every step, whatever momentum or weight decay did to it. Left out on purpose: fairseq, and the term
+back to zero after every step, whatever momentum or weight decay did to it. Left out on purpose: the term
 that keeps the pruned network near a reference (`losses.py`).
 """
 

@@ -96,7 +96,7 @@ AUTOGRAD = _constant("through autograd", 0.0)
 # DEVIATION: Li et al. contradict themselves. Algorithm 1, read to the letter, and the first author's public code keep a
 # weight with probability (I - min) / (max - min), which trains important weights and freezes unimportant ones; eq. 7
 # prints another sign; the text and argument of section 3.3 freeze important weights more often. The default follows the
-# text (`important`); Algorithm 1 is `printed`, and the code's option --smooth-scores is `smooth`.
+# text (`important`); Algorithm 1 is `printed`, and the code's option smooth-scores is `smooth`.
 
 
 def freeze_important(importance: Tensor, given: Given) -> Tensor:
@@ -310,7 +310,7 @@ VARIANTS: tuple[Rule, ...] = (
         RULES["weighted_freeze"],
         variant="smooth",
         g=Term("-b, b ~ Bernoulli(sqrt((I - min I) / (2 (max I - min I))))", freeze_smooth),
-        source="the first author's code, --smooth-scores",
+        source="the first author's code, option smooth-scores",
     ),
     replace(
         RULES["weighted_freeze"],

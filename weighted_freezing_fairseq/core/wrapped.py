@@ -1,6 +1,6 @@
 """What every guided optimizer is: a torch optimizer around another one that it never patches and never subclasses.
 
-Whatever torch or fairseq asks an optimizer is answered by the base; state is the base's with one more key. The two
+The base answers whatever an optimizer is asked; state is the base's with one more key. The two
 ways to guide, by scores measured in every update (`guided.py`) and by a mask that stays (`fixed.py`), are subclasses.
 Left out on purpose: any mathematics.
 """
@@ -37,9 +37,6 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     A base that needs a closure (LBFGS) is refused. `record = True` before a step has statistics measured into
     `recorded`, and what they come from of each slot into `noted`; nothing is synchronised.
     """
-
-    # fairseq copies loaded states over the base's own under --memory-efficient-fp16; ours are not cast to begin with.
-    disable_mem_eff_fp16_loading_hack = True
 
     def __init__(
         self,

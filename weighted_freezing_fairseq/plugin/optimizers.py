@@ -27,7 +27,7 @@ from ..core.fixed import SOURCES, FixedMaskOptimizer
 from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
 from ..core.rules import RULES, forms
-from ..core.scope import SCOPES, Slot, classifiers_in
+from ..core.scope import SCOPES, Slot
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
 from ..errors import UserError, check_fraction
 from . import no_effect, parameters
@@ -276,6 +276,8 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
         self.base = build_base(cfg.base_optimizer, cfg, params)
         slots = parameters.match(flat, cfg.importance_scope or RULES[self.method].scope)
         self._optimizer = self._guide(slots)
+        # Under --memory-efficient-fp16 fairseq copies a loaded state over the base's, which was not cast to begin with.
+        self._optimizer.disable_mem_eff_fp16_loading_hack = True
         logger.info(
             "%s around %s: %d weights in %d tensors are guided by %s",
             self.method, cfg.base_optimizer, sum(map(len, slots)), len(slots), self._optimizer.importance,
@@ -397,7 +399,7 @@ class FishMask(GuidedFairseqOptimizer):
             raise UserError("--fish-mask has a density of its own; leave out --fish-density")
         always = cfg.fish_always
         if always is None:
-            always = classifiers_in(slot.name for slot in slots) if cfg.fish_mask is None else ""
+            always = parameters.classifiers_in(slot.name for slot in slots) if cfg.fish_mask is None else ""
         if cfg.fish_density is not None:
             check_fraction("--fish-density", cfg.fish_density, 0.005, one=True)
         return FixedMaskOptimizer(
