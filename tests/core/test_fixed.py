@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from weighted_freezing_fairseq.core import fixed
+from weighted_freezing_fairseq.core import compressed_state
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.masks import stream_key, uniform
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
@@ -104,11 +104,11 @@ def test_the_short_vectors_train_the_same_numbers_as_whole_parameters(base, dens
     ways = {"density": density, "source": "random", "base_fused": base_fused}
     short = masked(narrow, base, **ways)
     by_short = train(narrow, short, 6)
-    assert short._narrow is not None
-    monkeypatch.setattr(fixed, "ELEMENTWISE", frozenset())
+    assert short._compressed is not None
+    monkeypatch.setattr(compressed_state, "ELEMENTWISE", frozenset())
     long = masked(whole, base, **ways)
     by_long = train(whole, long, 6)
-    assert long._narrow is None
+    assert long._compressed is None
     if base_fused:  # torch rounds the last numbers of a vector in another way
         torch.testing.assert_close(by_short, by_long)
     else:

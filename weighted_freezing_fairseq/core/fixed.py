@@ -1,9 +1,9 @@
 """Guided by a mask that is made once and stays: FISH Mask (Sung et al. 2021) and LFR-CM (Gu et al. 2022).
 
 A weight outside the mask is bit-identical to its start after any number of updates, whatever momentum and decay do.
-Where few numbers of a parameter move and the base works number by number, the base gets a short vector of just these:
-then it keeps no state for the others. Left out on purpose: how Fisher information is measured well (`fisher.py`); what
-is measured here, in the first updates, is the cheap squared gradient of the batch.
+Where few numbers of a parameter move, the base holds just these (`compressed_state.py`). Left out on purpose: how Fisher
+information is measured well (`fisher.py`); what is measured here, in the first updates, is the cheap squared gradient
+of the batch.
 """
 
 import math
@@ -13,23 +13,16 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import kernels_c
+from .compressed_state import CompressedState, is_elementwise, is_worth_compressing
 from .importance import fisher
 from .masks import count_beside, largest_beside, quantile, stream_key, uniform
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
 from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
-
-# Optimizers that treat every number by itself, so that a vector of some of them is updated as they would be in place.
-# Not among them: Adafactor (rows and columns), LAMB and LARS (norms of whole tensors).
-ELEMENTWISE = frozenset(
-    ("SGD", "NAG", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Rprop")
-)
-# A number that moves costs a position (8 bytes) and a copy more, one that does not saves its state and its time.
-_NARROW_UP_TO = 0.5
 
 # What a mask can be chosen by, beside Fisher information: the baselines of Sung et al. 2021, section 4.
 SOURCES: Mapping[str, Callable[[Slot, int], Tensor]] = MappingProxyType(
@@ -84,7 +77,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
         self.never = re.compile(never) if never else None
         self.masks: dict[str, Tensor] | None = None
         self.observed: dict[str, Tensor] = {}
-        self._narrow: _Narrow | None = None
+        self._compressed: CompressedState | None = None
         self._held: list[tuple[Tensor, Tensor]] = []
         self._check()
         if masks is not None:
@@ -191,15 +184,15 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     def _load_base_state(self, state_dict: dict[str, Any]) -> None:
         super()._load_base_state(state_dict)
-        if self._narrow is not None:
-            self._narrow.take_options_of_base()
+        if self._compressed is not None:
+            self._compressed.take_options_of_base()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        return self.base.param_groups if self._narrow is None else self._narrow.groups
+        return self.base.param_groups if self._compressed is None else self._compressed.groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if self._narrow is not None:
+        if self._compressed is not None:
             raise ValueError("add parameters before the first step: the base holds only what the mask lets move")
         self.base.add_param_group(param_group)
 
@@ -209,7 +202,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
         return sum(t.numel() * t.element_size() for t in own)
 
     def _positions(self) -> list[Tensor]:
-        return [] if self._narrow is None else [t for part in self._narrow.parts for t in part[1:]]
+        return [] if self._compressed is None else self._compressed.tensors
 
     # The step.
 
@@ -223,11 +216,11 @@ class FixedMaskOptimizer(WrappedOptimizer):
             if self.source == "fisher":
                 return  # the last of the updates in which no weight moves
         self._settle()
-        if self._narrow is None:
+        if self._compressed is None:
             self._step_and_restore()
         else:
-            self._narrow.give_options_to_base()
-            self._narrow.step(self._step_and_restore)
+            self._compressed.give_options_to_base()
+            self._compressed.step(self._step_and_restore)
 
     def _step_and_restore(self) -> None:
         """One step of the base, after which what is held is as it was."""
@@ -244,7 +237,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     @property
     def _elementwise(self) -> bool:
-        return type(self.base).__name__ in ELEMENTWISE
+        return is_elementwise(self.base)
 
     def _observe(self, active: Sequence[Slot]) -> bool:
         """Add grad ** 2; whether this was the last of the updates in which no weight moves."""
@@ -254,24 +247,17 @@ class FixedMaskOptimizer(WrappedOptimizer):
         return self.updates >= self.observe
 
     def _settle(self) -> None:
-        """Sort the parameters by how they are kept in place: by a short vector, by hand, or not at all."""
-        if self._narrow is not None or self._held or self.masks is None:
+        """Sort the parameters: compressed in the base, restored after each step, or free to move as a whole."""
+        if self._compressed is not None or self._held or self.masks is None:
             return
         keep = dict[Tensor, Tensor]()
         for slot in self.slots:
             whole = keep.setdefault(slot.parameter, torch.ones_like(slot.parameter, dtype=torch.bool))
             slot.part(whole).copy_(self.masks[slot.name])
-        short = {}
-        for parameter, mask in keep.items():
-            kept = int(mask.sum())
-            if kept == mask.numel():
-                continue
-            if self._elementwise and parameter.is_contiguous() and kept <= _NARROW_UP_TO * mask.numel():
-                short[parameter] = mask
-            else:
-                self._held.append((parameter, mask))
-        if short:
-            self._narrow = _Narrow(self.base, short)
+        compressed = {p: mask for p, mask in keep.items() if self._elementwise and is_worth_compressing(p, mask)}
+        self._held = [(p, mask) for p, mask in keep.items() if p not in compressed and not bool(mask.all())]
+        if compressed:
+            self._compressed = CompressedState(self.base, compressed)
 
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot in active:
@@ -281,54 +267,3 @@ class FixedMaskOptimizer(WrappedOptimizer):
                 sums[1:] += torch.stack([scores.sum(), scores.square().sum()])
             sums[0] = len(slot) - (0 if self.masks is None else self.masks[slot.name].sum())
             yield slot, sums
-
-
-class _Narrow:
-    """A base optimizer that was made to hold only the numbers of its parameters that a mask lets move.
-
-    groups: what the outside sees, with the whole parameters; options set there reach the base before each step.
-    parts: (whole parameter, positions, short parameter).
-    """
-
-    def __init__(self, base: torch.optim.Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
-        self.base = base
-        self.groups = [dict(group) for group in base.param_groups]
-        self.parts: list[tuple[Tensor, Tensor, nn.Parameter]] = []
-        for group in base.param_groups:
-            group["params"] = [self._shortened(p, keep[p]) if p in keep else p for p in group["params"]]
-
-    def _shortened(self, whole: Tensor, mask: Tensor) -> nn.Parameter:
-        """The numbers that move, with what the base remembers of them."""
-        positions = mask.view(-1).nonzero().view(-1)
-        short = nn.Parameter(whole.detach().view(-1)[positions])
-        self.parts.append((whole, positions, short))
-        if whole in self.base.state:
-            self.base.state[short] = {
-                key: value.view(-1)[positions]
-                if isinstance(value, Tensor) and value.shape == whole.shape and key != "step"
-                else value
-                for key, value in self.base.state.pop(whole).items()
-            }
-        return short
-
-    def take_options_of_base(self) -> None:
-        """Learning rate and the like, after the base loaded them."""
-        for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
-            mine.update({key: value for key, value in theirs.items() if key != "params"})
-
-    def give_options_to_base(self) -> None:
-        """Learning rate and the like, before the base needs them."""
-        for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
-            theirs.update({key: value for key, value in mine.items() if key != "params"})
-
-    def step(self, step_base: Callable[[], None]) -> None:
-        """One step of the base on the short parameters."""
-        moving = [part for part in self.parts if part[0].grad is not None and len(part[1])]
-        for whole, positions, short in moving:
-            assert whole.grad is not None
-            short.copy_(whole.detach().view(-1)[positions])
-            short.grad = whole.grad.reshape(-1)[positions]
-        step_base()
-        for whole, positions, short in moving:
-            whole.detach().view(-1)[positions] = short.detach()
-            short.grad = None
