@@ -1,9 +1,9 @@
 """Guided by a mask that is made once and stays: FISH Mask (Sung et al. 2021) and LFR-CM (Gu et al. 2022).
 
 A weight outside the mask is bit-identical to its start after any number of updates, whatever momentum and decay do.
-Where few numbers of a parameter move, the base holds just these (`compressed_state.py`). Left out on purpose: how Fisher
-information is measured well (`fisher.py`); what is measured here, in the first updates, is the cheap squared gradient
-of the batch.
+Where few numbers of a parameter move, the base holds just these (`compressed_state.py`). Left out on purpose: how
+Fisher information is measured well (`fisher.py`); what is measured here, in the first updates, is the cheap squared
+gradient of the batch.
 """
 
 import math
@@ -95,7 +95,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
             raise ValueError(f"density must be above 0 and at most 1, got {self.density}")
         if self.quantile is not None and not 0 < self.quantile <= 1:
             raise ValueError(f"quantile must be above 0 and at most 1, got {self.quantile}")
-        if self.never and "tau" not in self.rule.needs:
+        if self.never and not self.rule.has_threshold:
             raise ValueError(f"never is an option of lfr_cm, not of {self.rule.name}; choose other slots instead")
         if self.observe < 1:
             raise ValueError("no update to estimate the mask in; give observe >= 1")
@@ -129,7 +129,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
     def _chosen(self) -> dict[str, Tensor]:
         """The masks that source and fraction give."""
         scores = [self._score(slot).to(slot.parameter.device) for slot in self.slots]
-        if "tau" in self.rule.needs:
+        if self.rule.has_threshold:
             return self._by_the_row([Given(tau=tau) for tau in self._thresholds(scores)], scores)
         if self.source == "bias":
             return self._by_the_row([Given(mask=(s > 0) | self._forced(slot)) for s, slot in self._with(scores)], None)

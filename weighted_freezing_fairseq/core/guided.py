@@ -81,19 +81,20 @@ class GuidedOptimizer(WrappedOptimizer):
         rule = optimizer_row(method, variant, measured=True)
         super().__init__(base, slots, rule, importance, seed, base_fused)
         self.norm = choice("norm", norm, NORMS)
-        self.stage = choice("stage", stage or rule.stage, STAGES)
+        self.stage = choice("stage", stage or rule.stage, rule.stages)
         self.start = start
         if not (0 <= beta < 1 and eps >= 0 and (max_scale is None or max_scale > 0)):
             raise ValueError(
                 f"beta must be in [0, 1), eps at least 0 and max_scale above 0; got beta {beta}, eps {eps}, "
                 f"max_scale {max_scale}"
             )
-        if keep is not None and not ("rate" in rule.needs and 0 <= keep <= 1):
+        if keep is not None and not (rule.has_rate and 0 <= keep <= 1):
             raise ValueError(
                 f"keep is a share between 0 and 1 for variant 'random' of weighted_freeze; got {keep} for {rule.label}"
             )
         self.beta, self.eps, self.state_dtype, self.keep = beta, eps, state_dtype, keep
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
+        self.judged: dict[str, Change] = {}  # of the step that is recorded, for a row that follows it
         self.averages: dict[str, Tensor] = {}
         self.averaged: dict[str, int] = {}  # updates that each average has seen
 
@@ -116,12 +117,15 @@ class GuidedOptimizer(WrappedOptimizer):
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
             active = []
-        for slot in active if "average" in self.rule.needs else ():
+        for slot in active if self.rule.averages else ():
             self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
-        self._note(active)
         changes = [Change.of(slot) for slot in active] if self.stage == "update" else None
-        self._factors_(active, changes)
-        self._step_base()
+        if self.rule.follows_step:
+            self._judge_step_(active, changes or [])
+        else:
+            self._note(active)
+            self._factors_(active, changes)
+            self._step_base()
         _advance_(changes or [])
 
     # The scores: what is summed up over a tensor, or over all.
@@ -180,11 +184,11 @@ class GuidedOptimizer(WrappedOptimizer):
         return self.averages[slot.name]
 
     def _average_read(self, slot: Slot) -> tuple[Tensor, ...]:
-        return (self._average_of(slot),) if "average" in self.rule.needs else ()
+        return (self._average_of(slot),) if self.rule.averages else ()
 
     def _learn(self, active: Sequence[Slot]) -> None:
         """average <- beta * average + (1 - beta) * I, where the row has an average."""
-        for slot in active if "average" in self.rule.needs else ():
+        for slot in active if self.rule.averages else ():
             for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
                 average.copy_(self._moved(average, self._scores(weight, grad)))
 
@@ -219,6 +223,20 @@ class GuidedOptimizer(WrappedOptimizer):
             if changes is not None:
                 changes[index].old.copy_(slot.weight)
 
+    def _judge_step_(self, active: Sequence[Slot], changes: Sequence[Change]) -> None:
+        """The base's step, and then -g(I) for it, of whole tensors: a row that follows the step may compare numbers."""
+        for change in changes:
+            change.old.copy_(change.weight)
+        self._step_base()
+        for slot, (weight, old, factor) in zip(active, changes, strict=True):
+            grad = gradient(slot).to(factor.dtype)
+            step = weight.to(factor.dtype) - old.to(factor.dtype)
+            given = Given(step=step, grad=grad, eps=self.eps, max_scale=self.max_scale)
+            factor.copy_(-self.rule.g.value(self._scores(old, gradient(slot)), given))
+        self.judged = {slot.name: change for slot, change in zip(active, changes, strict=True)} if self.record else {}
+        self._note(active)
+        self.judged = {}
+
     def _by_kernel(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> bool:
         """Have a kernel do it; False where none computes this row or reads these tensors."""
         tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
@@ -250,7 +268,7 @@ class GuidedOptimizer(WrappedOptimizer):
 
     def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
         """The number that a kernel needs for the row and does not compute."""
-        if "average" in self.rule.needs:
+        if self.rule.averages:
             return self._correction(slot)
         return summary.get("rate", summary.get("mean", 0.0))
 
@@ -260,7 +278,7 @@ class GuidedOptimizer(WrappedOptimizer):
         """-g(I) for one block."""
         scores = self._scores(weight, grad)
         given = dict[str, Any](summary)
-        if "u" in self.rule.needs:
+        if self.rule.draws:
             given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
         if average is not None:
             given["average"] = average.to(scores.dtype) * self._correction(slot)
@@ -272,15 +290,23 @@ class GuidedOptimizer(WrappedOptimizer):
     # What is recorded.
 
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
+        for slot in active if self.rule.follows_step else ():
+            change = self.judged[slot.name]
+            scores = self._scores(change.old, gradient(slot)).double()
+            yield slot, torch.stack([self._effect(change.factor), scores.sum(), scores.square().sum()])
+        if self.rule.follows_step:
+            return
         for slot, summary in self._summed_up(active):
             sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
             for start, (weight, grad, *average) in self._blocks(slot, *self._average_read(slot)):
                 scores = self._scores(weight, grad)
                 factor = self._minus_g(slot, summary, start, weight, grad, *(self._moved(a, scores) for a in average))
                 scores = scores.double()
-                effect = factor.double().sum() if self.scales else (factor == 0).sum().double()
-                sums += torch.stack([effect, scores.sum(), scores.square().sum()])
+                sums += torch.stack([self._effect(factor), scores.sum(), scores.square().sum()])
             yield slot, sums
+
+    def _effect(self, factor: Tensor) -> Tensor:
+        return factor.double().sum() if self.rule.scales else (factor == 0).sum().double()
 
 
 def _gathered(values: Sequence[Tensor]) -> Tensor:

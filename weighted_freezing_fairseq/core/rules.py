@@ -8,11 +8,10 @@ not reach the weight decay, which is why the stage is part of the table. Left ou
 (`guided.py`) and how its scores are measured.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,23 +20,22 @@ from .masks import keep_mask
 from .scope import Scope
 
 
-@dataclass(frozen=True)
 class Given:
-    """What a term may read beside I; a row lists the names that it reads in `needs`."""
+    """What a term reads beside I, by the names that its row lists in `needs`.
 
-    lo: Tensor | None = None  # smallest score of the tensor (or of the model)
-    hi: Tensor | None = None  # largest score
-    rate: Tensor | float | None = None  # share of the tensor's weights that is updated
-    u: Tensor | None = None  # uniform random numbers in (0, 1]
-    average: Tensor | None = None  # moving average of I, bias-corrected
-    mean: Tensor | None = None  # mean of I over the tensor (or over the model)
-    eps: float = 0.0
-    max_scale: float = math.inf  # bound on a factor
-    tau: float | None = None  # threshold on I
-    mask: Tensor | None = None  # 1 = is updated
-    eta: float | None = None  # learning rate
-    lam: float | None = None  # strength of a penalty
-    anchor: Tensor | None = None  # theta_A, the weights to stay near
+    lo, hi, mean: smallest, largest and mean score of the tensor (or of the model). rate: share of the tensor's weights
+    that is updated. u: uniform random numbers in (0, 1]. average: moving average of I, bias-corrected. grad: the
+    gradient. step: what the base did to theta; a row that reads it acts on whole tensors, after the base's step.
+    eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam, anchor:
+    strength of a penalty, and theta_A, the weights to stay near.
+    """
+
+    def __init__(self, **quantities: Tensor | float) -> None:
+        vars(self).update(quantities)
+
+    if TYPE_CHECKING:  # a factor treats numbers and tensors alike
+
+        def __getattr__(self, name: str) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,52 @@ class Rule:
     status: Literal["available", "planned"] = "planned"
     variant: str = ""  # another form of the row of this name
     scope: Scope = "linear"  # the weights that it acts on unless told otherwise
+    example: "Example | None" = None  # one step worked out by hand, which the tests compare with the row
 
     @property
     def measured(self) -> bool:
         """Whether an optimizer row measures I in every update; else its mask is made once and stays."""
-        return not {"mask", "tau"} & set(self.needs)
+        return not (self.keeps_mask or self.has_threshold)
+
+    @property
+    def keeps_mask(self) -> bool:
+        """Whether it reads a mask that stays."""
+        return "mask" in self.needs
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether a threshold on I makes its mask."""
+        return "tau" in self.needs
+
+    @property
+    def averages(self) -> bool:
+        """Whether it reads a moving average of I."""
+        return "average" in self.needs
+
+    @property
+    def draws(self) -> bool:
+        """Whether it reads random numbers."""
+        return "u" in self.needs
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether it updates a share of the weights, whatever their scores."""
+        return "rate" in self.needs
+
+    @property
+    def scales(self) -> bool:
+        """Whether it gives each number a factor of its own, and not a mask."""
+        return "max_scale" in self.needs
+
+    @property
+    def follows_step(self) -> bool:
+        """Whether it judges what the base did, and so acts after the base's step."""
+        return "step" in self.needs
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages at which an optimizer row can act."""
+        return ("update",) if self.follows_step else ("gradient", "update")
 
     @property
     def label(self) -> str:
@@ -78,9 +117,18 @@ class Rule:
         return f"{self.name} ({self.variant})" if self.variant else self.name
 
 
+@dataclass(frozen=True)
+class Example:
+    """One step of SGD with rate 0.1 from theta with grad, by hand: `after`. constants: settings of the row."""
+
+    theta: tuple[float, ...]
+    grad: tuple[float, ...]
+    after: tuple[float, ...]
+    constants: tuple[tuple[str, float], ...] = ()
+
+
 def sgd_update(rule: Rule, theta: Tensor, grad: Tensor, importance: Tensor, given: Given) -> Tensor:
     """The table read aloud: theta' = f(I) * theta + g(I) * eta * grad + h(I), for plain SGD with rate `given.eta`."""
-    assert given.eta is not None
     f, g, h = (term.value(importance, given) for term in (rule.f, rule.g, rule.h))
     return f * theta + g * given.eta * grad + h
 
@@ -100,7 +148,6 @@ AUTOGRAD = _constant("through autograd", 0.0)
 
 
 def freeze_important(importance: Tensor, given: Given) -> Tensor:
-    assert given.lo is not None and given.hi is not None and given.u is not None
     return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
 
 
@@ -108,17 +155,14 @@ def freeze_important(importance: Tensor, given: Given) -> Tensor:
 
 
 def freeze_printed(importance: Tensor, given: Given) -> Tensor:
-    assert given.lo is not None and given.hi is not None and given.u is not None
     return -(given.u * (given.hi - given.lo) <= importance - given.lo).to(importance.dtype)
 
 
 def freeze_smooth(importance: Tensor, given: Given) -> Tensor:
-    assert given.lo is not None and given.hi is not None and given.u is not None
     return -(given.u * given.u * (2 * (given.hi - given.lo)) <= importance - given.lo).to(importance.dtype)
 
 
 def freeze_random(importance: Tensor, given: Given) -> Tensor:
-    assert given.rate is not None and given.u is not None
     return -(given.u <= given.rate).to(importance.dtype)
 
 
@@ -129,14 +173,12 @@ def freeze_random(importance: Tensor, given: Given) -> Tensor:
 
 
 def sage_full(importance: Tensor, given: Given) -> Tensor:
-    assert given.average is not None
     factor = ((importance - given.average).abs() + given.eps) / (given.average + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
 def sage_li(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. eq. 2 prints I, and not its average, below the line; the code of Liang et al. does not.
-    assert given.average is not None
     factor = ((importance - given.average).abs() + given.eps) / (importance + given.eps)
     return -factor.clamp_max(given.max_scale)
 
@@ -145,12 +187,10 @@ def sage_light(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. section 4.2 say only that SAGE* has no moving average. Without one eq. 2 is eq. 4, C / I,
     # and its constant C is the mean of I over the tensor here: an unimportant weight is sped up, an important one
     # slowed down, and the scale of the loss cancels.
-    assert given.mean is not None
     return -((given.mean + given.eps) / (importance + given.eps)).clamp_max(given.max_scale)
 
 
 def _minus_mask(importance: Tensor, given: Given) -> Tensor:
-    assert given.mask is not None
     return -given.mask.to(importance.dtype)
 
 
@@ -161,18 +201,15 @@ def _mask(importance: Tensor, given: Given) -> Tensor:
 def _below_threshold(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: the code of Gu et al. fixes the 75 % of the weights with the largest Fisher information and also bounds
     # how far the others may go from their start; here, as in Li et al. section 2.2, the others are free.
-    assert given.tau is not None
     return -(importance <= given.tau).to(importance.dtype)
 
 
 def _ewc_decay(importance: Tensor, given: Given) -> Tensor:
-    assert given.eta is not None and given.lam is not None
     return 1 - given.eta * given.lam * importance
 
 
 def _ewc_pull(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. eq. 5 drops the Fisher factor that their loss and eq. 6 have; eq. 6 is the derivative.
-    assert given.eta is not None and given.lam is not None and given.anchor is not None
     return given.eta * given.lam * importance * given.anchor
 
 

@@ -184,7 +184,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
             total = torch.stack([sums.to(device) for sums in self.noted.values()]).sum(0)
             mean_effect, mean, squares = total / sum(map(len, active))
             deviation = (squares - mean.square()).clamp_min(0).sqrt()
-            effect = "scale_mean" if self.scales else "frozen_fraction"
+            effect = "scale_mean" if self.rule.scales else "frozen_fraction"
             self.recorded = {effect: mean_effect, "importance_mean": mean, "importance_std": deviation}
 
     @abstractmethod
@@ -195,14 +195,9 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         """
 
     @property
-    def scales(self) -> bool:
-        """Whether the row gives each number a factor of its own, and not a mask."""
-        return "max_scale" in self.rule.needs
-
-    @property
     def frozen(self) -> dict[str, float] | None:
         """How many numbers of each slot are frozen in an update that was recorded; None for a row that scales."""
-        return None if self.scales else {name: float(sums[0]) for name, sums in self.noted.items()}
+        return None if self.rule.scales else {name: float(sums[0]) for name, sums in self.noted.items()}
 
     # What both ways to guide need.
 

@@ -388,6 +388,13 @@ class Sage(GuidedFairseqOptimizer):
         )
 
 
+class MeasuredRow(GuidedFairseqOptimizer):
+    """A row without settings of its own."""
+
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        return GuidedOptimizer(self.base.optimizer, slots, self.method, **_measured(self.cfg))
+
+
 class FishMask(GuidedFairseqOptimizer):
     method = "fish_mask"
 
@@ -442,6 +449,15 @@ class LfrCm(GuidedFairseqOptimizer):
         )
 
 
+def _register_plain_rows() -> None:
+    """An adapter for every other optimizer row that measures I: `MeasuredConfig` has all its settings."""
+    for name, rule in RULES.items():
+        if rule.kind == "optimizer" and rule.status == "available" and rule.measured and name not in OPTIMIZER_REGISTRY:
+            title = name.title().replace("_", "")
+            settings = dataclass(type(f"{title}Config", (MeasuredConfig,), {"__module__": __name__}))
+            _register(type(title, (MeasuredRow,), {"method": name}), settings)
+
+
 def _shared(cfg: DictConfig) -> dict[str, Any]:
     """What `GuidedConfig` says, as optimizers of `core` take it."""
     fused = str(cfg.base_fused).lower()
@@ -466,3 +482,4 @@ _register(WeightedFreeze, FreezeConfig)
 _register(Sage, SageConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
+_register_plain_rows()
