@@ -48,6 +48,8 @@ def test_neutral_settings_equal_the_base_within_rounding_where_its_step_is_fused
 @every_row
 @every_base
 def test_ordinary_settings_are_not(base, row):
+    if TABLE[row].follows_step and base in ("sgd", "adagrad", "adadelta", "rmsprop"):
+        pytest.skip("without momentum and decay every step goes against the gradient")
     plain_model, model = a_model(), a_model()
     plain = train(plain_model, BASES[base](plain_model.parameters()), 5)
     assert not same(train(model, guided_model(row, model, base), 5), plain)
