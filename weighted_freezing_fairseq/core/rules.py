@@ -213,6 +213,14 @@ def _ewc_pull(importance: Tensor, given: Given) -> Tensor:
     return given.eta * given.lam * importance * given.anchor
 
 
+# DEVIATION: Algorithm 1 of Liang K. et al. divides by the share of numbers kept with 1 added to their count, their code
+# by that share, at least 0.001; here it is that share plus eps. They decay weights outside the mask; here decay is part
+# of the base's step. The step is that of the base with its learning rate, whose sign is the opposite of u's.
+def cautious(importance: Tensor, given: Given) -> Tensor:
+    agrees = (given.step * given.grad < 0).to(importance.dtype)
+    return -agrees / (agrees.mean() + given.eps)
+
+
 _ROWS = (
     Rule(
         name="weighted_freeze",
@@ -243,6 +251,23 @@ _ROWS = (
         source="Liang et al. 2022, section 3, and their code",
         status="available",
         variant="full",
+    ),
+    Rule(
+        name="cautious",
+        kind="optimizer",
+        metric="loss-preserving",  # logged, and not used
+        f=ONE,
+        g=Term("-m / (mean m + eps), m = 1 where the base's step goes against the gradient, else 0", cautious),
+        h=ZERO,
+        stage="update",
+        needs=("step", "grad", "eps"),
+        extra_passes="0",
+        extra_state="none",
+        source="Liang K. et al. 2024, Algorithm 1",
+        status="available",
+        # The base's step is -0.1 * grad: it goes against the gradient but where that is 0, so that mean m = 2 / 3, and
+        # the factor 1 / (2 / 3 + 2 / 15) = 1.25: 1 - 0.1 * 1.25 * 0.5, -2, 3 + 0.1 * 1.25 * 1.
+        example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
     ),
     Rule(
         name="fish_mask",
