@@ -18,6 +18,7 @@ from fairseq_runs import (
 
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
+from weighted_freezing_fairseq.core.rules import RULES
 
 WF = ["--optimizer", "weighted_freeze"]
 BASE_FLAGS = {
@@ -46,6 +47,11 @@ ROWS = {
         ["--lfr-quantile", 0.25, "--fisher", "FISHER"],
         ["--lfr-quantile", 1, "--lfr-always-frozen", "", "--fisher", "FISHER"],
     ),
+}
+ROWS |= {
+    name: ([], ["--importance-start", 10**6])
+    for name, row in RULES.items()
+    if row.kind == "optimizer" and row.status == "available" and name not in ROWS
 }
 every_row = pytest.mark.parametrize("row", ROWS)
 
