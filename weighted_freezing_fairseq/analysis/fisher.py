@@ -308,7 +308,9 @@ def _mask_settings(args: argparse.Namespace, names: Sequence[str]) -> dict[str, 
     """What a mask says of itself beside what it was measured by."""
     always = args.always
     if always is None:
-        always = scope.classifiers_in(names)
+        from ..plugin.parameters import classifiers_in
+
+        always = classifiers_in(names)
     elif always and not any(re.search(always, name) for name in names):
         raise UserError(f"no parameter has a name with {always!r} in it, such as {names[0]}; type another --always")
     return {"density": args.mask_density, **({"always": always} if always else {})}
