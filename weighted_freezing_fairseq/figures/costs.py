@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import drawing
-from .drawing import Options, Row, draw_bars, draw_line, number
+from .drawing import CsvRow, Options, draw_bars, draw_line, number
 from .models import STANDARD
 
 COST = ("table", "size", "parameters", "method", "per", "seconds", "seconds_low", "seconds_high", "more_memory")
@@ -24,7 +24,7 @@ def _table(path: Path) -> list[dict[str, str]]:
     return drawing.read_csv(found) if found.is_file() and found.suffix == ".csv" else []
 
 
-def _standards(rows: Sequence[Row]) -> dict[str, Row]:
+def _standards(rows: Sequence[CsvRow]) -> dict[str, CsvRow]:
     """Standard training at each size."""
     return {row["size"]: row for row in rows if row["method"] == STANDARD}
 
@@ -60,7 +60,7 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_cost(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_cost(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Two panels a size: seconds, and memory beyond standard training's; a bar a method."""
     sizes = drawing.lines_of(rows, ("size", "table"))
     most = max(map(len, sizes.values()))
@@ -94,7 +94,7 @@ def read_flops(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     ]
 
 
-def draw_flops(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_flops(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Operations beyond standard training's over the size of the model, both in powers of ten; a line a method.
 
     A method that needs none has no place on such an axis.
@@ -122,7 +122,7 @@ def read_growth(label: str, path: Path, options: Options) -> list[dict[str, Any]
     return rows
 
 
-def draw_growth(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_growth(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Time of an update with quartiles, and peak memory, over what was varied; a line a method."""
     kinds = list(dict.fromkeys(row["varied"] for row in rows))
     named = drawing.lines_of(rows, ("method", "size", "table"))

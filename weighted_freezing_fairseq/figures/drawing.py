@@ -50,7 +50,7 @@ _STYLE: Any = {
 }
 _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None, "ModDate": None}}
 
-Row = Mapping[str, Any]
+CsvRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,16 @@ def read_csv(path: Path, torn: bool = False) -> list[Content]:
     return whole
 
 
-def lines_of(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Row]]:
+def lines_of(rows: Sequence[CsvRow], columns: Sequence[str]) -> dict[str, list[CsvRow]]:
     """The rows of each line of a picture, by its name: what they have in those of `columns` that tell lines apart."""
     differ = [name for name in columns if len({row[name] for row in rows}) > 1] or columns[:1]
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[CsvRow]] = {}
     for row in rows:
         found.setdefault(", ".join(str(row[name]) for name in differ if row[name] != ""), []).append(row)
     return found
 
 
-def points(rows: Iterable[Row], x: str, y: str) -> list[tuple[float, float]]:
+def points(rows: Iterable[CsvRow], x: str, y: str) -> list[tuple[float, float]]:
     """Two columns as the points of a line."""
     return [(number(row[x]), number(row[y])) for row in rows]
 

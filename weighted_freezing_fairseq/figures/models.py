@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import drawing
-from .drawing import Options, Row, draw_line, draw_means, number
+from .drawing import CsvRow, Options, draw_line, draw_means, number
 from .training import PAPER
 from .training_logs import Traces
 
@@ -50,7 +50,7 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
     ]
 
 
-def draw_passes(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_passes(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A panel for each setting, whose scores are never compared with another's; a line a series, over K."""
     settings = drawing.lines_of(rows, ("setting", "model", "scoring"))
     series = [name for name in dict.fromkeys(row["series"] for row in rows) if name != STANDARD]
@@ -94,7 +94,7 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
     return rows
 
 
-def _row(label: str, model: str, method: str, seed: str, pruned: float, row: Row) -> dict[str, Any]:
+def _row(label: str, model: str, method: str, seed: str, pruned: float, row: CsvRow) -> dict[str, Any]:
     return {
         "table": label,
         "model": model,
@@ -108,7 +108,7 @@ def _row(label: str, model: str, method: str, seed: str, pruned: float, row: Row
     }
 
 
-def _iterative(label: str, given: Sequence[Row]) -> list[dict[str, Any]]:
+def _iterative(label: str, given: Sequence[CsvRow]) -> list[dict[str, Any]]:
     """Runs that were pruned while they trained on: the line of each begins at what was tuned for as long, unpruned."""
     starts = {row["seed"]: row for row in given if row["prune"] == _PARENT}
     starts |= {row["seed"]: row for row in given if row["prune"] == _NOTHING}
@@ -123,7 +123,7 @@ def _iterative(label: str, given: Sequence[Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_pruning(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_pruning(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """BLEU over the share of the weights that is pruned, and its change; a line a model and method.
 
     Where these are too many to tell apart, a panel a model, in which methods keep their looks.
@@ -185,7 +185,7 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     ]
 
 
-def draw_norms(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_norms(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A panel a checkpoint and side: the norms of its matrices, a line a type, over the layers."""
     matrices = [row for row in rows if row["layer"] and _MATRIX.match(row["type"])]
     if not matrices:

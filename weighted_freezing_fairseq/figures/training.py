@@ -11,7 +11,7 @@ from typing import Any
 from ..core.schedules import adaptive_alpha
 from ..errors import UserError
 from . import drawing
-from .drawing import Options, Row, Schedule, draw_key, draw_line, points
+from .drawing import CsvRow, Options, Schedule, draw_key, draw_line, points
 from .training_logs import Traces, read_log
 
 # Learning curves ----------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def read_curves(label: str, path: Path, options: Options) -> list[dict[str, Any]
     ]
 
 
-def draw_curves(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_curves(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A panel for each measure that any run has, or for those that are asked for; a line a run."""
     there = {
         name: [row for row in rows if row["split"] == split and row[column] != ""]
@@ -76,7 +76,7 @@ def read_importance(label: str, path: Path, options: Options) -> list[dict[str, 
     return [{"run": label, **{name: last[key][name] for name in IMPORTANCE[1:]}} for key in sorted(last)]
 
 
-def draw_importance(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_importance(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """The mean of the top 20 % and of the rest; the balance; what is frozen, where a method freezes."""
     lines = drawing.lines_of(rows, ("run", "group"))
     shown = [("std", "standard deviation\n(nats/token)")]
@@ -155,7 +155,7 @@ def _of_schedule(label: str, schedule: Schedule, adaptive: bool) -> list[dict[st
     ]
 
 
-def draw_alpha(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_alpha(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A line by the settings of each run, and points by its log."""
     runs = drawing.lines_of(rows, ("run",))
     with drawing.paper(picture, 1, options) as (axis,):

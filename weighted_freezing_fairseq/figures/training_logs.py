@@ -19,7 +19,7 @@ _KINDS = {"train_inner": "", "train": "train_", "valid": "valid_"}
 
 
 @dataclass(frozen=True)
-class Scored:
+class PlottedScore:
     """The BLEU of one test set; only those of one setting, scored in one way, compare."""
 
     setting: str
@@ -36,8 +36,8 @@ class Traces:
     @property
     def folder(self) -> Path:
         """That of the run; of a log, the one that it lies in."""
-        own = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
-        return own.parent if own.name == "checkpoints" else own
+        folder = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
+        return folder.parent if folder.name == "checkpoints" else folder
 
     @property
     def log(self) -> Path | None:
@@ -70,17 +70,19 @@ class Traces:
         sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (found or {}).items()}
         return Content(sections, path, remedy)
 
-    def scores(self) -> list[Scored]:
+    def scores(self) -> list[PlottedScore]:
         """What was scored of it: the first choice of checkpoint on each test set."""
         if not (self.folder / PROVENANCE).is_file():
             return []
-        from ..scoring.results import collect
+        from ..scoring.scored_runs import collect
 
         return [
-            Scored(own.name, f"{', '.join(own.scoring)}, {own.sentences} of {own.reference[:8]}", found.score)
-            for found in collect([self.folder], None, None)[0]
-            for own in [found.setting]
-            if own.translated  # figures have no axis for other measures
+            PlottedScore(
+                setting.name, f"{', '.join(setting.scoring)}, {setting.sentences} of {setting.reference[:8]}", run.score
+            )
+            for run in collect([self.folder], None, None)[0]
+            for setting in [run.setting]
+            if setting.translated  # figures have no axis for other measures
         ]
 
     def _first(self, *names: str) -> Path | None:
