@@ -27,8 +27,8 @@ def site(tmp_path_factory):
 def _copy(goal):
     """What a wheel is made from, so that building leaves nothing in the repository."""
     ours = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "*.py", "*.c",
-                           "*.css", "*.toml", "*.yaml", "*.in", "*/py.typed", "README.md"], cwd=ROOT, check=True,
-                          capture_output=True, text=True).stdout  # fmt: skip
+                           "*.css", "*.j2", "*.toml", "*.yaml", "*.in", "*/py.typed", "README.md"], cwd=ROOT,
+                          check=True, capture_output=True, text=True).stdout  # fmt: skip
     for name in ours.removesuffix("\0").split("\0"):
         if not name.startswith(("tests/", "benchmarks/")):
             (goal / name).parent.mkdir(parents=True, exist_ok=True)

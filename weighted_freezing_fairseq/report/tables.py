@@ -6,7 +6,6 @@ in a column of its own; all others by cased BLEU. Left out on purpose: the legac
 and the page of `--html`, which shows the same tables with all else that runs tell (`page.py`).
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,21 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DATASETS, lowercases
-from ..errors import UserError
 from ..files import write_atomically
-from ..scoring.published import AVERAGE, BASELINE, TABLES, Table
-from ..scoring.results import CASED, LOWERCASED, Result, Setting, collect, compared, results
-from ..workspace.runs import CHOICES
+from ..scoring.published import AVERAGE, BASELINE, TABLES, PublishedTable
+from ..scoring.results import Result, compared, results
+from ..scoring.scored_runs import CASED, LOWERCASED, Setting, collect
 from ..workspace.tables import as_csv
 from .grids import Grid, as_latex, as_markdown
-
-HELP = """\
-Collect scored runs into tables: the papers' own, and one of everything that is there, with significance. With --html:
-one page on the runs, whoever made them: scores, curves, settings, sensitivity, cost, and where they come from."""
-EXAMPLE = """\
-wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
-  wff report --html runs/multi30k/clean/de-en/standard-1 runs/multi30k/clean/de-en/sage-1 --out page.html
-  wff report --html save-folder/train.log --names mine    # of any fairseq-train --log-format json"""
 
 EVERYTHING = "runs"  # the table of all that is there
 RUN, NOT_RUN, APART = "run", "not run", "kept apart"
@@ -231,7 +221,7 @@ def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:
     return sheet
 
 
-def _on_case(table: Table, recipe: str) -> list[str]:
+def _on_case(table: PublishedTable, recipe: str) -> list[str]:
     """Which BLEU both figures of a cell are."""
     if table.dataset not in DATASETS:
         return []
@@ -242,7 +232,7 @@ def _on_case(table: Table, recipe: str) -> list[str]:
     return [f"The paper's figures and ours are {ours}: the recipe {reason}."]
 
 
-def _cells_of_paper(table: Table, recipe: str, training: str, found: Sequence[Result]) -> list[Cell]:
+def _cells_of_paper(table: PublishedTable, recipe: str, training: str, found: Sequence[Result]) -> list[Cell]:
     """Every figure of the table, with what was run for it."""
     cells = []
     for row in table.rows:
@@ -261,7 +251,7 @@ def _filled(cell: Cell, found: Sequence[Result]) -> Cell:
     return cell.filled(mine[0]) if mine else cell
 
 
-def _average(cell: Cell, table: Table, found: Sequence[Result]) -> Cell:
+def _average(cell: Cell, table: PublishedTable, found: Sequence[Result]) -> Cell:
     """The mean over all pairs, of the seeds that all of them have; without a test, which needs one test set."""
     pairs = [pair for pair in table.pairs if pair != AVERAGE]
     mine, standard = (
@@ -298,7 +288,7 @@ def _means_by_seed(found: Sequence[Result]) -> dict[int, float]:
     return {seed: statistics.mean(s[seed] for s in scores) for seed in scores[0] if all(seed in s for s in scores)}
 
 
-def _as_in_the_paper(table: Table, title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Grid:
+def _as_in_the_paper(table: PublishedTable, title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Grid:
     """The paper's own rows and columns, each cell with both figures."""
     parameters = [row.parameters for row in table.rows]
     header = ["paper / ours", *table.pairs, *(["parameters (paper)"] if any(parameters) else [])]
@@ -371,7 +361,7 @@ def _letter(place: int) -> str:
 
 
 @dataclass(frozen=True)
-class Report:
+class ScoreReport:
     """The tables that were asked for, and what a user should know of the runs."""
 
     sheets: Mapping[str, Sheet]
@@ -398,7 +388,7 @@ def write(
     names: Sequence[str] = (),
     choice: str | None = None,
     data: Path | None = None,
-) -> Report:
+) -> ScoreReport:
     """Collect the runs under `roots`, and write the tables `names` (default: all) into `out`, each in every format."""
     scored, missing = collect(roots, choice, data)
     found, apart = results(scored)
@@ -407,7 +397,7 @@ def write(
         name: sheet_of_everything(found) if name == EVERYTHING else sheet_of_paper(name, found)
         for name in names or (EVERYTHING, *TABLES)
     }
-    report = Report(sheets, [*missing, *apart, *untested])
+    report = ScoreReport(sheets, [*missing, *apart, *untested])
     for name, sheet in sheets.items():
         write_atomically(out / f"{name}.md", as_markdown(sheet.grids) + "\n")
         write_atomically(out / f"{name}.tex", as_latex(sheet.grids))
@@ -415,47 +405,3 @@ def write(
             write_atomically(out / f"{name}.csv", as_csv([asdict(cell) for cell in sheet.cells]))
     write_atomically(out / "report.md", f"{report}\n")
     return report
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs, which tables, and where to put them."""
-    parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
-        help="folders of wff train, as runs/multi30k (default: all under runs); for a page also save folders of "
-        "fairseq, training logs, and folders of wff sensitivity and wff bench",
-    )  # fmt: skip
-    parser.add_argument(
-        "--table", action="append", choices=[EVERYTHING, *TABLES], metavar="NAME",
-        help=f"{EVERYTHING}: all that is there; "
-        + "; ".join(f"{name}: {table.source}" for name, table in TABLES.items())
-        + " (default: all; repeat for several)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--choice", choices=CHOICES, help="checkpoint that counts (default: of each run, best where it was scored)"
-    )
-    parser.add_argument(
-        "--data", type=Path, help="what wff prepare left, for references that are not where they were (data/DATASET)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write to (default: report in the first RUNS); for a page: "
-        "its file (default: report.html beside the first run)",
-    )  # fmt: skip
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="every cell as JSON on standard output")
-    form.add_argument("--html", action="store_true", help="one page in place of tables; --table adds the papers' to it")
-    parser.add_argument("--names", metavar="A,B", help="what to call the runs on a page (default: by their paths)")
-
-
-def run(args: argparse.Namespace) -> int:
-    if args.html:
-        from . import page
-
-        subject = page.Subject.of(args.runs, args.names, tables=args.table or (), choice=args.choice, data=args.data)
-        print(f"wrote {page.write(subject, args.out)}")
-        return 0
-    if args.names:
-        raise UserError("--names is for a page; add --html, or leave it out")
-    out = args.out or args.runs[0] / "report"
-    report = write(args.runs, out, args.table or (), args.choice, args.data)
-    print(report.as_json() if args.json else f"{report}\n\nwrote {out}/")
-    return 0
