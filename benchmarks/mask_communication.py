@@ -88,8 +88,6 @@ def process(rank: int, world: int, port: int, shapes: list[torch.Size], densitie
 
 
 def shapes_of(size: str) -> list[torch.Size]:
-    import fairseq  # noqa: F401  (registers the plugin's adapters)
-
     from weighted_freezing_fairseq.plugin.runs import load_config
 
     overrides = [*SIZES[size].overrides(), "task.data=unused", "checkpoint.save_dir=unused"]

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import fairseq  # noqa: F401  (registers the plugin's adapters)
 import torch
 from fairseq.data import LanguagePairDataset
 

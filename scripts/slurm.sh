@@ -4,7 +4,7 @@
 #
 #   bash scripts/slurm.sh iwslt14 [--pairs de-en,es-en] [--methods standard,sage] [--seeds 1,2,3] [--gpus N] [--dry-run]
 #
-# All options are those of `wff reproduce`. The data must be there: bash scripts/iwslt14/prepare.sh. Partition, time and
+# All options are those of `wff reproduce`. The data must be there: bash scripts/prepare.sh iwslt14. Partition, time and
 # the like are given by sbatch's own variables (SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_ACCOUNT ...); at most
 # WFF_AT_ONCE jobs of an array run side by side. --dry-run prints what would be submitted. Relative paths start at the
 # repository, as the jobs do.

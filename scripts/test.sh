@@ -12,7 +12,7 @@ usage() {
     cat <<END
 usage: $SELF [--here] [--venv DIR] [--quick] [-- PYTEST OPTIONS]
 
-ruff, shellcheck, mypy, then pytest. Makes .venv first where it is missing (scripts/setup.sh).
+ruff, shellcheck, mypy, import-linter, then pytest. Makes .venv first where it is missing (scripts/setup.sh).
 
   --here       use the active environment, which must be complete (see scripts/setup.sh --here)
   --venv DIR   another environment than .venv
@@ -91,6 +91,7 @@ step "ruff check" ruff check .
 step "ruff format" ruff format --check .
 step "shellcheck" shellcheck ${scripts[@]+"${scripts[@]}"}
 step "mypy" mypy
+step "import-linter" lint-imports --no-logo --no-cache
 
 printf '==> before the tests\n'
 printf '    %s\n' ${lines[@]+"${lines[@]}"}

@@ -66,7 +66,7 @@ class Fairseq:
         return output
 
     def train_words(self, name: str, *args: object, plugin: bool = True, without: str = "") -> list[object]:
-        # Stock fairseq aborts now and then when it leaves while its thread reads ahead, see compat.py.
+        # Stock fairseq aborts now and then when it leaves while its thread reads ahead, see plugin/mends.
         user_dir = ["--user-dir", USER_DIR] if plugin else ["--data-buffer-size", 0]
         save = ["--save-dir", self.folder / name]
         return [self.data, *user_dir, *(w for w in TOY_MODEL + TOY_RUN if w != without), *save, *args]
@@ -77,7 +77,7 @@ class Fairseq:
     def stock_translations(self, checkpoint: Path) -> list[str]:
         """What fairseq-generate, without this plugin where it can, makes of the test set."""
         trusted = {**environment(), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what torch since 2.6 needs for any
-        mended = ["--user-dir", USER_DIR] if sys.version_info < (3, 11) else []  # 0.12.2 cannot on torch 2 (compat.py)
+        mended = ["--user-dir", USER_DIR] if sys.version_info < (3, 11) else []  # 0.12.2 cannot (plugin/mends)
         words = [self.data, "--path", checkpoint, "--cpu", "--required-batch-size-multiple", 1, *mended]
         output = self("generate", *words, "--beam", 1, "--max-len-b", 10, env=trusted)
         assert mended or USER_DIR.name not in output

@@ -50,6 +50,11 @@ def test_the_wheel_holds_every_yaml(site):
     assert done.stdout == f"{inside}\n"
 
 
+def test_the_wheel_holds_the_folder_for_user_dir(site):
+    folder = Path(python(site, "-m", "weighted_freezing_fairseq", "user-dir").stdout.rstrip("\n"))
+    assert site in folder.parents and (folder / "__init__.py").is_file()
+
+
 CALLS = """if True:
     import contextlib, io, sys, traceback
     from weighted_freezing_fairseq.__main__ import COMMANDS, main

@@ -1,19 +1,34 @@
 """Importance-guided training for machine translation, as a plugin for unmodified fairseq.
 
 The mathematics lives in `core` (pure torch), the adapters in `plugin` (the only place that imports fairseq).
-Importing this package is cheap: neither torch nor fairseq is loaded until it is used. The adapters are registered
-with fairseq at once where fairseq is loaded already, as it is under `--user-dir`, and else when it is first imported.
+Importing this package changes nothing and loads neither torch nor fairseq. `register()`, or fairseq's --user-dir,
+adds the methods to fairseq.
 """
 
 from __future__ import annotations  # an older Python must get as far as saying that it is too old
 
 import importlib
-import importlib.util
 import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core.fixed import FixedMaskOptimizer as FixedMaskOptimizer
+    from .core.fused import passes_loss as passes_loss
+    from .core.guided import GuidedOptimizer as GuidedOptimizer
+    from .core.importance import METRICS as METRICS
+    from .core.losses import alignments as alignments
+    from .core.losses import js_divergence as js_divergence
+    from .core.losses import quadratic_penalty as quadratic_penalty
+    from .core.losses import x_divergence as x_divergence
+    from .core.pruner import IterativePruning as IterativePruning
+    from .core.rules import RULES as RULES
+    from .core.rules import Rule as Rule
+    from .core.schedules import adaptive_alpha as adaptive_alpha
+    from .core.scope import HEADS as HEADS
+    from .core.scope import scope_of as scope_of
+    from .core.sparse_reduce import MaskedReduce as MaskedReduce
+    from .core.sparse_reduce import reduce_bucket as reduce_bucket
 
 __version__ = "0.1.0"
 
@@ -35,7 +50,7 @@ _PUBLIC = {
     "IterativePruning": "core.pruner",
     "alignments": "core.losses",
 }
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "register", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,34 +59,19 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
-class _RegisterAfterFairseq(MetaPathFinder):
-    """Registers the adapters when somebody else imports fairseq, however late that is.
+def register() -> None:
+    """Add the methods to fairseq and repair it, as `--user-dir` does, for a script that calls fairseq itself.
 
-    fairseq skips a `--user-dir` whose package is imported already, so a script that imports this package first would
-    otherwise find no `--optimizer weighted_freeze`.
+    Before or after `import fairseq`; a second call does nothing.
     """
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if fullname != "fairseq":
-            return None
-        sys.meta_path.remove(self)
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            sys.meta_path.insert(0, self)  # this may be a look-up, with the import still to come
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_then_register(module: ModuleType) -> None:
-                execute(module)
-                sys.meta_path.remove(self)
-                importlib.import_module(f"{__name__}.plugin")
-
-            spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
-        return spec
-
-
-if "fairseq" in sys.modules:
     importlib.import_module(f"{__name__}.plugin")
-else:
-    sys.meta_path.insert(0, _RegisterAfterFairseq())
+
+
+def _is_user_dir() -> bool:
+    """Whether fairseq is importing this folder as its --user-dir: it notes the path before it imports."""
+    load = getattr(sys.modules.get("fairseq.utils"), "import_user_module", None)
+    return Path(__file__).resolve().parent in {Path(path).resolve() for path in getattr(load, "memo", ())}
+
+
+if _is_user_dir():
+    register()

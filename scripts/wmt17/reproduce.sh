@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# From the archives of WMT'17 En-De to tables: prepare, train, evaluate and report a matrix of methods, pairs and seeds.
+# The papers' experiment on WMT'17 En-De, from the raw archives to a table of BLEU.
 #
-#   bash scripts/wmt17/reproduce.sh [--methods standard,weighted_freeze] [--pairs en-de] [--seeds 1,2,3] [--jobs N]
+#   bash scripts/wmt17/reproduce.sh [--methods standard,weighted_freeze] [--pairs en-de] [--seeds 1,2,3] [--archive FILE ...]
 #
-# All options are those of `wff reproduce`; --dry-run says what is done and what is left to do, --list prints the cells
-# for a scheduler. A second call reuses what is done; a killed one goes on. The variables PAIRS, METHODS, SEEDS,
-# RECIPE, DATA, OUT, JOBS, GPUS, PRECISION and ARCHIVE stand for the options of these names.
+# The same as: bash scripts/reproduce.sh wmt17, whose --help says the rest.
 set -euo pipefail
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../wff.sh" "${BASH_SOURCE[0]}" "PAIRS METHODS SEEDS RECIPE DATA OUT JOBS GPUS PRECISION ARCHIVE" reproduce wmt17 "$@"
+case " $* " in
+*" --help "* | *" -h "*) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+*) exec bash "$(dirname "${BASH_SOURCE[0]}")/../reproduce.sh" wmt17 "$@" ;;
+esac

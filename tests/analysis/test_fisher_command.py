@@ -15,7 +15,7 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import fisher, masks, scope, snapshot
 from weighted_freezing_fairseq.workspace.locks import alone_at
 
-# fairseq's own attention, which the references below use as it is; `compat` hides this outside pytest.
+# fairseq's own attention, which the references below use as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
 
 

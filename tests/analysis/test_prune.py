@@ -23,7 +23,7 @@ from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.scoring.scores import read_lines, score
 
-# fairseq's own attention, which the reference below uses as it is; `compat` hides this outside pytest.
+# fairseq's own attention, which the reference below uses as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
 
 ONCE = [name for name, method in METHODS.items() if not method.penalty]

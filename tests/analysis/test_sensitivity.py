@@ -17,7 +17,7 @@ from weighted_freezing_fairseq.analysis.gradients import Sample, draw_batches
 from weighted_freezing_fairseq.core.balance import RELATIVE_WIDTH
 from weighted_freezing_fairseq.core.importance import loss_preserving
 
-# fairseq's own attention, which the reference below uses as it is; `compat` hides this outside pytest.
+# fairseq's own attention, which the reference below uses as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
 
 FEW = ("--batches", 2, "--max-tokens", 200, "--device", "cpu")

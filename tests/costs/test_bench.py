@@ -6,29 +6,23 @@ import logging
 import os
 import platform
 import re
+import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Killer, forked
 from locked import waits_for
 from recipe_runs import wff
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.costs.bench import (
-    VARIANTS,
-    Case,
-    Row,
-    _quartiles,
-    _ratios,
-    _transient_bytes,
-    cases,
-    variant,
-    worse_than,
-)
+from weighted_freezing_fairseq.costs.cases import VARIANTS, Case, cases, variant
+from weighted_freezing_fairseq.costs.measure import _quartiles, _ratios, _transient_bytes
+from weighted_freezing_fairseq.costs.results import Cost, worse_than
 from weighted_freezing_fairseq.costs.subjects import SIZES
-from weighted_freezing_fairseq.costs.tables import TABLES, Table
+from weighted_freezing_fairseq.costs.tables import TABLES, CostTable
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.workspace.configs import config_path
 from weighted_freezing_fairseq.workspace.locks import alone_in
@@ -153,7 +147,7 @@ def bench(capsys):
 
 @pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
-    table = Table("tiny", "what little there is", ["standard", "weighted_freeze"], ("toy",), "sentences=2,3", 1)
+    table = CostTable("tiny", "what little there is", ["standard", "weighted_freeze"], ("toy",), "sentences=2,3", 1)
     monkeypatch.setitem(TABLES, "tiny", table)
     words = ["--table", "tiny", "--out", tmp_path]
     status, said = bench(*words)
@@ -181,6 +175,22 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
 
 
 @pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
+@pytest.mark.slow
+def test_a_table_that_was_killed_while_it_was_written_is_measured_again(tmp_path, monkeypatch, bench):
+    monkeypatch.setitem(TABLES, "tiny", CostTable("tiny", "little", ["standard", "sage"], ("toy",), "sentences=2", 1))
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    words = ["bench", "--table", "tiny", "--out"]
+    assert bench(*words[1:], folders[0])[0] == 0
+    killer = Killer(folders[1] / "tiny", 8)
+    assert forked(tmp_path, lambda: main([*words, str(folders[1])]), killer)[0] == -signal.SIGKILL
+    assert bench(*words[1:], folders[1])[0] == 0
+    assert len({tuple(sorted(path.name for path in (f / "tiny").iterdir())) for f in folders}) == 1
+    tables = [list(csv.DictReader((folder / "tiny/bench.csv").read_text().splitlines())) for folder in folders]
+    counted = [[(row["method"], row["size"], row["state_bytes"], row["flops"]) for row in rows] for rows in tables]
+    assert counted[0] == counted[1] and len(counted[0]) == 2
+
+
+@pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_the_memory_of_a_case_is_given_back(bench):
     def resident():
@@ -202,7 +212,7 @@ def test_the_memory_of_a_case_is_given_back(bench):
         (["--out", "x", "--quick"], "leave out --quick, or --table"),
         (["--out", "x", "--check", "bench.csv"], "leave out --check, or --table"),
         (["--out", "x", "--json"], "leave out --json, or --table"),
-        ([], "where to? add --out DIR, in which each table gets a folder"),
+        ([], "--table needs a folder to write to; add --out DIR, in which each table gets a folder"),
     ],
     ids=lambda each: each[-1] if each and isinstance(each, list) else "",
 )
@@ -268,8 +278,8 @@ def test_another_precision_is_measured(tmp_path):
 
 
 def test_a_check_finds_what_became_worse_and_forgives_noise():
-    numbers = dict.fromkeys((name for name, kind in Row.__annotations__.items() if kind in (int, float)), 100)
-    row = Row(**numbers, method="sage", size="toy", precision="fp32", varied="", value=None, device="", torch="")
+    numbers = dict.fromkeys((name for name, kind in Cost.__annotations__.items() if kind in (int, float)), 100)
+    row = Cost(**numbers, method="sage", size="toy", precision="fp32", varied="", value=None, device="", torch="")
     now = [replace(row, time_low=1.05, time_ratio=1.1, time_high=1.2)]
 
     def stored(**changed):

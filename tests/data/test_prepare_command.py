@@ -121,22 +121,26 @@ def test_a_missing_package_is_told_before_the_work(capsys, tmp_path, monkeypatch
     assert "needs subword-nmt and sacremoses; type: pip install subword-nmt sacremoses" in error
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_the_scripts_hand_on_options_and_variables(dataset, tmp_path):
-    (tmp_path / "scripts" / dataset).mkdir(parents=True)
+@pytest.mark.parametrize("script", "prepare train evaluate reproduce iwslt14/reproduce wmt17/reproduce".split())
+def test_the_scripts_hand_on_options_and_variables(script, tmp_path):
+    for name in (f"{script}.sh", "reproduce.sh", "wff.sh"):
+        (tmp_path / "scripts" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
     (tmp_path / ".venv/bin").mkdir(parents=True)
-    shutil.copy(ROOT / f"scripts/{dataset}/prepare.sh", tmp_path / "scripts" / dataset)
-    shutil.copy(ROOT / "scripts/wff.sh", tmp_path / "scripts")
     (tmp_path / "scripts/setup.sh").write_text("echo set up >&2\n")
     (tmp_path / ".venv/bin/wff").write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
     (tmp_path / ".venv/bin/wff").chmod(0o755)
+    dataset, command = script.split("/") if "/" in script else ("multi30k", script)
+    variable = "CHOICES" if script == "evaluate" else "OUT"
+    named = [] if "/" in script else [dataset]
 
     def run(*words, **variables):
-        command = ["bash", tmp_path / f"scripts/{dataset}/prepare.sh", *words]
+        call = ["bash", tmp_path / f"scripts/{script}.sh", *named, *words]
         environment = {"PATH": os.environ["PATH"], **variables}
-        return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, check=True).stdout
+        return subprocess.run(call, env=environment, cwd="/", capture_output=True, text=True, check=True).stdout
 
-    assert run() == f"<prepare><{dataset}>"
-    assert run("--dry-run", "--jobs", "2", OUT="my data", JOBS="4") == (
-        f"<prepare><{dataset}><--out><my data><--jobs><4><--dry-run><--jobs><2>"
+    assert run() == f"<{command}><{dataset}>"
+    assert run("--dry-run", "--gpus", "2", **{variable: "my value"}) == (
+        f"<{command}><{dataset}><--{variable.lower()}><my value><--dry-run><--gpus><2>"
     )
+    assert "bash scripts/" in run("--help")

@@ -1,6 +1,7 @@
 """Each recipe against its description, line by line: the published scripts, a line of Python for a line of shell."""
 
 import gzip
+import json
 import platform
 import re
 import subprocess
@@ -202,6 +203,27 @@ def test_after_a_refusal_another_archive_may_be_given(tmp_path, texts):
     assert (job.folder / "raw/train.de").is_file()
     with pytest.raises(UserError, match="holds a unpacked of other settings; give another --out, or move that folder"):
         texts_of(job, iwslt14(tmp_path, texts, **{"de-en/README": "another"}))
+
+
+def test_a_folder_of_a_version_that_kept_entities_is_refused(tmp_path, texts):
+    job = job_of(tmp_path, "iwslt14", "de-en", "clean")
+    archive = iwslt14(tmp_path, texts)
+    texts_of(job, archive)
+    now = {"tags": "entities resolved"}
+    for stamp in (job.folder / ".unpacked.json", job.folder / ".text.json"):
+        settings = json.loads(stamp.read_text())
+        assert settings.pop("reading") == now
+        stamp.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="holds a unpacked of other settings; give another --out, or move that folder"):
+        texts_of(job, archive)
+    for manifest in ({}, {"reading": {"tags": "another"}}):
+        (job.folder / "manifest.json").write_text(json.dumps({**job.settings, "reading": None, **manifest}))
+        with pytest.raises(UserError, match="by a version that read its archives in another way .now: .*--out"):
+            folder.is_done(job)
+    (job.folder / "manifest.json").write_text(json.dumps({**job.settings, "sha256": {}}))
+    assert folder.is_done(job)
+    plain = (job_of(tmp_path, *of) for of in (("wmt17", "en-de", "clean"), ("multi30k", "de-en", "clean")))
+    assert not any("reading" in other.settings for other in plain)  # was never read in another way
 
 
 def test_the_archive_of_another_pair_is_refused(tmp_path):

@@ -172,10 +172,10 @@ def test_zeros_grow_again_only_in_a_run_that_is_told_so(fairseq: Fairseq):
     for criterion in (["label_smoothed_cross_entropy"], ["ewc", "--ewc-lambda", 1], ["alignreg"]):
         flags = [*ADAM, "--criterion", *criterion, "--max-update", 12]
         output = fairseq.train("no", *flags, "--restore-file", parent, "--reset-optimizer", ok=False)
-        assert f"{parent} is pruned, and without its masks the zeros in 16 matrices would grow again" in output
+        assert f"{parent} is pruned, and without its masks zeros in 16 matrices would become nonzero" in output
         assert "add --criterion alignreg --prune magnitude" in output and "with --finetune-from-model" in output
     output = fairseq.train("dense", *flags, "--finetune-from-model", parent)
-    assert f"{parent} is pruned, and the zeros in 16 matrices will grow again; to keep them, add" in output
+    assert f"{parent} is pruned, and zeros in 16 matrices will become nonzero; to keep them, add" in output
 
 
 def test_pruning_that_begins_late_counts_from_there(fairseq: Fairseq):
@@ -258,8 +258,11 @@ def test_two_processes_prune_alike(fairseq: Fairseq):
             "above 0 and below 1, got 1.5; type",
         ),
         (["--prune", "lamp", "--prune-interval", 1, "--prune-step", 0], "got 0; type --prune-step 0.1"),
-        (["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1], "the penalty of --prune l2 or l0"),
-        (["--alignreg-lambda", -1], "would drive from the reference"),
+        (
+            ["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1],
+            "got 1, and needs --prune l2 or l0",
+        ),
+        (["--alignreg-lambda", -1], "--alignreg-lambda must not be negative, got -1"),
         (["--alignreg-reference", "no.pt"], "there is no reference no.pt; give --alignreg-reference a checkpoint"),
         (["--alignreg-reference", __file__], "was not loaded"),
         (["--zero-sharding", "os"], "leave out --zero-sharding"),

@@ -2,8 +2,10 @@
 
 import csv
 import random
+import signal
 import subprocess
 import time
+from functools import partial
 
 import miniature
 import numpy as np
@@ -11,7 +13,10 @@ import pytest
 import torch
 import warm_python
 from fairseq_runs import assert_same
+from forked import Killer, forked
 from recipe_runs import command, shortened, wff
+
+from weighted_freezing_fairseq.__main__ import main
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +90,19 @@ def test_average(measured, tmp_path):
     moments = killed_and_called_again(3, longest, *words, tmp_path / "killed/a.pt")
     assert names(tmp_path / "whole") == names(tmp_path / "killed") == {"a.pt"}, moments
     assert (tmp_path / "whole/a.pt").read_bytes() == (tmp_path / "killed/a.pt").read_bytes()
+
+
+def test_pack(measured, tmp_path):
+    words = ["pack", measured[0], measured[0], "--optimizer-state", "--out"]
+    assert wff(*words, tmp_path / "whole/p.wff").returncode == 0
+    out = tmp_path / "killed/p.wff"
+    for moment in (2, 3):  # before it writes into its part, and before that gets its name
+        call = partial(main, [*map(str, words), str(out)])
+        assert forked(tmp_path, call, Killer(out.parent, moment))[0] == -signal.SIGKILL
+        assert not out.exists()
+    assert wff(*words, out).returncode == 0
+    assert names(tmp_path / "whole") == names(tmp_path / "killed") == {"p.wff"}
+    assert (tmp_path / "whole/p.wff").read_bytes() == out.read_bytes()
 
 
 def test_fisher(measured, tmp_path):

@@ -13,6 +13,7 @@ from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.plugin.trained import shape_of
+from weighted_freezing_fairseq.workspace.processes import USER_DIR as PRINTED
 
 WF = ["--optimizer", "weighted_freeze", "--max-update", "2"]
 
@@ -24,11 +25,12 @@ def cold(toy_data: Path, tmp_path: Path) -> Fairseq:
 
 
 @pytest.mark.parametrize(
-    "way", ["absolute", "relative", "slash", "link", "imported before", "another copy imported before"]
+    "way",
+    ["absolute", "relative", "slash", "link", "imported before", "another copy imported before", "registered before"],
 )
 def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
     variables = environment()
-    user_dir = {"absolute": str(USER_DIR), "slash": f"{USER_DIR}/", "imported before": str(USER_DIR)}.get(way)
+    user_dir = {"slash": f"{USER_DIR}/", "imported before": str(PRINTED)}.get(way, str(USER_DIR))
     code = "from fairseq_cli.train import cli_main; cli_main()"
     if way == "relative":
         user_dir = os.path.relpath(USER_DIR, cold.folder)
@@ -41,7 +43,9 @@ def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
         shutil.copytree(USER_DIR, tmp_path / "site/weighted_freezing_fairseq")
         variables["PYTHONPATH"] = str(tmp_path / "site")
         code = "import weighted_freezing_fairseq; " + code
-        user_dir = str(USER_DIR)
+        user_dir = str(PRINTED)
+    elif way == "registered before":
+        code = "import weighted_freezing_fairseq; weighted_freezing_fairseq.register(); " + code
     words = cold.train_words("run", *WF, plugin=False)
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words), "--user-dir", user_dir],
@@ -51,33 +55,71 @@ def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
     assert cold.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
 
 
-def test_a_look_up_of_fairseq_does_not_lose_the_registration():
-    code = """
+IMPORT_CHANGES_NOTHING = """
+import os, sys
+def state():
+    registries = {} if "fairseq" not in sys.modules else {
+        name: list(value["registry"]) for name, value in sys.modules["fairseq.registry"].REGISTRIES.items()
+    }
+    return list(sys.meta_path), list(sys.path), list(sys.path_hooks), dict(os.environ), registries
+before, modules = state(), set(sys.modules)
+import weighted_freezing_fairseq as package
+assert state() == before
+new = {name.partition(".")[0] for name in set(sys.modules) - modules}
+assert not new & {"torch", "fairseq", "numpy"}, new
+assert not [name for name in sys.modules if name.startswith(package.__name__ + ".")]
+print("unchanged with fairseq" if "fairseq" in sys.modules else "unchanged", end="")
+"""
+
+
+def test_the_import_of_the_package_changes_nothing(fairseq: Fairseq):
+    done = subprocess.run([sys.executable, "-c", IMPORT_CHANGES_NOTHING], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "unchanged", done.stderr
+    code = "import fairseq.optim, fairseq.criterions\n" + IMPORT_CHANGES_NOTHING
+    assert fairseq.python("-c", code).communicate()[0] == "unchanged with fairseq"
+
+
+REGISTER = """
 import importlib.util, sys
 import weighted_freezing_fairseq
-assert importlib.util.find_spec("fairseq") and importlib.util.find_spec("fairseq") and "fairseq" not in sys.modules
-import fairseq
+assert importlib.util.find_spec("fairseq") and "fairseq" not in sys.modules
+weighted_freezing_fairseq.register()
+from fairseq import options
 from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.trainer import Trainer
+kept = dict(OPTIMIZER_REGISTRY), Trainer.train_step, options.parse_args_and_arch
+weighted_freezing_fairseq.register()
 assert "weighted_freeze" in OPTIMIZER_REGISTRY
-assert not [finder for finder in sys.meta_path if type(finder).__name__ == "_RegisterAfterFairseq"]
+assert (dict(OPTIMIZER_REGISTRY), Trainer.train_step, options.parse_args_and_arch) == kept
+sys.modules["renamed"] = renamed = importlib.util.module_from_spec(importlib.util.spec_from_file_location(
+    "renamed", weighted_freezing_fairseq.__file__, submodule_search_locations=weighted_freezing_fairseq.__path__))
+renamed.__spec__.loader.exec_module(renamed)
+renamed.register()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("trap", ["other version", "other name"])
+def test_register_is_idempotent_and_refuses_a_second_name():
+    done = subprocess.run([sys.executable, "-c", REGISTER], capture_output=True, text=True, timeout=300)
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("ImportError: this plugin is registered already, under the name weighted_freezing_fairseq")
+    assert error.endswith('give fairseq one path to it: --user-dir "$(wff user-dir)"')
+
+
+@pytest.mark.parametrize("trap", ["other version", "printed folder of another version", "other name"])
 def test_a_second_plugin_is_refused_with_what_to_type(cold: Fairseq, trap: str, tmp_path: Path):
-    name = "weighted_freezing_fairseq" if trap == "other version" else "renamed"
-    copy = tmp_path / name
+    copy = tmp_path / ("renamed" if trap == "other name" else "weighted_freezing_fairseq")
     shutil.copytree(USER_DIR, copy)
     init = copy / "__init__.py"
     init.write_text(init.read_text().replace('__version__ = "', '__version__ = "9.'))
-    code = f"import sys; sys.path.insert(0, {str(USER_DIR.parent)!r}); import weighted_freezing_fairseq; " + (
-        "from fairseq_cli.train import cli_main; cli_main()"
-    )
+    code = f"import sys; sys.path.insert(0, {str(USER_DIR.parent)!r}); import weighted_freezing_fairseq as package; "
+    if trap == "printed folder of another version":
+        copy /= PRINTED.relative_to(USER_DIR)
+    else:
+        code += "package.register(); "
     words = cold.train_words("run", *WF, plugin=False)
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words), "--user-dir", copy],
+        [sys.executable, "-c", code + "from fairseq_cli.train import cli_main; cli_main()", *map(str, words),
+         "--user-dir", copy],
         cwd=cold.folder, env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0 and "wff user-dir" in done.stderr, done.stderr[-3000:]

@@ -35,6 +35,7 @@ def test_hydra_checks_a_yaml_that_names_it(fairseq: Fairseq):
     process = cold.python("-m", "weighted_freezing_fairseq.hydra_train", *words)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-4000:]
+    assert "version_base" not in output  # of Hydra, when fairseq's command is imported
     assert {row["update"] for row in rows(fairseq.folder / "hydra/importance.csv")} == {"1"}
 
 

@@ -204,7 +204,7 @@ def test_checkpoint_is_as_large_as_the_base_optimizers(fairseq: Fairseq):
     assert sizes[1] - sizes[0] < 4096
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="stock fairseq 0.12.2 cannot generate on torch 2, see compat.py")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="fairseq 0.12.2 cannot generate on torch 2 (plugin/mends)")
 def test_checkpoint_loads_without_the_plugin(fairseq: Fairseq):
     fairseq.train("guided", *WF, "--max-update", 2)
     assert len(fairseq.stock_translations(fairseq.folder / "guided/checkpoint_last.pt")) == 21

@@ -235,12 +235,12 @@ def test_alpha_without_runs_is_the_function_itself(wff, drawn):
 
 def test_what_is_read_is_what_others_write():
     """And what a run leaves unsaid is what the criterion would do."""
-    from weighted_freezing_fairseq.costs import bench
+    from weighted_freezing_fairseq.costs.results import Cost
     from weighted_freezing_fairseq.plugin import importance_log
     from weighted_freezing_fairseq.plugin.criterions import IntraDistillationConfig
 
     assert {*training.IMPORTANCE[1:]} < {*importance_log.COLUMNS}
-    assert {*costs.OF_BENCH, "flops"} < {field.name for field in dataclasses.fields(bench.Row)}
+    assert {*costs.OF_BENCH, "flops"} < {field.name for field in dataclasses.fields(Cost)}
     own = IntraDistillationConfig()
     assert {name: str(getattr(own, name)) for name in training.PAPER} == {
         name: str(value) for name, value in training.PAPER.items()

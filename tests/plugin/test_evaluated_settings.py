@@ -12,7 +12,7 @@ from fairseq import checkpoint_utils
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin.evaluated_settings import EVALUATED, literal
 
-# What fairseq does to old checkpoints; `compat` hides it outside pytest.
+# What fairseq does to old checkpoints; `plugin/mends` hides it outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*(hydra|strict|_group_|version_base)")
 
 CODE = "__import__('pathlib').Path({marker!r}).touch() or [(32, 3)]"

@@ -4,38 +4,19 @@ import csv
 import re
 from pathlib import Path
 
-import fairseq_cli.train
 import pytest
 import torch
-from fairseq.logging import metrics
 from fairseq.trainer import Trainer
-from fairseq_runs import Fairseq, assert_same
+from fairseq_runs import assert_same
+from in_process import Here
 from omegaconf import OmegaConf
 
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.plugin.importance_log import COLUMNS, FILE, interval_of
-from weighted_freezing_fairseq.plugin.runs import load_config
+from weighted_freezing_fairseq.plugin.importance_log import COLUMNS, ImportanceLog, interval_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
 
-TOY = """
-common: {{cpu: true, log_interval: 1, log_format: json}}
-task: {{_name: translation, data: {data}, source_lang: x, target_lang: y}}
-model:
-  _name: transformer_iwslt_de_en
-  share_decoder_input_output_embed: true
-  dropout: 0.1
-  base_layers: 0  # fairseq 0.12.2 wants to be told
-  encoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
-  decoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
-criterion: {{_name: label_smoothed_cross_entropy, label_smoothing: 0.1}}
-optimizer: {{_name: adam}}
-lr_scheduler: {{_name: fixed}}
-dataset: {{max_tokens: 120, num_workers: 0, data_buffer_size: 0, required_batch_size_multiple: 1}}
-optimization: {{max_update: 2, lr: [0.01], clip_norm: 0.5}}
-checkpoint: {{no_epoch_checkpoints: true}}
-"""
 INTRA = ["criterion._name=intra_distillation", "criterion.alpha_schedule=constant"]
 FREEZE = ["optimizer._name=weighted_freeze", "optimizer.base_optimizer=sgd"]
 FISH = ["optimizer._name=fish_mask", "optimizer.fish_density=0.05", "optimizer.fish_updates=2"]
@@ -50,32 +31,6 @@ MATRICES = ("encoder.layers.0.fc1.weight", "decoder.layers.0.fc1.weight")
 Row = dict[str, str]
 
 
-class Here(Fairseq):
-    """fairseq's training in this process, which saves starting another; the last trainer stays at hand."""
-
-    trainer: Trainer
-
-    def run(self, name: str, *settings: str, every: int = 0) -> Path:
-        yaml = self.folder / "toy.yaml"
-        yaml.write_text(TOY.format(data=self.data))
-        always = ["dataset.disable_validation=true", f"checkpoint.save_dir={self.folder / name}"]
-        metrics.reset()
-        fairseq_cli.train.main(load_config(yaml, [*always, *settings, f"common.log_importance={every}"]))
-        return self.folder / name / FILE
-
-
-@pytest.fixture
-def here(toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
-    found = Here(toy_data, tmp_path)
-
-    def create(*args: object, **kwargs: object) -> Trainer:
-        found.trainer = Trainer(*args, **kwargs)
-        return found.trainer
-
-    monkeypatch.setattr(fairseq_cli.train, "Trainer", create)
-    return found
-
-
 def rows(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -83,6 +38,10 @@ def rows(path: Path) -> list[Row]:
 
 def overall(path: Path, column: str) -> list[float]:
     return [float(row[column]) for row in rows(path) if row["by"] == "model"]
+
+
+def listening(trainer: Trainer) -> list[ImportanceLog]:
+    return [listener for listener in trainer.listeners if isinstance(listener, ImportanceLog)]
 
 
 def hooks(trainer: Trainer) -> int:
@@ -94,7 +53,7 @@ def hooks(trainer: Trainer) -> int:
 def test_training_is_bit_identical_with_it_and_nothing_is_there_without(here: Here, settings: list[str]):
     plain = here.run("without", *settings, "optimization.max_update=5")
     usual = hooks(here.trainer)
-    assert here.trainer.importance_log is None and not plain.exists()
+    assert listening(here.trainer) == [] and not plain.exists()
     path = here.run("with", *settings, "optimization.max_update=5", every=2)
     assert hooks(here.trainer) == usual + bool(settings)
     found, wanted = here.checkpoint("with"), here.checkpoint("without")
@@ -179,10 +138,10 @@ def test_every_precision_gives_the_figures_of_float32(here: Here):
 
 def test_what_cannot_be_written_is_said(here: Here, caplog: pytest.LogCaptureFixture):
     path = here.run("run", "optimization.max_update=1", every=2)
-    log = here.trainer.importance_log
+    (log,) = listening(here.trainer)
     with caplog.at_level("INFO"):
-        log.clipped(torch.tensor(torch.inf))
-        log.done(2)
+        log.clipped(here.trainer, torch.tensor(torch.inf))
+        log.updated(here.trainer)
     assert "gradients of update 2 overflow" in caplog.text and rows(path) == []
     path.write_text("update,mean\n1,2\n")
     with pytest.raises(UserError, match="move it away"):

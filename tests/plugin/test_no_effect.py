@@ -103,7 +103,7 @@ def test_a_model_without_matrices_to_prune_is_refused_without_a_flag_that_alignr
         parameters.published(embedding),
         pytest.raises(UserError, match="this model has none; type another --criterion"),
     ):
-        criterion.optimizer_built(torch.optim.SGD(embedding.parameters()))
+        criterion.use_optimizer(torch.optim.SGD(embedding.parameters()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -243,7 +243,7 @@ def test_a_sum_over_the_batch_counts_the_sentences_of_the_whole_update(folder, r
     bits = [x.item() / math.log(2) for x in (wanted, ce / 12, apart / (1 if reduction == "sum" else 12))]
     assert [logged[name] for name in ("loss", "ce_loss", "divergence")] == pytest.approx(bits, abs=1e-3)
     assert logged["alpha"] == 0.5
-    trainer.criterion.update_begun([parts[0], {}])  # nothing is counted where the last batch is a stand-in
+    trainer.criterion.update_begun(trainer, [parts[0], {}])  # nothing is counted where the last batch is a stand-in
     assert trainer.criterion._batch == 0
 
 
@@ -258,7 +258,7 @@ def test_a_sum_of_one_sentence_is_its_mean_and_a_neutral_one_needs_no_trainer(fo
     task = a_task()
     model, sample = build(task), batch(task)
     neutral = criterion(task, neutral=True, divergence_reduction="sum")
-    neutral.update_begun([sample])
+    neutral.update_begun(None, [sample])
     assert_equal(run(stock(task), model, sample), run(neutral, model, sample), **EXACTLY)
 
 
@@ -329,9 +329,9 @@ def test_heads_are_in_no_linear_scope(a_task):
     [
         (
             {"label_smoothing": 0.1},
-            "--label-smoothing is nothing that the loss of SentencePredictionTask has; leave it out",
+            "--label-smoothing is not a setting of the loss of SentencePredictionTask; leave it out",
         ),
-        ({"ignore_prefix_size": 1}, "--ignore-prefix-size is nothing"),
+        ({"ignore_prefix_size": 1}, "--ignore-prefix-size is not"),
         ({"alpha_schedule": "adaptive"}, "add --max-update 50000, or --alpha-schedule constant"),
     ],
 )
@@ -342,7 +342,7 @@ def test_impossible_settings_say_what_to_type(a_task, settings, words):
 
 def test_settings_of_sentences_are_refused_in_translation(a_task):
     words = a_task().dictionary
-    with pytest.raises(UserError, match="--regression-target is nothing that the loss of TranslationTask has"):
+    with pytest.raises(UserError, match="--regression-target is not a setting of the loss of TranslationTask"):
         criterions.IntraDistillation.build_criterion(
             OmegaConf.structured(criterions.IntraDistillationConfig(regression_target=True)),
             TranslationTask(TranslationConfig(), words, words),
@@ -361,12 +361,12 @@ def test_a_task_without_words_and_a_model_without_the_head_are_refused_in_one_li
     task = a_task()
     language_model = LanguageModelingTask(Namespace(), task.dictionary)
     language_model.cfg = task.cfg
-    assert isinstance(criterion(language_model), LabelSmoothedCrossEntropyCriterion)
+    assert isinstance(criterion(language_model).loss, LabelSmoothedCrossEntropyCriterion)
     with pytest.raises(UserError, match="such as --task translation, .* FairseqTask has no target dictionary"):
         criterion(FairseqTask(task.cfg))
-    with pytest.raises(UserError, match="has no classification head 'other'; take an encoder"):
+    with pytest.raises(UserError, match="has no classification head 'other'; use an encoder"):
         criterion(task, classification_head_name="other")(build(task), batch(task))
     model = build(task)
     model.args.ffn_reg_scale_factor = 0.1
-    with pytest.raises(UserError, match="leave out --mha- and --ffn-reg-scale-factor"):
+    with pytest.raises(UserError, match="leave out --mha-reg-scale-factor and --ffn-reg"):
         criterion(task)(model, batch(task))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from weighted_freezing_fairseq.cli.doctor import MENDS_HELP
 from weighted_freezing_fairseq.workspace import doctor
 from weighted_freezing_fairseq.workspace.doctor import FAIL, OK, WARN, Facts, Gpu
 
@@ -46,6 +47,10 @@ def test_the_two_combinations_that_setup_makes_are_well(facts):
 
 def gpu(major: int, minor: int) -> tuple[Gpu, ...]:
     return (Gpu("some GPU", (major, minor)),)
+
+
+def mend(name: str, state: str = "applied", protects: bool = False) -> doctor.Mend:
+    return doctor.Mend(name, state, "a reason", "some versions", protects)
 
 
 CASES = {
@@ -121,6 +126,43 @@ CASES = {
         "plain torch is used on the GPU: ImportError",
         "install gcc",
     ),
+    "mends unknown": (replace(NEW, errors={"fairseq": "OSError: x"}), "mends", WARN, "unknown", "mend fairseq first"),
+    "mends unknown without fairseq": (having(NEW, fairseq_fixed=None), "mends", WARN, "unknown", "mend fairseq first"),
+    "mends not needed": (
+        replace(NEW, mends=(mend("a"), mend("b", "not needed", protects=True))),
+        "mends",
+        OK,
+        "1 applied",
+        "",
+    ),
+    "mends left out": (
+        replace(NEW, mends=(mend("a"), mend("b", "left out"))),
+        "mends",
+        WARN,
+        "1 applied; WFF_MENDS leaves out b",
+        "unset WFF_MENDS",
+    ),
+    "mends that protect left out": (
+        replace(NEW, mends=(mend("a", "left out", protects=True), mend("b", "left out"))),
+        "mends",
+        WARN,
+        "leaves out a, b; nothing protects against unsafe checkpoints without a",
+        "unset WFF_MENDS",
+    ),
+    "mends of an unknown name": (
+        replace(NEW, errors={"plugin": "WFF_MENDS=x: unknown mend x; allowed are none, or a"}),
+        "mends",
+        FAIL,
+        "unknown mend x",
+        "unset WFF_MENDS",
+    ),
+    "plugin broken": (
+        replace(NEW, errors={"plugin": "ImportError: x"}),
+        "mends",
+        FAIL,
+        "does not register: ImportError: x",
+        "scripts/setup.sh",
+    ),
     "gpu unknown": (having(NEW, torch=None), "gpu", WARN, "unknown", "mend torch first"),
 }
 
@@ -190,6 +232,27 @@ def test_here_nothing_is_to_mend():
     assert done.returncode == 0, done.stdout
     assert report["well"]
     assert [check["name"] for check in report["checks"]] == [check.name for check in doctor.examine(NEW)]
+    assert {mend["state"] for mend in report["mends"]} == {"applied", "not needed"}
+    protecting = {mend["name"] for mend in report["mends"] if mend["protects"]}
+    assert protecting and all(name in MENDS_HELP for name in protecting)
+
+
+def test_mends_are_listed_with_their_states_and_reasons():
+    mends = [mend("a"), mend("b", "left out", protects=True), mend("c", "not needed")]
+    lines = [" ".join(line.split()) for line in doctor.as_lines(doctor.examine(NEW), mends)]
+    assert lines[-4:-1] == [
+        "applied a a reason",
+        "left out b a reason (protects)",
+        "not needed c a reason (only some versions needs it)",
+    ]
+    assert "WFF_MENDS selects" in lines[-5] and "WFF_MENDS=none" in wff("doctor", "--help").stdout
+
+
+def test_an_unknown_mend_is_said_in_one_line_that_lists_the_names(monkeypatch):
+    monkeypatch.setenv("WFF_MENDS", "nonesuch")
+    answer, error = doctor.probe(doctor.MENDS_PROBE)
+    assert not answer and error.startswith("WFF_MENDS=nonesuch: unknown mend nonesuch; allowed are none, or a comma-")
+    assert "verify_checksums" in error
 
 
 def test_a_bare_interpreter_gets_fail_lines_and_cures():

@@ -1,4 +1,4 @@
-"""`wff user-dir`: the folder that fairseq's --user-dir wants, wherever this package was installed."""
+"""`wff user-dir`: the folder for fairseq's --user-dir, wherever this package is installed."""
 
 import argparse
 

@@ -123,16 +123,13 @@ class Subject:
 
 
 def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
-    """One batch of random tokens, full but for a ragged end, and the translation task it belongs to."""
+    """One batch of random tokens with padding at its end, and the translation task that it belongs to."""
     import torch
-    from fairseq.data import Dictionary
-    from fairseq.tasks.translation import TranslationConfig, TranslationTask
-    from omegaconf import OmegaConf
 
-    words = Dictionary()
-    for index in range(size.vocabulary - len(words)):
-        words.add_symbol(f"w{index}")
-    words.finalize(padding_factor=1)
+    from ..plugin.runs import translation_task
+
+    task = translation_task(size.vocabulary)
+    words = task.target_dictionary
     generator = torch.Generator().manual_seed(seed)
     shape = (size.sentences, size.length)
     source, target = (torch.randint(words.nspecial, len(words), shape, generator=generator) for _ in range(2))
@@ -151,7 +148,7 @@ def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
         },
         "target": target,
     }
-    return sample, TranslationTask(OmegaConf.structured(TranslationConfig()), words, words)
+    return sample, task
 
 
 def subject_of(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Table:
+class CostTable:
     """Methods or variants of them, standard first; sizes, and what is varied of them."""
 
     name: str
@@ -23,45 +23,47 @@ _GUIDED = "weighted_freeze sage fish_mask lfr_cm".split()
 _ALL = ["standard", *_GUIDED, *"ewc alignreg r_drop intra_distillation intra_distillation_recompute".split()]
 _PASSES = "intra_distillation intra_distillation_loop intra_distillation_recompute".split()
 
-TABLES: Mapping[str, Table] = {
+TABLES: Mapping[str, CostTable] = {
     table.name: table
     for table in (
-        Table("quick", "every method in a minute or two", _ALL, rounds=5),
-        Table(
+        CostTable("quick", "every method in a minute or two", _ALL, rounds=5),
+        CostTable(
             "steps",
             "optimizer steps beside fairseq's Adam and the fastest plain one",
             ["standard", "adamw_of_torch", *_GUIDED],
             sizes=("small", "iwslt", "iwslt4096"),
             rounds=15,
         ),
-        Table(
+        CostTable(
             "modes",
             "K passes in each mode, R-Drop, and fairseq's own R-Drop",
             ["standard", *_PASSES, "r_drop", "r_drop_of_fairseq"],
             sizes=("small", "iwslt"),
         ),
-        Table(
+        CostTable(
             "pruning",
             "alignment during pruning",
             ["standard", "alignreg", "alignreg_frobenius"],
             sizes=("iwslt", "iwslt4096"),
             rounds=11,
         ),
-        Table(
+        CostTable(
             "parameters",
             "how cost grows with the model",
             ["standard", "weighted_freeze", "sage", "intra_distillation"],  # whose big ones fit into 24 GB together
             sizes=("toy", "small", "iwslt", "big"),
         ),
-        Table("batch", "how cost grows with the sentences of a batch", _ALL, vary="sentences=20,80,320"),
-        Table(
+        CostTable("batch", "how cost grows with the sentences of a batch", _ALL, vary="sentences=20,80,320"),
+        CostTable(
             "vocabulary",
             "how cost grows with the vocabulary, and what K passes written out cost",
             "standard weighted_freeze sage r_drop intra_distillation intra_distillation_plain".split(),
             vary="vocabulary=4000,12000,40000",
         ),
-        Table("passes", "how cost grows with the number K of passes", ["standard", *_PASSES], vary="passes=2,3,4,5"),
-        Table(
+        CostTable(
+            "passes", "how cost grows with the number K of passes", ["standard", *_PASSES], vary="passes=2,3,4,5"
+        ),
+        CostTable(
             "processes",
             "how cost grows with processes that average their gradients",
             ["standard", *_GUIDED, "intra_distillation"],

@@ -79,12 +79,14 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What decides about the outcome, beside the archives and the versions."""
         recipe = {key: value for key, value in asdict(self.recipe).items() if key not in ("what", "about", "pairs")}
+        reading = {part.form: parts.READING[part.form] for part in self.parts if part.form in parts.READING}
         # As JSON has it: what is read back must compare equal.
         return {
             "dataset": self.data.name,
             "recipe": self.name,
             "pair": self.pair,
             "steps": json.loads(json.dumps(recipe)),
+            **({"reading": reading} if reading else {}),
         }
 
     @property
@@ -106,8 +108,13 @@ def is_done(job: Job) -> bool:
     path = job.folder / MANIFEST
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if {key: found.get(key) for key in job.settings} != job.settings:
-            raise UserError(f"{job.folder} was made with other settings; give another --out, or move that folder away")
+        other = [key for key, value in job.settings.items() if found.get(key) != value]
+        if other:
+            how = "with other settings"
+            if other == ["reading"]:
+                now = ", ".join(f"{form}: {way}" for form, way in job.settings["reading"].items())
+                how = f"by a version that read its archives in another way (now: {now})"
+            raise UserError(f"{job.folder} was made {how}; give another --out, or move that folder away")
         refuse_lost(job.folder, found)
         return True
     refuse_foreign(job.folder, "unpacked", _OWN)

@@ -24,6 +24,8 @@ _WRAPPED = re.compile(r"\s*<(title|description)>(.*)</\1>\s*$", re.I | re.S)
 _TAG = re.compile(r"<(?P<end>/?)(?P<name>doc|seg)\b(?P<attributes>[^<>]*)(?P<closed>>?)", re.I)
 _ATTRIBUTE = r"""(?<![\w-]){}\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))"""
 _DOCUMENT, _NUMBER = (re.compile(_ATTRIBUTE.format(name), re.I) for name in ("docid", "id"))
+# Of forms that an earlier version read in another way: how they are read now, which stamps and manifests keep.
+READING = {"tags": "entities resolved"}
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});", re.I | re.A)
 
 

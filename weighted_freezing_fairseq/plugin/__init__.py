@@ -1,6 +1,6 @@
 """The only place that imports fairseq: thin adapters, registered when this package is imported.
 
-fairseq auto-imports sub-folders called `tasks` and `models` only, and not even those in every way of loading, so
+fairseq imports sub-folders called `tasks` and `models` only, and not even those in every way of loading, so that
 everything is imported here.
 """
 
@@ -8,14 +8,18 @@ from fairseq.optim import OPTIMIZER_REGISTRY
 
 if "weighted_freeze" in OPTIMIZER_REGISTRY:
     raise ImportError(
-        f"this plugin is loaded already, as {OPTIMIZER_REGISTRY['weighted_freeze'].__module__.split('.')[0]}; "
+        f"this plugin is registered already, under the name "
+        f"{OPTIMIZER_REGISTRY['weighted_freeze'].__module__.partition('.')[0]}; import the package under one name, and "
         'give fairseq one path to it: --user-dir "$(wff user-dir)"'
     )
 
-from . import alignreg, architectures, compat, criterions, importance_log, optimizers, trainers  # noqa: E402
+from . import mends  # noqa: E402
 
-compat.mend()
+mends.apply_mends()  # first: an invalid WFF_MENDS is refused before anything is registered
+
+from . import alignreg, architectures, criterions, importance_log, optimizers, trainers  # noqa: E402
+
 importance_log.add_setting()
 trainers.install()
 
-__all__ = ["alignreg", "architectures", "compat", "criterions", "importance_log", "optimizers", "trainers"]
+__all__ = ["alignreg", "architectures", "criterions", "importance_log", "mends", "optimizers", "trainers"]

@@ -1,7 +1,8 @@
-"""`--criterion alignreg`: iterative pruning inside a training run, held near a reference (O'Neill et al. 2021).
+"""`--criterion alignreg`: iterative pruning during training, aligned with a reference network (O'Neill et al. 2021).
 
-The mathematics is in `core/losses.py`, `core/pruning.py` and `core/pruner.py`; here are the flags, the reference, and
-what fairseq's trainer has to be told. Left out on purpose: pruning of a finished checkpoint, which is `wff prune`.
+The mathematics is in `core/losses.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
+reference, and the reactions to the trainer's events. Left out on purpose: pruning of a finished checkpoint, which is
+`wff prune`.
 """
 
 import logging
@@ -27,45 +28,45 @@ from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
 from ..core.scope import Slot
 from ..errors import UserError, check_fraction
 from . import checkpoints, no_effect, parameters
-from .guided_criterion import GuidedConfig, GuidedCriterion, register
+from .guided_criterion import CriterionConfig, GuidedCriterion, register, saved_state
+from .passes import LossAndLog, Sample
+from .trainer_events import TrainerListener
 
 logger = logging.getLogger(__name__)
 
-_REMEDY = "give --alignreg-reference a checkpoint of this very model from before fine-tuning"
+_REMEDY = "give --alignreg-reference a checkpoint of the same model from before fine-tuning"
 
 
 @dataclass
-class AlignRegConfig(GuidedConfig):
+class AlignRegConfig(CriterionConfig):
     alignreg: ChoiceEnum(["cosine", "frobenius", "none"]) = field(  # type: ignore[valid-type]
         default="cosine",
-        metadata={"help": "what keeps the pruned network near the reference: directions of weights, distance, nothing"},
+        metadata={"help": "penalty on the distance from the reference: cosine of weights, Frobenius norm, none"},
     )
     alignreg_level: ChoiceEnum(["unit", "layer"]) = field(  # type: ignore[valid-type]
-        default="unit", metadata={"help": "cosine of each unit's weights, or of each layer's"}
+        default="unit", metadata={"help": "take the cosine over the weights of each unit, or of each layer"}
     )
-    alignreg_lambda: float = field(default=5e-4, metadata={"help": "strength of that; 0: none"})
+    alignreg_lambda: float = field(default=5e-4, metadata={"help": "strength of the penalty; 0: no penalty"})
     alignreg_reference: Optional[str] = field(  # noqa: UP045
         default=None,
         metadata={"help": "checkpoint of the reference network (default: the weights at the start of this run)"},
     )
     prune: ChoiceEnum(["none", *METHODS]) = field(  # type: ignore[valid-type]
-        default="none", metadata={"help": "how to choose what is pruned; see wff prune --help"}
+        default="none", metadata={"help": "pruning method, which ranks the weights; see wff prune --help"}
     )
-    prune_step: float = field(
-        default=0.1, metadata={"help": "share of the weights that is pruned in each pruning step"}
-    )
+    prune_step: float = field(default=0.1, metadata={"help": "fraction of the weights that each pruning step prunes"})
     prune_interval: Optional[int] = field(  # noqa: UP045
-        default=None, metadata={"help": "a pruning step every so many updates, or epochs"}
+        default=None, metadata={"help": "number of updates, or epochs, between pruning steps"}
     )
     prune_unit: ChoiceEnum(["updates", "epochs"]) = field(  # type: ignore[valid-type]
-        default="updates", metadata={"help": "what --prune-interval counts"}
+        default="updates", metadata={"help": "unit of --prune-interval"}
     )
-    prune_target: float = field(default=0.7, metadata={"help": "share of the weights that is pruned in the end"})
+    prune_target: float = field(default=0.7, metadata={"help": "final fraction of the weights that are pruned"})
     prune_schedule: ChoiceEnum(PRUNE_SCHEDULES) = field(  # type: ignore[valid-type]
         default="uniform",
         metadata={
-            "help": "uniform: --prune-step of all weights each time; geometric: of those that are left; "
-            "cubic: as many steps, large ones first"
+            "help": "uniform: each step prunes --prune-step of all weights; geometric: of the remaining weights; "
+            "cubic: as many steps as uniform, larger ones first"
         },
     )
     prune_lambda: Optional[float] = field(  # noqa: UP045
@@ -81,6 +82,7 @@ class AlignReg(GuidedCriterion):
     method = "alignreg"
     in_bits = ("alignreg", "prune_penalty")
     as_is = ("sparsity",)
+    needs_whole_weights = True
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -90,7 +92,8 @@ class AlignReg(GuidedCriterion):
         self._reference: dict[str, Tensor] = {}
         self._pruning: IterativePruning | None = None
         self._epoch = 1
-        self._begun: dict[str, int] = {}  # updates and epochs that were over when pruning began
+        self._batches: Any = None  # fairseq's epoch iterator; None until the trainer has built it
+        self._begun: dict[str, int] = {}  # finished updates and epochs at the beginning of pruning
 
     @property
     def _aligned(self) -> bool:
@@ -101,28 +104,24 @@ class AlignReg(GuidedCriterion):
         return not self._aligned and str(self.cfg.prune) == "none"
 
     @property
-    def needs_whole_weights(self) -> bool:
-        return not self.neutral
-
-    @property
     def held(self) -> Iterable[Tensor]:
         return [*self._reference.values(), *(self._pruning.held if self._pruning is not None else ())]
 
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
+    def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         if self._pruning is not None and not model.training:
             self._pruning.settle()
         return super().forward(model, sample, reduce)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         if self._aligned and not self._reference:
             self._reference = {slot.name: slot.weight.clone() for _, slot in self._layers}
         if self._pruning is not None:
             if not self._begun:
-                earlier = self._pruning.steps * self.cfg.prune_interval  # of the run whose masks this one keeps
-                self._begun = {unit: count - earlier for unit, count in self._over().items()}
+                earlier = self._pruning.steps * self.cfg.prune_interval  # steps of the run that the masks come from
+                self._begun = {unit: count - earlier for unit, count in self._finished().items()}
                 self._warn_if_out_of_reach()
             self._pruning.begin_update()
-        # Before the model's pass, see `penalised`.
+        # Before the forward pass, see `penalised`.
         terms = {}
         if self._aligned:
             terms["alignreg"] = self.cfg.alignreg_lambda * self._distance()
@@ -134,7 +133,7 @@ class AlignReg(GuidedCriterion):
         return loss, logged
 
     def _distance(self) -> Tensor:
-        """What --alignreg-lambda multiplies: minus the mean cosine (eq. 3), or the squared distance (eq. 6)."""
+        """The penalty without its strength: minus the mean cosine (eq. 3), or the squared distance (eq. 6)."""
         if str(self.cfg.alignreg) == "cosine":
             thetas, exacts = [parameter for parameter, _ in self._layers], [slot.weight for _, slot in self._layers]
             references = [self._reference[slot.name] for _, slot in self._layers]
@@ -142,8 +141,8 @@ class AlignReg(GuidedCriterion):
         halves = [quadratic_penalty(p, None, self._reference[s.name], s.weight) for p, s in self._layers]
         return 2 * torch.stack(halves).sum()
 
-    def attach(self, trainer: Trainer) -> None:
-        super().attach(trainer)
+    def trainer_built(self, trainer: Trainer) -> None:
+        super().trainer_built(trainer)
         cfg, unit = self.cfg, str(self.cfg.prune_unit)
         limit = {"updates": cfg.max_update, "epochs": cfg.max_epoch}[unit]
         if str(cfg.prune) != "none" and 0 < limit < self._last_step * cfg.prune_interval:
@@ -157,36 +156,37 @@ class AlignReg(GuidedCriterion):
         return pruning_steps(self.cfg.prune_step, self.cfg.prune_target, str(self.cfg.prune_schedule))
 
     def _what_fits(self, count: int) -> str:
-        """The flags that reach the target in `count` updates or epochs, with time to train on where there is some."""
+        """Flags that reach the target in `count` updates or epochs, with training after the last step if possible."""
         cfg, steps = self.cfg, self._last_step
         if steps <= count:
             return f"--prune-interval {max(1, count // (steps + 1))}"
-        share = 1 - (1 - cfg.prune_target) ** (1 / count) if str(cfg.prune_schedule) == "geometric" else None
-        return f"--prune-interval 1 --prune-step {math.ceil(1e4 * (share or cfg.prune_target / count)) / 1e4:g}"
+        geometric = str(cfg.prune_schedule) == "geometric"
+        step = 1 - (1 - cfg.prune_target) ** (1 / count) if geometric else cfg.prune_target / count
+        return f"--prune-interval 1 --prune-step {math.ceil(1e4 * step) / 1e4:g}"
 
     def _warn_if_out_of_reach(self) -> None:
-        """Said when pruning begins, where the run ends by the other unit, or a part of it is over already."""
-        unit, over, iterator = str(self.cfg.prune_unit), self._over(), self.trainer.epoch_iterator
+        """When pruning begins: the run may end by the other unit, or may have been resumed with little time left."""
+        unit, finished = str(self.cfg.prune_unit), self._finished()
         frequency = self.trainer.cfg.optimization.update_freq
-        if iterator is None:
+        if self._batches is None:
             return
-        an_epoch = math.ceil(len(iterator) / frequency[min(self._epoch, len(frequency)) - 1])
-        left = (self.cfg.max_update or math.inf) - over["updates"]
+        epoch_length = math.ceil(len(self._batches) / frequency[min(self._epoch, len(frequency)) - 1])
+        left = (self.cfg.max_update or math.inf) - finished["updates"]
         if self.cfg.max_epoch > 0:
-            left = min(left, (self.cfg.max_epoch - over["epochs"]) * an_epoch)
-        count = over[unit] - self._begun[unit] + (left if unit == "updates" else left / an_epoch)
+            left = min(left, (self.cfg.max_epoch - finished["epochs"]) * epoch_length)
+        count = finished[unit] - self._begun[unit] + (left if unit == "updates" else left / epoch_length)
         if count < (needed := self._last_step * self.cfg.prune_interval):
             logger.warning(
                 "--prune-target %g will not be reached: pruning takes %d %s, and this run has %d; type %s",
                 self.cfg.prune_target, needed, unit, count, self._what_fits(max(1, int(count))),
             )  # fmt: skip
 
-    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
+    def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         if self.neutral:
             return
         try:
             slots = parameters.match([p for group in optimizer.param_groups for p in group["params"]], "linear")
-        except ValueError:  # of an empty scope, which other methods have a flag for
+        except ValueError:  # an empty scope; its message names a flag that alignreg lacks
             raise UserError(
                 "--criterion alignreg acts on matrices of attention and feed-forward layers, and this model has none; "
                 "type another --criterion"
@@ -196,62 +196,57 @@ class AlignReg(GuidedCriterion):
         if self._aligned and self.cfg.alignreg_reference is not None and not self._reference:
             self._load_reference(Path(self.cfg.alignreg_reference))
         if str(self.cfg.prune) != "none":
-            self._pruning = self._prunes(slots)
+            self._pruning = IterativePruning(
+                slots,
+                str(self.cfg.prune),
+                interval=self.cfg.prune_interval,
+                amount=self.cfg.prune_step,
+                target=self.cfg.prune_target,
+                schedule=str(self.cfg.prune_schedule),
+                seed=self.cfg.seed,
+                strength=self.cfg.prune_lambda,
+                gate_lr=self.cfg.prune_gate_lr,
+                elapsed=self._elapsed,
+                seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
+                pruned=_forget_best,
+            )
             self._pruning.attach(optimizer)
 
     def _load_reference(self, path: Path) -> None:
         weights = checkpoints.read(path, "reference", _REMEDY)["model"]
-        self.trainer.get_model().upgrade_state_dict(weights)  # published RoBERTas have the names of older versions
+        self.trainer.get_model().upgrade_state_dict(weights)  # published RoBERTas use names of older versions
         wanted = [(slot.name, slot.shape) for _, slot in self._layers]
-        found = snapshot.matching(weights, path, wanted, _REMEDY)
+        reference = snapshot.matching(weights, path, wanted, _REMEDY)
         for _, slot in self._layers:
-            self._reference[slot.name] = found[slot.name].to(slot.weight.device, slot.weight.dtype)
+            self._reference[slot.name] = reference[slot.name].to(slot.weight.device, slot.weight.dtype)
 
-    def _prunes(self, slots: list[Slot]) -> IterativePruning:
-        cfg = self.cfg
-        return IterativePruning(
-            slots,
-            str(cfg.prune),
-            interval=cfg.prune_interval,
-            amount=cfg.prune_step,
-            target=cfg.prune_target,
-            schedule=str(cfg.prune_schedule),
-            seed=cfg.seed,
-            strength=cfg.prune_lambda,
-            gate_lr=cfg.prune_gate_lr,
-            elapsed=self._elapsed,
-            seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
-            pruned=_forget_best,
-        )
-
-    def _over(self) -> dict[str, int]:
-        """Updates and epochs that were over when this update began."""
+    def _finished(self) -> dict[str, int]:
+        """Updates and epochs that were finished before the current update."""
         return {"updates": int(self.trainer.get_num_updates()), "epochs": self._epoch - 1}
 
     def _elapsed(self) -> int:
-        """What --prune-interval counts, at the end of an update that the trainer has not counted yet."""
+        """Units of --prune-interval since pruning began, at the end of an update that the trainer has not counted."""
         unit = str(self.cfg.prune_unit)
-        iterator = self.trainer.epoch_iterator
-        ended = unit == "updates" or (iterator is not None and iterator.end_of_epoch())
-        return self._over()[unit] - self._begun[unit] + ended
+        ended = unit == "updates" or (self._batches is not None and self._batches.end_of_epoch())
+        return self._finished()[unit] - self._begun[unit] + ended
 
-    def epoch_begun(self, epoch: int) -> None:
+    def batches_built(self, trainer: Trainer, batches: Any) -> None:
+        self._batches = batches
+
+    def epoch_begun(self, trainer: Trainer, epoch: int) -> None:
         self._epoch = epoch
 
-    def before_clipping(self) -> None:
+    def gradients_final(self, trainer: Trainer) -> None:
         if self._pruning is not None:
             self._pruning.mask_gradients()
 
-    @property
-    def keeps_zeros(self) -> bool:
-        return str(self.cfg.prune) != "none"
+    def keep_masks(self, saved: dict[str, Any]) -> None:
+        """Keep the zeros of a pruned model from which a new run starts; `saved` is the state of the run that pruned."""
+        assert self.trainer.optimizer is not None and self._pruning is not None  # the first access builds both
+        self._pruning.keep_masks(saved["pruning"])
+        logger.info("%.2f %% of the weights stay at zero, as in the checkpoint", 100 * self._pruning.sparsity)
 
-    def load_masks(self, own: dict[str, Any]) -> None:
-        assert self.trainer.optimizer is not None and self._pruning is not None  # built when it is asked for
-        self._pruning.keep_masks(own["pruning"])
-        logger.info("%.2f %% of the weights stay at zero, as the checkpoint has them", 100 * self._pruning.sparsity)
-
-    def own_state(self) -> dict[str, Any]:
+    def state_to_save(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
         if self._reference and self.cfg.alignreg_reference is None:
             state["reference"] = dict(self._reference)
@@ -259,66 +254,68 @@ class AlignReg(GuidedCriterion):
             state |= {"pruning": self._pruning.state(), "begun": self._begun}
         return state
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        if "pruning" in own and self._pruning is None:
+    def restore_state(self, saved: dict[str, Any]) -> None:
+        if "pruning" in saved and self._pruning is None:
             raise UserError(
                 "this checkpoint is being pruned: resume it with its own --prune, or start a new run from it with "
                 "--finetune-from-model"
             )
-        self._begun = own.get("begun", {})
-        if self._aligned and "reference" in own and self.cfg.alignreg_reference is None:
-            self._reference = {s.name: own["reference"][s.name].to(s.weight.device, copy=True) for _, s in self._layers}
-        if self._pruning is not None and "pruning" in own:
-            self._pruning.load_state(own["pruning"])
+        self._begun = saved.get("begun", {})
+        if self._aligned and "reference" in saved and self.cfg.alignreg_reference is None:
+            weights = saved["reference"]
+            self._reference = {s.name: weights[s.name].to(s.weight.device, copy=True) for _, s in self._layers}
+        if self._pruning is not None and "pruning" in saved:
+            self._pruning.load_state(saved["pruning"])
 
 
-def is_pruned(own: Mapping[str, Any]) -> bool:
-    """Whether the state of a criterion has masks."""
-    return bool(own.get("pruning", {}).get("masks"))
+class PrunedStart(TrainerListener):
+    """Keeps the zeros of a pruned checkpoint, also where a run takes its weights only."""
 
-
-def zeros_would_grow(own: Mapping[str, Any], filename: str, cfg: DictConfig) -> None:
-    """Of a run that starts from a pruned checkpoint and keeps no masks: refused, or warned of where that may be meant.
-
-    --finetune-from-model may take the weights alone, for a dense model.
-    """
-    masks = own["pruning"]["masks"]
-    keep = (
-        f"to keep them, add --criterion alignreg --prune {own['pruning']['method']} with the --prune-interval and "
-        "--prune-target that it was pruned with"
-    )
-    if cfg.checkpoint.finetune_from_model == filename:
-        logger.warning("%s is pruned, and the zeros in %d matrices will grow again; %s", filename, len(masks), keep)
-    else:
-        raise UserError(
-            f"{filename} is pruned, and without its masks the zeros in {len(masks)} matrices would grow again; {keep}, "
-            "or start a new, dense run from it with --finetune-from-model"
+    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
+        criterion, saved = trainer.get_criterion(), saved_state(extra_state)
+        masks = saved.get("pruning", {}).get("masks")
+        resumed = isinstance(criterion, AlignReg) and not reset_optimizer  # and has loaded its masks
+        if not masks or resumed:
+            return
+        if isinstance(criterion, AlignReg) and str(criterion.cfg.prune) != "none":
+            criterion.keep_masks(saved)
+            return
+        remedy = (
+            f"to keep them, add --criterion alignreg --prune {saved['pruning']['method']} with the --prune-interval "
+            "and --prune-target that it was pruned with"
         )
+        if trainer.cfg.checkpoint.finetune_from_model == path:  # a dense run may be intended
+            logger.warning("%s is pruned, and zeros in %d matrices will become nonzero; %s", path, len(masks), remedy)
+        else:
+            raise UserError(
+                f"{path} is pruned, and without its masks zeros in {len(masks)} matrices would become nonzero; "
+                f"{remedy}, or start a new, dense run from it with --finetune-from-model"
+            )
 
 
 def _forget_best() -> None:
-    """After a pruning step: the best checkpoint so far was a larger network, and `checkpoint_best.pt` begins anew."""
+    """After a pruning step, restart the search for `checkpoint_best.pt`: the best so far was a larger network."""
     if hasattr(checkpoint_utils.save_checkpoint, "best"):
         del checkpoint_utils.save_checkpoint.best
 
 
 def _refuse_wrong(cfg: DictConfig) -> None:
-    """What the dataclass cannot know by itself."""
+    """Refuse values that the types of the dataclass allow."""
     if cfg.alignreg_lambda < 0:
-        raise UserError(f"--alignreg-lambda {cfg.alignreg_lambda:g} would drive from the reference; type 5e-4")
+        raise UserError(f"--alignreg-lambda must not be negative, got {cfg.alignreg_lambda:g}; type 5e-4")
     if str(cfg.prune) == "none":
         return
     if cfg.prune_interval is None or cfg.prune_interval < 1:
-        raise UserError("--prune needs to know how often: add --prune-interval 1000, or 15 with --prune-unit epochs")
+        raise UserError("--prune needs an interval: add --prune-interval 1000, or 15 with --prune-unit epochs")
     check_fraction("--prune-step", cfg.prune_step, 0.1)
     check_fraction("--prune-target", cfg.prune_target, 0.7)
     penalty = METHODS[str(cfg.prune)].penalty
     if cfg.prune_lambda is not None and (not penalty or cfg.prune_lambda < 0):
-        raise UserError("--prune-lambda is the strength, not negative, of the penalty of --prune l2 or l0")
+        raise UserError(f"--prune-lambda must be 0 or more, got {cfg.prune_lambda:g}, and needs --prune l2 or l0")
 
 
 def _warn_of_no_effect(cfg: DictConfig) -> None:
-    """What is given and belongs to something that is switched off."""
+    """Warn of settings of a part that is switched off."""
     kind, method = str(cfg.alignreg), str(cfg.prune)
     warn_of = partial(no_effect.warn_of, cfg, AlignRegConfig)
     if kind == "none":

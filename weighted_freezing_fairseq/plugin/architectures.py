@@ -1,7 +1,7 @@
 """`--arch switch_transformer_iwslt_de_en` and `..._vaswani_wmt_en_de_big`: fairseq's Transformer with Switch layers.
 
-The mathematics is in `core/switch.py`; here are the flags, the layers of fairseq that get several experts, and how
-their loss and their statistics join whatever criterion trains them. Left out on purpose: experts spread over processes.
+The mathematics is in `core/switch.py`. This module has the flags, the fairseq layers with several experts, and the
+listener that adds their loss and statistics to any criterion. Left out on purpose: experts spread over processes.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..core.switch import NOTES, FeedForward, SwitchFeedForward
 from ..errors import UserError
+from .trainer_events import TrainerListener
 
 
 @dataclass
@@ -34,14 +35,13 @@ class SwitchConfig(TransformerConfig):
     switch_experts: int = field(
         default=4, metadata={"help": "experts of each Switch layer; 1: the dense Transformer, bit for bit"}
     )
-    switch_every: int = field(default=2, metadata={"help": "every how many layers one is a Switch layer; 1: all"})
+    switch_every: int = field(default=2, metadata={"help": "every N-th layer is a Switch layer; 1: all layers"})
     switch_capacity: float = field(
         default=1.25,
-        metadata={"help": "in training an expert takes so many times its equal share of a batch's tokens; 0: all"},
+        metadata={"help": "in training, tokens of a batch that an expert takes, relative to an equal share; 0: all"},
     )
     switch_eval_capacity: float = field(
-        default=0.0,
-        metadata={"help": "the same in evaluation, of each source sentence for itself; 0: no token is dropped"},
+        default=0.0, metadata={"help": "the same in evaluation, within each source sentence; 0: no token is dropped"}
     )
     switch_aux_weight: float = field(default=0.01, metadata={"help": "alpha: strength of the load-balancing loss"})
     switch_z_weight: float = field(default=0.0, metadata={"help": "strength of the router z-loss"})
@@ -70,7 +70,7 @@ class SwitchEncoderLayer(TransformerEncoderLayerBase):
 class SwitchDecoderLayer(TransformerDecoderLayerBase):
     def __init__(self, cfg: SwitchConfig, no_encoder_attn: bool = False) -> None:
         super().__init__(cfg, no_encoder_attn)
-        # Word by word, nobody knows how long the sentence and so the capacity will be: nothing is dropped.
+        # In generation the final length, and so the capacity, is unknown: no token is dropped.
         _switch(self, cfg, cfg.decoder.ffn_embed_dim, eval_capacity=0.0)
 
     def forward(self, x: Tensor, *args: Any, self_attn_padding_mask: Tensor | None = None, **kwargs: Any) -> Any:
@@ -79,17 +79,18 @@ class SwitchDecoderLayer(TransformerDecoderLayerBase):
 
 
 def _switch(layer: Any, cfg: SwitchConfig, hidden: int, eval_capacity: float) -> None:
-    """Put experts where `layer` calls fc1, and nothing where it calls the rest of its feed-forward block."""
+    """Replace fc1 of `layer` by the experts, and the rest of its feed-forward block by the identity."""
     # DEVIATION: Fedus et al. initialise all weights with a tenth of the usual scale (section 2.4), as a remedy for
-    # unstable training at their size. Here experts begin as fairseq's own feed-forward layers do, the router as theirs.
+    # unstable training at their size. Here experts are initialised as fairseq's feed-forward layers, the router as in
+    # their paper.
     noise = (layer.quant_noise, layer.quant_noise_block_size)
     pairs = [(layer.fc1, layer.fc2)]
     for _ in range(cfg.switch_experts - 1):
         fc1 = layer.build_fc1(layer.embed_dim, hidden, *noise)
         pairs.append((fc1, layer.build_fc2(hidden, layer.embed_dim, *noise)))
     # DEVIATION: Fedus et al. evaluate with a capacity as well. A limit over the batch would make a translation depend
-    # on the sentences beside it, so here none is the default, one that is set counts each source sentence for itself,
-    # and the decoder drops nothing.
+    # on the other sentences of its batch. So the default here is no limit, a limit applies within each source sentence,
+    # and the decoder drops no token.
     layer.fc1 = SwitchFeedForward(
         [FeedForward(*pair, layer.activation_fn, layer.activation_dropout_module) for pair in pairs],
         layer.embed_dim,
@@ -103,12 +104,12 @@ def _switch(layer: Any, cfg: SwitchConfig, hidden: int, eval_capacity: float) ->
 
 
 def _is_switch(cfg: SwitchConfig, number: int) -> bool:
-    """Whether the layer `number`, counted from 1, has several experts."""
+    """Whether layer `number` (from 1) has several experts."""
     return cfg.switch_experts > 1 and number % cfg.switch_every == 0
 
 
 def _wrapped(layer: nn.Module, cfg: SwitchConfig) -> nn.Module:
-    """As fairseq wraps its own layers."""
+    """`layer` with the wrappers that fairseq gives its own layers."""
     if cfg.checkpoint_activations:
         layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
     return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
@@ -158,14 +159,14 @@ class SwitchTransformer(TransformerModel):
 
 
 def _refuse_wrong(cfg: SwitchConfig) -> None:
-    """What the dataclass cannot know by itself."""
+    """Refuse values that the types of the dataclass allow."""
     for option in OPTIONS:
         least = 1 if option.type is int else 0
-        if getattr(cfg, option.name) < least:
-            flag = f"--{option.name.replace('_', '-')}"
-            raise UserError(f"{flag} {getattr(cfg, option.name):g} is less than {least}; type {flag} {option.default}")
+        value, flag = getattr(cfg, option.name), f"--{option.name.replace('_', '-')}"
+        if value < least:
+            raise UserError(f"{flag} must be at least {least}, got {value:g}; type {flag} {option.default}")
     if cfg.switch_jitter >= 1:
-        raise UserError(f"--switch-jitter {cfg.switch_jitter:g} would turn the router's input round; type 0.01")
+        raise UserError(f"--switch-jitter must be less than 1, got {cfg.switch_jitter:g}; type 0.01")
     deepest = max(cfg.encoder.layers, cfg.decoder.layers)
     if cfg.switch_experts > 1 and cfg.switch_every > deepest:
         raise UserError(
@@ -174,12 +175,12 @@ def _refuse_wrong(cfg: SwitchConfig) -> None:
 
 
 def _register(dense: Callable[[Any], None]) -> None:
-    """The architecture of a dense Transformer of fairseq, with experts."""
+    """Register the architecture `dense` of fairseq with experts."""
 
     @register_model_architecture("switch_transformer", f"switch_{dense.__name__}")
     def sizes(args: Any) -> None:
         dense(args)
-        for option in OPTIONS:  # a checkpoint keeps them, whatever the defaults will be then
+        for option in OPTIONS:  # stored in checkpoints, so that later defaults do not change the model
             setattr(args, option.name, getattr(args, option.name, option.default))
 
 
@@ -188,7 +189,7 @@ _register(transformer_vaswani_wmt_en_de_big)
 
 
 class _Scaling(torch.autograd.Function):
-    """The loss as it is; in the backward pass, Switch layers learn what it was multiplied by."""
+    """The identity on the loss; its backward pass tells the Switch layers what the loss was multiplied by."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, sample_size: Any, layers: list[SwitchFeedForward]) -> Tensor:
@@ -203,28 +204,30 @@ class _Scaling(torch.autograd.Function):
         return grad, None, None
 
 
-def join_losses(trainer: Trainer) -> None:
-    """Give the Switch layers of the trainer's model their share of every loss that its criterion makes in training.
+class JoinedLosses(TrainerListener):
+    """Adds the loss of the Switch layers to every training loss of the trainer's criterion.
 
-    A criterion's loss is a sum that the trainer divides by the sample size, and may be scaled (--fp16), multiplied by 0
-    (a batch that only fills up) or made of several passes, of which each then counts as one of so many. All of that is
-    known when the loss's own gradient arrives, which is before that of any layer.
+    A criterion returns a sum that the trainer divides by the sample size. The sum may be scaled (--fp16), multiplied by
+    0 (a placeholder batch) or come from several passes, over which the layers' loss is averaged. All of that is known
+    when the gradient of the loss arrives, which is before the gradient of any layer.
     """
-    layers = [module for module in trainer.get_model().modules() if isinstance(module, SwitchFeedForward)]
 
-    def begin(*_: Any) -> None:
-        for layer in layers:
-            layer.begin()
+    def trainer_built(self, trainer: Trainer) -> None:
+        layers = [module for module in trainer.get_model().modules() if isinstance(module, SwitchFeedForward)]
 
-    def scale(criterion: Any, inputs: Any, made: tuple[Tensor, Any, Any]) -> tuple[Tensor, Any, Any] | None:
-        notes = [note for layer in layers for note in layer.notes]
-        loss, sample_size, logged = made
-        if not notes or not loss.requires_grad:  # validation stays as it is
-            return None
-        for priority, (name, value) in enumerate(zip(NOTES, torch.stack(notes).mean(0), strict=True), start=610):
-            metrics.log_scalar(f"switch_{name}", value, weight=1, priority=priority, round=4)
-        return _Scaling.apply(loss, sample_size, layers), sample_size, logged
+        def begin(*_: Any) -> None:
+            for layer in layers:
+                layer.begin()
 
-    if layers:
-        trainer.get_criterion().register_forward_pre_hook(begin)
-        trainer.get_criterion().register_forward_hook(scale)
+        def scale(criterion: Any, inputs: Any, outputs: tuple[Tensor, Any, Any]) -> tuple[Tensor, Any, Any] | None:
+            notes = [note for layer in layers for note in layer.notes]
+            loss, sample_size, logged = outputs
+            if not notes or not loss.requires_grad:  # validation
+                return None
+            for priority, (name, value) in enumerate(zip(NOTES, torch.stack(notes).mean(0), strict=True), start=610):
+                metrics.log_scalar(f"switch_{name}", value, weight=1, priority=priority, round=4)
+            return _Scaling.apply(loss, sample_size, layers), sample_size, logged
+
+        if layers:
+            trainer.get_criterion().register_forward_pre_hook(begin)
+            trainer.get_criterion().register_forward_hook(scale)

@@ -1,12 +1,12 @@
 """`--criterion intra_distillation`, `ewc`, `self_distillation`: the loss of a task and one more term.
 
-That loss, validation and every neutral setting are fairseq's own `label_smoothed_cross_entropy`, or for sentences its
-`sentence_prediction`, whose class is the base of these (`guided_criterion.py`). Left out on purpose: the mathematics
-(`core/losses.py`, `core/fused.py`), the passes (`passes.py`), and the criterion that prunes (`alignreg.py`).
+The loss of the task, validation and neutral settings are fairseq's own `label_smoothed_cross_entropy`, or for sentences
+its `sentence_prediction` (`guided_criterion.py`). Left out on purpose: the mathematics (`core/losses.py`,
+`core/fused.py`), the passes (`passes.py`), and the criterion that prunes (`alignreg.py`).
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -25,8 +25,8 @@ from ..core.schedules import adaptive_alpha
 from ..core.scope import SCOPES, Slot
 from ..errors import UserError
 from . import no_effect, parameters
-from .guided_criterion import GuidedConfig, GuidedCriterion, register
-from .passes import PASS_MODES, differ
+from .guided_criterion import CriterionConfig, GuidedCriterion, register
+from .passes import PASS_MODES, LossAndLog, Sample, differ
 from .sentence_loss import SentenceLoss
 from .teachers import Teachers
 
@@ -34,22 +34,23 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class IntraDistillationConfig(GuidedConfig):
+class IntraDistillationConfig(CriterionConfig):
     num_passes: int = field(default=3, metadata={"help": "K, passes of each batch, each with its own dropout"})
     divergence: ChoiceEnum(list(DIVERGENCES)) = field(  # type: ignore[valid-type]
         default="x",
-        metadata={"help": "what keeps the passes together: X-divergence, Jensen-Shannon, squared difference"},
+        metadata={"help": "difference of the passes: X-divergence, Jensen-Shannon divergence, squared difference"},
     )
     divergence_reduction: ChoiceEnum(["mean", "sum"]) = field(  # type: ignore[valid-type]
         default="mean",
         metadata={
-            "help": "of sentences: add the mean of their divergences to the mean loss, or, as Xu et al. on GLUE, their "
-            "sum over the batch of an update, where alpha acts as many times as strongly as the batch has sentences"
+            "help": "with --task sentence_prediction: add to the mean loss the mean of the sentences' divergences, or, "
+            "as Xu et al. on GLUE, their sum over the batch of an update, which multiplies alpha by the batch size"
         },
     )
     alpha: float = field(default=5.0, metadata={"help": "strength of the divergence; 0: plain training in one pass"})
     alpha_schedule: ChoiceEnum(["adaptive", "constant"]) = field(  # type: ignore[valid-type]
-        default="adaptive", metadata={"help": "adaptive: from 0 over 1 at N/q to alpha at N/p, with N = --max-update"}
+        default="adaptive",
+        metadata={"help": "adaptive: rises from 0 to 1 at update N/q and to alpha at N/p, with N = --max-update"},
     )
     alpha_p: float = field(default=5.0, metadata={"help": "p: alpha is reached at update N/p"})
     alpha_q: float = field(default=10.0, metadata={"help": "q: strength 1 is reached at update N/q"})
@@ -57,20 +58,21 @@ class IntraDistillationConfig(GuidedConfig):
         default="concat",
         metadata={
             "help": "concat: one forward pass of K copies; loop: K forward passes; "
-            "recompute: K forward passes in the memory of one, each but the last made twice"
+            "recompute: K forward passes in the memory of one, all but the last computed twice"
         },
     )
     max_update: int = II("optimization.max_update")
 
 
 class IntraDistillation(GuidedCriterion):
-    """Its loss for an update of N sentences (or tokens), over all micro-batches and processes.
+    """The loss of an update of N sentences (or tokens), over all micro-batches and processes:
 
         mean:  1/N sum_n (CE_n + alpha' D_n)
         sum:   1/N sum_n CE_n + alpha' sum_n D_n  =  1/N sum_n (CE_n + N alpha' D_n)
 
-    fairseq's trainer divides the summed gradients by N after the last pass, so `sum` has to know N before the first one
-    (`update_begun`): a batch then trains alike however it is cut. `divergence` in the log is what alpha' multiplies.
+    fairseq's trainer divides the summed gradients by N after the last pass. `sum` counts N before the first pass
+    (`update_begun`), so that the gradient does not depend on how a batch is split. The log's `divergence` is the factor
+    of alpha'.
     """
 
     method = "intra_distillation"
@@ -80,15 +82,15 @@ class IntraDistillation(GuidedCriterion):
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
         if cfg.num_passes < 1:
-            raise UserError(f"--num-passes {cfg.num_passes} is no number of passes; type --num-passes 3")
+            raise UserError(f"--num-passes must be at least 1, got {cfg.num_passes}; type --num-passes 3")
         if cfg.alpha < 0:
-            raise UserError(f"--alpha {cfg.alpha:g} would drive the passes apart; type --alpha 5")
-        if self._summed and not isinstance(self, SentenceLoss):
+            raise UserError(f"--alpha must not be negative, got {cfg.alpha:g}; type --alpha 5")
+        if self._summed and not isinstance(self.loss, SentenceLoss):
             raise UserError(
-                "--divergence-reduction sum adds up the sentences of a batch, and works with --task "
-                f"sentence_prediction only, not with {type(task).__name__}; type --divergence-reduction mean"
+                "--divergence-reduction sum is a sum over sentences: it works with --task sentence_prediction, "
+                f"not with {type(task).__name__}; type --divergence-reduction mean"
             )
-        self._batch = 0.0
+        self._batch = 0.0  # N
         self._compared = False
         self._warn_of_no_effect()
         if self.neutral or cfg.alpha_schedule == "constant" or cfg.alpha <= 1:
@@ -100,22 +102,21 @@ class IntraDistillation(GuidedCriterion):
             )
         if cfg.max_update <= 0:
             raise UserError(
-                "the adaptive alpha needs to know how long the training is: add --max-update 50000, "
-                "or --alpha-schedule constant"
+                "an adaptive alpha needs a last update: add --max-update 50000, or --alpha-schedule constant"
             )
 
     def _warn_of_no_effect(self) -> None:
         cfg = self.cfg
         if cfg.num_passes == 1 and cfg.alpha != 0:
-            no_effect.warn("--num-passes 1 is plain training: one pass has nothing to differ from; type --num-passes 3")
+            no_effect.warn("--num-passes 1 is plain training, since one pass has no divergence; type --num-passes 3")
         schedule = ("alpha_p", "alpha_q")
         if cfg.alpha_schedule == "constant":
             reason = "--alpha-schedule constant does not rise; leave it out, or type --alpha-schedule adaptive"
             no_effect.warn_of(cfg, IntraDistillationConfig, schedule, reason)
         elif cfg.alpha <= 1:
-            reason = f"an alpha up to 1, here {cfg.alpha:g}, does not rise; leave it out, or type --alpha 5"
+            reason = f"--alpha {cfg.alpha:g} does not rise, since it is not above 1; leave it out, or type --alpha 5"
             no_effect.warn_of(cfg, IntraDistillationConfig, schedule, reason)
-        if getattr(self, "regression_target", False) and cfg.divergence != "mse":
+        if getattr(self.loss, "regression_target", False) and cfg.divergence != "mse":
             reason = "with --regression-target passes are compared by squared differences; leave it out"
             no_effect.warn_of(cfg, IntraDistillationConfig, ("divergence",), reason)
 
@@ -129,31 +130,30 @@ class IntraDistillation(GuidedCriterion):
 
     @property
     def strength(self) -> float:
-        """alpha' of the update that is being made."""
+        """alpha' of the current update."""
         cfg = self.cfg
         if cfg.alpha_schedule == "constant":
             return float(cfg.alpha)
         return adaptive_alpha(self.trainer.get_num_updates(), cfg.max_update, cfg.alpha, cfg.alpha_p, cfg.alpha_q)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
-        outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.one_pass)
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
+        outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.loss.one_pass)
         if not self._compared and not differ(outputs[0].detach()):
             no_effect.warn(
-                f"--num-passes {self.cfg.num_passes}: all passes of the first batch are the same, with divergence "
-                "0; does this model have dropout? Type --dropout 0.1"
+                f"--num-passes {self.cfg.num_passes}: all passes of the first batch are the same, so their divergence "
+                "is 0; the model seems to have no dropout; type --dropout 0.1"
             )
         self._compared = True
         strength, factor = self.strength, self._batch if self._summed else 1.0
-        loss, logged = self.held_together(outputs, sample, str(self.cfg.divergence), strength * factor)
+        loss, logged = self.loss.of_passes(outputs, sample, str(self.cfg.divergence), strength * factor)
         return loss, {**logged, "divergence": factor * logged["divergence"], "alpha": strength * sample_size}
 
-    def update_begun(self, samples: Sequence[Mapping[str, Any]]) -> None:
+    def update_begun(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
         """Count the sentences that the trainer will divide the gradient of this update by."""
         if not self._summed or self.neutral:
             return
-        # An empty batch only keeps a process in step with the others: where it is the last, the trainer counts none.
-        counted = sum(self.sizes(sample)["sample_size"] for sample in samples if sample) if samples[-1] else 0
-        trainer = self.trainer
+        # An empty batch is a placeholder. If the last one is, the trainer counts no sentence of this process.
+        counted = sum(self.loss.sizes(sample)["sample_size"] for sample in samples if sample) if samples[-1] else 0
         total = torch.tensor(float(counted), device=trainer.device)
         if trainer.data_parallel_world_size > 1:
             distributed_utils.all_reduce(total, group=trainer.data_parallel_process_group)
@@ -161,9 +161,9 @@ class IntraDistillation(GuidedCriterion):
 
 
 @dataclass
-class EwcConfig(GuidedConfig):
+class EwcConfig(CriterionConfig):
     ewc_lambda: Optional[float] = field(  # noqa: UP045
-        default=None, metadata={"help": "strength of the pull to the anchor; 0: plain training"}
+        default=None, metadata={"help": "strength of the penalty on the distance to the anchor; 0: plain training"}
     )
     ewc_anchor: str = field(
         default="previous",
@@ -183,34 +183,29 @@ class EwcConfig(GuidedConfig):
 
 
 class Ewc(GuidedCriterion):
-    """Beside the weights it holds F and theta_A of each weight in scope, by name, both in float32."""
+    """Keeps F and theta_A of each weight in scope, by name, both in float32."""
 
     method = "ewc"
     in_bits = ("ewc",)
+    needs_whole_weights = True
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
         if cfg.ewc_lambda is None:
             raise UserError(
-                "--criterion ewc needs --ewc-lambda; how much is right depends on the data: start with "
-                "--ewc-lambda 1e3, or 10 with a snapshot as --ewc-anchor, and compare ewc with ce_loss in the log"
+                "--criterion ewc needs --ewc-lambda; the best value depends on the data: start with --ewc-lambda 1e3, "
+                "or 10 with a snapshot as --ewc-anchor, and compare ewc with ce_loss in the log"
             )
         if cfg.ewc_lambda < 0:
-            raise UserError(
-                f"--ewc-lambda {cfg.ewc_lambda:g} would drive weights from their anchor; give a positive one"
-            )
+            raise UserError(f"--ewc-lambda must not be negative, got {cfg.ewc_lambda:g}; type --ewc-lambda 1e3")
         self._weights: list[tuple[nn.Parameter, Slot]] = []
         self._fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
-        self._clipped: float | Tensor = 1.0
+        self._clipping: float | Tensor = 1.0  # the factor of the gradients of the current update
 
     @property
     def neutral(self) -> bool:
         return self.cfg.ewc_lambda == 0
-
-    @property
-    def needs_whole_weights(self) -> bool:
-        return not self.neutral
 
     @property
     def held(self) -> Iterable[Tensor]:
@@ -226,11 +221,11 @@ class Ewc(GuidedCriterion):
 
     @property
     def update(self) -> int:
-        """The update that is being made, counted from 1."""
+        """The current update, counted from 1."""
         return int(self.trainer.get_num_updates()) + 1
 
-    def attach(self, trainer: Trainer) -> None:
-        super().attach(trainer)
+    def trainer_built(self, trainer: Trainer) -> None:
+        super().trainer_built(trainer)
         last = trainer.cfg.optimization.max_update
         if not self.neutral and 0 < last < self.start:
             no_effect.warn(
@@ -240,10 +235,10 @@ class Ewc(GuidedCriterion):
 
     @property
     def active(self) -> bool:
-        """Whether the update that is being made has the penalty."""
+        """Whether the current update has the penalty."""
         return self.update >= self.start and bool(self._anchor)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         penalty = torch.zeros((), device=sample["target"].device)
         if self.active:
             halves = [
@@ -253,11 +248,11 @@ class Ewc(GuidedCriterion):
             penalty = self.cfg.ewc_lambda * torch.stack(halves).sum()
         return self.penalised(model, sample, sample_size, {"ewc": penalty})
 
-    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
+    def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         if self.neutral:
             return
-        held = [p for group in optimizer.param_groups for p in group["params"]]
-        slots = parameters.match(held, self.cfg.importance_scope or RULES[self.method].scope)
+        tensors = [p for group in optimizer.param_groups for p in group["params"]]
+        slots = parameters.match(tensors, self.cfg.importance_scope or RULES[self.method].scope)
         named = parameters.by_name()
         self._weights = [(named[slot.name], slot) for slot in slots]
         if self.cfg.ewc_anchor == "previous":
@@ -266,7 +261,7 @@ class Ewc(GuidedCriterion):
             self._load_anchor(Path(self.cfg.ewc_anchor), slots)
 
     def _load_anchor(self, path: Path, slots: Sequence[Slot]) -> None:
-        """Fisher information and weights of the old task."""
+        """Load Fisher information and weights of the old task."""
         wanted = [(slot.name, slot.shape) for slot in slots]
         fisher, weights = snapshot.fisher_and_weights(snapshot.load(path, "fisher"), path, wanted)
         for slot in slots:
@@ -275,7 +270,7 @@ class Ewc(GuidedCriterion):
 
     @torch.no_grad()
     def _remember(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
-        """Before a step: the weights that it starts from, and the square of its gradient."""
+        """Before a step, keep the weights that it starts from and the square of its gradient."""
         # DEVIATION: Li et al. section 3.1 does not say which loss the Fisher information of the previous mini-batch is
         # of. It is the squared gradient of the cross entropy, averaged over the batch and clipped: not the mean of
         # squared gradients per sentence, which is what `wff fisher` measures, and without the penalty's own part, which
@@ -288,39 +283,39 @@ class Ewc(GuidedCriterion):
                 self._anchor[slot.name] = torch.empty_like(slot.weight, dtype=torch.float32)
                 self._fisher[slot.name] = torch.zeros_like(self._anchor[slot.name])
             fisher, anchor = self._fisher[slot.name], self._anchor[slot.name]
-            own = anchor.sub_(slot.weight).mul_(fisher).mul_(self.cfg.ewc_lambda * self._clipped) if active else None
+            # Minus the gradient of the penalty, which is part of slot.grad.
+            pull = anchor.sub_(slot.weight).mul_(fisher).mul_(self.cfg.ewc_lambda * self._clipping) if active else None
             if slot.grad is None:
                 fisher.zero_()
-            else:  # a fused half-precision optimizer gets its gradients unscaled only inside its step
+            else:  # a fused half-precision optimizer unscales its gradients only inside its step
                 fisher.copy_(slot.grad).div_(kwargs.get("scale", 1.0))
-                if own is not None:
-                    fisher.add_(own)
+                if pull is not None:
+                    fisher.add_(pull)
                 fisher.square_()
             anchor.copy_(slot.weight)
 
-    def clipped(self, factor: float | Tensor) -> None:
-        self._clipped = factor
+    def clipped(self, trainer: Trainer, norm: Tensor) -> None:
+        limit = trainer.cfg.optimization.clip_norm
+        self._clipping = (limit / (norm + 1e-6)).clamp_max(1) if limit > 0 else 1.0
 
-    def own_state(self) -> dict[str, Any]:
+    def state_to_save(self) -> dict[str, Any]:
         if self.cfg.ewc_anchor != "previous" or not self._anchor:
             return {}
         return {"fisher": dict(self._fisher), "anchor": dict(self._anchor)}
 
-    def load_own_state(self, own: dict[str, Any]) -> None:
+    def restore_state(self, saved: dict[str, Any]) -> None:
         if self.neutral or self.cfg.ewc_anchor != "previous":
             return
-        if not own:
-            logger.warning("this checkpoint has no state of ewc: the penalty starts after the next update")
+        if not saved:
+            logger.warning("the checkpoint has no state of ewc: the penalty starts after the next update")
+        slots = [slot for _, slot in self._weights] if saved else []
         self._fisher, self._anchor = (
-            {slot.name: own[key][slot.name].to(slot.weight.device, copy=True) for _, slot in self._weights}
-            if own
-            else {}
-            for key in ("fisher", "anchor")
+            {s.name: saved[key][s.name].to(s.weight.device, copy=True) for s in slots} for key in ("fisher", "anchor")
         )
 
 
 @dataclass
-class SelfDistillationConfig(GuidedConfig):
+class SelfDistillationConfig(CriterionConfig):
     teacher: Optional[str] = field(  # noqa: UP045
         default=None, metadata={"help": "checkpoint of the teacher, or PATH:PATH... for an ensemble"}
     )
@@ -336,7 +331,9 @@ class SelfDistillation(GuidedCriterion):
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
         if cfg.teacher_weight < 0:
-            raise UserError(f"--teacher-weight {cfg.teacher_weight:g} would drive away from the teacher; give 1")
+            raise UserError(
+                f"--teacher-weight must not be negative, got {cfg.teacher_weight:g}; type --teacher-weight 1"
+            )
         if cfg.teacher is None and not self.neutral:
             raise UserError("--criterion self_distillation needs --teacher CHECKPOINT of a trained model")
         self._teachers: Teachers | None = None
@@ -349,14 +346,14 @@ class SelfDistillation(GuidedCriterion):
     def held(self) -> Iterable[Tensor]:
         return [] if self._teachers is None else [p for m in self._teachers.models for p in m.parameters()]
 
-    def attach(self, trainer: Trainer) -> None:
-        super().attach(trainer)
+    def trainer_built(self, trainer: Trainer) -> None:
+        super().trainer_built(trainer)
         if not self.neutral:
             self._teachers = Teachers.load(self.cfg.teacher, trainer.get_model(), trainer.task)
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         assert self._teachers is not None
-        return self.taught(model, sample, self._teachers, self.cfg.teacher_weight)
+        return self.loss.with_teachers(model, sample, self._teachers, self.cfg.teacher_weight)
 
 
 register(IntraDistillation, IntraDistillationConfig)

@@ -68,7 +68,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def refuse_code(state: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a loaded checkpoint whose settings would run code, or ask this machine for its environment."""
+    """Refuse a loaded checkpoint whose settings would run code, or read variables of this machine's environment."""
     for part in ("cfg", "args"):
         for name, value in _settings(state.get(part)):
             key = name.rpartition(".")[2]

@@ -1,14 +1,12 @@
-"""What the criterions of all rows share: fairseq's own loss of a task, and while training one more term.
+"""What all criterions of this package share: a task's loss from fairseq and, in training, one more term.
 
-Which loss that is follows from the task (`token_loss.py`, `sentence_loss.py`), so that a row is written once and has
-one name for both. fairseq's trainer talks to it through `trainers.py`. Left out on purpose: the rows themselves
-(`criterions.py`, `alignreg.py`).
+The loss follows from the task: `token_loss.py` for words, `sentence_loss.py` for sentences. So each row has one
+criterion and one name for both. Left out on purpose: the rows themselves (`criterions.py`, `alignreg.py`).
 """
 
-import functools
 import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -24,42 +22,41 @@ from torch import Tensor, nn
 
 from ..core.rules import RULES
 from ..errors import UserError
+from .parameters import refuse_sharding
+from .passes import LossAndLog, Sample
 from .sentence_loss import SentenceLoss
 from .token_loss import TokenLoss
+from .trainer_events import TrainerListener
+
+TaskLoss = TokenLoss | SentenceLoss
+
+_STATE_KEY = "guided_criterion"
 
 
 @dataclass
-class GuidedConfig(LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig):
-    """The settings of both losses: those of the other one are refused."""
+class CriterionConfig(LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig):
+    """The settings of both losses. A setting of the loss that a run does not use is refused."""
 
 
-class GuidedCriterion(FairseqCriterion):
-    """The loss of a task, with one more term of a row of the table while training.
-
-    A row is abstract: `build_criterion` puts it in front of the loss of its task, which `super()` then means. That is
-    fairseq's own class and what it lacks: the loss of K passes (`held_together`) and beside a teacher (`taught`), what
-    sums are divided by (`sizes`), its `settings`, and its names in the log.
-    """
+class GuidedCriterion(FairseqCriterion, TrainerListener):
+    """A task's loss and, in training, one more term, by a row of the table. The trainer's events keep it informed."""
 
     method: str
-    in_bits: tuple[str, ...] = ()  # terms of the loss, logged in base 2 like it
-    as_is: tuple[str, ...] = ()  # other numbers to log
-
-    @classmethod
-    def build_criterion(cls, cfg: DictConfig, task: Any) -> "GuidedCriterion":
-        """The criterion of this row for the loss of `task`."""
-        loss = SentenceLoss if isinstance(task, SentencePredictionTask) else TokenLoss
-        _refuse_settings_of_others(cfg, loss, task)
-        if getattr(task, "target_dictionary", None) is None:
-            raise UserError(
-                f"--criterion {cls.method} works with tasks that predict words, such as --task translation, and with "
-                f"--task sentence_prediction; {type(task).__name__} has no target dictionary"
-            )
-        return _over(cls, loss)(task, cfg)
+    in_bits: tuple[str, ...] = ()  # logged terms of the loss, converted to base 2 as the loss is
+    as_is: tuple[str, ...] = ()  # other logged values
+    needs_whole_weights = False  # True: unless neutral, training that shards weights over processes is refused
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
-        super().__init__(task, cfg)
+        loss = SentenceLoss if isinstance(task, SentencePredictionTask) else TokenLoss
+        _refuse_settings_of_other_loss(cfg, loss, task)
+        if getattr(task, "target_dictionary", None) is None:
+            raise UserError(
+                f"--criterion {self.method} works with tasks that predict words, such as --task translation, and with "
+                f"--task sentence_prediction; {type(task).__name__} has no target dictionary"
+            )
+        super().__init__(task)
         self.cfg = cfg
+        self.loss: TaskLoss = loss(task, cfg)
         self._trainer: weakref.ref[Trainer] | None = None
 
     @property
@@ -68,115 +65,113 @@ class GuidedCriterion(FairseqCriterion):
         raise NotImplementedError
 
     @property
-    def needs_whole_weights(self) -> bool:
-        """Whether training that shards weights over processes must be refused."""
-        return False
-
-    @property
     def held(self) -> Iterable[Tensor]:
-        """What it keeps in memory beside the model."""
+        """The tensors it keeps in memory beside the model."""
         return ()
 
-    def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one batch, summed like the task's, and what is logged, summed likewise."""
+    def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
+        """The loss of one batch and the values to log, both summed over the batch like the task's loss."""
         raise NotImplementedError
 
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, Any, dict]:
-        """Loss, sample size and what is logged. In validation, per sentence, and when neutral: fairseq's own."""
+    def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
+        """Loss, sample size and logged values; in validation, without `reduce`, and if neutral: the task's loss."""
         if self.neutral or not model.training or not reduce:
-            return super().forward(model, sample, reduce)
-        sizes = self.sizes(sample)
+            return self.loss(model, sample, reduce)
+        sizes = self.loss.sizes(sample)
         loss, logged = self.guided(model, sample, sizes["sample_size"])
         return loss, sizes["sample_size"], {**logged, "loss": loss.detach(), **sizes}
 
+    def penalised(self, model: nn.Module, sample: Sample, sample_size: Any, terms: Mapping[str, Tensor]) -> LossAndLog:
+        """The task's loss plus `terms`, which depend on the weights only; each is logged under its name.
+
+        Compute the terms before the call. Autograd runs backward through the latest operations first, so the gradients
+        of the terms, as large as the weights, are then allocated after the activations are freed.
+        """
+        loss, _, logged = self.loss(model, sample)
+        logged[self.loss.loss_name] = logged["loss"]
+        # The trainer divides by the sample size of all batches on all processes: each adds its share of one penalty.
+        for name, term in terms.items():
+            loss, logged[name] = loss + term * sample_size, term.detach() * sample_size
+        return loss, logged
+
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the loss as fairseq does, and every term beside it, from sums over ranks and micro-batches."""
-        super().reduce_metrics(logging_outputs)
+        """Log the loss as fairseq does, and the other values, from sums over processes and micro-batches."""
+        # fairseq calls this on the class. Only the loss of words logs nll_loss.
+        loss = TokenLoss if any("nll_loss" in log for log in logging_outputs) else SentenceLoss
+        loss.reduce_metrics(logging_outputs)
         size = sum(log["sample_size"] for log in logging_outputs)
-        in_bits = cls.loss_names + cls.in_bits
+        in_bits = loss.loss_names + cls.in_bits
         for key in in_bits + cls.as_is:
             if all(key in log for log in logging_outputs):
                 unit = math.log(2) if key in in_bits else 1
                 metrics.log_scalar(key, sum(log[key] for log in logging_outputs) / size / unit, size, round=6)
 
-    def penalised(
-        self, model: nn.Module, sample: dict[str, Any], sample_size: Any, terms: Mapping[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """fairseq's loss of the task and `terms` of the weights alone, each logged under its name.
+    def logging_outputs_can_be_summed(self) -> bool:
+        return self.loss.logging_outputs_can_be_summed()
 
-        The terms were made before the model's pass: autograd takes what was made last first, so that their gradients,
-        as large as the weights, come when the activations are gone.
-        """
-        loss, _, logged = super().forward(model, sample)
-        logged[self.loss_name] = logged["loss"]
-        # The trainer divides by the sizes of all batches of all ranks: each contributes its share of one penalty.
-        for name, term in terms.items():
-            loss, logged[name] = loss + term * sample_size, term.detach() * sample_size
-        return loss, logged
+    # State in checkpoints, and events of the trainer.
 
-    # What the trainer tells, see trainers.py.
+    def state_to_save(self) -> dict[str, Any]:
+        """Tensors and plain values that a resumed run needs."""
+        return {}
+
+    def restore_state(self, saved: dict[str, Any]) -> None:
+        """Restore them; an empty dict comes from a checkpoint of another criterion."""
+
+    def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called with every optimizer that the trainer builds, while `parameters` knows the names of its tensors."""
 
     @property
     def trainer(self) -> Trainer:
-        """The trainer that this criterion works for."""
+        """The trainer that this criterion trains in."""
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None:
             raise RuntimeError(f"{self.method} trains only through fairseq's Trainer, which counts its updates")
         return trainer
 
-    def attach(self, trainer: Trainer) -> None:
-        """Called once, when the trainer is made."""
+    @classmethod
+    def for_trainer(cls, trainer: Trainer) -> "GuidedCriterion | None":
+        criterion = trainer.get_criterion()
+        return criterion if isinstance(criterion, cls) else None
+
+    def trainer_built(self, trainer: Trainer) -> None:
         self._trainer = weakref.ref(trainer)
 
-    def optimizer_built(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called when the trainer has built its optimizer, also anew after a checkpoint is loaded; names are known."""
+    def optimizer_wanted(self, trainer: Trainer) -> None:
+        if self.needs_whole_weights and not self.neutral:
+            refuse_sharding(trainer.cfg, self.method)
 
-    def epoch_begun(self, epoch: int) -> None:
-        """Called before the first update of every epoch, also when a run is resumed."""
+    def optimizer_built(self, trainer: Trainer) -> None:
+        self.use_optimizer(trainer.optimizer.optimizer)
 
-    def update_begun(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Called before every update with this process's micro-batches; an empty one is a stand-in."""
+    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
+        saved = saved_state(extra_state)
+        if not reset_optimizer:
+            self.restore_state(saved if saved.get("method") == self.method else {})
 
-    def before_clipping(self) -> None:
-        """Called before every optimizer step, when the model has the gradients, of all ranks, that clipping sees."""
-
-    def clipped(self, factor: float | Tensor) -> None:
-        """Called before every optimizer step with what clipping multiplied the gradients by."""
-
-    def own_state(self) -> dict[str, Any]:
-        """Tensors and plain values that a resumed run needs; called before the model is saved."""
-        return {}
-
-    def load_own_state(self, own: dict[str, Any]) -> None:
-        """Take them back; an empty dict means a checkpoint of another criterion."""
-
-    @property
-    def keeps_zeros(self) -> bool:
-        """Whether what an earlier run pruned stays at zero."""
-        return False
-
-    def load_masks(self, own: dict[str, Any]) -> None:
-        """Called in place of `load_own_state` when a run starts anew from a pruned model; see `keeps_zeros`."""
+    def state_out(self, trainer: Trainer, extra_state: dict[str, Any]) -> None:
+        if saved := self.state_to_save():
+            extra_state[_STATE_KEY] = {"method": self.method, **saved}
 
 
-@functools.cache
-def _over(row: type[GuidedCriterion], loss: type) -> type[GuidedCriterion]:
-    return type(row.__name__, (row, loss), {"__doc__": row.__doc__})
+def saved_state(extra_state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a guided criterion in a checkpoint; empty if it has none."""
+    return extra_state.get(_STATE_KEY, {})
 
 
-def _refuse_settings_of_others(cfg: DictConfig, loss: type, task: Any) -> None:
-    """A setting of another task's loss would silently do nothing."""
-    own = {field.name for field in fields(loss.settings)}
-    for field in fields(GuidedConfig):
-        given = getattr(cfg, field.name, field.default)
-        interpolated = str(field.default).startswith("${")  # a setting of fairseq's that every task has
-        if field.name not in own and not interpolated and given != field.default:
+def _refuse_settings_of_other_loss(cfg: DictConfig, loss: type[TaskLoss], task: Any) -> None:
+    """Refuse a setting of the loss that is not used, which would have no effect."""
+    used = {field.name for field in fields(loss.settings)}
+    for field in fields(CriterionConfig):
+        value = getattr(cfg, field.name, field.default)
+        interpolated = str(field.default).startswith("${")  # a setting of fairseq that every task has
+        if field.name not in used and not interpolated and value != field.default:
             flag = f"--{field.name.replace('_', '-')}"
-            raise UserError(f"{flag} is nothing that the loss of {type(task).__name__} has; leave it out")
+            raise UserError(f"{flag} is not a setting of the loss of {type(task).__name__}; leave it out")
 
 
-def register(criterion: type[GuidedCriterion], settings: type[GuidedConfig]) -> None:
+def register(criterion: type[GuidedCriterion], settings: type[CriterionConfig]) -> None:
     """Register a criterion under the name of its row."""
     criterion.__doc__ = f"{RULES[criterion.method].source}."
     register_criterion(criterion.method, dataclass=settings)(criterion)

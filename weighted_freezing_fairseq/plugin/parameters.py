@@ -1,9 +1,9 @@
-"""Which of the optimizer's tensors is which of the model's weights.
+"""Names for the tensors of an optimizer.
 
-fairseq hands an optimizer bare tensors: the model's own parameters (fp32, --amp, memory-efficient modes), float32
-copies without names (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). Only the trainer knows both sides:
-it publishes the catalogue of names (`trainers.py`), and the adapter matches it by identity, by order and shape, or by
-offset. Sharded training, where no rank holds a whole weight, is refused here.
+fairseq passes an optimizer tensors without names: the model's parameters (fp32, --amp, memory-efficient modes), float32
+copies (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). While a trainer builds its optimizer, the names
+of its parameters are published (`trainer_events.py`); the adapter matches tensors with them by identity, by order and
+shape, or by offset. Sharded training, where no process holds a whole weight, is refused.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.scope import Entry, Scope, Slot, catalogue, nonempty
 
-OF_CRITERION = "criterion."  # in front of names of the criterion's own parameters
+OF_CRITERION = "criterion."  # prefix of the names of the criterion's parameters
 
 Catalogue = list[tuple[Entry, nn.Parameter]]
 _published: ContextVar[Catalogue | None] = ContextVar("catalogue of the trainer's parameters", default=None)
@@ -23,7 +23,7 @@ _published: ContextVar[Catalogue | None] = ContextVar("catalogue of the trainer'
 
 @contextmanager
 def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[None]:
-    """While this lasts, optimizers that are built know the names of these modules' parameters."""
+    """Within this context, an optimizer that is built can look up the names of these modules' parameters."""
     entries = catalogue(model)
     known = {id(parameter) for _, parameter in entries}
     for entry, parameter in catalogue(criterion) if criterion is not None else []:
@@ -38,22 +38,22 @@ def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[
 
 
 def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
-    """Slots of the weights in `scope`, found among the tensors that an optimizer is built with."""
+    """Slots of the weights in `scope`, for the tensors that an optimizer is built with."""
     return nonempty([slot for entry, slot in match_all(params) if entry.within(scope)], scope)
 
 
 def match_all(params: Sequence[Tensor]) -> list[tuple[Entry, Slot]]:
-    """Every weight with its slot, found likewise."""
+    """Every weight and its slot, for the tensors that an optimizer is built with."""
     entries = _published.get()
     if entries is None:
         raise RuntimeError(
-            "the names of the parameters are not known: build the optimizer through fairseq's Trainer, "
-            "or around it with `plugin.parameters.published(model)`"
+            "the optimizer is built without the names of its parameters: let fairseq's Trainer build it, "
+            "or build it within `with plugin.parameters.published(model)`"
         )
     params = list(params)
-    own = {id(parameter): entry for entry, parameter in entries}
-    if all(id(p) in own for p in params):
-        pairs = [(own[id(p)], Slot(own[id(p)].name, p, p.shape)) for p in params]
+    by_id = {id(parameter): entry for entry, parameter in entries}
+    if all(id(p) in by_id for p in params):
+        pairs = [(by_id[id(p)], Slot(by_id[id(p)].name, p, p.shape)) for p in params]
     elif [tuple(p.shape) for p in params] == [tuple(entry.shape) for entry, _ in entries]:
         pairs = [(entry, Slot(entry.name, p, entry.shape)) for (entry, _), p in zip(entries, params, strict=True)]
     elif len(params) == 1 and params[0].numel() == sum(entry.shape.numel() for entry, _ in entries):
@@ -63,14 +63,14 @@ def match_all(params: Sequence[Tensor]) -> list[tuple[Entry, Slot]]:
             start += entry.shape.numel()
     else:
         raise RuntimeError(
-            "this training mode gives the optimizer tensors that are not the model's weights; "
+            "in this training mode the optimizer's tensors do not match the model's weights; "
             "with --fp16 add --fp16-no-flatten-grads, and use --ddp-backend legacy_ddp or c10d"
         )
     return pairs
 
 
 def refuse_sharding(cfg: Any, method: str) -> None:
-    """Stop where a rank would see shards in place of weights."""
+    """Refuse settings under which a process holds shards of weights."""
     if cfg.distributed_training.ddp_backend == "fully_sharded":
         raise ValueError(f"{method} needs whole weights; replace --ddp-backend fully_sharded by legacy_ddp or c10d")
     if cfg.distributed_training.zero_sharding != "none":
@@ -78,5 +78,5 @@ def refuse_sharding(cfg: Any, method: str) -> None:
 
 
 def by_name() -> dict[str, nn.Parameter]:
-    """The published parameters of the model itself."""
+    """The published parameters, the criterion's included under `OF_CRITERION`."""
     return {entry.name: parameter for entry, parameter in _published.get() or []}

@@ -1,13 +1,13 @@
-"""K passes of one batch through a model, each with its own dropout, as the fused loss takes them.
+"""K passes of one batch through a model, each with its own dropout, in the form that the fused loss takes.
 
-The model is called, never its encoder or decoder, so that every wrapper for several processes sees every pass. Where
-the model can stop at the features before its output projection, the scores of all words are never made at once.
-Left out on purpose: what is done with the passes (`core/fused.py`).
+Calls the model, never its encoder or decoder, so that wrappers for several processes see every pass. If the model can
+return the features before its output projection, the scores of all words are never in memory at once.
+Left out on purpose: the loss of the passes (`core/fused.py`).
 """
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,16 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
 
-# Of one batch: (K, B * T, D) and the projection's weight, or (K, B * T, V) log-probabilities and None.
+Sample = Mapping[str, Any]  # a batch, as fairseq's data sets collate it
+LossAndLog = tuple[Tensor, dict[str, Any]]  # summed over a batch: the loss, and what is logged
+# Of one batch: features (K, B * T, D) and the projection's weight, or log-probabilities (K, B * T, V) and None.
 Outputs = tuple[Tensor, Tensor | None]
-# One pass of a batch through a model, of these inputs: rows of outputs, and the weight to project them with if any.
-OnePass = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Outputs]
+# One pass: takes the model, the batch and the model's inputs; returns rows of outputs, and the projection's weight.
+OnePass = Callable[[nn.Module, Sample, Mapping[str, Any]], Outputs]
 
 
 def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """The model's wrappers, outermost first, and last the model itself."""
+    """The model's wrappers, outermost first, and then the model itself."""
     yield model
     while isinstance(inner := getattr(model, "module", None), nn.Module):
         model = inner
@@ -36,17 +38,15 @@ def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def output_weight(model: nn.Module) -> Tensor | None:
-    """The weight of the output projection, if features times it are the scores of `model`; else None.
+    """The weight of the output projection if features times this weight are the scores of `model`; else None.
 
-    Only fairseq's own transformer says so: a subclass with another forward pass, output or normalisation does not, nor
-    does sharded training, where no process holds the weight.
+    That holds for fairseq's own transformer only. It may not for a subclass with another forward pass, output layer or
+    normalisation, nor in sharded training, where no process holds the weight.
     """
     *wrappers, inner = unwrapped(model)
     decoder = getattr(inner, "decoder", None)
     if getattr(decoder, "adaptive_softmax", None) is not None:
-        raise UserError(
-            "this criterion needs one softmax over the whole vocabulary; leave out --adaptive-softmax-cutoff"
-        )
+        raise UserError("this criterion needs one softmax over all words; leave out --adaptive-softmax-cutoff")
     if not isinstance(inner, TransformerModelBase) or not isinstance(decoder, TransformerDecoderBase):
         return None
     stock = (
@@ -62,14 +62,14 @@ def output_weight(model: nn.Module) -> Tensor | None:
     for wrapper in wrappers:
         if type(wrapper).__name__ == "FullyShardedDataParallel":
             return None
-        # It calls unused what a forward pass does not use, and an untied projection would be used after that.
+        # It marks parameters that the forward pass does not use as unused: an untied projection is used after it.
         untied = projection.weight is not decoder.embed_tokens.weight
         if isinstance(wrapper, DistributedDataParallel) and wrapper.find_unused_parameters and untied:
             return None
     return projection.weight
 
 
-def one_pass(model: nn.Module, sample: Mapping[str, Any], inputs: Mapping[str, Any]) -> Outputs:
+def one_pass(model: nn.Module, sample: Sample, inputs: Mapping[str, Any]) -> Outputs:
     """Features and the weight to project them with, or log-probabilities; (rows, T, D or V)."""
     weight = output_weight(model)
     if weight is not None:
@@ -77,7 +77,7 @@ def one_pass(model: nn.Module, sample: Mapping[str, Any], inputs: Mapping[str, A
     return model.get_normalized_probs(model(**inputs), log_probs=True, sample=sample), None
 
 
-def concatenated(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
+def concatenated(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
     """One forward pass of K copies of the batch."""
     size = len(sample["target"])
     copies = {
@@ -88,26 +88,24 @@ def concatenated(model: nn.Module, sample: Mapping[str, Any], passes: int, once:
     return outputs.reshape(passes, -1, outputs.shape[-1]), weight
 
 
-def looped(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
+def looped(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
     """K forward passes of the batch."""
-    made = [once(model, sample, sample["net_input"]) for _ in range(passes)]
-    return _stacked([outputs for outputs, _ in made]), made[-1][1]
+    return _stacked([once(model, sample, sample["net_input"]) for _ in range(passes)])
 
 
-def recomputed(model: nn.Module, sample: Mapping[str, Any], passes: int, once: OnePass = one_pass) -> Outputs:
-    """K forward passes that keep the activations of the last one alone.
+def recomputed(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
+    """K forward passes, of which only the last keeps its activations.
 
-    The backward pass makes those of the others again, one after the other, with the same dropout. The forward method
-    itself is run again, within the call of the model, so that wrappers for several processes see K passes as ever.
+    The backward pass recomputes those of the others, one pass at a time, with the same dropout. It reruns the forward
+    method inside the call of the model, so that wrappers for several processes see K passes as in the other modes.
     """
     *_, inner = unwrapped(model)
-    with _forward_made_again(inner):
-        made = [once(model, sample, sample["net_input"]) for _ in range(passes - 1)]
-    last, weight = once(model, sample, sample["net_input"])
-    return _stacked([*(outputs for outputs, _ in made), last]), weight
+    with _checkpointed_forward(inner):
+        outputs = [once(model, sample, sample["net_input"]) for _ in range(passes - 1)]
+    return _stacked([*outputs, once(model, sample, sample["net_input"])])
 
 
-PASS_MODES: Mapping[str, Callable[[nn.Module, Mapping[str, Any], int, OnePass], Outputs]] = {
+PASS_MODES: Mapping[str, Callable[[nn.Module, Sample, int, OnePass], Outputs]] = {
     "concat": concatenated,
     "loop": looped,
     "recompute": recomputed,
@@ -115,42 +113,38 @@ PASS_MODES: Mapping[str, Callable[[nn.Module, Mapping[str, Any], int, OnePass], 
 
 
 def differ(outputs: Tensor) -> bool:
-    """Whether the first two of K passes (K, rows, D or V) differ by more than rounding; waits for a GPU."""
-    one, other = outputs[:2].float()
+    """Whether the first two of K passes (K, rows, D or V) differ by more than rounding; synchronises a GPU."""
+    first, second = outputs[:2].float()
     rounding = 1e-5 + 4 * torch.finfo(outputs.dtype).eps
-    return bool((one - other).norm() > rounding * one.norm())
+    return bool((first - second).norm() > rounding * first.norm())
 
 
-def _stacked(outputs: list[Tensor]) -> Tensor:
-    return torch.stack([each.reshape(-1, each.shape[-1]) for each in outputs])
+def _stacked(passes: list[Outputs]) -> Outputs:
+    return torch.stack([outputs.reshape(-1, outputs.shape[-1]) for outputs, _ in passes]), passes[-1][1]
 
 
 @contextmanager
-def _forward_made_again(model: nn.Module) -> Iterator[None]:
-    """While this lasts, the model's forward passes keep no activations and are run again in the backward pass."""
+def _checkpointed_forward(model: nn.Module) -> Iterator[None]:
+    """Within this context, forward passes of the model keep no activations; the backward pass recomputes them."""
     device = next(model.parameters()).device
-    before = {name: value for name, value in vars(model).items() if name == "forward"}  # somebody else's, if at all
+    patched = {name: value for name, value in vars(model).items() if name == "forward"}  # set on the instance before
     model.forward = partial(  # type: ignore[method-assign]
         checkpoint,
         model.forward,
         use_reentrant=False,
-        preserve_rng_state=False,  # torch's own way leaves out Python's and numpy's, and devices of keyword arguments
+        preserve_rng_state=False,  # torch does not restore Python's and numpy's, nor devices of keyword arguments
         context_fn=lambda: _recorded_and_replayed(device),
     )
     try:
         yield
     finally:
         del model.forward
-        vars(model).update(before)
+        vars(model).update(patched)
 
 
 def _recorded_and_replayed(device: torch.device) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Two contexts: within the second, every source of random numbers starts as it did at the first."""
+    """Two contexts: in the second, every random number generator starts in the state that it had in the first."""
     start = _random_state(device)
-
-    @contextmanager
-    def record() -> Iterator[None]:
-        yield
 
     @contextmanager
     def replay() -> Iterator[None]:
@@ -161,7 +155,7 @@ def _recorded_and_replayed(device: torch.device) -> tuple[AbstractContextManager
         finally:
             _set_random_state(device, now)
 
-    return record(), replay()
+    return nullcontext(), replay()
 
 
 def _random_state(device: torch.device) -> tuple[Any, ...]:

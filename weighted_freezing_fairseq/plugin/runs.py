@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fairseq import tasks
+from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.dataclass.initialize import add_defaults
 from fairseq.dataclass.utils import omegaconf_no_object_check
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,3 +31,12 @@ def build_trainer(cfg: DictConfig, task: Any = None) -> Trainer:
     """The trainer of one run, its model freshly initialised."""
     task = tasks.setup_task(cfg.task) if task is None else task
     return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
+
+
+def translation_task(vocabulary: int) -> TranslationTask:
+    """A translation task whose two languages share a dictionary of `vocabulary` words; it has no data."""
+    words = Dictionary()
+    for index in range(vocabulary - len(words)):
+        words.add_symbol(f"w{index}")
+    words.finalize(padding_factor=1)
+    return TranslationTask(OmegaConf.structured(TranslationConfig()), words, words)

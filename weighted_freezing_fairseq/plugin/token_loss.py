@@ -1,10 +1,9 @@
-"""The loss of translation, and of whatever predicts words: fairseq's label-smoothed cross entropy, of K passes too.
+"""The loss of tasks that predict words: fairseq's label-smoothed cross entropy, for one pass or K.
 
-Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and what is added to it, which is the
-row's (`criterions.py`).
+Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and the strength of the term that a row
+adds (`criterions.py`).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from fairseq.criterions.label_smoothed_cross_entropy import (
@@ -12,16 +11,16 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterionConfig,
 )
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.fused import passes_loss
-from .passes import Outputs, looped, one_pass
+from .passes import LossAndLog, Outputs, Sample, looped, one_pass
 from .teachers import Teachers
 
 
 class TokenLoss(LabelSmoothedCrossEntropyCriterion):
     settings = LabelSmoothedCrossEntropyCriterionConfig
-    loss_name = "ce_loss"
+    loss_name = "ce_loss"  # its name in the log beside another term
     loss_names = ("ce_loss",)
     one_pass = staticmethod(one_pass)
 
@@ -34,45 +33,35 @@ class TokenLoss(LabelSmoothedCrossEntropyCriterion):
             report_accuracy=cfg.report_accuracy,
         )
 
-    def sizes(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """What sums over one batch are divided by."""
+    def sizes(self, sample: Sample) -> dict[str, Any]:
+        """The counts that sums over a batch are divided by."""
         nsentences = sample["target"].size(0)
         sample_size = nsentences if self.sentence_avg else sample["ntokens"]
         return {"ntokens": sample["ntokens"], "nsentences": nsentences, "sample_size": sample_size}
 
-    def held_together(
-        self, outputs: Outputs, sample: Mapping[str, Any], divergence: str, strength: float
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The mean loss of K passes and `strength` times what they differ by."""
-        return self._fused(outputs, sample, "divergence", divergence, strength)
+    def of_passes(self, outputs: Outputs, sample: Sample, divergence: str, strength: float) -> LossAndLog:
+        """The mean loss of K passes plus `strength` times their divergence."""
+        return self._fused(outputs, sample, "divergence", divergence, strength, None)
 
-    def taught(
-        self, model: nn.Module, sample: Mapping[str, Any], teachers: Teachers, weight: float
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The loss of one pass and `weight` times KL(teachers || student)."""
+    def with_teachers(self, model: nn.Module, sample: Sample, teachers: Teachers, weight: float) -> LossAndLog:
+        """The loss of one pass plus `weight` times KL(teachers || student)."""
         return self._fused(looped(model, sample, 1), sample, "teacher_kl", "teacher", weight, teachers)
 
     def _fused(
-        self,
-        outputs: Outputs,
-        sample: Mapping[str, Any],
-        term: str,
-        divergence: str,
-        strength: float,
-        teachers: Teachers | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Cross entropy and `strength` times a divergence, logged as `term`, of the targets that count.
+        self, outputs: Outputs, sample: Sample, term: str, divergence: str, strength: float, teachers: Teachers | None
+    ) -> LossAndLog:
+        """Cross entropy plus `strength` times a divergence, which is logged as `term`.
 
-        Padding and an ignored prefix are left out before anything is computed.
+        Targets that are padding or in an ignored prefix are dropped before anything is computed.
         """
         target = sample["target"]
         counts = target.ne(self.padding_idx)
         counts[:, : self.ignore_prefix_size] = False
         rows = counts.view(-1).nonzero().view(-1)
         teacher = None if teachers is None else teachers.probabilities(sample, rows)
-        made, weight = outputs
+        features, weight = outputs
         sums = passes_loss(
-            made.index_select(1, rows),
+            features.index_select(1, rows),
             target.view(-1)[rows],
             weight,
             eps=self.eps,

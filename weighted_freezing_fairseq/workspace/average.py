@@ -1,10 +1,9 @@
-"""`wff average`: one checkpoint whose parameters are the mean of several, most often of the last ones of a run.
+"""The mean of the parameters of several checkpoints as one checkpoint, most often of the last ones of a run.
 
-As Vaswani et al. 2017, section 6.1, do before they translate; the result is a plain fairseq checkpoint to translate
-with. Left out on purpose: weighted means, and the pieces of a sharded checkpoint.
+Vaswani et al. 2017, section 6.1, translate with such a mean; the result is a plain fairseq checkpoint. Weighted means
+and the parts of a sharded checkpoint are not supported.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +19,6 @@ from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..files import whole
 from .checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
-
-HELP = "Write the mean of the parameters of several checkpoints, or of the last ones of a run, as one checkpoint."
-EXAMPLE = """\
-wff average runs/a/checkpoint8.pt runs/a/checkpoint9.pt runs/a/checkpoint10.pt --out average.pt
-  wff average runs/multi30k/clean/de-en/standard-1 --last 5"""
 
 HEADER = "averaged"
 NAME = "checkpoint_average.pt"  # beside a run's own
@@ -42,9 +36,9 @@ Kinds = dict[str, tuple[tuple[int, ...], torch.dtype]]
 def average(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """Write the mean of the checkpoints `paths` to `out`; returns its header, which says what was averaged.
 
-    All that is no parameter comes from the last of `paths`, but for what belongs to its own weights only: the state of
-    the optimizer, and copies of them. Refused are checkpoints of different models, and an `out` that exists and was not
-    made here.
+    Everything but the parameters comes from the last of `paths`, except what belongs to its own weights: the state of
+    the optimizer, and copies of the weights. Checkpoints of different models are refused, and an `out` that exists and
+    is not an earlier average.
     """
     _refuse_to_lose(out, paths)
     total = _Sum()
@@ -72,7 +66,7 @@ class _Sum:
         self.places: dict[str, tuple[int, ...]] = {}  # which tensor of each checkpoint a name stands for
 
     def add(self, path: Path) -> dict[str, Any]:
-        """One more checkpoint; returns what it holds beside its parameters, with an empty model."""
+        """Add one more checkpoint; returns what it holds beside its parameters, with an empty model."""
         rest, tensors = read_checkpoint(path)
         kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         if self.sources:
@@ -114,8 +108,10 @@ class _Sum:
 def latest(folder: Path, count: int, or_fewer: bool = False) -> list[Path]:
     """The `count` latest numbered checkpoints of a run, the latest last: by epoch, or else by update.
 
-    Never both kinds together: the end of an epoch may be the same weights as an update. `or_fewer` gives those that
-    there are.
+    The two kinds are never mixed, since the end of an epoch may hold the same weights as an update.
+
+    Args:
+        or_fewer: return fewer where the run has fewer, in place of an error.
     """
     if count < 1:
         raise UserError("--last must be at least 1; type --last 5")
@@ -137,48 +133,8 @@ def latest(folder: Path, count: int, or_fewer: bool = False) -> list[Path]:
     return [path for _, path in most]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to average, and where to put it."""
-    parser.add_argument(
-        "checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoints; with --last a run folder"
-    )
-    parser.add_argument(
-        "--last", type=int, metavar="N", help="average the N latest numbered checkpoints of the run, by epoch or update"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE",
-        help=f"checkpoint to write; nothing but an earlier average is overwritten (with --last: default {NAME} beside "
-        "the run's own)",
-    )  # fmt: skip
-
-
-def run(args: argparse.Namespace) -> int:
-    paths, out = _asked_for(args)
-    header = average(paths, out)
-    for source in header["checkpoints"]:
-        updates = "" if source["updates"] is None else f" ({source['updates']} updates)"
-        print(f"{source['path']}{updates}")
-    print(f"{out}: the mean of {len(paths)}, without an optimizer's state")
-    return 0
-
-
-def _asked_for(args: argparse.Namespace) -> tuple[list[Path], Path]:
-    """The checkpoints, and the file to write."""
-    if args.last is not None:
-        if len(args.checkpoint) > 1:
-            raise UserError("--last takes one run folder; type: wff average RUN --last 5")
-        paths = latest(args.checkpoint[0], args.last)
-        return paths, args.out or paths[0].with_name(NAME)
-    for path in args.checkpoint:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; add --last 5 to average the last five checkpoints of a run")
-    if args.out is None:
-        raise UserError("there is no file to write to; add --out FILE")
-    return args.checkpoint, args.out
-
-
 def _refuse_to_lose(out: Path, paths: Sequence[Path]) -> None:
-    """An earlier average may be made anew; whatever else `out` names already is somebody's work."""
+    """Refuse an `out` that exists, unless it is an earlier average, which may be written again."""
     if not out.exists():
         return
     if out.resolve() in {path.resolve() for path in paths}:
@@ -192,7 +148,7 @@ def _refuse_to_lose(out: Path, paths: Sequence[Path]) -> None:
 
 
 def _refuse_another_model(path: Path, kinds: Kinds, first: str, wanted: Kinds) -> None:
-    """The mean of different models is none."""
+    """Refuse a checkpoint whose parameters differ in name, shape or dtype from those of the first one."""
     wrong = [f"{name} is only in {first}" for name in wanted if name not in kinds]
     wrong += [f"{name} is only in {path}" for name in kinds if name not in wanted]
     wrong += [

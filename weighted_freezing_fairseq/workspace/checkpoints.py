@@ -24,7 +24,7 @@ _CHECKPOINT_REMEDY = "give one that fairseq-train saved"
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a fairseq checkpoint holds, with its model emptied; and the tensors of that model, all of them dense."""
-    state = _read(path, "checkpoint", _CHECKPOINT_REMEDY)
+    state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY)
     try:
         expect(state, {"model": {str: Tensor}})
         expect_known({name: value for name, value in state.items() if value is not None}, _STATE_FORM)
@@ -39,7 +39,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings that a fairseq checkpoint was trained with, a section each; its tensors stay in the file."""
-    state = _read(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
+    state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
     settings = state.get("cfg") if isinstance(state, dict) else None
     return dict(settings) if isinstance(settings, Mapping) else {}
 
@@ -59,8 +59,9 @@ def save(content: Mapping[str, Any], path: Path) -> None:
         torch.save(content, stream)
 
 
-def _read(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
+def read_torch_file(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
     """The content of a file of torch that may hold what fairseq's checkpoints hold."""
-    from .. import plugin  # noqa: F401  its import allows that
+    from .. import register
 
+    register()  # which allows that
     return tensor_files.read(path, kind, remedy, mapped=mapped)

@@ -9,14 +9,14 @@ from typing import Any
 from .. import hydra_train
 from ..errors import UserError
 from .machine import environment
-from .processes import USER_DIR, Reason, reason, refuse_when_stopping, started
+from .processes import PACKAGE, Reason, reason, refuse_when_stopping, started
 
 
 def wff(words: Sequence[Any], threads: int) -> str:
     """What one of this package's own commands prints."""
     words = list(map(str, words))
     with started(
-        USER_DIR.name, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(threads)
+        PACKAGE.name, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(threads)
     ) as process:
         printed, said = process.communicate()
     if process.returncode != 0:

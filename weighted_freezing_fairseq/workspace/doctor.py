@@ -1,4 +1,4 @@
-"""`wff doctor`: what is installed here, which combinations cannot work, and what to type against them.
+"""What is installed here, which combinations cannot work, what to type, and what is repaired in fairseq.
 
 In two halves: `gather` looks at the machine and returns `Facts`; every check is a pure function from `Facts` to one
 `Check`, so that a test can ask about any combination without having it. torch and fairseq are really imported, each
@@ -8,25 +8,20 @@ Left out on purpose: nothing is installed or mended from here, and no verdict on
 
 from __future__ import annotations  # an older Python must get as far as saying that it is too old
 
-import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from importlib.machinery import PathFinder
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-HELP = "Check this machine: versions, combinations that cannot work, and what to type against them."
-EXAMPLE = "wff doctor --json > machine.json"
 
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -70,6 +65,19 @@ from fairseq.data import data_utils_fast, token_block_utils_fast
 print(json.dumps({"version": fairseq.__version__}))
 """
 
+# An invalid WFF_MENDS is one line, without the name of its exception.
+MENDS_PROBE = """
+import json, sys
+import weighted_freezing_fairseq
+from weighted_freezing_fairseq.errors import UserError
+try:
+    weighted_freezing_fairseq.register()
+except UserError as error:
+    sys.exit(str(error))
+from weighted_freezing_fairseq.plugin import mends
+print(json.dumps({"mends": mends.report()}))
+"""
+
 KERNELS_PROBE = """
 import json, torch
 from weighted_freezing_fairseq.core import launched
@@ -96,6 +104,17 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Mend:
+    """One repair of fairseq; its state is "applied", "left out" (by WFF_MENDS) or "not needed" (by these versions)."""
+
+    name: str
+    state: str
+    reason: str
+    needed_by: str
+    protects: bool
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything the checks look at; `errors` holds the last line of an import that failed, by module."""
 
@@ -108,6 +127,7 @@ class Facts:
     gpu_kernels: str = ""  # what is wrong with them
     nvidia_driver: bool = False
     compiler: str | None = None
+    mends: tuple[Mend, ...] = ()
 
 
 def release(version: str) -> tuple[int, ...]:
@@ -191,6 +211,23 @@ def check_fairseq(facts: Facts) -> Check:
     return Check("fairseq", OK, found)
 
 
+def check_mends(facts: Facts) -> Check:
+    """Whether the plugin registers, and whether WFF_MENDS leaves out a mend that is needed."""
+    if "fairseq" in facts.errors or not {"fairseq", "fairseq-fixed"} & facts.versions.keys():
+        return Check("mends", WARN, "unknown: fairseq does not import", "mend fairseq first")
+    if error := facts.errors.get("plugin"):
+        cure = "unset WFF_MENDS" if "WFF_MENDS" in error else SETUP
+        return Check("mends", FAIL, f"the plugin does not register: {error}", cure)
+    count = sum(mend.state == "applied" for mend in facts.mends)
+    left_out = [mend for mend in facts.mends if mend.state == "left out"]
+    if not left_out:
+        return Check("mends", OK, f"{count} applied while the plugin is registered")
+    found = f"{count} applied; WFF_MENDS leaves out {', '.join(mend.name for mend in left_out)}"
+    if unprotected := [mend.name for mend in left_out if mend.protects]:
+        found += f"; nothing protects against unsafe checkpoints without {', '.join(unprotected)}"
+    return Check("mends", WARN, found, "unset WFF_MENDS")
+
+
 def check_configuration(facts: Facts) -> Check:
     """omegaconf and hydra: each fairseq takes one series of them only."""
     omegaconf, hydra = facts.versions.get("omegaconf"), facts.versions.get("hydra-core")
@@ -268,6 +305,7 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_gpu,
     check_fairseq,
     check_configuration,
+    check_mends,
     check_numpy,
     check_sacrebleu,
     optional("sentencepiece", "needed to prepare data"),
@@ -338,12 +376,12 @@ def gather() -> Facts:
     """Look at this machine; about ten seconds, nearly all of them the imports of torch and fairseq."""
     versions = installed_versions()
     errors: dict[str, str] = {}
-    answers: dict[str, dict[str, Any]] = {"torch": {}, "fairseq": {}}
-    sources = {"torch": TORCH_PROBE, "fairseq": FAIRSEQ_PROBE}
-    # Not importlib's find_spec: it would set off the package's own hook that waits for fairseq.
-    present = [name for name in sources if {name, f"{name}-fixed"} & versions.keys() or PathFinder.find_spec(name)]
+    answers: dict[str, dict[str, Any]] = {"torch": {}, "fairseq": {}, "plugin": {}}
+    sources = {"torch": TORCH_PROBE, "fairseq": FAIRSEQ_PROBE, "plugin": MENDS_PROBE}
+    present = [n for n in ("torch", "fairseq") if {n, f"{n}-fixed"} & versions.keys() or find_spec(n)]
+    asked = [*present, *(["plugin"] if "fairseq" in present else [])]
     with ThreadPoolExecutor() as pool:
-        for name, (answer, error) in zip(present, pool.map(probe, [sources[name] for name in present])):  # noqa: B905 (3.9)
+        for name, (answer, error) in zip(asked, pool.map(probe, [sources[name] for name in asked])):  # noqa: B905 (3.9)
             answers[name] = answer
             if error:
                 errors[name] = error
@@ -363,6 +401,7 @@ def gather() -> Facts:
         gpu_kernels=tried[1] or tried[0].get("wrong", ""),
         nvidia_driver=shutil.which("nvidia-smi") is not None,
         compiler=find_compiler(),
+        mends=tuple(Mend(**mend) for mend in answers["plugin"].get("mends", [])),
     )
 
 
@@ -374,28 +413,18 @@ def examine(facts: Facts) -> list[Check]:
     return [check(facts) for check in CHECKS]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 if something that is needed is wrong."""
-    checks = examine(gather())
-    failed = sum(check.status == FAIL for check in checks)
-    if args.json:
-        report = {
-            "interpreter": sys.executable,
-            "platform": platform.platform(),
-            "well": not failed,
-            "checks": [asdict(check) for check in checks],
-        }
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"{sys.executable} on {platform.platform()}")
-        for check in checks:
-            print(f"{check.status:<5} {check.name:<14} {check.found}")
-            if check.status != OK:
-                print(f"{'':<20} -> {check.cure}")
-        warned = sum(check.status == WARN for check in checks)
-        print(f"{len(checks) - failed - warned} ok, {warned} to know about, {failed} to mend")
-    return 1 if failed else 0
+def as_lines(checks: Sequence[Check], mends: Sequence[Mend]) -> list[str]:
+    """The report for readers: every check, what to type, every mend, and the sum."""
+    lines = []
+    for check in checks:
+        lines.append(f"{check.status:<5} {check.name:<14} {check.found}")
+        if check.status != OK:
+            lines.append(f"{'':<20} -> {check.cure}")
+    if mends:
+        lines.append("mends of fairseq, and what happens without them (WFF_MENDS selects, see wff doctor --help):")
+    for mend in mends:
+        protects = " (protects)" if mend.protects else ""
+        needed_by = f" (only {mend.needed_by} needs it)" if mend.state == "not needed" else ""
+        lines.append(f"{mend.state:<10} {mend.name:<28} {mend.reason}{protects}{needed_by}")
+    failed, warned = (sum(check.status == status for check in checks) for status in (FAIL, WARN))
+    return [*lines, f"{len(checks) - failed - warned} ok, {warned} to know about, {failed} to mend"]

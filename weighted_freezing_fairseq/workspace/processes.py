@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-# The folder of this package, which fairseq's --user-dir takes.
-USER_DIR = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[1]
+# For fairseq's --user-dir. Not PACKAGE itself: fairseq skips that where the package is imported already.
+USER_DIR = PACKAGE / "plugin" / "user_dir" / "register_weighted_freezing"
 
 
 # A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
@@ -61,7 +62,7 @@ def started(module: str, words: Iterable[Any], **options: Any) -> "subprocess.Po
 
     In a session of its own: a terminal's Ctrl-C reaches this process alone, which ends the child and the child's own.
     """
-    words = [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), USER_DIR.parent, module, *words))]
+    words = [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), PACKAGE.parent, module, *words))]
     process = subprocess.Popen(words, start_new_session=True, **options)
     _children.add(process)
     if _told:  # since the others were killed

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, utils
 
-import weighted_freezing_fairseq as package  # what it registers may stand in the checkpoint
+from weighted_freezing_fairseq import register
 from weighted_freezing_fairseq.scoring.sentences.evaluate import DONE
 
 
@@ -60,5 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    assert package
+    register()  # the checkpoint may name what this registers
     main()

@@ -2,20 +2,25 @@
 
 import argparse
 import copy
+import inspect
+import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.modules import transformer_layer
 from fairseq.optim import FP16Optimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
-from fairseq_runs import Fairseq, assert_same
+from fairseq_runs import Fairseq, assert_same, environment
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -23,9 +28,141 @@ from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.plugin import compat, parameters
+from weighted_freezing_fairseq.plugin import parameters
+from weighted_freezing_fairseq.plugin.mends import checkpoints, registry
 from weighted_freezing_fairseq.plugin.optimizers import BASES, base_settings
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
+
+HERE = Path(__file__).resolve().parent
+
+
+# name of a mend: what stock fairseq does, and what it does mended (mend_probes.py)
+EFFECTS = {
+    "allow_fairseq_checkpoints": ("UnpicklingError", "fconv"),
+    "load_without_code": (True, False),  # whether the code was run
+    "explain_refused_checkpoints": ("UnpicklingError", "UserError"),
+    "refuse_code_in_settings": ("__import__('os')", "UserError"),
+    "verify_checksums": (8.0, "UserError"),  # 2.0 with one bit changed
+    "drop_copied_weights": (["encoder.layers.0.fc1_weight", "w"], ["w"]),
+    "broadcast_checkpoints": ("UnpicklingError", "lr 1"),
+    "copy_checkpoints_atomically": (False, True),  # whether the old file is still there
+    "hide_known_warnings": (1, 0),
+    "accept_second_user_dir": ("ImportError", None),
+    "use_bf16_without_tpu": (True, False),  # whether a TPU is used
+    "show_every_flag_in_help": (False, True),
+    "keep_batches_on_resume": (False, True),
+    "stop_readers_at_exit": (True, False),  # whether the thread still reads
+    "wrap_cpu_models": ("ValueError", "DistributedDataParallel"),
+    "gather_predictions": ([True, "TypeError"], [False, [[1, 2]]]),
+    "unscale_once_under_amp": (1 / 128, 1.0),
+    "skip_overflows_on_cpu": ("AssertionError", 0.0),
+    "name_nonfinite_module": ("StopIteration", "FloatingPointError"),
+    "avoid_broken_fast_path": ("AttributeError", False),
+}
+NEEDS_NO_GPU = {"gather_predictions", "skip_overflows_on_cpu"}
+OLD = registry.Versions(torch=(2, 4, 1), fairseq=(0, 12, 2))
+NEW = registry.Versions(torch=(2, 13, 0), fairseq=(0, 12, 3))
+MIXED = registry.Versions(torch=(2, 6, 0), fairseq=(0, 12, 2), torch_xla=True)
+
+
+@pytest.fixture(scope="module")
+def effects():
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import mend_probes; mend_probes.main()"
+    process = Fairseq(HERE, HERE).python("-c", code, env={**environment(), "WFF_MENDS": "none"})
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return json.loads(output.splitlines()[-1])
+
+
+def test_every_mend_has_a_probe():
+    # What is left is tested by a whole training below.
+    assert registry.MENDS.keys() - EFFECTS.keys() == {"stop_at_max_update"}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_a_mend_alone_changes_what_stock_fairseq_does(name, effects):
+    if name in NEEDS_NO_GPU and torch.cuda.is_available():
+        pytest.skip("stock fairseq fails where there is no GPU")
+    if registry.MENDS[name].need.holds(registry.Versions.installed()):
+        assert effects[name] == list(EFFECTS[name])
+    else:
+        assert effects[name][1] == EFFECTS[name][1]
+
+
+@pytest.mark.parametrize(
+    ("versions", "not_needed"),
+    [
+        (OLD, {"broadcast_checkpoints", "drop_copied_weights", "keep_batches_on_resume"}),
+        (NEW, {"load_without_code", "avoid_broken_fast_path"}),
+        (MIXED, {"load_without_code", "drop_copied_weights", "keep_batches_on_resume", "use_bf16_without_tpu"}),
+    ],
+)
+def test_the_versions_that_need_a_mend(versions, not_needed):
+    needed = {name for name, entry in registry.MENDS.items() if entry.need.holds(versions)}
+    assert registry.MENDS.keys() - needed == not_needed
+
+
+def test_the_predicates_agree_with_the_installed_versions():
+    installed = registry.Versions.installed()
+    assert torch.__version__.startswith(".".join(map(str, installed.torch)))
+    assert not installed.torch_xla
+    fast_path = "can_use_fastpath" in inspect.getsource(transformer_layer)
+    assert registry.MENDS["avoid_broken_fast_path"].need.holds(installed) == fast_path
+    assert registry.MENDS["drop_copied_weights"].need.holds(installed) != fast_path
+    weights_only = inspect.signature(torch.load).parameters["weights_only"].default is not False
+    assert registry.MENDS["broadcast_checkpoints"].need.holds(installed) == weights_only
+
+
+def test_a_reason_is_one_sentence_that_fits_a_line():
+    for entry in registry.MENDS.values():
+        assert 20 < len(entry.reason) <= 120 and not entry.reason.endswith("."), entry.name
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        (None, registry.MENDS.keys()),
+        ("", registry.MENDS.keys()),
+        ("none", set()),
+        ("verify_checksums", {"verify_checksums"}),
+        (" wrap_cpu_models , verify_checksums,", {"wrap_cpu_models", "verify_checksums"}),
+    ],
+)
+def test_the_variable_selects_mends(setting, names):
+    assert registry.selected(setting) == names
+
+
+@pytest.mark.parametrize("setting", ["verify_checksum", "wrap_cpu_models,NONE", "none,wrap_cpu_models"])
+def test_an_unknown_mend_is_an_error_that_lists_the_names(setting):
+    with pytest.raises(UserError, match=f"WFF_MENDS={setting}: unknown mend (verify_checksum|NONE|none);") as caught:
+        registry.selected(setting)
+    assert all(name in str(caught.value) for name in registry.MENDS) and "unset WFF_MENDS" in str(caught.value)
+
+
+SELECTED = """
+import json, weighted_freezing_fairseq
+weighted_freezing_fairseq.register()
+from weighted_freezing_fairseq.plugin import mends
+print(json.dumps({entry["name"]: entry["state"] for entry in mends.report()}))
+"""
+
+
+def test_only_the_selected_mends_are_applied_and_what_protects_is_named(fairseq: Fairseq):
+    variables = {**environment(), "WFF_MENDS": "use_bf16_without_tpu,verify_checksums"}
+    output = fairseq.python("-c", SELECTED, env=variables).communicate()[0]
+    names = {state: set() for state in ("applied", "left out", "not needed")}
+    for name, state in json.loads(output.splitlines()[-1]).items():
+        names[state].add(name)
+    assert names["applied"] == {"use_bf16_without_tpu", "verify_checksums"}
+    installed = registry.Versions.installed()
+    assert names["not needed"] == {n for n, entry in registry.MENDS.items() if not entry.need.holds(installed)}
+    assert "WFF_MENDS leaves out what protects against unsafe checkpoints: " in output
+    assert "refuse_code_in_settings" in output.splitlines()[-2] and "verify_checksums" not in output.splitlines()[-2]
+
+
+def test_an_unknown_mend_stops_fairseq_before_anything_is_registered(fairseq: Fairseq):
+    output = fairseq.train("run", "--max-update", 1, env={**environment(), "WFF_MENDS": "nonesuch"}, ok=False)
+    assert "UserError: WFF_MENDS=nonesuch: unknown mend nonesuch" in output.splitlines()[-1]
 
 
 def settings(**optimizer):
@@ -164,7 +301,7 @@ def test_a_learning_rate_that_is_too_large_names_the_module(tmp_path):
 
 
 def test_allow_list_holds_data_classes_only():
-    classes = [c[0] if isinstance(c, tuple) else c for c in compat.safe_classes()]
+    classes = [c[0] if isinstance(c, tuple) else c for c in checkpoints.safe_classes()]
     assert argparse.Namespace in classes
     for cls in classes:
         assert cls.__module__.split(".")[0] in ("argparse", "fairseq", "numpy")
@@ -182,7 +319,7 @@ def test_fairseq_alone_loads_without_code_where_torch_would_run_it(tmp_path, mon
     monkeypatch.setattr(checkpoint_utils, "torch", torch)
     before = dict(os.environ)
     torch.save({"model": {}, "code": Code()}, tmp_path / "with_code.pt")
-    compat.load_without_code()
+    checkpoints.load_without_code()
     with pytest.raises(UserError, match="was not loaded: it holds something other than tensors"):
         checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / "with_code.pt"))
     torch.save(torch.ones(2), tmp_path / "plain.pt")
@@ -221,6 +358,10 @@ def test_a_run_that_reached_max_update_makes_no_more_when_it_is_started_again(fa
     again = fairseq.train("run", *flags, 3)
     assert f"{last} is at update 3 already: --max-update 3 leaves nothing to train; raise it to train on" in again
     assert "done training" in again and last.read_bytes() == finished
+    others = {**environment(), "WFF_MENDS": ",".join(registry.MENDS.keys() - {"stop_at_max_update"})}
+    shutil.copytree(fairseq.folder / "run", fairseq.folder / "stock")
+    assert "leaves nothing to train" not in fairseq.train("stock", *flags, 3, env=others)
+    assert fairseq.checkpoint("stock")["optimizer_history"][-1]["num_updates"] == 4
     for name, more, updates in (("run", [], 5), ("other", ["--restore-file", last], 6)):
         fairseq.train(name, *flags, 5, *more)
         assert fairseq.checkpoint(name)["optimizer_history"][-1]["num_updates"] == updates

@@ -1,8 +1,0 @@
-#!/usr/bin/env bash
-# Translate the test sets of WMT'17 En-De with the best, the last and the averaged checkpoint of runs, and score them.
-#
-#   bash scripts/wmt17/evaluate.sh runs/wmt17/intra-distillation/en-de/weighted_freeze-1 [...] [--choices best,last] [--json]
-#
-# All options are those of `wff evaluate`; CHOICES and BEAM stand for the options of these names. Set up where needed.
-set -euo pipefail
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../wff.sh" "${BASH_SOURCE[0]}" "CHOICES BEAM" evaluate "$@"

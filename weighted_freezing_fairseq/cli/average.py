@@ -1,0 +1,48 @@
+"""`wff average`: the mean of the parameters of several checkpoints as one checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+
+HELP = "Write the mean of the parameters of several checkpoints, or of the last ones of a run, as one checkpoint."
+EXAMPLE = """\
+wff average runs/a/checkpoint8.pt runs/a/checkpoint9.pt runs/a/checkpoint10.pt --out average.pt
+  wff average runs/multi30k/clean/de-en/standard-1 --last 5"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to average, and where to put it."""
+    parser.add_argument(
+        "checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoints; with --last a run folder"
+    )
+    parser.add_argument(
+        "--last", type=int, metavar="N", help="average the N latest numbered checkpoints of the run, by epoch or update"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint to write; nothing but an earlier average is overwritten (with --last: default "
+        "checkpoint_average.pt beside the run's own)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..workspace import average
+
+    paths, out = args.checkpoint, args.out
+    if args.last is not None:
+        if len(paths) > 1:
+            raise UserError("--last takes one run folder; type: wff average RUN --last 5")
+        paths = average.latest(paths[0], args.last)
+        out = out or paths[0].with_name(average.NAME)
+    elif folders := [path for path in paths if path.is_dir()]:
+        raise UserError(f"{folders[0]} is a folder; add --last 5 to average the last five checkpoints of a run")
+    elif out is None:
+        raise UserError("there is no file to write to; add --out FILE")
+    for source in average.average(paths, out)["checkpoints"]:
+        updates = "" if source["updates"] is None else f" ({source['updates']} updates)"
+        print(f"{source['path']}{updates}")
+    print(f"{out}: the mean of {len(paths)}, without an optimizer's state")
+    return 0

@@ -1,0 +1,52 @@
+"""`wff pack`: store a tuned checkpoint as what differs from its base."""
+
+import argparse
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..workspace.pack import Report
+
+HELP = """\
+Store a tuned checkpoint as what differs from the checkpoint that its training started from: positions and values,
+without loss. The optimizer's state is left out unless it is asked for, as with fairseq's --no-save-optimizer-state."""
+EXAMPLE = "wff pack parent.pt runs/child/checkpoint_best.pt --out child.wff"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to compare, and where to put what differs."""
+    parser.add_argument("base", type=Path, metavar="BASE", help="checkpoint that the training started from")
+    parser.add_argument("tuned", type=Path, metavar="TUNED", help="checkpoint to pack")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; never overwritten")
+    parser.add_argument(
+        "--optimizer-state", action="store_true", help="keep the optimizer's state, whole, to resume the run from it"
+    )
+    parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..workspace.pack import pack
+
+    report = pack(args.base, args.tuned, args.out, args.optimizer_state)
+    print(json.dumps(asdict(report), indent=2) if args.json else _as_text(report, args))
+    return 0
+
+
+def _as_text(report: "Report", args: argparse.Namespace) -> str:
+    lines = [
+        f"changed: {report.numbers_changed} of {report.numbers} numbers ({report.density:.4%}), "
+        f"in {report.tensors_changed} of {report.tensors} tensors",
+        f"{args.out}: {report.file_bytes} bytes, {report.file_over_base_model:.4%} of the base's model weights "
+        f"({report.base_model_bytes} bytes); {args.tuned} has {report.tuned_file_bytes}",
+    ]
+    if report.optimizer_state == "left out":
+        lines.append(
+            "the optimizer's state is left out: a run resumed from the unpacked checkpoint starts its optimizer anew; "
+            "to keep it, add --optimizer-state"
+        )
+    command = ["wff", "unpack", str(args.base), str(args.out), "--out", "CHECKPOINT"]
+    lines.append(f"to get the checkpoint back: {shlex.join(command)}")
+    return "\n".join(lines)

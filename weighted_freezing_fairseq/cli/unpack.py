@@ -1,0 +1,28 @@
+"""`wff unpack`: the tuned checkpoint from its base and the file that `wff pack` made."""
+
+import argparse
+from pathlib import Path
+
+HELP = """\
+Give back the checkpoint that `wff pack` stored, for which BASE must be the checkpoint that it was packed against. Plain
+fairseq loads the result as it would load the packed checkpoint."""
+EXAMPLE = "wff unpack parent.pt child.wff --out child.pt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to put together, and where."""
+    parser.add_argument("base", type=Path, metavar="BASE", help="checkpoint that FILE was packed against")
+    parser.add_argument("file", type=Path, metavar="FILE", help="what wff pack wrote")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="CHECKPOINT", help="checkpoint to write; never overwritten"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..workspace.checkpoints import OPTIMIZER_STATE
+    from ..workspace.pack import unpack
+
+    content = unpack(args.base, args.file, args.out)
+    without = "" if OPTIMIZER_STATE in content["rest"] else ", without an optimizer's state"
+    print(f"{args.out}: the checkpoint that was packed (fingerprint {content['tuned']['fingerprint'][:12]}){without}")
+    return 0

@@ -1,0 +1,97 @@
+"""What can be measured: sizes of a model with one number varied, and methods with their variants."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from ..errors import UserError
+from ..workspace.configs import config_path
+from .subjects import SIZES, Size
+
+# A method with other settings than its YAML has: its variants, the modes of its passes, and what methods are compared
+# with (`plugin/bench_baselines.py`).
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "adamw_of_torch": ("standard", "optimizer._name=adamw_of_torch"),
+    "alignreg_frobenius": ("alignreg", "criterion.alignreg=frobenius"),
+    "intra_distillation_loop": ("intra_distillation", "criterion.pass_mode=loop"),
+    "intra_distillation_plain": ("intra_distillation", "criterion._name=intra_distillation_plain"),
+    "intra_distillation_recompute": ("intra_distillation", "criterion.pass_mode=recompute"),
+    "r_drop_of_fairseq": (
+        "standard",
+        "criterion._name=label_smoothed_cross_entropy_with_rdrop",
+        "criterion.rdrop_alpha=5",
+    ),
+    "sage_bf16": ("sage", "optimizer.sage_state_dtype=bf16"),
+    "sage_light": ("sage", "optimizer.sage_variant=light"),
+}
+SIZE_NUMBERS = tuple(field.name for field in fields(Size))
+_OTHER_NUMBERS = ("passes", "processes")  # that can be varied, and are not part of a size
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size to measure, with the number that tells it from other cases of this size.
+
+    Args:
+        name: the size as rows of the table name it.
+        varied, value: the number that is varied, and its value here.
+    """
+
+    name: str
+    size: Size
+    varied: str = ""
+    value: int | None = None
+
+    @property
+    def passes(self) -> int | None:
+        """The number K of passes; None for that of the YAML."""
+        return self.value if self.varied == "passes" else None
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return (self.value or 1) if self.varied == "processes" else 1
+
+
+def cases(sizes: Sequence[str], vary: str | None) -> list[Case]:
+    """Each size with each value of what is varied, which is typed as NAME=A,B."""
+    if vary is None:
+        return [Case(size, SIZES[size]) for size in sizes]
+    name, _, typed = vary.partition("=")
+    try:
+        values = [int(value) for value in typed.split(",")]
+    except ValueError:
+        values = []
+    if name not in (*SIZE_NUMBERS, *_OTHER_NUMBERS) or not values or min(values) < 1:
+        raise UserError(
+            f"--vary {vary} must be one of {', '.join((*SIZE_NUMBERS, *_OTHER_NUMBERS))} with values of 1 or more; "
+            "type --vary vocabulary=4000,12000,40000 or passes=2,3,4"
+        )
+    return [
+        Case(
+            f"{size}, {name} {value}",
+            SIZES[size] if name in _OTHER_NUMBERS else replace(SIZES[size], **{name: value}),
+            name,
+            value,
+        )
+        for size in sizes
+        for value in values
+    ]
+
+
+def variant(method: str, folders: Sequence[Path], passes: int | None) -> tuple[Path, list[str]]:
+    """The YAML of a method or variant, and the settings that are changed in it."""
+    from omegaconf import OmegaConf
+
+    method, *changed = VARIANTS.get(method, (method,))
+    path = config_path(method, *folders)
+    if passes is not None and method == "intra_distillation":
+        assert "num_passes" in OmegaConf.load(path).criterion
+        changed.append(f"criterion.num_passes={passes}")
+    return path, changed
+
+
+def criterion_of(method: str) -> str | None:
+    """The criterion that a variant sets, if it sets one."""
+    changed = dict(setting.split("=") for setting in VARIANTS.get(method, ("",))[1:])
+    return changed.get("criterion._name")

@@ -1,0 +1,90 @@
+"""Mends of fairseq's commands: their log, their flags, and --user-dir."""
+
+import argparse
+import functools
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from fairseq import options, utils
+
+from ..user_dir import PACKAGE, package_of, refuse_other_version
+from .registry import NO_TORCH_XLA, mend
+
+logger = logging.getLogger(__name__)
+
+
+@mend("warnings about fairseq's own outdated calls, which no user can act on, bury the log")
+def hide_known_warnings() -> None:
+    for message in (
+        r".*hydra\.experimental\.(compose|initialize).*",
+        r".*version_base parameter is not specified.*",
+        r".*@package _group_.*",
+        r".*validated against ConfigStore schema.*",
+        r".*strict=None.*|.*strict flag in the compose API is deprecated.*",
+        r".*'pin_memory' argument is set as true but no accelerator.*",
+        r".*torch\.(cuda|cpu)\.amp\..*deprecated.*",
+        r".*torch\.cuda\.amp\.GradScaler is enabled, but CUDA is not available.*",
+        r".*mismatched key_padding_mask and attn_mask.*",
+    ):
+        warnings.filterwarnings("ignore", message="(?s)" + message)
+
+
+@mend("a second path to this package in --user-dir (installed, linked, relative) is refused as not unique")
+def accept_second_user_dir() -> None:
+    load = utils.import_user_module
+
+    @functools.wraps(load)
+    def load_unless_registered(args: argparse.Namespace) -> None:
+        path = getattr(args, "user_dir", None)
+        package = package_of(Path(path)) if path is not None else None
+        if package is None:
+            load(args)
+        elif package != PACKAGE:
+            refuse_other_version(package)
+            logger.info("--user-dir=%s: using the same version of this package, imported from %s", path, PACKAGE)
+
+    utils.import_user_module = load_unless_registered
+
+
+@mend("--bf16 on the command line asks for a TPU, and crashes without one", NO_TORCH_XLA)
+def use_bf16_without_tpu() -> None:
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_without_tpu(*args: Any, **kwargs: Any) -> Any:
+        parsed = parse(*args, **kwargs)
+        (parsed[0] if isinstance(parsed, tuple) else parsed).tpu = False
+        return parsed
+
+    options.parse_args_and_arch = parse_without_tpu
+
+
+@mend("--help does not list the flags of the chosen optimizer, criterion and task")
+def show_every_flag_in_help() -> None:
+    # It ends fairseq's first parse, before these flags are known.
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_or_help(parser: Any, input_args: Any = None, *args: Any, modify_parser: Any = None, **kwargs: Any) -> Any:
+        words = sys.argv[1:] if input_args is None else input_args
+        wanted = [word for word in words if word not in ("-h", "--help")]
+        if len(wanted) == len(words):
+            return parse(parser, input_args, *args, modify_parser=modify_parser, **kwargs)
+        if "--arch" in parser._option_string_actions and not {"--arch", "-a"} & set(wanted):
+            wanted += ["--arch", "transformer"]  # without one, fairseq stops in the middle of its parse
+        calls = []
+
+        def help_on_second_call(complete: Any) -> None:  # the second call comes when all flags are known
+            if modify_parser is not None:
+                modify_parser(complete)
+            calls.append(complete)
+            if len(calls) == 2:
+                complete.print_help()
+                complete.exit()
+
+        return parse(parser, wanted, *args, modify_parser=help_on_second_call, **kwargs)
+
+    options.parse_args_and_arch = parse_or_help

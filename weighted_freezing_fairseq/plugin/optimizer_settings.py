@@ -1,0 +1,58 @@
+"""Checks of a guided optimizer's settings against its run: refuses sharding, warns of settings without effect."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig
+
+from ..core.rules import RULES
+from . import no_effect
+from .optimizers import BASES, base_settings
+from .parameters import refuse_sharding
+from .trainer_events import TrainerListener
+
+
+class OptimizerSettings(TrainerListener):
+    @classmethod
+    def for_trainer(cls, trainer: Trainer) -> "OptimizerSettings | None":
+        return cls() if getattr(trainer.cfg.optimizer, "_name", None) in RULES else None
+
+    def optimizer_wanted(self, trainer: Trainer) -> None:
+        refuse_sharding(trainer.cfg, str(trainer.cfg.optimizer._name))
+
+    def optimizer_built(self, trainer: Trainer) -> None:
+        settings, last_update = trainer.cfg.optimizer, trainer.cfg.optimization.max_update
+        method, base = settings._name, str(settings.base_optimizer)
+        known = getattr(OPTIMIZER_REGISTRY[method], "__dataclass")  # noqa: B009  # a class would mangle the name
+        warn_of = partial(no_effect.warn_of, settings, known)
+        others = {name for other in BASES for name in base_settings(other)} - base_settings(base).keys()
+        warn_of(sorted(others), f"--base-optimizer {base} has no such setting; leave it out")
+        if method == "sage" and settings.sage_variant == "light":
+            reason = "--sage-variant light has no moving average; leave it out, or type --sage-variant full"
+            warn_of(("sage_beta", "sage_state_dtype"), reason)
+        elif method == "fish_mask":
+            _warn_of_fish_mask(settings, warn_of, last_update)
+        if RULES[method].measured and 0 < last_update < settings.importance_start:
+            no_effect.warn(
+                f"--importance-start {settings.importance_start} has no effect: the run ends earlier, at --max-update "
+                f"{last_update}; type --importance-start 1"
+            )
+
+
+def _warn_of_fish_mask(settings: DictConfig, warn_of: Callable[[Iterable[str], str], None], last_update: int) -> None:
+    source = str(settings.fish_source)
+    if settings.fish_mask is not None:
+        warn_of(("fish_updates", "fish_source"), "--fish-mask holds a finished mask; leave it out")
+        return
+    if source != "fisher":
+        reason = f"--fish-source {source} measures no gradient; leave it out, or type --fish-source fisher"
+        warn_of(("fish_updates",), reason)
+    elif 0 < last_update <= settings.fish_updates:
+        no_effect.warn(
+            f"--fish-updates {settings.fish_updates}: no weight moves before these updates are over, and the run ends "
+            f"at --max-update {last_update}; type --fish-updates {max(1, last_update // 10)}"
+        )
+    if source == "bias":
+        warn_of(("fish_density",), "--fish-source bias takes all biases and nothing else; leave it out")

@@ -1,0 +1,15 @@
+"""The folder for fairseq's --user-dir: importing it registers the plugin, also from a folder that is not installed."""
+
+import sys
+from pathlib import Path
+
+package = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(package.parent))  # as fairseq does with the parent of a --user-dir
+
+import weighted_freezing_fairseq  # noqa: E402
+
+weighted_freezing_fairseq.register()
+
+from weighted_freezing_fairseq.plugin.user_dir import refuse_other_version  # noqa: E402
+
+refuse_other_version(package)  # where another copy was imported before
