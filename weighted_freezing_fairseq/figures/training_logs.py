@@ -60,14 +60,14 @@ class Traces:
 
         remedy = "make it again, or move it away"
         try:
-            found: Any = OmegaConf.to_container(OmegaConf.load(path))
+            content: Any = OmegaConf.to_container(OmegaConf.load(path))
             expect_known(
-                found or {}, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict)
+                content or {}, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict)
             )
         except Exception as error:  # of YAML, of OmegaConf, of UTF-8
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} is not whole YAML of settings ({reason}); {remedy}") from None
-        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (found or {}).items()}
+        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (content or {}).items()}
         return Content(sections, path, remedy)
 
     def scores(self) -> list[PlottedScore]:
@@ -92,18 +92,18 @@ class Traces:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Every value of a log's lines, by `split` (train: an interval; valid) and `update`.
 
-    What a resumed run repeats counts once, as it was the last time. Where training is told by epochs only, these are
+    What a resumed run repeats counts once, as it was the last time. Where training is logged by epochs only, these are
     its intervals.
     """
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    values_at: dict[tuple[str, int], dict[str, Any]] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
         for kind, values in _told(lines):
             update = int(values["num_updates"])
             # a line's own "update" is in epochs
-            found[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
-    if any(kind == "train_inner" for kind, _ in found):
-        found = {key: row for key, row in found.items() if key[0] != "train"}
-    return [found[key] for key in sorted(found, key=lambda key: (key[0] == "valid", key[1]))]
+            values_at[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
+    if any(kind == "train_inner" for kind, _ in values_at):
+        values_at = {key: row for key, row in values_at.items() if key[0] != "train"}
+    return [values_at[key] for key in sorted(values_at, key=lambda key: (key[0] == "valid", key[1]))]
 
 
 def _told(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, float]]]:

@@ -52,11 +52,11 @@ def _rows(
     pairs: Sequence[str], *rows: tuple[str, str, str], parameters: Sequence[str] = ()
 ) -> tuple[PublishedRow, ...]:
     """Rows from label, method and figures as the paper prints them in a line."""
-    found = []
+    published = []
     for place, (label, method, figures) in enumerate(rows):
         values = MappingProxyType(dict(zip(pairs, map(float, figures.split()), strict=True)))
-        found.append(PublishedRow(label, method, values, parameters[place] if parameters else ""))
-    return tuple(found)
+        published.append(PublishedRow(label, method, values, parameters[place] if parameters else ""))
+    return tuple(published)
 
 
 _LI = "Li et al. 2023"  # Efficiently Harnessing Parameter Importance for Better Training

@@ -108,7 +108,7 @@ class ScoredRun:
     setting: Setting
     method: str
     config: str
-    changed: tuple[str, ...]  # settings that were given beside it
+    changed: tuple[str, ...]  # settings that were changed from it
     seed: int
     commit: str
     score: float
