@@ -55,6 +55,11 @@ def test_the_wheel_holds_the_folder_for_user_dir(site):
     assert site in folder.parents and (folder / "__init__.py").is_file()
 
 
+def test_the_wheel_holds_what_a_page_is_rendered_from(site):
+    report = site / "weighted_freezing_fairseq/report"
+    assert (report / "page.html.j2").is_file() and (report / "page.css").is_file()
+
+
 CALLS = """if True:
     import contextlib, io, sys, traceback
     from weighted_freezing_fairseq.__main__ import COMMANDS, main
