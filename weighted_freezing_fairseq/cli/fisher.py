@@ -24,33 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="snapshot to write")
     parser.add_argument(
-        "--mask-density",
-        type=float,
-        metavar="D",
+        "--mask-density", type=float, metavar="D",
         help="write the mask of the largest share D of all parameters in place of the Fisher information itself",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--always",
-        metavar="REGEX",
-        help="with --mask-density: parameters with such a name are all in the mask, and count in D "
-        "(default: the classification head of a sentence task, as in Sung et al.; '': none)",
-    )
+        "--always", metavar="REGEX", help="with --mask-density: parameters with such a name are all in the mask, and "
+        "count in D (default: the classification head of a sentence task, as in Sung et al.; '': none)",
+    )  # fmt: skip
     parser.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="FISHER",
+        "--from", dest="source", type=Path, metavar="FISHER",
         help="make the mask from this Fisher snapshot and measure nothing",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--estimator",
-        choices=ESTIMATORS,
-        default=ESTIMATORS[0],
+        "--estimator", choices=ESTIMATORS, default=ESTIMATORS[0],
         help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
         "expected: the expectation over all classes of a sentence task, a pass for each class, the standard Fisher; "
         "sampled: an estimate of it from targets drawn from the model; batch: squared gradients of batches, cheap, and "
         "dependent on --max-tokens",
-    )
+    )  # fmt: skip
     parser.add_argument("--samples", type=int, default=1024, metavar="N", help="sentences to draw (default 1024)")
     parser.add_argument("--draws", type=int, default=1, metavar="D", help="targets drawn per sentence (default 1)")
     parser.add_argument("--split", default="train", help="set to draw them from (default train)")

@@ -30,11 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to prune, by what, how much, and what to do with it."""
     parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
     parser.add_argument(
-        "--method",
-        required=True,
-        metavar="M",
+        "--method", required=True, metavar="M",
         help="; ".join(f"{name}: {method.text}" for name, method in ONCE.items()) + ". Several for a curve: M,M",
-    )
+    )  # fmt: skip
     share = parser.add_mutually_exclusive_group(required=True)
     share.add_argument("--fraction", type=float, metavar="F", help="prune this share of the weights")
     share.add_argument(

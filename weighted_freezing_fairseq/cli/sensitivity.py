@@ -29,11 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for table, samples and pictures")
     add_names(parser, "checkpoints")
     parser.add_argument(
-        "--scope",
-        choices=SCOPES,
-        default="all",
+        "--scope", choices=SCOPES, default="all",
         help="all: every parameter (default); linear: matrices of attention and feed-forward layers",
-    )
+    )  # fmt: skip
     add_batches(parser)
     parser.add_argument("--seed", type=int, default=1, help="of the batches and of the sample drawn (default 1)")
     add_device(parser)

@@ -71,13 +71,12 @@ class Cell:
         second, second_sd = spread([run.second for run in runs])
         cased, cased_sd = spread([run.cased for run in runs])
         seconds, _ = spread([run.seconds for run in runs])
+        shared = ("sentences", "choice", "decode", "signature", "second_signature", "cased_signature")
         cell = replace(
             self,
+            **{name: getattr(setting, name) for name in shared},
             state=RUN,
             test=setting.subset,
-            sentences=setting.sentences,
-            choice=setting.choice,
-            decode=setting.decode,
             seeds=_words(result.seeds),
             n=len(runs),
             metric=setting.metrics[0],
@@ -94,9 +93,6 @@ class Cell:
             device="; ".join(sorted({run.device for run in runs if run.device})),
             config=result.way,
             commit=_words(sorted({run.commit for run in runs})),
-            signature=setting.signature,
-            second_signature=setting.second_signature,
-            cased_signature=setting.cased_signature,
         )
         if (comparison := result.comparison) is None:
             return cell
