@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from weighted_freezing_fairseq.core import native
+from weighted_freezing_fairseq.core import kernels_c
 from weighted_freezing_fairseq.core.losses import alignments, quadratic_penalty
 from weighted_freezing_fairseq.core.pruning import METHODS, Layer, scores_of, select
 
@@ -56,7 +56,7 @@ def main() -> None:
     distance = lambda: sum(quadratic_penalty(w, None, r) for w, r in zip(weights, references, strict=True))  # noqa: E731
     print(f"  {'frobenius':18} {seconds(lambda: distance().backward(), rounds)}")
     both = [(t, mask) for weight, mask in zip(weights, masks, strict=True) for t in (weight.detach(), weight.grad)]
-    print(f"  {'masks':18} {seconds(lambda: native.mask_(both), rounds)}")
+    print(f"  {'masks':18} {seconds(lambda: kernels_c.mask_(both), rounds)}")
 
 
 if __name__ == "__main__":

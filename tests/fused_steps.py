@@ -5,6 +5,7 @@ from fairseq.optim.adam import Adam as FairseqAdam
 from guided_rows import ROWS, some_fisher
 from torch import nn
 
+import weighted_freezing_fairseq.plugin  # noqa: F401  (registers the formula of fairseq's Adam)
 from weighted_freezing_fairseq.core.scope import Slot
 
 BASES = {"fairseq": FairseqAdam, "adamw": torch.optim.AdamW, "adam": torch.optim.Adam}

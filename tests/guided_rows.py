@@ -5,6 +5,7 @@ from torch import nn
 
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.rules import rows
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
 BASES = {
@@ -43,25 +44,29 @@ def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
     return {slot.name: torch.rand(slot.shape, generator=generator) for slot in slots}
 
 
+# Settings that leave training as it is, where another start is not asked for.
+_NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}}
+_NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
 # Row -> class, ordinary settings, settings that leave training as it is.
 ROWS = {
-    "weighted_freeze (important)": (GuidedOptimizer, {}, {"start": 10**9}),
-    "weighted_freeze (printed)": (GuidedOptimizer, {}, {"start": 10**9}),
-    "weighted_freeze (smooth)": (GuidedOptimizer, {}, {"start": 10**9}),
-    "weighted_freeze (random)": (GuidedOptimizer, {}, {"keep": 1.0}),
-    "sage (full)": (GuidedOptimizer, {}, {"eps": 1e30}),
-    "sage (li)": (GuidedOptimizer, {}, {"eps": 1e30}),
-    "sage (light)": (GuidedOptimizer, {}, {"eps": 1e30}),
+    **{
+        row.label: (GuidedOptimizer, {}, _NEUTRAL.get(row.label, {"start": 10**9}))
+        for row in rows()
+        if row.kind == "optimizer" and row.status == "available" and row.measured
+    },
     "fish_mask": (FixedMaskOptimizer, {"density": 0.2, "observe": 2}, {"density": 1.0, "source": "magnitude"}),
     "lfr_cm": (FixedMaskOptimizer, {"quantile": 0.6}, {"quantile": 1.0}),
 }
+TABLE = {row.label: row for row in rows()}
 
 
 def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **settings):
     """The optimizer of one row around one base."""
     cls, usual, without_effect = ROWS[row]
     method, _, variant = row.partition(" ")
-    settings = {**(without_effect if neutral else usual), **settings}
+    if neutral:
+        usual = {**without_effect, "base_fused": False}
+    settings = {**usual, **settings}
     if variant:
         settings["variant"] = variant.strip("()")
     if method == "lfr_cm":

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from weighted_freezing_fairseq.core.contribution import measure, rows
-from weighted_freezing_fairseq.core.parts import groups_of
+from weighted_freezing_fairseq.core.parameter_groups import groups_of
 from weighted_freezing_fairseq.core.scope import Slot, catalogue
 
 GRADIENT_SCALE = 0.25

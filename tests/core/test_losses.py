@@ -449,16 +449,16 @@ def test_the_c_twin_of_the_alignment_is_the_torch_path_up_to_rounding(monkeypatc
     pairs = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2)]
     pairs[0][1][1] = 0
     found = {}
-    for name in ("native", "torch"):
+    for name in ("kernels", "torch"):
         if name == "torch":
-            monkeypatch.setattr(losses.native, "ready", lambda pairs: False)
+            monkeypatch.setattr(losses.kernels_c, "ready", lambda pairs: False)
         for level in ("unit", "layer"):
             thetas = [w.clone().requires_grad_() for w in pairs[0]]
             rho = losses.alignments(thetas, pairs[1], level)
             (rho * torch.tensor([1.0, -2.0, 3.0, 0.5])).sum().backward()
             found[name, level] = [rho.detach().double(), *(theta.grad for theta in thetas)]
     for level in ("unit", "layer"):
-        for mine, its in zip(found["native", level], found["torch", level], strict=True):
+        for mine, its in zip(found["kernels", level], found["torch", level], strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
 
 

@@ -101,7 +101,7 @@ def everything(scores: torch.Tensor) -> Given:
     return Given(
         lo=scores.min(), hi=scores.max(), rate=keep_probability(scores.mean(), scores.min(), scores.max()), u=U,
         average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
-        tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR,
+        tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR, step=-ETA * GRAD, grad=GRAD,
     )  # fmt: skip
 
 
@@ -120,15 +120,28 @@ def trained(rule: Rule, stage: str | None = None) -> torch.Tensor:
     base = torch.optim.SGD([parameter], lr=ETA)
     if rule.measured:
         optimizer = GuidedOptimizer(base, [slot], rule, stage=stage, eps=EPS, max_scale=MAX_SCALE, beta=0.5)
-        if "average" in rule.needs:
+        if rule.averages:
             optimizer._average_of(slot)
             # after one update average = 0.5 * before + 0.5 * I, divided by 1 - 0.5 for its short life
             optimizer.averages[NAME] = AVERAGE.abs() - (THETA * GRAD).abs()
     else:
-        given = {"masks": {NAME: MASK}} if "mask" in rule.needs else {"tau": TAU, "source": {NAME: GRAD**2}}
+        given = {"masks": {NAME: MASK}} if rule.keeps_mask else {"tau": TAU, "source": {NAME: GRAD**2}}
         optimizer = FixedMaskOptimizer(base, [slot], rule, **given)
     optimizer.step()
     return parameter.detach()
+
+
+def example(rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the row makes of its example, through the path that trains, and what it must."""
+    theta, grad, after = (
+        torch.tensor(numbers, dtype=torch.float64)
+        for numbers in (rule.example.theta, rule.example.grad, rule.example.after)
+    )
+    parameter = torch.nn.Parameter(theta)
+    parameter.grad = grad
+    base = torch.optim.SGD([parameter], lr=0.1)
+    GuidedOptimizer(base, [Slot(NAME, parameter, parameter.shape)], rule, **dict(rule.example.constants)).step()
+    return parameter.detach(), after
 
 
 def check(rule: Rule, got: torch.Tensor) -> None:
@@ -146,16 +159,30 @@ def off_by_a_thousandth(rule: Rule, term: str) -> Rule:
 
 ROWS = {row.label: row for row in rows()}
 TRAINABLE = [r for r in rows() if r.kind == "optimizer" and r.status == "available"]
-STAGED = [(r, stage) for r in TRAINABLE for stage in ((None, "gradient", "update") if r.measured else (None,))]
+STAGED = [
+    (r, stage) for r in TRAINABLE if r.label in by_hand for stage in ((None, *r.stages) if r.measured else (None,))
+]
 staged = pytest.mark.parametrize(("rule", "stage"), STAGED, ids=[f"{r.label}-{stage}" for r, stage in STAGED])
 every_row = pytest.mark.parametrize("rule", ROWS.values(), ids=ROWS)
+every_row_by_hand = pytest.mark.parametrize("rule", [ROWS[label] for label in by_hand], ids=by_hand)
 
 
-def test_every_row_is_written_out_by_hand():
-    assert by_hand.keys() == ROWS.keys()
+WITH_EXAMPLE = [r for r in rows() if r.example]
 
 
-@every_row
+def test_every_row_is_worked_out_by_hand_here_or_in_its_example():
+    assert by_hand.keys() | {r.label for r in WITH_EXAMPLE} == ROWS.keys()
+    assert not by_hand.keys() & {r.label for r in WITH_EXAMPLE}
+
+
+@pytest.mark.parametrize("rule", WITH_EXAMPLE, ids=lambda rule: rule.label)
+def test_training_step_equals_the_example_of_its_row_and_a_planted_error_does_not(rule):
+    torch.testing.assert_close(*example(rule), rtol=0, atol=1e-9)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(*example(off_by_a_thousandth(rule, "g")), rtol=0, atol=1e-9)
+
+
+@every_row_by_hand
 def test_row_equals_its_source(rule):
     check(rule, table(rule))
 
@@ -165,7 +192,7 @@ def test_training_step_equals_its_source(rule, stage):
     check(rule, trained(rule, stage))
 
 
-@every_row
+@every_row_by_hand
 @pytest.mark.parametrize("term", ["f", "g", "h"])
 def test_planted_error_in_the_table_is_found_and_named(rule, term):
     wrong = off_by_a_thousandth(rule, term)

@@ -118,16 +118,16 @@ def test_catalogue_is_in_the_order_of_parameters():
 
 
 def test_empty_scope_says_what_to_type():
-    with pytest.raises(ValueError, match="--importance-scope all"):
+    with pytest.raises(ValueError, match="use scope='all'"):
         scope_of(nn.Embedding(3, 2))
     with pytest.raises(ValueError, match="choose one of linear, all"):
         scope_of(nn.Linear(2, 2), "attention")  # type: ignore[arg-type]
 
 
-def test_sparse_gradient_is_refused_with_the_flag():
+def test_sparse_gradient_is_refused_with_the_scope_to_use():
     embedding = nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(ValueError, match="--importance-scope linear"):
+    with pytest.raises(ValueError, match="use scope='linear'"):
         _ = scope_of(embedding, "all")[0].grad
 
 

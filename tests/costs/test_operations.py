@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from weighted_freezing_fairseq import FixedMaskOptimizer, GuidedOptimizer, scope_of
-from weighted_freezing_fairseq.core import native
+from weighted_freezing_fairseq.core import kernels_c
 from weighted_freezing_fairseq.costs.operations import Rates, operations, step_bytes
 
 M, N, K = 5, 7, 11
@@ -50,8 +50,8 @@ def test_c_kernels_do_not_hide_what_is_computed():
     optimizer = GuidedOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), scope_of(model), "weighted_freeze")
     model.weight.grad = torch.rand(64, 64)
     assert operations(optimizer.step).others > 5 * 64**2  # |w|, its range, a random number, a comparison, a product
-    with native.switched_off():
-        assert native.load() is None
+    with kernels_c.switched_off():
+        assert kernels_c.load() is None
 
 
 def _stepped(make, model):

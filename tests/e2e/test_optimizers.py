@@ -18,6 +18,7 @@ from fairseq_runs import (
 
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
+from weighted_freezing_fairseq.core.rules import RULES
 
 WF = ["--optimizer", "weighted_freeze"]
 BASE_FLAGS = {
@@ -46,6 +47,11 @@ ROWS = {
         ["--lfr-quantile", 0.25, "--fisher", "FISHER"],
         ["--lfr-quantile", 1, "--lfr-always-frozen", "", "--fisher", "FISHER"],
     ),
+}
+ROWS |= {
+    name: ([], ["--importance-start", 10**6])
+    for name, row in RULES.items()
+    if row.kind == "optimizer" and row.status == "available" and name not in ROWS
 }
 every_row = pytest.mark.parametrize("row", ROWS)
 
@@ -87,7 +93,8 @@ def test_neutral_run_is_bit_identical_to_its_base(fairseq: Fairseq, flags_of, ba
     if base not in _plain:
         fairseq.train("plain", "--optimizer", base, *flags, plugin=False)
         _plain[base] = fairseq.checkpoint("plain")
-    fairseq.train("guided", *flags_of(row, neutral=True), "--base-optimizer", base, *flags)
+    neutral = [*flags_of(row, neutral=True), "--base-fused", "false"]
+    fairseq.train("guided", *neutral, "--base-optimizer", base, *flags)
     plain, guided = _plain[base], fairseq.checkpoint("guided")
     assert_same(plain["model"], guided["model"])
     guided["last_optimizer_state"].pop("guided")
@@ -239,6 +246,7 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         ([*WF, "--importance-scope", "attention"], "invalid choice"),
         ([*WF, "--base-optimizer", "adamw"], "invalid choice"),
         (["--optimizer", "sage", "--sage-denominator", "average"], "no longer an option; type --sage-variant full"),
+        ([*WF, "--base-fused", "maybe"], "--base-fused must be true or false, got maybe; type --base-fused false"),
         ([*WF, "--freeze-keep", 0.5], "--freeze-keep 0.5 needs --freeze-rule random, not important"),
         ([*WF, "--freeze-rule", "random", "--freeze-keep", 50], "--freeze-keep must be between 0 and 1, got 50"),
         (["--optimizer", "fish_mask"], "needs --fish-density 0.005, or --fish-mask FILE"),
@@ -272,6 +280,6 @@ def test_another_mask_in_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_
 )
 def test_help_names_the_flags_and_their_bases(fairseq: Fairseq, row, words):
     text = " ".join(fairseq("train", "--user-dir", USER_DIR, "--optimizer", row, "--help").split())
-    for word in ("--base-optimizer", "--importance-scope", "--adam-betas", "--wd", *words):
+    for word in ("--base-optimizer", "--base-fused", "--importance-scope", "--adam-betas", "--wd", *words):
         assert word in text
     assert "momentum factor (base: nag, sgd; default: the base's)" in text

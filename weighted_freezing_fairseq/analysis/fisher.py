@@ -37,7 +37,9 @@ class MaskSettings:
 
     def metadata(self, names: Sequence[str]) -> dict[str, Any]:
         """What a mask of the parameters `names` records beside the metadata of its measurement."""
-        always = scope.classifiers_in(names) if self.always is None else self.always
+        from ..plugin.parameters import classifiers_in
+
+        always = classifiers_in(names) if self.always is None else self.always
         if self.always and not any(re.search(self.always, name) for name in names):
             raise UserError(f"no parameter has a name with {always!r} in it, such as {names[0]}; type another --always")
         return {"density": self.density, **({"always": always} if always else {})}

@@ -19,7 +19,7 @@ from ..core import fisher
 from ..core.balance import Distribution
 from ..core.importance import loss_preserving
 from ..core.masks import stream_key, uniform
-from ..core.parts import Group, groups_of, in_order
+from ..core.parameter_groups import Group, groups_of, in_order
 from ..core.scope import Entry, Scope, catalogue
 from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers

@@ -1,7 +1,7 @@
 """How much each part of a model contributes to one update: |theta * grad|, the norms, and the share that is frozen.
 
 Summed up by type and layer (`parts.py`) from weights and gradients as they are held, a block at a time, with the
-statistics of `balance.py`. Left out on purpose: means over many batches (`wff sensitivity`), and anything of fairseq.
+statistics of `balance.py`. Left out on purpose: means over many batches (`wff sensitivity`).
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .balance import Distribution, block_size
 from .importance import loss_preserving
-from .parts import Group, groups_of, in_order
+from .parameter_groups import Group, groups_of, in_order
 from .scope import Entry, Slot, blocks
 from .wrapped import gradient
 

@@ -1,9 +1,9 @@
 """Guided by a mask that is made once and stays: FISH Mask (Sung et al. 2021) and LFR-CM (Gu et al. 2022).
 
 A weight outside the mask is bit-identical to its start after any number of updates, whatever momentum and decay do.
-Where few numbers of a parameter move and the base works number by number, the base gets a short vector of just these:
-then it keeps no state for the others. Left out on purpose: how Fisher information is measured well (`fisher.py`); what
-is measured here, in the first updates, is the cheap squared gradient of the batch.
+Where few numbers of a parameter move, the base holds just these (`compressed_state.py`). Left out on purpose: how
+Fisher information is measured well (`fisher.py`); what is measured here, in the first updates, is the cheap squared
+gradient of the batch.
 """
 
 import math
@@ -13,25 +13,16 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import native
-from .fused_adam import FusedAdam
+from . import kernels_c
+from .compressed_state import CompressedState, is_elementwise, is_worth_compressing
 from .importance import fisher
 from .masks import count_beside, largest_beside, quantile, stream_key, uniform
-from .native import Guide
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
 from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
-
-# Optimizers that treat every number by itself, so that a vector of some of them is updated as they would be in place.
-# Not among them: Adafactor (rows and columns), LAMB and LARS (norms of whole tensors).
-ELEMENTWISE = frozenset(
-    ("SGD", "NAG", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "RMSprop", "Rprop")
-)
-# A number that moves costs a position (8 bytes) and a copy more, one that does not saves its state and its time.
-_NARROW_UP_TO = 0.5
 
 # What a mask can be chosen by, beside Fisher information: the baselines of Sung et al. 2021, section 4.
 SOURCES: Mapping[str, Callable[[Slot, int], Tensor]] = MappingProxyType(
@@ -77,15 +68,16 @@ class FixedMaskOptimizer(WrappedOptimizer):
         always: str = "",
         never: str = "",
         seed: int = 1,
+        base_fused: bool = True,
     ) -> None:
-        super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed)
+        super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed, base_fused)
         self.density, self.tau, self.quantile, self.source, self.observe = density, tau, quantile, source, observe
         self.norm = choice("norm", norm, NORMS)
         self.always = re.compile(always) if always else None
         self.never = re.compile(never) if never else None
         self.masks: dict[str, Tensor] | None = None
         self.observed: dict[str, Tensor] = {}
-        self._narrow: _Narrow | None = None
+        self._compressed: CompressedState | None = None
         self._held: list[tuple[Tensor, Tensor]] = []
         self._check()
         if masks is not None:
@@ -103,7 +95,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
             raise ValueError(f"density must be above 0 and at most 1, got {self.density}")
         if self.quantile is not None and not 0 < self.quantile <= 1:
             raise ValueError(f"quantile must be above 0 and at most 1, got {self.quantile}")
-        if self.never and "tau" not in self.rule.needs:
+        if self.never and not self.rule.has_threshold:
             raise ValueError(f"never is an option of lfr_cm, not of {self.rule.name}; choose other slots instead")
         if self.observe < 1:
             raise ValueError("no update to estimate the mask in; give observe >= 1")
@@ -137,7 +129,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
     def _chosen(self) -> dict[str, Tensor]:
         """The masks that source and fraction give."""
         scores = [self._score(slot).to(slot.parameter.device) for slot in self.slots]
-        if "tau" in self.rule.needs:
+        if self.rule.has_threshold:
             return self._by_the_row([Given(tau=tau) for tau in self._thresholds(scores)], scores)
         if self.source == "bias":
             return self._by_the_row([Given(mask=(s > 0) | self._forced(slot)) for s, slot in self._with(scores)], None)
@@ -192,15 +184,15 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     def _load_base_state(self, state_dict: dict[str, Any]) -> None:
         super()._load_base_state(state_dict)
-        if self._narrow is not None:
-            self._narrow.take_options_of_base()
+        if self._compressed is not None:
+            self._compressed.take_options_of_base()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        return self.base.param_groups if self._narrow is None else self._narrow.groups
+        return self.base.param_groups if self._compressed is None else self._compressed.groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if self._narrow is not None:
+        if self._compressed is not None:
             raise ValueError("add parameters before the first step: the base holds only what the mask lets move")
         self.base.add_param_group(param_group)
 
@@ -210,7 +202,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
         return sum(t.numel() * t.element_size() for t in own)
 
     def _positions(self) -> list[Tensor]:
-        return [] if self._narrow is None else [t for part in self._narrow.parts for t in part[1:]]
+        return [] if self._compressed is None else self._compressed.tensors
 
     # The step.
 
@@ -224,30 +216,28 @@ class FixedMaskOptimizer(WrappedOptimizer):
             if self.source == "fisher":
                 return  # the last of the updates in which no weight moves
         self._settle()
-        if self._narrow is not None:
-            self._narrow.give_options_to_base()
-        fused = FusedAdam.of(self.base, {} if self._narrow is None else self._narrow.picked)
-        if fused is not None and (fused.exact or self._held or self._narrow is not None):
-            fused.take_([(Slot("", p, p.shape), Guide(native.HOLD, more=mask)) for p, mask in self._held])
+        if self._compressed is None:
+            self._step_and_restore()
         else:
-            self._step_base() if self._narrow is None else self._narrow.step(self._step_base)
+            self._compressed.give_options_to_base()
+            self._compressed.step(self._step_and_restore)
 
-    def _step_base(self) -> None:
+    def _step_and_restore(self) -> None:
         """One step of the base, after which what is held is as it was."""
         held = [(parameter, parameter.detach().clone(), mask) for parameter, mask in self._held]
         for parameter, _, mask in held:
             if parameter.grad is not None and not self._elementwise:  # or a number that stays moves its neighbours
                 parameter.grad.mul_(mask)
-        self.base.step()
-        if native.ready((parameter, old) for parameter, old, _ in held):
-            native.restore_(held)
+        self._step_base()
+        if kernels_c.ready((parameter, old) for parameter, old, _ in held):
+            kernels_c.restore_(held)
         else:
             for parameter, old, mask in held:
                 torch.where(mask, parameter, old, out=parameter)
 
     @property
     def _elementwise(self) -> bool:
-        return type(self.base).__name__ in ELEMENTWISE
+        return is_elementwise(self.base)
 
     def _observe(self, active: Sequence[Slot]) -> bool:
         """Add grad ** 2; whether this was the last of the updates in which no weight moves."""
@@ -257,24 +247,17 @@ class FixedMaskOptimizer(WrappedOptimizer):
         return self.updates >= self.observe
 
     def _settle(self) -> None:
-        """Sort the parameters by how they are kept in place: by a short vector, by hand, or not at all."""
-        if self._narrow is not None or self._held or self.masks is None:
+        """Sort the parameters: compressed in the base, restored after each step, or free to move as a whole."""
+        if self._compressed is not None or self._held or self.masks is None:
             return
         keep = dict[Tensor, Tensor]()
         for slot in self.slots:
             whole = keep.setdefault(slot.parameter, torch.ones_like(slot.parameter, dtype=torch.bool))
             slot.part(whole).copy_(self.masks[slot.name])
-        short = {}
-        for parameter, mask in keep.items():
-            kept = int(mask.sum())
-            if kept == mask.numel():
-                continue
-            if self._elementwise and parameter.is_contiguous() and kept <= _NARROW_UP_TO * mask.numel():
-                short[parameter] = mask
-            else:
-                self._held.append((parameter, mask))
-        if short:
-            self._narrow = _Narrow(self.base, short)
+        compressed = {p: mask for p, mask in keep.items() if self._elementwise and is_worth_compressing(p, mask)}
+        self._held = [(p, mask) for p, mask in keep.items() if p not in compressed and not bool(mask.all())]
+        if compressed:
+            self._compressed = CompressedState(self.base, compressed)
 
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
         for slot in active:
@@ -284,59 +267,3 @@ class FixedMaskOptimizer(WrappedOptimizer):
                 sums[1:] += torch.stack([scores.sum(), scores.square().sum()])
             sums[0] = len(slot) - (0 if self.masks is None else self.masks[slot.name].sum())
             yield slot, sums
-
-
-class _Narrow:
-    """A base optimizer that was made to hold only the numbers of its parameters that a mask lets move.
-
-    groups: what the outside sees, with the whole parameters; options set there reach the base before each step.
-    parts: (whole parameter, positions, short parameter).
-    """
-
-    def __init__(self, base: torch.optim.Optimizer, keep: Mapping[Tensor, Tensor]) -> None:
-        self.base = base
-        self.groups = [dict(group) for group in base.param_groups]
-        self.parts: list[tuple[Tensor, Tensor, nn.Parameter]] = []
-        for group in base.param_groups:
-            group["params"] = [self._shortened(p, keep[p]) if p in keep else p for p in group["params"]]
-
-    def _shortened(self, whole: Tensor, mask: Tensor) -> nn.Parameter:
-        """The numbers that move, with what the base remembers of them."""
-        positions = mask.view(-1).nonzero().view(-1)
-        short = nn.Parameter(whole.detach().view(-1)[positions])
-        self.parts.append((whole, positions, short))
-        if whole in self.base.state:
-            self.base.state[short] = {
-                key: value.view(-1)[positions]
-                if isinstance(value, Tensor) and value.shape == whole.shape and key != "step"
-                else value
-                for key, value in self.base.state.pop(whole).items()
-            }
-        return short
-
-    def take_options_of_base(self) -> None:
-        """Learning rate and the like, after the base loaded them."""
-        for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
-            mine.update({key: value for key, value in theirs.items() if key != "params"})
-
-    def give_options_to_base(self) -> None:
-        """Learning rate and the like, before the base needs them."""
-        for mine, theirs in zip(self.groups, self.base.param_groups, strict=True):
-            theirs.update({key: value for key, value in mine.items() if key != "params"})
-
-    @property
-    def picked(self) -> dict[Tensor, tuple[Tensor, Tensor]]:
-        """For each short parameter the whole one, and the positions in it."""
-        return {short: (whole, positions) for whole, positions, short in self.parts}
-
-    def step(self, step_base: Callable[[], None]) -> None:
-        """One step of the base on the short parameters."""
-        moving = [part for part in self.parts if part[0].grad is not None and len(part[1])]
-        for whole, positions, short in moving:
-            assert whole.grad is not None
-            short.copy_(whole.detach().view(-1)[positions])
-            short.grad = whole.grad.reshape(-1)[positions]
-        step_base()
-        for whole, positions, short in moving:
-            whole.detach().view(-1)[positions] = short.detach()
-            short.grad = None

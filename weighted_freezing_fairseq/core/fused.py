@@ -110,7 +110,7 @@ def passes_loss(
 
     outputs: (K, N, D) features with weight (V, D) of the output projection, or (K, N, V) scores without one; scores may
     be log-probabilities. target: (N,). Rows whose target is `ignore_index` (padding) contribute nothing and get no
-    gradient; the default is that all count. eps: fairseq's label smoothing. divergence: a key of `TERMS`; "teacher"
+    gradient; the default is that all count. eps: label smoothing. divergence: a key of `TERMS`; "teacher"
     needs K = 1 and a teacher, which is asked for rows of the N. chunk: rows at once, if not what fits the device.
 
     The gradient by features and weight is formed here, in float32, before any loss scale is known; that by scores is

@@ -2,7 +2,7 @@
 
 The row of the table says by which factor -g(I) a weight's gradient (stage `gradient`) or its whole change (stage
 `update`) is multiplied; this module measures I, keeps what the row needs beside it, and applies the factor. Left out
-on purpose: masks that stay (`fixed.py`), rows that act inside the loss, which are criterions, and anything of fairseq.
+on purpose: masks that stay (`fixed.py`), rows that act inside the loss.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,10 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import native, twins
-from .fused_adam import FusedAdam
+from . import kernels, kernels_c
+from .kernels_c import GuidedWeight
 from .masks import keep_probability, stream_key, uniform
-from .native import NO_FORM, Form, Guide, Part
 from .rules import Given, Rule
 from .scope import Slot, block_size, blocks
 from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
@@ -25,11 +24,17 @@ Summary = dict[str, Tensor | float]
 
 
 class Change(NamedTuple):
-    """A weight, what it was before the step, and the share of its change that it keeps."""
+    """A weight, what it was before the base's step, and the factor for its change."""
 
     weight: Tensor
     old: Tensor
     factor: Tensor
+
+    @classmethod
+    def of(cls, slot: Slot) -> "Change":
+        """For a slot, both still to be written; the factor is float32 at least."""
+        precise = torch.promote_types(slot.parameter.dtype, torch.float32)
+        return cls(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=precise))
 
 
 class GuidedOptimizer(WrappedOptimizer):
@@ -47,10 +52,11 @@ class GuidedOptimizer(WrappedOptimizer):
     Rows with a factor (sage): eps, and the bound max_scale (default: max(1, beta / (1 - beta)), which the variant
     `full` never exceeds). Rows with a moving average of I: its rate beta, and state_dtype, its precision; the average
     of a tensor is divided by 1 - beta ** t after t updates in which this tensor had a gradient.
+    base_fused: the step of a plain Adam or AdamW is made by torch's fused implementation, equal within rounding; with
+    False the base steps itself, and neutral settings give its very bits.
 
     Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. Measure
-    gradients before `step()`: where it is not one pass with Adam, they are masked in place. bfloat16 averages stand
-    still when beta is above about 0.99.
+    gradients before `step()`, which masks them in place. bfloat16 averages stand still when beta is above about 0.99.
     """
 
     def __init__(
@@ -70,23 +76,25 @@ class GuidedOptimizer(WrappedOptimizer):
         max_scale: float | None = None,
         state_dtype: torch.dtype | None = None,
         keep: float | None = None,
+        base_fused: bool = True,
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
-        super().__init__(base, slots, rule, importance, seed)
+        super().__init__(base, slots, rule, importance, seed, base_fused)
         self.norm = choice("norm", norm, NORMS)
-        self.stage = choice("stage", stage or rule.stage, STAGES)
+        self.stage = choice("stage", stage or rule.stage, rule.stages)
         self.start = start
         if not (0 <= beta < 1 and eps >= 0 and (max_scale is None or max_scale > 0)):
             raise ValueError(
                 f"beta must be in [0, 1), eps at least 0 and max_scale above 0; got beta {beta}, eps {eps}, "
                 f"max_scale {max_scale}"
             )
-        if keep is not None and not ("rate" in rule.needs and 0 <= keep <= 1):
+        if keep is not None and not (rule.has_rate and 0 <= keep <= 1):
             raise ValueError(
                 f"keep is a share between 0 and 1 for variant 'random' of weighted_freeze; got {keep} for {rule.label}"
             )
         self.beta, self.eps, self.state_dtype, self.keep = beta, eps, state_dtype, keep
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
+        self.judged: dict[str, Change] = {}  # of the step that is recorded, for a row that follows it
         self.averages: dict[str, Tensor] = {}
         self.averaged: dict[str, int] = {}  # updates that each average has seen
 
@@ -104,151 +112,32 @@ class GuidedOptimizer(WrappedOptimizer):
     def extra_bytes(self) -> int:
         return sum(average.numel() * average.element_size() for average in self.averages.values())
 
-    # The step.
+    # One update: factors from the scores, the base's step, and its change times the factors.
 
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
             active = []
-        if "average" in self.rule.needs:
-            for slot in active:
-                self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
-        self._note(active)
-        fused = FusedAdam.of(self.base)
-        guides = self._guides(active) if fused is not None and (active or fused.exact) else None
-        if fused is not None and guides is not None:
-            fused.take_(list(zip(active, guides, strict=True)), *self._ways())
-        elif self.stage == "gradient":
-            self._guide_gradients(active)
-            self.base.step()
+        for slot in active if self.rule.averages else ():
+            self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
+        changes = [Change.of(slot) for slot in active] if self.stage == "update" else None
+        if self.rule.follows_step:
+            self._judge_step_(active, changes or [])
         else:
-            changes = self._remember(active)
-            self.base.step()
-            _advance_(changes)
+            self._note(active)
+            self._factors_(active, changes)
+            self._step_base()
+        _advance_(changes or [])
 
-    # The step by a twin: in one pass with Adam, or before another base.
+    # The scores: what is summed up over a tensor, or over all.
 
-    def _guides(self, active: Sequence[Slot]) -> list[Guide] | None:
-        """What a kernel does to each slot; None if it does not compute the row."""
-        averages = [average for slot in active for average in self._average_read(slot)]
-        if native.form_of(self.rule, self.importance, averages) is None or (self.scales and self.stage != "update"):
-            return None
-        kind = native.SCALE_CHANGE if self.scales else native.GRADIENT if self.stage == "gradient" else native.CHANGE
-        # The kernels find minima and maxima by themselves, and no other summary.
-        summaries = self._summed_up(active) if {"rate", "mean"} & set(self.rule.needs) else ((s, {}) for s in active)
-        return [
-            Guide(kind, self._key(slot), self._operand(slot, summary), next(iter(self._average_read(slot)), None))
-            for slot, summary in summaries
-        ]
+    def _summed_up(self, active: Sequence[Slot], by_kernel: bool = False) -> Iterable[tuple[Slot, Summary]]:
+        """Each slot with what the row compares its scores with: their range, their mean, or a rate.
 
-    def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
-        """The number that a kernel needs for the row and does not compute."""
-        if "average" in self.rule.needs:
-            return self._correction(slot)
-        return summary.get("rate", summary.get("mean", 0.0))
-
-    def _ways(self) -> tuple[str, Form, bool]:
-        """What a kernel needs beside guides: the metric, the form of the row, and whether slots share a range."""
-        number = native.form_of(self.rule, self.importance, self.averages.values())
-        form = NO_FORM
-        if number is not None and self.updates >= self.start:
-            half = any(average.dtype == torch.bfloat16 for average in self.averages.values())
-            form = Form(number, half, (self.beta, self.eps, self.max_scale))
-        return self.importance, form, self.norm == "global"
-
-    def _by_twin(
-        self, active: Sequence[Slot], weights: Sequence[Tensor], moments: Sequence[tuple[Tensor, Tensor] | None]
-    ) -> bool:
-        """Have a twin do what is to be done before the base steps; False where none can."""
-        grads = [gradient(slot) for slot in active]
-        twin = twins.of([*weights, *grads])
-        guides = self._guides(active) if twin else None
-        if twin is None or guides is None:
-            return False
-        parts = (Part(*each) for each in zip(weights, grads, moments, [-1] * len(grads), guides, strict=True))
-        twin.step_(list(parts), [], *self._ways())
-        return True
-
-    # The step in two: what guides, and the base.
-
-    def _guide_gradients(self, active: Sequence[Slot]) -> None:
-        """grad <- -g(I) * grad: by a twin where that reads the tensors, else block by block in torch."""
-        if self._by_twin(active, [slot.weight for slot in active], [None] * len(active)):
-            return
-        self._learn(active)
-        for slot, summary in self._summed_up(active):
-            for start, block in self._blocks(slot, *self._average_read(slot)):
-                block[1].mul_(self._minus_g(slot, summary, start, *block))
-
-    # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
-    # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
-    def _remember(self, active: Sequence[Slot]) -> list[Change]:
-        """Each slot's weight before the step and the factor -g(I) for its change, by a twin where it can."""
-        changes = [
-            Change(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=_precise(slot)))
-            for slot in active
-        ]
-        if self._by_twin(active, [change.weight for change in changes], [(c.old, c.factor) for c in changes]):
-            return changes
-        self._learn(active)
-        for (slot, summary), change in zip(self._summed_up(active), changes, strict=True):
-            change.old.copy_(change.weight)
-            for start, block in self._blocks(slot, *self._average_read(slot), change.factor):
-                block[-1].copy_(self._minus_g(slot, summary, start, *block[:-1]))
-        return changes
-
-    def _minus_g(
-        self, slot: Slot, summary: Summary, start: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
-    ) -> Tensor:
-        """-g(I) for one block."""
-        scores = self._scores(weight, grad)
-        given = dict[str, Any](summary)
-        if "u" in self.rule.needs:
-            given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
-        if average is not None:
-            given["average"] = average.to(scores.dtype) * self._correction(slot)
-        return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
-
-    def _key(self, slot: Slot) -> tuple[int, int]:
-        return stream_key(self.seed, self.updates, slot.name)
-
-    # The moving average of I.
-
-    def _average_of(self, slot: Slot) -> Tensor:
-        """The average of a slot, zero when it begins: in the parameter's precision, or bfloat16 for float16.
-
-        I is a product of two small numbers, which float16 rounds to nothing.
+        by_kernel: leave out the range, which the kernels find by themselves.
         """
-        if slot.name not in self.averages:
-            dtype = self.state_dtype or slot.parameter.dtype
-            dtype = torch.bfloat16 if dtype == torch.float16 else dtype
-            self.averages[slot.name] = torch.zeros(slot.shape, dtype=dtype, device=slot.parameter.device)
-        return self.averages[slot.name]
-
-    def _average_read(self, slot: Slot) -> tuple[Tensor, ...]:
-        return (self._average_of(slot),) if "average" in self.rule.needs else ()
-
-    def _learn(self, active: Sequence[Slot]) -> None:
-        """average <- beta * average + (1 - beta) * I, where the row has an average."""
-        for slot in active if "average" in self.rule.needs else ():
-            for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
-                average.copy_(self._moved(average, self._scores(weight, grad)))
-
-    def _moved(self, average: Tensor, scores: Tensor) -> Tensor:
-        """The average after this update, in its own precision."""
-        moved = average.to(scores.dtype, copy=True).mul_(self.beta).add_(scores * (1 - self.beta))
-        return moved.to(average.dtype)
-
-    def _correction(self, slot: Slot) -> float:
-        # DEVIATION: neither paper prints a correction of the average for its start at zero. The code of Liang et al.
-        # has it for Adam and not for Adamax; here it is always there, so that in a tensor's first update the average
-        # is I itself and (but for eps) nothing moves.
-        return 1 / (1 - self.beta ** self.averaged[slot.name])
-
-    # What is summed up over a tensor, or over all.
-
-    def _summed_up(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Summary]]:
-        """Each slot with what the row compares its scores with: their range, their mean, or a rate."""
         needs = self.rule.needs
+        if by_kernel and not {"rate", "mean"} & set(needs):
+            return [(slot, {}) for slot in active]
         if "rate" in needs and self.keep is not None:
             return [(slot, {"rate": self.keep}) for slot in active]
         ranges = [self._range(slot) for slot in active] if {"rate", "lo"} & set(needs) else []
@@ -281,16 +170,143 @@ class GuidedOptimizer(WrappedOptimizer):
         sums, dtypes = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
         return (torch.stack(sums).sum() / len(slot)).to(dtypes[0])
 
+    # The moving average of I.
+
+    def _average_of(self, slot: Slot) -> Tensor:
+        """The average of a slot, zero when it begins: in the parameter's precision, or bfloat16 for float16.
+
+        I is a product of two small numbers, which float16 rounds to nothing.
+        """
+        if slot.name not in self.averages:
+            dtype = self.state_dtype or slot.parameter.dtype
+            dtype = torch.bfloat16 if dtype == torch.float16 else dtype
+            self.averages[slot.name] = torch.zeros(slot.shape, dtype=dtype, device=slot.parameter.device)
+        return self.averages[slot.name]
+
+    def _average_read(self, slot: Slot) -> tuple[Tensor, ...]:
+        return (self._average_of(slot),) if self.rule.averages else ()
+
+    def _learn(self, active: Sequence[Slot]) -> None:
+        """average <- beta * average + (1 - beta) * I, where the row has an average."""
+        for slot in active if self.rule.averages else ():
+            for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
+                average.copy_(self._moved(average, self._scores(weight, grad)))
+
+    def _moved(self, average: Tensor, scores: Tensor) -> Tensor:
+        """The average after this update, in its own precision."""
+        moved = average.to(scores.dtype, copy=True).mul_(self.beta).add_(scores * (1 - self.beta))
+        return moved.to(average.dtype)
+
+    def _correction(self, slot: Slot) -> float:
+        # DEVIATION: neither paper prints a correction of the average for its start at zero. The code of Liang et al.
+        # has it for Adam and not for Adamax; here it is always there, so that in a tensor's first update the average
+        # is I itself and (but for eps) nothing moves.
+        return 1 / (1 - self.beta ** self.averaged[slot.name])
+
+    # The factors -g(I).
+
+    # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
+    # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
+    def _factors_(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> None:
+        """grad <- -g(I) * grad; with `changes` instead: the weight before the step, and -g(I) for its change."""
+        if self._by_kernel(active, changes):
+            return
+        self._learn(active)
+        for index, (slot, summary) in enumerate(self._summed_up(active)):
+            factor = () if changes is None else (changes[index].factor,)
+            for start, (weight, grad, *more) in self._blocks(slot, *factor, *self._average_read(slot)):
+                minus_g = self._minus_g(slot, summary, start, weight, grad, *more[len(factor) :])
+                if factor:
+                    more[0].copy_(minus_g)
+                else:
+                    grad.mul_(minus_g)
+            if changes is not None:
+                changes[index].old.copy_(slot.weight)
+
+    def _judge_step_(self, active: Sequence[Slot], changes: Sequence[Change]) -> None:
+        """The base's step, and then -g(I) for it, of whole tensors: a row that follows the step may compare numbers."""
+        for change in changes:
+            change.old.copy_(change.weight)
+        self._step_base()
+        for slot, (weight, old, factor) in zip(active, changes, strict=True):
+            grad = gradient(slot).to(factor.dtype)
+            step = weight.to(factor.dtype) - old.to(factor.dtype)
+            given = Given(step=step, grad=grad, eps=self.eps, max_scale=self.max_scale)
+            factor.copy_(-self.rule.g.value(self._scores(old, gradient(slot)), given))
+        self.judged = {slot.name: change for slot, change in zip(active, changes, strict=True)} if self.record else {}
+        self._note(active)
+        self.judged = {}
+
+    def _by_kernel(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> bool:
+        """Have a kernel do it; False where none computes this row or reads these tensors."""
+        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
+        tensors += [tensor for change in changes or () for tensor in change]
+        averages = [average for slot in active for average in self._average_read(slot)]
+        module = kernels.that_read(tensors)
+        constants = (self.beta, self.eps, self.max_scale)
+        kernel = kernels_c.kernel_of(self.rule.g.value, self.importance, averages, constants)
+        if module is None or kernel is None or (kernel.scales and changes is None):
+            return False
+        action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
+        guided = []
+        for index, (slot, summary) in enumerate(self._summed_up(active, by_kernel=True)):
+            _, old, factor = changes[index] if changes is not None else (None, None, None)
+            guided.append(
+                GuidedWeight(
+                    kernels_c.GRADIENT if changes is None else action,
+                    slot.weight,
+                    gradient(slot),
+                    old,
+                    factor,
+                    average=next(iter(self._average_read(slot)), None),
+                    key=self._key(slot),
+                    operand=self._operand(slot, summary),
+                )
+            )
+        module.guide_(guided, self.importance, kernel, self.norm == "global")
+        return True
+
+    def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
+        """The number that a kernel needs for the row and does not compute."""
+        if self.rule.averages:
+            return self._correction(slot)
+        return summary.get("rate", summary.get("mean", 0.0))
+
+    def _minus_g(
+        self, slot: Slot, summary: Summary, start: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
+    ) -> Tensor:
+        """-g(I) for one block."""
+        scores = self._scores(weight, grad)
+        given = dict[str, Any](summary)
+        if self.rule.draws:
+            given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
+        if average is not None:
+            given["average"] = average.to(scores.dtype) * self._correction(slot)
+        return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
+
+    def _key(self, slot: Slot) -> tuple[int, int]:
+        return stream_key(self.seed, self.updates, slot.name)
+
+    # What is recorded.
+
     def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
+        for slot in active if self.rule.follows_step else ():
+            change = self.judged[slot.name]
+            scores = self._scores(change.old, gradient(slot)).double()
+            yield slot, torch.stack([self._effect(change.factor), scores.sum(), scores.square().sum()])
+        if self.rule.follows_step:
+            return
         for slot, summary in self._summed_up(active):
             sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
             for start, (weight, grad, *average) in self._blocks(slot, *self._average_read(slot)):
                 scores = self._scores(weight, grad)
                 factor = self._minus_g(slot, summary, start, weight, grad, *(self._moved(a, scores) for a in average))
                 scores = scores.double()
-                effect = factor.double().sum() if self.scales else (factor == 0).sum().double()
-                sums += torch.stack([effect, scores.sum(), scores.square().sum()])
+                sums += torch.stack([self._effect(factor), scores.sum(), scores.square().sum()])
             yield slot, sums
+
+    def _effect(self, factor: Tensor) -> Tensor:
+        return factor.double().sum() if self.rule.scales else (factor == 0).sum().double()
 
 
 def _gathered(values: Sequence[Tensor]) -> Tensor:
@@ -298,14 +314,11 @@ def _gathered(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.to(values[0].device) for value in values])
 
 
-def _precise(slot: Slot) -> torch.dtype:
-    return torch.promote_types(slot.parameter.dtype, torch.float32)
-
-
 def _advance_(changes: Sequence[Change]) -> None:
     """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    if twin := twins.of(tensor for change in changes for tensor in change):
-        twin.advance_(changes)
+    module = kernels.that_read(tensor for change in changes for tensor in change)
+    if module is not None:
+        module.advance_(changes)
         return
     for change in changes:
         for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):

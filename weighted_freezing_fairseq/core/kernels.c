@@ -1,7 +1,6 @@
-/* weighted_freeze, sage, masks that stay, and Adam with any of them in one pass, bit for bit as in torch; masks and
- * alignment of pruning.
+/* weighted_freeze, sage, masks that stay, masks and alignment of pruning: bit for bit as in torch.
  *
- * weighted_freeze, the fast form of rules._freeze and its variants:
+ * weighted_freeze, the fast form of rules.freeze_important and its variants:
  * For each tensor: lo and hi of the importance (first pass), then what is kept (second pass, from the cache), with the
  * counter-based numbers of masks.uniform computed on the way. Importance is never negative, so the order of floats is
  * the order of their bits, and minimum and maximum become integer reductions, which every compiler vectorises without
@@ -12,10 +11,8 @@
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__)
 #define CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#define FLOAT_CLONES __attribute__((target_clones("avx512f", "fma", "default"))) /* avx2 alone has no fma */
 #else
 #define CLONES
-#define FLOAT_CLONES
 #endif
 
 enum { MAGNITUDE = 0, LOSS_PRESERVING = 1, FISHER = 2 };
@@ -52,8 +49,8 @@ typedef struct {
     int squares;
 } keeping;
 
-static inline keeping keeping_of(int form, float lo, float hi, float rate) {
-    switch (form) {
+static inline keeping keeping_of(int variant, float lo, float hi, float rate) {
+    switch (variant) {
     case PRINTED: return (keeping){hi - lo, -lo, 1.0f, 0};
     case SMOOTH: return (keeping){2.0f * (hi - lo), -lo, 1.0f, 1};
     case RANDOM: return (keeping){1.0f, rate, 0.0f, 0};
@@ -106,7 +103,7 @@ void wff_ranges(int64_t count, const int64_t *n, const float **w, const float **
     for (int64_t t = 0; t < count; t++) range_of(w[t], g[t], n[t], metric, out + 2 * t);
 }
 
-/* sage, the fast form of rules._sage, _sage_li and _sage_light: I = |w * g| moves its average, which is kept in float or
+/* sage, the fast form of rules.sage_full, sage_li and sage_light: I = |w * g| moves its average, which is kept in float or
  * bfloat16, and gives the factor that the change of w will be multiplied by; w itself is copied to old. */
 
 enum { FULL = 0, LI = 1, LIGHT = 2 };
@@ -135,10 +132,10 @@ static inline uint16_t to_half(float x) { /* to the nearest, ties to even, as to
 
 CLONES
 static void scale_one(const float *restrict w, const float *restrict g, void *restrict average, float *restrict old,
-                      float *restrict factor, int64_t n, float operand, int form, int half, const float *restrict c) {
-    if (form == LIGHT) {
+                      float *restrict factor, int64_t n, float operand, int variant, int half, const float *restrict c) {
+    if (variant == LIGHT) {
         SCALE(operand, importance, )
-    } else if (form == FULL) {
+    } else if (variant == FULL) {
         if (half) {
             SCALE(DISTANCE, usual, LEARN(uint16_t, to_half, from_half))
         } else {
@@ -190,172 +187,61 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
     for (int64_t t = 0; t < count; t++) mask_one(x[t], mask[t], n[t]);
 }
 
-/* A whole step: what a guide does before and after Adam, and Adam, on blocks that stay in the first cache, so that each
- * number of w, g, m and v passes through memory once. Every operation is one of torch's, in its order and with its
- * rounding: `contracted` says whether its x * y + z rounds once, `root` is its square root (see native.Arithmetic). */
+/* What a guide does before the base steps, on blocks that stay in the first cache, so that each number passes through
+ * memory once. */
 enum { BLOCK = 256 };
-enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3, HOLD = 4, PICK = 5 };       /* guides; 0 is none */
-enum { ADD_TO_WEIGHT = 1, SCALE_WEIGHT = 2, ADD_TO_GRADIENT = 3 };             /* weight decays; 0 is none */
-
-typedef void (*root_of)(int n, const float *x, float *y, int64_t mode);
-enum { ROOT_MODE = 0x140102 }; /* as torch calls MKL: high accuracy, denormal numbers kept, no error handler */
-typedef int (*threads_of)(int count); /* sets MKL's threads for the caller, and says how many it had */
+enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3 }; /* actions */
 
 typedef struct {
-    int32_t decays, lerps; /* lerps: m by torch's lerp and a root that is scaled, as in torch.optim; else as in fairseq */
-    float decay, beta1, rest1, beta2, rest2, scale, eps, rate;
-} adam;
-
-typedef struct {
-    float *w, *g, *m, *v;
-    void *more;            /* the average of SCALE_CHANGE, the mask of HOLD, or the positions in w and g of PICK */
+    float *w, *g;
+    float *old, *factor;   /* of CHANGE and SCALE_CHANGE: w as it is, and the share of its change that it keeps */
+    void *average;         /* of SCALE_CHANGE, unless it is light */
     int64_t n, start;      /* so many numbers, and where the first stands in its tensor */
     uint32_t key[2];
     float lo, hi;
     float operand;         /* rate of random, mean of the scores for light, correction of the average for full and li */
-    int32_t guide, ranged; /* ranged: lo and hi are given; else they are those of this job */
-    int32_t group;         /* of the constants of Adam; -1: another optimizer steps, and m, v take old and factor */
+    int32_t action, ranged; /* ranged: lo and hi are given; else they are those of this job */
 } job;
 
 typedef struct {
-    const adam *groups;
-    root_of root;
-    threads_of threads;
     const float *scale; /* constants of sage, as above */
-    int32_t contracted, metric, form, half;
+    int32_t metric, variant, half;
 } settings;
 
-#define PLUS(x, y, z) (contracted ? __builtin_fmaf(x, y, z) : (x) * (y) + (z)) /* x * y + z */
-
-FLOAT_CLONES
-static void decay_one(float *restrict w, int64_t n, const adam *restrict c, int contracted) {
-    const float decay = c->decay;
-    if (c->decays == ADD_TO_WEIGHT)
-        for (int64_t i = 0; i < n; i++) w[i] = PLUS(w[i], decay, w[i]);
-    else
-        for (int64_t i = 0; i < n; i++) w[i] *= decay;
-}
-
-FLOAT_CLONES
-static void decayed_gradient(const float *restrict w, const float *restrict g, float *restrict out, int64_t n,
-                             float decay, int contracted) {
-    for (int64_t i = 0; i < n; i++) out[i] = PLUS(w[i], decay, g[i]);
-}
-
-/* `other`: v for the root to be taken of, with 1 for 0, whose root takes MKL many times as long */
-#define MOMENTS(first, once)                                                    \
-    {                                                                           \
-        const int contracted = once;                                            \
-        for (int64_t i = 0; i < n; i++) {                                       \
-            const float of_m = m[i], grad = g[i];                               \
-            m[i] = first;                                                       \
-            const float of_v = PLUS(rest2 * grad, grad, v[i] * beta2);          \
-            v[i] = of_v;                                                        \
-            other[i] = of_v == 0 ? 1 : of_v;                                    \
-        }                                                                       \
+static void guide_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
+    float masked[BLOCK];
+    const int metric = s->variant == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
+    const float *w = j->w + at, *g = j->g + at;
+    const int64_t start = j->start + at;
+    if (j->action == SCALE_CHANGE) {
+        void *average = j->average ? (char *)j->average + at * (s->half ? 2 : 4) : 0;
+        scale_one(w, g, average, j->old + at, j->factor + at, n, j->operand, s->variant, s->half, s->scale);
+        return;
     }
-
-FLOAT_CLONES
-static void moments_one(const float *restrict g, float *restrict m, float *restrict v, float *restrict other, int64_t n,
-                        const adam *restrict c, int contracts) {
-    const float beta1 = c->beta1, rest1 = c->rest1, beta2 = c->beta2, rest2 = c->rest2;
-    if (c->lerps && contracts)
-        MOMENTS(PLUS(rest1, grad - of_m, of_m), 1)
-    else if (c->lerps)
-        MOMENTS(PLUS(rest1, grad - of_m, of_m), 0)
-    else if (contracts)
-        MOMENTS(PLUS(rest1, grad, of_m * beta1), 1)
-    else
-        MOMENTS(PLUS(rest1, grad, of_m * beta1), 0)
-}
-
-FLOAT_CLONES
-static void roots_one(const float *restrict x, float *restrict out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = __builtin_sqrtf(x[i]);
-}
-
-FLOAT_CLONES
-static void move_one(float *restrict w, const float *restrict m, const float *restrict v, const float *restrict root,
-                     int64_t n, const adam *restrict c) {
-    const float scale = c->scale, eps = c->eps, rate = c->rate;
-    if (c->lerps)
-        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / ((v[i] == 0 ? v[i] : root[i]) / scale + eps);
-    else
-        for (int64_t i = 0; i < n; i++) w[i] += rate * m[i] / ((v[i] == 0 ? v[i] : root[i]) + eps);
-}
-
-static void adam_one(float *w, const float *g, float *m, float *v, int64_t n, const adam *c, const settings *s) {
-    float decayed[BLOCK], other[BLOCK], root[BLOCK];
-    if (c->decays == ADD_TO_GRADIENT) {
-        decayed_gradient(w, g, decayed, n, c->decay, s->contracted);
-        g = decayed;
-    } else if (c->decays)
-        decay_one(w, n, c, s->contracted);
-    moments_one(g, m, v, other, n, c, s->contracted);
-    if (s->root)
-        s->root((int)n, other, root, ROOT_MODE);
-    else
-        roots_one(other, root, n);
-    move_one(w, m, v, root, n, c);
-}
-
-/* of short vectors m and v, which hold only some numbers of the weight */
-static void step_picked(const job *j, int64_t at, int64_t n, const settings *s) {
-    float w[BLOCK], g[BLOCK];
-    const int64_t *where = (const int64_t *)j->more + at;
-    for (int64_t i = 0; i < n; i++) {
-        w[i] = j->w[where[i]];
-        g[i] = j->g[where[i]];
+    const keeping rule = keeping_of(s->variant, bounds[0], bounds[1], j->operand);
+    if (j->action == GRADIENT) {
+        freeze_one(w, g, masked, n, start, j->key[0], j->key[1], metric, rule);
+        memcpy(j->g + at, masked, n * sizeof *masked);
+    } else {
+        keep_one(w, g, j->factor + at, n, start, j->key[0], j->key[1], metric, rule);
+        memcpy(j->old + at, w, n * sizeof *w);
     }
-    adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
-    for (int64_t i = 0; i < n; i++) j->w[where[i]] = w[i];
-}
-
-static void step_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
-    float here[2][BLOCK];
-    const int apart = j->group < 0 && j->m; /* what the base makes of w is not known yet */
-    const int freezes = j->guide == GRADIENT || j->guide == CHANGE;
-    const int metric = s->form == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
-    float *old = apart ? j->m + at : here[0], *factor = apart ? j->v + at : here[1];
-    float *w = j->w + at, *g = j->g + at;
-    void *average = j->more ? (char *)j->more + at * (s->half ? 2 : 4) : 0;
-    const keeping rule = freezes ? keeping_of(s->form, bounds[0], bounds[1], j->operand) : (keeping){0};
-    if (j->guide == GRADIENT) {
-        freeze_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], metric, rule);
-        if (j->group < 0) memcpy(g, factor, n * sizeof *g);
-        g = factor;
-    }
-    if (j->guide == CHANGE)
-        keep_one(w, g, factor, n, j->start + at, j->key[0], j->key[1], metric, rule);
-    if (j->guide == CHANGE || j->guide == HOLD) memcpy(old, w, n * sizeof *w);
-    if (j->guide == SCALE_CHANGE) scale_one(w, g, average, old, factor, n, j->operand, s->form, s->half, s->scale);
-    if (j->group < 0) return;
-    adam_one(w, g, j->m + at, j->v + at, n, s->groups + j->group, s);
-    if (j->guide == CHANGE || j->guide == SCALE_CHANGE) advance_one(w, old, factor, n);
-    if (j->guide == HOLD) restore_one(w, old, (const uint8_t *)j->more + at, n);
 }
 
 /* All jobs that no other thread has taken: `next` is shared by the threads, so that a slow one holds nobody up. */
-void wff_step(int64_t count, const job *jobs, int64_t *next, const settings *s) {
-    const int before = s->threads ? s->threads(1) : 0; /* or MKL shares out every block anew */
+void wff_guide(int64_t count, const job *jobs, int64_t *next, const settings *s) {
     for (;;) {
         const int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        if (taken >= count) break;
+        if (taken >= count) return;
         const job *j = jobs + taken;
         float bounds[2] = {j->lo, j->hi};
-        if ((j->guide == GRADIENT || j->guide == CHANGE) && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
-        for (int64_t at = 0; at < j->n; at += BLOCK) {
-            const int64_t n = j->n - at < BLOCK ? j->n - at : BLOCK;
-            if (j->guide == PICK)
-                step_picked(j, at, n, s);
-            else
-                step_block(j, at, n, bounds, s);
-        }
+        if (j->action != SCALE_CHANGE && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
+        for (int64_t at = 0; at < j->n; at += BLOCK)
+            guide_block(j, at, j->n - at < BLOCK ? j->n - at : BLOCK, bounds, s);
     }
-    if (s->threads) s->threads(before);
 }
 
-/* alignment, the fast twin of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any
+/* alignment, the fast form of losses._row_sums: what a cosine of two rows is made of. A sum may be taken in any
  * order, so that it can be vectorised, and goes into double before it loses digits. */
 enum { SUMMED = 4096 };
 

@@ -1,197 +1,154 @@
-# mypy: ignore-errors
-"""The kernels of `launched.py`, in Triton: kernels.c once more, for all weights of a model in one launch.
+"""The steps of guided optimizers on a GPU: Triton's kernels, one launch for all weights of a model.
 
-A launch has one program for each block of numbers. `owner` says whose block it is: a row of `table`, whose columns are
-those of `launched.Column`. Left out on purpose: contraction of x * y + z, which the launches switch off, so that every
-number is that of kernels.c where it does not contract either.
+A model has hundreds of small weights, and a step of several operations on each; what that costs on a GPU is launches,
+of which there are two here. Nothing is read back: a table of addresses goes to the GPU, and bounds stay there. Results
+are those of kernels.c, up to the rounding of x * y + z; masks are the same bits. `works` is False, with the
+reason in the log, where the trial on a device failed. Under Triton's own switch TRITON_INTERPRET=1 the CPU runs the
+kernels, slowly: so they are tested. Left out on purpose: other dtypes than float32, and weights on several devices.
 """
 
-import triton
-import triton.language as tl
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import cache, lru_cache
 
-# Columns of the table.
-W, G, M, V, MORE, COUNT, FIRST, GUIDE, GROUP, KEY0, KEY1 = (tl.constexpr(column) for column in range(11))
-COLUMNS = tl.constexpr(11)
-# Guides, weight decays, metrics, forms of weighted_freeze and of sage: the enums of kernels.c.
-GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = (tl.constexpr(guide) for guide in range(1, 6))
-ADD_TO_WEIGHT, SCALE_WEIGHT, ADD_TO_GRADIENT = (tl.constexpr(decays) for decays in range(1, 4))
-MAGNITUDE, LOSS_PRESERVING = tl.constexpr(0), tl.constexpr(1)
-PRINTED, SMOOTH, RANDOM = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
-FULL, LIGHT = tl.constexpr(0), tl.constexpr(2)
-SAGE = tl.constexpr(4)  # numbers of sage, which come before those of the groups
-NUMBERS = tl.constexpr(10)  # of a group
-NAN_BITS, LARGEST = tl.constexpr(0x7FC0), tl.constexpr(0x7FFFFFFF)
+import torch
+from torch import Tensor
 
+from . import kernels_c, triton_source
+from .kernels_c import IMPORTANT, GuidedWeight, Kernel
+from .masks import keep_mask, stream_key, uniform
 
-@triton.jit
-def _importance(w, g, METRIC: tl.constexpr):
-    if METRIC == MAGNITUDE:
-        scores = tl.abs(w)
-    elif METRIC == LOSS_PRESERVING:
-        scores = tl.abs(w * g)
-    else:
-        scores = g * g
-    return scores
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1024
+_NO_RANGE = (0x7FFFFFFF, 0)  # the bits of a minimum and a maximum of nothing
+_DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
-@triton.jit
-def _floats(address):
-    return address.to(tl.pointer_type(tl.float32))
+def readable(tensor: Tensor) -> bool:
+    """Whether a kernel can read this tensor: numbers of float32, one after the other, in the GPU's memory."""
+    return (
+        tensor.device.type == _DEVICE
+        and tensor.dtype is torch.float32
+        and not tensor.is_sparse
+        and tensor.is_contiguous()
+    )
 
 
-@triton.jit
-def ranges(table, owner, bounds, METRIC: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr):
-    """lo and hi of each part that is frozen, or of all together, as the bits of floats: theirs is the floats' order."""
-    part = tl.load(owner + tl.program_id(0)).to(tl.int64)
-    row = table + part * COLUMNS
-    guide = tl.load(row + GUIDE)
-    if (guide == GRADIENT) | (guide == CHANGE):
-        i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
-        inside = i < tl.load(row + COUNT)
-        w = tl.load(_floats(tl.load(row + W)) + i, mask=inside, other=0.0)
-        g = tl.load(_floats(tl.load(row + G)) + i, mask=inside, other=0.0)
-        bits = _importance(w, g, METRIC).to(tl.int32, bitcast=True)
-        goal = bounds
-        if not SHARED:
-            goal = bounds + 2 * part
-        tl.atomic_min(goal, tl.min(tl.where(inside, bits, LARGEST), 0))
-        tl.atomic_max(goal + 1, tl.max(tl.where(inside, bits, 0), 0))
+def guide_(
+    weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
+) -> None:
+    """`kernels_c.guide_`, in two launches."""
+    weights = [guided for guided in weights if guided.weight.numel()]
+    if not weights:
+        return
+    device = weights[0].weight.device
+    launch = _Launch(weights, device)
+    frozen = kernel.variant != kernels_c.RANDOM and any(guided.action in kernels_c.MASKING for guided in weights)
+    bounds = _sent([_NO_RANGE], torch.int32, device).repeat(1 if shared_range or not frozen else len(weights), 1)
+    ways = {"METRIC": kernels_c.METRICS.index(metric), "SHARED": shared_range}
+    if frozen:
+        launch(triton_source.ranges, bounds, **ways)
+    beta, eps, max_scale = kernel.constants
+    constants = _sent([beta, 1 - beta, eps, max_scale], torch.float32, device)
+    ways |= {"VARIANT": kernel.variant, "HALF": kernel.half}
+    launch(triton_source.guide, bounds, _operands(weights, device), constants, **ways)
 
 
-@triton.jit
-def _kept(w, g, i, lo, hi, rate, k0, k1, METRIC: tl.constexpr, FORM: tl.constexpr):
-    """What a rule of weighted_freeze keeps, by the numbers of `masks.uniform`."""
-    x = i.to(tl.uint32) ^ k0
-    x ^= x >> 16
-    x = x * 0x7FEB352D + k1
-    x ^= x >> 15
-    x = x * 0x846CA68B
-    x ^= x >> 16
-    u = ((x >> 8) + 1).to(tl.float32) * 5.9604644775390625e-08  # 2 ** -24
-    if FORM == RANDOM:
-        kept = u <= rate
-    elif FORM == SMOOTH:
-        kept = u * u * (2.0 * (hi - lo)) <= _importance(w, g, METRIC) - lo
-    elif FORM == PRINTED:
-        kept = u * (hi - lo) <= _importance(w, g, METRIC) - lo
-    else:
-        kept = u * (hi - lo) <= hi - _importance(w, g, METRIC)
-    return tl.where(kept, 1.0, 0.0)
+def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+    """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
+    weights = [GuidedWeight(0, weight, weight, old, factor) for weight, old, factor in changes if weight.numel()]
+    if weights:
+        _Launch(weights, weights[0].weight.device)(triton_source.advance)
 
 
-@triton.jit
-def _from_half(bits):
-    return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+class _Launch:
+    """A table of weights on their device, and the blocks that they are cut into."""
+
+    def __init__(self, weights: Sequence[GuidedWeight], device: torch.device) -> None:
+        self.device = device
+        self.owner = _owners(tuple(guided.weight.numel() for guided in weights), device)
+        self.table = _sent(list(_rows(weights)), torch.int64, device)
+
+    def __call__(self, kernel: object, *tensors: Tensor, **constants: int) -> None:
+        with nullcontext() if self.device.type == "cpu" else torch.cuda.device(self.device):
+            kernel[(len(self.owner),)](  # type: ignore[index]
+                self.table, self.owner, *tensors, **constants, BLOCK=_BLOCK, enable_fp_fusion=False
+            )
 
 
-@triton.jit
-def _to_half(x):
-    bits = x.to(tl.uint32, bitcast=True)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return tl.where(x != x, NAN_BITS, rounded).to(tl.uint16)
+def _rows(weights: Sequence[GuidedWeight]) -> Iterator[tuple[int, ...]]:
+    """The columns of triton_source.py."""
+    first = 0
+    for guided in weights:
+        tensors = (guided.weight, guided.grad, guided.old, guided.factor, guided.average)
+        count = guided.weight.numel()
+        yield *(0 if t is None else t.data_ptr() for t in tensors), count, first, guided.action, *guided.key
+        first += -(-count // _BLOCK)
 
 
-@triton.jit
-def _scaled(w, g, average, operand, i, inside, numbers, FORM: tl.constexpr, HALF: tl.constexpr):
-    """The factor of a row of sage; its average moves on."""
-    beta, rest, eps, most = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
-    importance = tl.abs(w * g)
-    if FORM == LIGHT:
-        factor = tl.div_rn(operand + eps, importance + eps)
-    else:
-        if HALF:
-            kept = average.to(tl.pointer_type(tl.uint16)) + i
-            moved = _to_half(_from_half(tl.load(kept, mask=inside, other=0)) * beta + importance * rest)
-            usual = _from_half(moved) * operand
-        else:
-            kept = average.to(tl.pointer_type(tl.float32)) + i
-            moved = tl.load(kept, mask=inside, other=0.0) * beta + importance * rest
-            usual = moved * operand
-        tl.store(kept, moved, mask=inside)
-        below = importance
-        if FORM == FULL:
-            below = usual
-        factor = tl.div_rn(tl.abs(importance - usual) + eps, below + eps)
-    return tl.where(factor > most, most, factor)
+@lru_cache(maxsize=8)
+def _owners(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """For each block the weight that it belongs to; the same in every update."""
+    blocks = torch.tensor([-(-count // _BLOCK) for count in counts], device="cpu")
+    return torch.arange(len(counts), dtype=torch.int32, device="cpu").repeat_interleave(blocks).to(device)
 
 
-@triton.jit
-def _advanced(w, old, factor):
-    """old + factor * (w - old), exact for factors 0 and 1."""
-    moved = w - old
-    return tl.where(factor < 0.5, old + factor * moved, w - (1.0 - factor) * moved)
+def _sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Values on their way to the device, which nobody waits for."""
+    table = torch.tensor(values, dtype=dtype, device="cpu")
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
-@triton.jit
-def step(
-    table, owner, bounds, operands, numbers,
-    METRIC: tl.constexpr, SHARED: tl.constexpr, FORM: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """What a guide does before and after Adam, and Adam; without a group, only what is done before (`native.Part`)."""
-    part = tl.load(owner + tl.program_id(0)).to(tl.int64)
-    row = table + part * COLUMNS
-    i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < tl.load(row + COUNT)
-    guide, group, more = tl.load(row + GUIDE), tl.load(row + GROUP), tl.load(row + MORE)
-    place = i
-    if guide == PICK:
-        place = tl.load(more.to(tl.pointer_type(tl.int64)) + i, mask=inside, other=0)
-    at_w, at_g = _floats(tl.load(row + W)) + place, _floats(tl.load(row + G)) + place
-    at_m, at_v = _floats(tl.load(row + M)) + i, _floats(tl.load(row + V)) + i
-    w = tl.load(at_w, mask=inside, other=0.0)
-    g = tl.load(at_g, mask=inside, other=0.0)
-    old = w
-    factor = tl.full([BLOCK], 1.0, tl.float32)
-    operand = tl.load(operands + part)
-    if (guide == GRADIENT) | (guide == CHANGE):
-        found = bounds
-        if not SHARED:
-            found = bounds + 2 * part
-        lo, hi = tl.load(found).to(tl.float32, bitcast=True), tl.load(found + 1).to(tl.float32, bitcast=True)
-        k0, k1 = tl.load(row + KEY0).to(tl.uint32), tl.load(row + KEY1).to(tl.uint32)
-        factor = _kept(w, g, i, lo, hi, operand, k0, k1, METRIC, FORM)
-        if guide == GRADIENT:
-            g = g * factor
-            if group < 0:
-                tl.store(at_g, g, mask=inside)
-    if guide == SCALE_CHANGE:
-        factor = _scaled(w, g, more, operand, i, inside, numbers, FORM, HALF)
-    if group < 0:
-        if guide != GRADIENT:
-            tl.store(at_m, old, mask=inside)
-            tl.store(at_v, factor, mask=inside)
-    else:
-        own = numbers + SAGE + group * NUMBERS
-        decays, lerps, decay = tl.load(own), tl.load(own + 1), tl.load(own + 2)
-        if decays == ADD_TO_WEIGHT:
-            w = w * decay + w
-        if decays == SCALE_WEIGHT:
-            w = w * decay
-        if decays == ADD_TO_GRADIENT:
-            g = w * decay + g
-        m, v = tl.load(at_m, mask=inside, other=0.0), tl.load(at_v, mask=inside, other=0.0)
-        beta1, rest1, beta2, rest2 = tl.load(own + 3), tl.load(own + 4), tl.load(own + 5), tl.load(own + 6)
-        scale, eps, rate = tl.load(own + 7), tl.load(own + 8), tl.load(own + 9)
-        m = tl.where(lerps != 0, rest1 * (g - m) + m, rest1 * g + m * beta1)
-        v = rest2 * g * g + v * beta2
-        tl.store(at_m, m, mask=inside)
-        tl.store(at_v, v, mask=inside)
-        w = w + tl.div_rn(rate * m, tl.div_rn(tl.sqrt_rn(v), scale) + eps)
-        if (guide == CHANGE) | (guide == SCALE_CHANGE):
-            w = _advanced(w, old, factor)
-        if guide == HOLD:
-            moves = tl.load(more.to(tl.pointer_type(tl.uint8)) + i, mask=inside, other=0)
-            w = tl.where(moves != 0, w, old)
-        tl.store(at_w, w, mask=inside)
+def _operands(weights: Sequence[GuidedWeight], device: torch.device) -> Tensor:
+    """The operand of each weight; those that were computed on the device stay there."""
+    operands = [guided.operand for guided in weights]
+    if not any(isinstance(operand, Tensor) for operand in operands):
+        return _sent(operands, torch.float32, device)
+    absent = torch.zeros((), device=device)
+    return torch.stack([operand.float() if isinstance(operand, Tensor) else absent for operand in operands])
 
 
-@triton.jit
-def advance(table, owner, BLOCK: tl.constexpr):
-    """w <- old + factor * (w - old), with old and factor where a step has m and v."""
-    row = table + tl.load(owner + tl.program_id(0)).to(tl.int64) * COLUMNS
-    i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < tl.load(row + COUNT)
-    at = _floats(tl.load(row + W)) + i
-    old = tl.load(_floats(tl.load(row + M)) + i, mask=inside, other=0.0)
-    factor = tl.load(_floats(tl.load(row + V)) + i, mask=inside, other=0.0)
-    tl.store(at, _advanced(tl.load(at, mask=inside, other=0.0), old, factor), mask=inside)
+# Whether it works here ------------------------------------------------------------------------------------------------
+
+
+@cache
+def works(device: torch.device) -> bool:
+    """Whether a trial on this device went well."""
+    wrong = trial(device)
+    if wrong:
+        words = "guided optimizers run in plain torch on %s, which is slower: the trial of their kernels failed (%s)"
+        logger.warning(words, device, wrong)
+    return not wrong
+
+
+def trial(device: torch.device) -> str:
+    """What is wrong where not all is as torch has it on the CPU: masks to the bit, factors within rounding."""
+    try:
+        return _differs(device)
+    except Exception as error:  # noqa: BLE001  compiler, driver, GPU: whatever fails, torch can do without
+        return f"{type(error).__name__}: {error}"
+
+
+def _differs(device: torch.device) -> str:
+    """One update of freezing, and one of sage, with numbers of all sizes."""
+    generator = torch.Generator("cpu").manual_seed(1)
+    drawn = torch.empty(3, 3 * _BLOCK - 5, device="cpu").normal_(generator=generator)
+    w, g, average = drawn * drawn.roll(1, 1).exp() * 1e-2
+    average, key = average.abs(), stream_key(1, 1, "trial")
+    size, score = w.abs(), (w * g).abs()
+    masked = g * keep_mask(size, size.amin(), size.amax(), uniform(len(w), key))
+    moved = average.double() * 0.75 + score.double() * 0.25
+    factor = (((score - moved).abs() + 1e-12) / (moved + 1e-12)).clamp_max(3.0)
+    sent = [tensor.to(device, copy=True) for tensor in (w, g, g, average, w, w)]
+    weight, masked_here, grad, average_here, old_here, factor_here = sent
+    guide_([GuidedWeight(kernels_c.GRADIENT, weight, masked_here, key=key)], "magnitude")
+    scaled = GuidedWeight(kernels_c.SCALE_CHANGE, weight, grad, old_here, factor_here, average_here, operand=1.0)
+    guide_([scaled], "loss-preserving", Kernel(0, True, constants=(0.75, 1e-12, 3.0)))
+    if not torch.equal(masked_here.cpu(), masked):
+        return "another mask than torch's"
+    pairs = ((average_here, moved), (factor_here, factor))
+    alike = all(torch.allclose(mine.cpu().double(), exact, rtol=1e-5, atol=1e-9) for mine, exact in pairs)
+    return "" if alike and torch.equal(old_here.cpu(), w) else "another factor than torch's"

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native
+from . import kernels_c
 from .scope import block_size, blocks
 
 
 def label_smoothed(log_p: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """fairseq's label-smoothed cross entropy of each row, and the cross entropy without smoothing.
+    """Label-smoothed cross entropy of each row, and the cross entropy without smoothing.
 
     (1 - eps - e) * (-log p[target]) + e * sum_v -log p[v]  with  e = eps / (V - 1).
     log_p: (..., V); target: (...), long. torch's own `label_smoothing` spreads eps over V, not V - 1.
@@ -145,7 +145,7 @@ def alignments(
     if level == "layer":
         thetas, exacts, references = ([t.reshape(1, -1) for t in each] for each in (thetas, exacts, references))
     pairs = list(zip(exacts, references, strict=True))
-    sums = native.row_sums(pairs) if native.ready(pairs) else [_row_sums(*pair) for pair in pairs]
+    sums = kernels_c.row_sums(pairs) if kernels_c.ready(pairs) else [_row_sums(*pair) for pair in pairs]
     dot, own, other = torch.cat(sums).unbind(1)
     norms = own.sqrt() * other.sqrt()
     cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction

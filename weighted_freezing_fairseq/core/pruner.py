@@ -1,7 +1,7 @@
 """Iterative pruning: prune a little, train on, prune again, with pruned weights at exactly zero all the while.
 
 Which weights go is decided in `pruning.py`, how many in `schedules.py`. What is pruned takes no gradient and is put
-back to zero after every step, whatever momentum or weight decay did to it. Left out on purpose: fairseq, and the term
+back to zero after every step, whatever momentum or weight decay did to it. Left out on purpose: the term
 that keeps the pruned network near a reference (`losses.py`).
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native
+from . import kernels_c
 from .gates import Gates
 from .losses import quadratic_penalty
 from .pruning import METHODS, Layer, scores_of, select
@@ -212,10 +212,10 @@ class IterativePruning:
 
 
 def _mask_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """tensor *= mask for each pair, by the C twin where that reads the tensors."""
+    """tensor *= mask for each pair, by the C kernel where it can read the tensors."""
     pairs = list(pairs)
-    if native.ready((tensor, tensor) for tensor, _ in pairs):
-        native.mask_(pairs)
+    if kernels_c.ready((tensor, tensor) for tensor, _ in pairs):
+        kernels_c.mask_(pairs)
     else:
         for tensor, mask in pairs:
             tensor.mul_(mask)

@@ -8,11 +8,10 @@ not reach the weight decay, which is why the stage is part of the table. Left ou
 (`guided.py`) and how its scores are measured.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,23 +20,22 @@ from .masks import keep_mask
 from .scope import Scope
 
 
-@dataclass(frozen=True)
 class Given:
-    """What a term may read beside I; a row lists the names that it reads in `needs`."""
+    """What a term reads beside I, by the names that its row lists in `needs`.
 
-    lo: Tensor | None = None  # smallest score of the tensor (or of the model)
-    hi: Tensor | None = None  # largest score
-    rate: Tensor | float | None = None  # share of the tensor's weights that is updated
-    u: Tensor | None = None  # uniform random numbers in (0, 1]
-    average: Tensor | None = None  # moving average of I, bias-corrected
-    mean: Tensor | None = None  # mean of I over the tensor (or over the model)
-    eps: float = 0.0
-    max_scale: float = math.inf  # bound on a factor
-    tau: float | None = None  # threshold on I
-    mask: Tensor | None = None  # 1 = is updated
-    eta: float | None = None  # learning rate
-    lam: float | None = None  # strength of a penalty
-    anchor: Tensor | None = None  # theta_A, the weights to stay near
+    lo, hi, mean: smallest, largest and mean score of the tensor (or of the model). rate: share of the tensor's weights
+    that is updated. u: uniform random numbers in (0, 1]. average: moving average of I, bias-corrected. grad: the
+    gradient. step: what the base did to theta; a row that reads it acts on whole tensors, after the base's step.
+    eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam, anchor:
+    strength of a penalty, and theta_A, the weights to stay near.
+    """
+
+    def __init__(self, **quantities: Tensor | float) -> None:
+        vars(self).update(quantities)
+
+    if TYPE_CHECKING:  # a factor treats numbers and tensors alike
+
+        def __getattr__(self, name: str) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,52 @@ class Rule:
     status: Literal["available", "planned"] = "planned"
     variant: str = ""  # another form of the row of this name
     scope: Scope = "linear"  # the weights that it acts on unless told otherwise
+    example: "Example | None" = None  # one step worked out by hand, which the tests compare with the row
 
     @property
     def measured(self) -> bool:
         """Whether an optimizer row measures I in every update; else its mask is made once and stays."""
-        return not {"mask", "tau"} & set(self.needs)
+        return not (self.keeps_mask or self.has_threshold)
+
+    @property
+    def keeps_mask(self) -> bool:
+        """Whether it reads a mask that stays."""
+        return "mask" in self.needs
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether a threshold on I makes its mask."""
+        return "tau" in self.needs
+
+    @property
+    def averages(self) -> bool:
+        """Whether it reads a moving average of I."""
+        return "average" in self.needs
+
+    @property
+    def draws(self) -> bool:
+        """Whether it reads random numbers."""
+        return "u" in self.needs
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether it updates a share of the weights, whatever their scores."""
+        return "rate" in self.needs
+
+    @property
+    def scales(self) -> bool:
+        """Whether it gives each number a factor of its own, and not a mask."""
+        return "max_scale" in self.needs
+
+    @property
+    def follows_step(self) -> bool:
+        """Whether it judges what the base did, and so acts after the base's step."""
+        return "step" in self.needs
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages at which an optimizer row can act."""
+        return ("update",) if self.follows_step else ("gradient", "update")
 
     @property
     def label(self) -> str:
@@ -78,9 +117,18 @@ class Rule:
         return f"{self.name} ({self.variant})" if self.variant else self.name
 
 
+@dataclass(frozen=True)
+class Example:
+    """One step of SGD with rate 0.1 from theta with grad, by hand: `after`. constants: settings of the row."""
+
+    theta: tuple[float, ...]
+    grad: tuple[float, ...]
+    after: tuple[float, ...]
+    constants: tuple[tuple[str, float], ...] = ()
+
+
 def sgd_update(rule: Rule, theta: Tensor, grad: Tensor, importance: Tensor, given: Given) -> Tensor:
     """The table read aloud: theta' = f(I) * theta + g(I) * eta * grad + h(I), for plain SGD with rate `given.eta`."""
-    assert given.eta is not None
     f, g, h = (term.value(importance, given) for term in (rule.f, rule.g, rule.h))
     return f * theta + g * given.eta * grad + h
 
@@ -96,29 +144,25 @@ AUTOGRAD = _constant("through autograd", 0.0)
 # DEVIATION: Li et al. contradict themselves. Algorithm 1, read to the letter, and the first author's public code keep a
 # weight with probability (I - min) / (max - min), which trains important weights and freezes unimportant ones; eq. 7
 # prints another sign; the text and argument of section 3.3 freeze important weights more often. The default follows the
-# text (`important`); Algorithm 1 is `printed`, and the code's option --smooth-scores is `smooth`.
+# text (`important`); Algorithm 1 is `printed`, and the code's option smooth-scores is `smooth`.
 
 
-def _freeze(importance: Tensor, given: Given) -> Tensor:
-    assert given.lo is not None and given.hi is not None and given.u is not None
+def freeze_important(importance: Tensor, given: Given) -> Tensor:
     return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
 
 
 # Without a division, and so without a special case for max = min, which keeps every weight.
 
 
-def _freeze_printed(importance: Tensor, given: Given) -> Tensor:
-    assert given.lo is not None and given.hi is not None and given.u is not None
+def freeze_printed(importance: Tensor, given: Given) -> Tensor:
     return -(given.u * (given.hi - given.lo) <= importance - given.lo).to(importance.dtype)
 
 
-def _freeze_smooth(importance: Tensor, given: Given) -> Tensor:
-    assert given.lo is not None and given.hi is not None and given.u is not None
+def freeze_smooth(importance: Tensor, given: Given) -> Tensor:
     return -(given.u * given.u * (2 * (given.hi - given.lo)) <= importance - given.lo).to(importance.dtype)
 
 
-def _freeze_random(importance: Tensor, given: Given) -> Tensor:
-    assert given.rate is not None and given.u is not None
+def freeze_random(importance: Tensor, given: Given) -> Tensor:
     return -(given.u <= given.rate).to(importance.dtype)
 
 
@@ -128,29 +172,25 @@ def _freeze_random(importance: Tensor, given: Given) -> Tensor:
 # stands above and below, as both papers print it, so that a weight that never mattered keeps 1.
 
 
-def _sage(importance: Tensor, given: Given) -> Tensor:
-    assert given.average is not None
+def sage_full(importance: Tensor, given: Given) -> Tensor:
     factor = ((importance - given.average).abs() + given.eps) / (given.average + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
-def _sage_li(importance: Tensor, given: Given) -> Tensor:
+def sage_li(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. eq. 2 prints I, and not its average, below the line; the code of Liang et al. does not.
-    assert given.average is not None
     factor = ((importance - given.average).abs() + given.eps) / (importance + given.eps)
     return -factor.clamp_max(given.max_scale)
 
 
-def _sage_light(importance: Tensor, given: Given) -> Tensor:
+def sage_light(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. section 4.2 say only that SAGE* has no moving average. Without one eq. 2 is eq. 4, C / I,
     # and its constant C is the mean of I over the tensor here: an unimportant weight is sped up, an important one
     # slowed down, and the scale of the loss cancels.
-    assert given.mean is not None
     return -((given.mean + given.eps) / (importance + given.eps)).clamp_max(given.max_scale)
 
 
 def _minus_mask(importance: Tensor, given: Given) -> Tensor:
-    assert given.mask is not None
     return -given.mask.to(importance.dtype)
 
 
@@ -161,19 +201,24 @@ def _mask(importance: Tensor, given: Given) -> Tensor:
 def _below_threshold(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: the code of Gu et al. fixes the 75 % of the weights with the largest Fisher information and also bounds
     # how far the others may go from their start; here, as in Li et al. section 2.2, the others are free.
-    assert given.tau is not None
     return -(importance <= given.tau).to(importance.dtype)
 
 
 def _ewc_decay(importance: Tensor, given: Given) -> Tensor:
-    assert given.eta is not None and given.lam is not None
     return 1 - given.eta * given.lam * importance
 
 
 def _ewc_pull(importance: Tensor, given: Given) -> Tensor:
     # DEVIATION: Li et al. eq. 5 drops the Fisher factor that their loss and eq. 6 have; eq. 6 is the derivative.
-    assert given.eta is not None and given.lam is not None and given.anchor is not None
     return given.eta * given.lam * importance * given.anchor
+
+
+# DEVIATION: Algorithm 1 of Liang K. et al. divides by the share of numbers kept with 1 added to their count, their code
+# by that share, at least 0.001; here it is that share plus eps. They decay weights outside the mask; here decay is part
+# of the base's step. The step is that of the base with its learning rate, whose sign is the opposite of u's.
+def cautious(importance: Tensor, given: Given) -> Tensor:
+    agrees = (given.step * given.grad < 0).to(importance.dtype)
+    return -agrees / (agrees.mean() + given.eps)
 
 
 _ROWS = (
@@ -182,7 +227,7 @@ _ROWS = (
         kind="optimizer",
         metric="magnitude",
         f=ONE,
-        g=Term("-b, b ~ Bernoulli((max I - I) / (max I - min I))", _freeze),
+        g=Term("-b, b ~ Bernoulli((max I - I) / (max I - min I))", freeze_important),
         h=ZERO,
         stage="gradient",
         needs=("lo", "hi", "u"),
@@ -197,7 +242,7 @@ _ROWS = (
         kind="optimizer",
         metric="loss-preserving",
         f=ONE,
-        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", _sage),
+        g=Term("-(|I - EMA(I)| + eps) / (EMA(I) + eps)", sage_full),
         h=ZERO,
         stage="update",
         needs=("average", "eps", "max_scale"),
@@ -206,6 +251,23 @@ _ROWS = (
         source="Liang et al. 2022, section 3, and their code",
         status="available",
         variant="full",
+    ),
+    Rule(
+        name="cautious",
+        kind="optimizer",
+        metric="loss-preserving",  # logged, and not used
+        f=ONE,
+        g=Term("-m / (mean m + eps), m = 1 where the base's step goes against the gradient, else 0", cautious),
+        h=ZERO,
+        stage="update",
+        needs=("step", "grad", "eps"),
+        extra_passes="0",
+        extra_state="none",
+        source="Liang K. et al. 2024, Algorithm 1",
+        status="available",
+        # The base's step is -0.1 * grad: it goes against the gradient but where that is 0, so that mean m = 2 / 3, and
+        # the factor 1 / (2 / 3 + 2 / 15) = 1.25: 1 - 0.1 * 1.25 * 0.5, -2, 3 + 0.1 * 1.25 * 1.
+        example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
     ),
     Rule(
         name="fish_mask",
@@ -303,32 +365,32 @@ VARIANTS: tuple[Rule, ...] = (
     replace(
         RULES["weighted_freeze"],
         variant="printed",
-        g=Term("-b, b ~ Bernoulli((I - min I) / (max I - min I))", _freeze_printed),
+        g=Term("-b, b ~ Bernoulli((I - min I) / (max I - min I))", freeze_printed),
         source="Li et al. 2023, Algorithm 1; the first author's code",
     ),
     replace(
         RULES["weighted_freeze"],
         variant="smooth",
-        g=Term("-b, b ~ Bernoulli(sqrt((I - min I) / (2 (max I - min I))))", _freeze_smooth),
-        source="the first author's code, --smooth-scores",
+        g=Term("-b, b ~ Bernoulli(sqrt((I - min I) / (2 (max I - min I))))", freeze_smooth),
+        source="the first author's code, option smooth-scores",
     ),
     replace(
         RULES["weighted_freeze"],
         variant="random",
-        g=Term("-b, b ~ Bernoulli(keep), keep: the mean of (max I - I) / (max I - min I), or fixed", _freeze_random),
+        g=Term("-b, b ~ Bernoulli(keep), keep: the mean of (max I - I) / (max I - min I), or fixed", freeze_random),
         needs=("rate", "u"),
         source="control: as many weights as `important`, chosen without regard to I",
     ),
     replace(
         RULES["sage"],
         variant="li",
-        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", _sage_li),
+        g=Term("-(|I - EMA(I)| + eps) / (I + eps)", sage_li),
         source="Li et al. 2023, eq. 2",
     ),
     replace(
         RULES["sage"],
         variant="light",
-        g=Term("-(mean I + eps) / (I + eps)", _sage_light),
+        g=Term("-(mean I + eps) / (I + eps)", sage_light),
         needs=("mean", "eps", "max_scale"),
         extra_state="none",
         source="Li et al. 2023, eq. 4 and section 4.2 (SAGE*)",

@@ -1,13 +1,12 @@
 """Which tensors a method acts on, and under which name.
 
 A `Slot` is one weight matrix as a method sees it: a stable name, and where its numbers lie in the parameter that the
-optimizer holds, which under fairseq's flat --fp16 is a slice of one long tensor. Left out on purpose: fairseq itself,
-whose wrappers are matched to these names in `plugin/parameters.py`.
+optimizer holds, which is a slice of one long tensor where a trainer flattens parameters. Left out on purpose: how a
+trainer's tensors are matched to names.
 """
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +18,6 @@ SCOPES: tuple[Scope, ...] = ("linear", "all")
 
 # 64 Ki numbers: the temporaries of one block stay in the second-level cache of a CPU core.
 CPU_BLOCK = 1 << 16
-CLASSIFIERS = r"(^|\.)classification_heads\."  # matches the names of parameters of fairseq's heads for sentences
 # Modules behind the last layer, by the name they have in a model: the projection onto the vocabulary, and the heads
 # that fine-tuning adds. None is attention or feed-forward. `pooler` is among them: models that were pretrained without
 # a loss on sentences (RoBERTa, XLM-R, DeBERTa) get a new one in fine-tuning, and a name means the same in all models.
@@ -31,13 +29,8 @@ HEADS = frozenset(
     generator_lm_head generator_predictions discriminator_predictions
     """.split()
 )
-# What modules that only wrap another one call it: torch.compile, torch's and fairseq's DDP, activation checkpointing.
+# What modules that only wrap another one call it: torch.compile, DDP, activation checkpointing.
 _WRAPPED = frozenset(("_orig_mod", "module", "_checkpoint_wrapped_module"))
-
-
-def classifiers_in(names: Iterable[str]) -> str:
-    """`CLASSIFIERS` where it matches one of these names of parameters, else an empty expression."""
-    return CLASSIFIERS if any(re.search(CLASSIFIERS, name) for name in names) else ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ class Slot:
         if self.parameter.grad is None:
             return None
         if self.parameter.grad.is_sparse:
-            raise ValueError(f"{self.name} has a sparse gradient; use --importance-scope linear (scope='linear')")
+            raise ValueError(f"{self.name} has a sparse gradient; use scope='linear'")
         return self.part(self.parameter.grad)
 
     def part(self, tensor: Tensor) -> Tensor:
@@ -161,8 +154,8 @@ def scope_of(model: nn.Module, scope: Scope = "linear", heads: Set[str] = HEADS)
     return nonempty(slots, scope)
 
 
-def nonempty(slots: Sequence[Slot], scope: Scope) -> list[Slot]:
-    """`slots`, or an error that says what to type: a method without weights would silently do nothing."""
+def nonempty(slots: Sequence[Slot], scope: Scope, remedy: str = "use scope='all'") -> list[Slot]:
+    """`slots`, or an error that ends with `remedy`: a method without weights would silently do nothing."""
     if not slots:
-        raise ValueError(f"no weight of this model is in scope {scope!r}; use --importance-scope all (scope='all')")
+        raise ValueError(f"no weight of this model is in scope {scope!r}; {remedy}")
     return list(slots)

@@ -2,8 +2,7 @@
 
 A snapshot belongs to one model: names and shapes are compared when it is loaded, and every number is a tensor or a
 plain value, so that torch loads it without running code of the file. Fisher information comes with the weights that it
-was measured at, which EWC (Kirkpatrick et al. 2017, eq. 3) pulls back to. Left out on purpose: whole checkpoints, which
-are fairseq's own.
+was measured at, which EWC (Kirkpatrick et al. 2017, eq. 3) pulls back to. Left out on purpose: whole checkpoints.
 """
 
 import hashlib

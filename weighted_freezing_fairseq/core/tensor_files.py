@@ -41,7 +41,7 @@ def read(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             raise UserError(
                 f"{path} holds something other than tensors and settings, which could run code on this machine; "
-                "if you trust who made it, load it in plain fairseq and save it again"
+                "if you trust who made it, load it in the program that wrote it and save it again"
             ) from None
         raise UserError(f"{path} is not a whole {kind} ({type(error).__name__}); {remedy}") from None
 

@@ -1,6 +1,6 @@
 """What every guided optimizer is: a torch optimizer around another one that it never patches and never subclasses.
 
-Whatever torch or fairseq asks an optimizer is answered by the base; state is the base's with one more key. The two
+The base answers whatever an optimizer is asked; state is the base's with one more key. The two
 ways to guide, by scores measured in every update (`guided.py`) and by a mask that stays (`fixed.py`), are subclasses.
 Left out on purpose: any mathematics.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .base_step import step_base
 from .importance import METRICS
 from .rules import RULES, Rule, rows, rule_of
 from .scope import Slot, block_size, blocks
@@ -37,11 +38,14 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     `recorded`, and what they come from of each slot into `noted`; nothing is synchronised.
     """
 
-    # fairseq copies loaded states over the base's own under --memory-efficient-fp16; ours are not cast to begin with.
-    disable_mem_eff_fp16_loading_hack = True
-
     def __init__(
-        self, base: torch.optim.Optimizer, slots: Iterable[Slot], rule: Rule, importance: str | None, seed: int
+        self,
+        base: torch.optim.Optimizer,
+        slots: Iterable[Slot],
+        rule: Rule,
+        importance: str | None,
+        seed: int,
+        base_fused: bool,
     ) -> None:
         _refuse_closure(base)
         self.base = base
@@ -50,6 +54,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self.rule = rule
         self.importance = choice("importance", importance or rule.metric, METRICS)
         self.seed = seed
+        self.base_fused = base_fused
         self.updates = 0
         self.record = False
         self.noted: dict[str, Tensor] = {}
@@ -158,6 +163,9 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self._update([slot for slot in self.slots if len(slot) and slot.grad is not None])
         return loss
 
+    def _step_base(self) -> None:
+        step_base(self.base, self.base_fused)
+
     @abstractmethod
     def _update(self, active: Sequence[Slot]) -> None:
         """Guide and step the base; `active` are the slots that have a gradient."""
@@ -176,7 +184,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
             total = torch.stack([sums.to(device) for sums in self.noted.values()]).sum(0)
             mean_effect, mean, squares = total / sum(map(len, active))
             deviation = (squares - mean.square()).clamp_min(0).sqrt()
-            effect = "scale_mean" if self.scales else "frozen_fraction"
+            effect = "scale_mean" if self.rule.scales else "frozen_fraction"
             self.recorded = {effect: mean_effect, "importance_mean": mean, "importance_std": deviation}
 
     @abstractmethod
@@ -187,14 +195,9 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         """
 
     @property
-    def scales(self) -> bool:
-        """Whether the row gives each number a factor of its own, and not a mask."""
-        return "max_scale" in self.rule.needs
-
-    @property
     def frozen(self) -> dict[str, float] | None:
         """How many numbers of each slot are frozen in an update that was recorded; None for a row that scales."""
-        return None if self.scales else {name: float(sums[0]) for name, sums in self.noted.items()}
+        return None if self.rule.scales else {name: float(sums[0]) for name, sums in self.noted.items()}
 
     # What both ways to guide need.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ..core import native
+from ..core import kernels_c
 
 # One operation for each number that is read; all else that computes is pointwise, or a product.
 _PER_INPUT = frozenset(
@@ -51,7 +51,7 @@ class Operations(TorchDispatchMode):
 
 def operations(work: Callable[[], None]) -> Operations:
     """Those of `work`, with the torch path in place of C kernels, whose operations nobody sees."""
-    with native.switched_off(), Operations() as found:
+    with kernels_c.switched_off(), Operations() as found:
         work()
     return found
 

@@ -161,7 +161,7 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     from torch import linalg, nn
 
     from ..core.difference import tied
-    from ..core.parts import layer, module_type
+    from ..core.parameter_groups import layer, module_type
     from ..core.scope import Entry
     from ..core.tensor_files import refuse_bad_numbers
     from ..workspace.checkpoints import read_checkpoint

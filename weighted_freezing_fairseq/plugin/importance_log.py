@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..core import contribution
 from ..core.contribution import Contribution
-from ..core.parts import Group
+from ..core.parameter_groups import Group
 from ..core.wrapped import WrappedOptimizer
 from ..errors import UserError
 from ..files import write_atomically

@@ -18,14 +18,16 @@ import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.optim import OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
+from fairseq.optim.adam import Adam
 from omegaconf import II, DictConfig, OmegaConf
 
 from ..core import snapshot
+from ..core.base_step import ADAMS, AdamFormula
 from ..core.fixed import SOURCES, FixedMaskOptimizer
 from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
 from ..core.rules import RULES, forms
-from ..core.scope import SCOPES, Slot, classifiers_in
+from ..core.scope import SCOPES, Slot
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
 from ..errors import UserError, check_fraction
 from . import no_effect, parameters
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 BASES = tuple(sorted(name for name in OPTIMIZER_REGISTRY if name != "composite"))
 
 
+ADAMS[Adam] = AdamFormula(decoupled=True, eps_of_raw_root=True)
 STATE_DTYPES = {"parameter": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -45,6 +48,13 @@ class GuidedConfig(FairseqDataclass):
 
     base_optimizer: ChoiceEnum(BASES) = field(  # type: ignore[valid-type]
         default="adam", metadata={"help": "optimizer that makes the update; its own flags stay usable"}
+    )
+    base_fused: str = field(
+        default="true",
+        metadata={
+            "help": "true or false: make the step of base adam by torch's fused implementation, equal within rounding; "
+            "with false the base steps itself, and neutral settings give its very bits"
+        },
     )
     importance_scope: Optional[ChoiceEnum(SCOPES)] = field(  # type: ignore[valid-type]  # noqa: UP045
         default=None,
@@ -266,6 +276,8 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
         self.base = build_base(cfg.base_optimizer, cfg, params)
         slots = parameters.match(flat, cfg.importance_scope or RULES[self.method].scope)
         self._optimizer = self._guide(slots)
+        # Under --memory-efficient-fp16 fairseq copies a loaded state over the base's, which was not cast to begin with.
+        self._optimizer.disable_mem_eff_fp16_loading_hack = True
         logger.info(
             "%s around %s: %d weights in %d tensors are guided by %s",
             self.method, cfg.base_optimizer, sum(map(len, slots)), len(slots), self._optimizer.importance,
@@ -376,6 +388,13 @@ class Sage(GuidedFairseqOptimizer):
         )
 
 
+class MeasuredRow(GuidedFairseqOptimizer):
+    """A row without settings of its own."""
+
+    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        return GuidedOptimizer(self.base.optimizer, slots, self.method, **_measured(self.cfg))
+
+
 class FishMask(GuidedFairseqOptimizer):
     method = "fish_mask"
 
@@ -387,7 +406,7 @@ class FishMask(GuidedFairseqOptimizer):
             raise UserError("--fish-mask has a density of its own; leave out --fish-density")
         always = cfg.fish_always
         if always is None:
-            always = classifiers_in(slot.name for slot in slots) if cfg.fish_mask is None else ""
+            always = parameters.classifiers_in(slot.name for slot in slots) if cfg.fish_mask is None else ""
         if cfg.fish_density is not None:
             check_fraction("--fish-density", cfg.fish_density, 0.005, one=True)
         return FixedMaskOptimizer(
@@ -399,7 +418,7 @@ class FishMask(GuidedFairseqOptimizer):
             source=str(cfg.fish_source),
             observe=cfg.fish_updates,
             always=always,
-            seed=cfg.seed,
+            **_shared(cfg),
         )
 
 
@@ -426,13 +445,31 @@ class LfrCm(GuidedFairseqOptimizer):
             source=_tensors_of(cfg.fisher, "fisher", slots),
             norm=cfg.lfr_norm,
             never=_NORMS_AND_POSITIONS if frozen is None else frozen,
-            seed=cfg.seed,
+            **_shared(cfg),
         )
+
+
+def _register_plain_rows() -> None:
+    """An adapter for every other optimizer row that measures I: `MeasuredConfig` has all its settings."""
+    for name, rule in RULES.items():
+        if rule.kind == "optimizer" and rule.status == "available" and rule.measured and name not in OPTIMIZER_REGISTRY:
+            title = name.title().replace("_", "")
+            settings = dataclass(type(f"{title}Config", (MeasuredConfig,), {"__module__": __name__}))
+            _register(type(title, (MeasuredRow,), {"method": name}), settings)
+
+
+def _shared(cfg: DictConfig) -> dict[str, Any]:
+    """What `GuidedConfig` says, as optimizers of `core` take it."""
+    fused = str(cfg.base_fused).lower()
+    if fused not in ("true", "false"):
+        raise UserError(f"--base-fused must be true or false, got {cfg.base_fused}; type --base-fused false")
+    return {"base_fused": fused == "true", "seed": cfg.seed}
 
 
 def _measured(cfg: DictConfig) -> dict[str, Any]:
     """What `MeasuredConfig` says, as `GuidedOptimizer` takes it."""
-    return {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start, "seed": cfg.seed}
+    metric = {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start}
+    return {**metric, **_shared(cfg)}
 
 
 def _tensors_of(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
@@ -445,3 +482,4 @@ _register(WeightedFreeze, FreezeConfig)
 _register(Sage, SageConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
+_register_plain_rows()

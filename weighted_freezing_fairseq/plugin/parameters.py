@@ -6,7 +6,8 @@ of its parameters are published (`trainer_events.py`); the adapter matches tenso
 shape, or by offset. Sharded training, where no process holds a whole weight, is refused.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..core.scope import Entry, Scope, Slot, catalogue, nonempty
 
 OF_CRITERION = "criterion."  # prefix of the names of the criterion's parameters
+CLASSIFIERS = r"(^|\.)classification_heads\."  # matches the names of parameters of fairseq's heads for sentences
 
 Catalogue = list[tuple[Entry, nn.Parameter]]
 _published: ContextVar[Catalogue | None] = ContextVar("catalogue of the trainer's parameters", default=None)
@@ -37,9 +39,15 @@ def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[
         _published.reset(token)
 
 
+def classifiers_in(names: Iterable[str]) -> str:
+    """`CLASSIFIERS` where it matches one of these names of parameters, else an empty expression."""
+    return CLASSIFIERS if any(re.search(CLASSIFIERS, name) for name in names) else ""
+
+
 def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
     """Slots of the weights in `scope`, for the tensors that an optimizer is built with."""
-    return nonempty([slot for entry, slot in match_all(params) if entry.within(scope)], scope)
+    slots = [slot for entry, slot in match_all(params) if entry.within(scope)]
+    return nonempty(slots, scope, "use --importance-scope all")
 
 
 def match_all(params: Sequence[Tensor]) -> list[tuple[Entry, Slot]]:

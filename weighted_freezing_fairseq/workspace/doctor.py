@@ -80,8 +80,8 @@ print(json.dumps({"mends": mends.report()}))
 
 KERNELS_PROBE = """
 import json, torch
-from weighted_freezing_fairseq.core import launched
-print(json.dumps({"wrong": launched.trial(torch.device("cuda"))}))
+from weighted_freezing_fairseq.core import kernels_triton
+print(json.dumps({"wrong": kernels_triton.trial(torch.device("cuda"))}))
 """
 
 

@@ -1,9 +1,9 @@
-"""The C twins of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
+"""The C kernels of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
 
 A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs two seconds and is
-kept in the user's cache. Whoever calls must be ready for None: the torch path beside each twin gives the same bits (the
-sums of `row_sums`: up to rounding).
-`WFF_NATIVE=0` switches it off. Left out on purpose: other devices and other dtypes than float32.
+kept in the user's cache. A caller must be ready for None: the torch path gives the same bits (the sums of
+`row_sums`: within rounding). `WFF_NATIVE=0` switches the kernels off. Left out on purpose: other devices, and other
+dtypes than float32.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .rules import Rule, forms
+from . import rules
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _load() -> ctypes.CDLL | None:
             error,
         )
         return None
-    for name in ("ranges", "advance", "restore", "mask", "row_sums", "step"):
+    for name in ("ranges", "advance", "restore", "mask", "row_sums", "guide"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -129,43 +129,34 @@ def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
     return all(suits(*pair) for pair in pairs) and load() is not None
 
 
-def form_of(rule: Rule, importance: str, averages: Iterable[Tensor]) -> int | None:
-    """The kernels' number for a row that they compute, with averages that they can read; else None.
+# The functions of the table that kernels compute, in the order of the enums in kernels.c; torch computes all others.
+MASKS = (rules.freeze_important, rules.freeze_printed, rules.freeze_smooth, rules.freeze_random)
+FACTORS = (rules.sage_full, rules.sage_li, rules.sage_light)
 
-    The numbers are the order of the enums in kernels.c. A row is recognised by identity, not by name: a row that a
-    caller has changed must run as changed.
+
+class Kernel(NamedTuple):
+    """Which -g(I) a kernel computes: a position in `MASKS`, or in `FACTORS` with what these need.
+
+    half: averages are bfloat16. constants: beta, eps, max_scale.
     """
+
+    variant: int = 0
+    scales: bool = False
+    half: bool = False
+    constants: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def kernel_of(
+    g: Callable[..., Tensor], importance: str, averages: Iterable[Tensor], constants: tuple[float, float, float]
+) -> Kernel | None:
+    """The kernel for a row whose third term is the function `g`; None for another function, metric or precision."""
+    if g in MASKS:
+        return Kernel(MASKS.index(g))
     dtypes = {average.dtype for average in averages}
-    computes = rule.name == "weighted_freeze" or (
-        rule.name == "sage"
-        and importance == "loss-preserving"
-        and len(dtypes) <= 1
-        and dtypes <= {torch.float32, torch.bfloat16}
-    )
-    return next((number for number, form in enumerate(forms(rule.name)) if computes and form is rule), None)
-
-
-@cache
-def torch_itself() -> ctypes.CDLL | None:
-    """The library that torch computes with, and what that is linked to, if it is where wheels have it."""
-    try:
-        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-    except OSError:
-        return None
-
-
-@cache
-def _team() -> Callable[..., None] | None:
-    """What starts torch's own threads: `GOMP_parallel(function, data, how many, 0)` of its OpenMP, if it has one.
-
-    After an operation these wait awake for the next one, many milliseconds long, and would slow other threads down.
-    """
-    try:
-        start = torch_itself().GOMP_parallel  # type: ignore[union-attr]
-    except AttributeError:
-        return None
-    start.restype = None
-    return start
+    readable_averages = dtypes in (set(), {torch.float32}, {torch.bfloat16})
+    if g in FACTORS and importance == "loss-preserving" and readable_averages:
+        return Kernel(FACTORS.index(g), True, dtypes == {torch.bfloat16}, constants)
+    return None
 
 
 @cache
@@ -174,20 +165,11 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 def _each(count: int, work: Callable[[int], _T]) -> list[_T]:
-    """[work(0), work(1) ...], side by side: ctypes lets go of the interpreter's lock."""
+    """[work(0), work(1), ...], side by side: ctypes releases the interpreter's lock."""
     if count <= 1:
         return list(map(work, range(count)))
-    start = _team()
-    if start is None:
-        return list(_threads(count).map(work, range(count)))
-    left, done = iter(range(count)), dict[int, _T]()
-
-    def take(_: object) -> None:
-        for index in left:
-            done[index] = work(index)
-
-    start(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(take), None, ctypes.c_uint(count), ctypes.c_uint(0))
-    return [done[index] for index in range(count)]
+    others = [_threads(count - 1).submit(work, index) for index in range(1, count)]
+    return [work(0), *(other.result() for other in others)]
 
 
 def _shares(tensors: Sequence[Tensor]) -> list[list[int]]:
@@ -221,148 +203,75 @@ def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, 
     return float(found[:, 0].amin()), float(found[:, 1].amax())  # of torch: a NaN is the largest
 
 
-GRADIENT, CHANGE, SCALE_CHANGE, HOLD, PICK = range(1, 6)  # the enum of guides in kernels.c
-FREEZES = (GRADIENT, CHANGE)
+GRADIENT, CHANGE, SCALE_CHANGE = range(1, 4)  # the enum of actions in kernels.c
+MASKING = (GRADIENT, CHANGE)
 
 
-class Guide(NamedTuple):
-    """What is done to a weight in a step of `step_`: `kind` is a guide, 0 for none."""
+class GuidedWeight(NamedTuple):
+    """A weight, its gradient, and what is done to them before the base steps.
 
-    kind: int = 0
-    key: tuple[int, int] = (0, 0)  # of the stream of masks
-    operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
-    more: Tensor | None = None  # an average, a mask that stays, or the positions that the moments belong to
-
-
-NO_GUIDE = Guide()
-
-
-class Numbers(NamedTuple):
-    """The constants of Adam for a group of weights: the struct `adam` of kernels.c."""
-
-    decays: int
-    lerps: int
-    decay: float
-    beta1: float
-    rest1: float
-    beta2: float
-    rest2: float
-    scale: float
-    eps: float
-    rate: float
-
-
-class Part(NamedTuple):
-    """Numbers that are stepped alike: a weight or a slice of one, its gradient, Adam's moments, and which `Numbers`.
-
-    With group -1 another optimizer steps it afterwards, and a guide does what is to be done before: GRADIENT masks the
-    gradient, which stays as it was where Adam follows in the same pass; the others write the old weight and the share
-    of its change that it keeps where moments would be.
+    GRADIENT masks the gradient in place. CHANGE and SCALE_CHANGE write the weight to `old`, and to `factor` the share
+    of its change that it will keep (`advance_`).
     """
 
+    action: int
     weight: Tensor
     grad: Tensor
-    moments: tuple[Tensor, Tensor] | None
-    group: int
-    guide: Guide = NO_GUIDE
-
-    @property
-    def length(self) -> int:
-        """How many numbers are stepped: all of the weight, or those that have moments."""
-        return (self.moments[0] if self.moments else self.weight).numel()
+    old: Tensor | None = None
+    factor: Tensor | None = None
+    average: Tensor | None = None  # of SCALE_CHANGE, where the row has one
+    key: tuple[int, int] = (0, 0)  # of the stream of masks
+    operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
 
 
-class Arithmetic(NamedTuple):
-    """How torch computes on this machine: whether x * y + z rounds once, and where MKL is, whose roots it takes.
-
-    Of MKL the addresses of two functions: a square root of many numbers, and what keeps it to the caller's thread.
-    """
-
-    contracted: bool
-    mkl: tuple[int, int] | None
-
-
-# For where Adam is not stepped.
-NO_ADAM = Arithmetic(False, None)
-
-
-class Form(NamedTuple):
-    """The form of a row (`form_of`), whether its averages are bfloat16, and the constants of sage."""
-
-    number: int = 0
-    half: bool = False
-    constants: tuple[float, float, float] = (0.0, 0.0, 0.0)  # beta, eps, max_scale
-
-
-NO_FORM = Form()
-RANDOM = 3  # the form of weighted_freeze whose masks do not depend on scores
-_JOB = struct.Struct("@5P2q2I3f3i0q")  # the structs of kernels.c, field for field
-_ADAM = struct.Struct("@2i8f")
-_SETTINGS = struct.Struct("@4P4i0q")
+IMPORTANT = Kernel()
+RANDOM = MASKS.index(rules.freeze_random)  # whose masks do not depend on scores
+_JOB = struct.Struct("@5P2q2I3f2i0q")  # the structs of kernels.c, field for field
+_SETTINGS = struct.Struct("@P3i0q")
 # More numbers than this are shared out among threads, and do not stay in a cache between two passes.
 _LONG = 1 << 19
 
 
-def step_(
-    parts: Sequence[Part],
-    groups: Sequence[Numbers],
-    metric: str,
-    form: Form = NO_FORM,
-    shared_range: bool = False,
-    arithmetic: Arithmetic = NO_ADAM,
+def guide_(
+    weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
 ) -> None:
-    """Guide and step every part in one pass over its numbers, in place; all tensors must be `readable`.
+    """Do for every weight what its action says, in one pass over its numbers; all tensors must be `readable`.
 
-    With `shared_range` one minimum and maximum serve all parts that are frozen.
+    With `shared_range` one minimum and maximum of the scores serve all weights that are frozen.
     """
     kernels = _loaded()
-    frozen = [(part.weight, part.grad) for part in parts if part.guide.kind in FREEZES]
-    shared = (0.0, 0.0) if form.number == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
-    jobs = [job for part in parts for job in _jobs(part, metric, shared)]
+    frozen = [(guided.weight, guided.grad) for guided in weights if guided.action in MASKING]
+    shared = (0.0, 0.0) if kernel.variant == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
+    jobs = [job for guided in weights for job in _jobs(guided, metric, shared)]
     table = b"".join(jobs)
     taken = ctypes.c_int64(0)
-    constants = ctypes.create_string_buffer(b"".join(_ADAM.pack(*group) for group in groups))
-    beta, eps, max_scale = form.constants
-    scales = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
-    settings = _SETTINGS.pack(
-        ctypes.addressof(constants), *(arithmetic.mkl or (0, 0)), ctypes.addressof(scales),
-        arithmetic.contracted, METRICS.index(metric), form.number, form.half,
-    )  # fmt: skip
+    beta, eps, max_scale = kernel.constants
+    constants = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
+    settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), kernel.variant, kernel.half)
 
     def work(_: int) -> None:
-        kernels.wff_step(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
+        kernels.wff_guide(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
 
     _each(min(torch.get_num_threads(), len(jobs)), work)
 
 
-def address(function: object) -> int:
-    """Of a function that ctypes found."""
-    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
-
-
-def _jobs(part: Part, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
-    """A part as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the part's own."""
-    weight, grad, moments, group, guide = part
-    kind, (key0, key1), operand, more = guide
-    count = part.length
-    if count > _LONG and bounds is None and kind in FREEZES:
+def _jobs(guided: GuidedWeight, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
+    """A weight as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the weight's own."""
+    action, weight, grad, old, factor, average, (key0, key1), operand = guided
+    count = weight.numel()
+    if count > _LONG and bounds is None and action in MASKING:
         bounds = ranges([(weight, grad)], metric)
     lo, hi = bounds or (0.0, 0.0)
-    m, v = (moments[0].data_ptr(), moments[1].data_ptr()) if moments else (0, 0)
-    w, g = weight.data_ptr(), grad.data_ptr()
-    other, other_bytes = (more.data_ptr(), more.element_size()) if more is not None else (0, 0)
-    jobs = []
-    for at in range(0, count, _LONG):
-        by = 4 * at
-        whole = 0 if kind == PICK else by  # positions count from where a weight begins
-        n = min(_LONG, count - at)
-        jobs.append(
-            _JOB.pack(
-                w + whole, g + whole, m and m + by, v and v + by, other + at * other_bytes,
-                n, at, key0, key1, lo, hi, operand, kind, bounds is not None, group,
-            )
-        )  # fmt: skip
-    return jobs
+    columns = [
+        (t.data_ptr(), t.element_size()) if t is not None else (0, 0) for t in (weight, grad, old, factor, average)
+    ]
+    return [
+        _JOB.pack(
+            *(address + at * size for address, size in columns),
+            min(_LONG, count - at), at, key0, key1, lo, hi, operand, action, bounds is not None,
+        )
+        for at in range(0, count, _LONG)
+    ]  # fmt: skip
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

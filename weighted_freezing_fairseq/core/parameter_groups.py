@@ -1,7 +1,7 @@
-"""Which part of a model a parameter is: what kind of module it belongs to, and which layer.
+"""Groups of parameters: by the type of their module, and by layer.
 
-Told by fairseq's names and the types of the owners, so that figures of several models stand side by side. Left out on
-purpose: which parameters a method acts on (`scope.py`).
+The groups follow from names of modules (`ATTENTION`, `FEED_FORWARD`: data) and from types of owners, so that figures of
+several models stand side by side. Left out on purpose: which parameters a method acts on (`scope.py`).
 """
 
 import re
@@ -14,7 +14,10 @@ from .scope import Entry
 Group = tuple[str, str]  # by what parameters are grouped, and the group
 
 _BY = ("model", "type", "layer")
-_ATTENTION = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}
+# Names that modules have in Transformers; a caller may add its own.
+ATTENTION = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}
+FEED_FORWARD = {"fc1", "fc2"}
+OUTPUT = {"output_projection"}
 
 
 def module_type(entry: Entry) -> str:
@@ -31,11 +34,11 @@ def module_type(entry: Entry) -> str:
         return "bias"
     if any(issubclass(owner, nn.Embedding) for owner in entry.owners):
         return "embedding"
-    if module == "output_projection":
+    if module in OUTPUT:
         return "output projection"
-    if parent in _ATTENTION and module.endswith("_proj"):
-        return f"{_ATTENTION[parent]} {module.removesuffix('_proj')}"
-    if module in ("fc1", "fc2"):
+    if parent in ATTENTION and module.endswith("_proj"):
+        return f"{ATTENTION[parent]} {module.removesuffix('_proj')}"
+    if module in FEED_FORWARD:
         return module
     return re.sub(r"\.\d+(?=\.)", "", entry.name)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from weighted_freezing_fairseq.core.parts import layer, module_type
+from weighted_freezing_fairseq.core.parameter_groups import layer, module_type
 from weighted_freezing_fairseq.core.scope import Entry
 
 

@@ -1,25 +1,25 @@
 """The C kernel is welded to the torch path, bit for bit, and its absence changes nothing but time."""
 
-import dataclasses
 import itertools
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weighted_freezing_fairseq.core import native
+from weighted_freezing_fairseq.core import kernels_c
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.rules import forms, rule_of
 from weighted_freezing_fairseq.core.scope import Slot
 
-pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler on this machine")
+pytestmark = pytest.mark.skipif(kernels_c.load() is None, reason="no C compiler on this machine")
 
 
 FREEZE_RULES = [row.variant for row in forms("weighted_freeze")]
@@ -37,13 +37,12 @@ def masked(sizes, importance, norm, plain, threads=1, special=(), variant=""):
             p.grad[position] = value
         slots.append(Slot(str(index), p, p.shape))
     rule = rule_of("weighted_freeze", variant)
-    if plain:  # a copy of the row is another row: torch runs it as written
-        rule = dataclasses.replace(rule)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         base = torch.optim.SGD([s.parameter for s in slots], lr=0.1)
-        GuidedOptimizer(base, slots, rule, importance=importance, norm=norm).step()
+        with kernels_c.switched_off() if plain else nullcontext():
+            GuidedOptimizer(base, slots, rule, importance=importance, norm=norm).step()
     finally:
         torch.set_num_threads(before)
     return [s.parameter.grad for s in slots]
@@ -76,8 +75,6 @@ def scaled(sizes, variant, plain, threads=1, special=(), **settings):
     parameters = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
     slots = [Slot(str(index), p, p.shape) for index, p in enumerate(parameters)]
     rule = rule_of("sage", variant)
-    if plain:
-        rule = dataclasses.replace(rule)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -88,7 +85,8 @@ def scaled(sizes, variant, plain, threads=1, special=(), **settings):
                 p.grad = torch.randn(p.shape, generator=generator) * 1e-3
                 for position, value in enumerate(special[: len(p)]):
                     p.grad[position] = value
-            optimizer.step()
+            with kernels_c.switched_off() if plain else nullcontext():
+                optimizer.step()
     finally:
         torch.set_num_threads(before)
     return [*(p.detach() for p in parameters), *optimizer.averages.values()]
@@ -125,24 +123,24 @@ def test_masks_are_those_of_torch_and_hide_no_overflow():
     masks = [torch.rand(t.shape, generator=generator) < 0.5 for t in tensors]
     masks[1][:] = False
     expected = [t * mask for t, mask in zip(tensors, masks, strict=True)]
-    native.mask_(list(zip(tensors, masks, strict=True)))
+    kernels_c.mask_(list(zip(tensors, masks, strict=True)))
     for mine, its in zip(tensors, expected, strict=True):
         torch.testing.assert_close(mine, its, rtol=0, atol=0, equal_nan=True)
     assert tensors[1][1].isnan()
 
 
 def test_of_nothing_nothing_is_made():
-    native.mask_([])
-    native.restore_([])
-    assert native.row_sums([]) == []
+    kernels_c.mask_([])
+    kernels_c.restore_([])
+    assert kernels_c.row_sums([]) == []
 
 
 def test_other_devices_dtypes_and_layouts_are_left_to_torch():
     x = torch.zeros(4, 4)
-    assert native.suits(x, x)
-    assert not native.suits(x.double(), x.double())
-    assert not native.suits(x.t()[:, :2], x[:, :2])
-    assert not native.suits(torch.zeros(4, device="meta"), torch.zeros(4, device="meta"))
+    assert kernels_c.suits(x, x)
+    assert not kernels_c.suits(x.double(), x.double())
+    assert not kernels_c.suits(x.t()[:, :2], x[:, :2])
+    assert not kernels_c.suits(torch.zeros(4, device="meta"), torch.zeros(4, device="meta"))
 
 
 def run_fresh(code, tmp_path, **environment):
@@ -155,7 +153,7 @@ def run_fresh(code, tmp_path, **environment):
 
 LOAD = """
 import logging
-from weighted_freezing_fairseq.core.native import load
+from weighted_freezing_fairseq.core.kernels_c import load
 logging.basicConfig(level=logging.INFO)
 print(load())
 """
@@ -219,16 +217,10 @@ def test_switched_off_by_hand(tmp_path):
 
 
 def test_source_is_shipped():
-    assert native.SOURCE.is_file() and shutil.which("cc")
+    assert kernels_c.SOURCE.is_file() and shutil.which("cc")
 
 
-@pytest.mark.parametrize("team", [native._team(), None], ids=["torch's threads", "threads of our own"])
-def test_work_is_done_side_by_side(team, monkeypatch):
-    monkeypatch.setattr(native, "_team", lambda: team)
+def test_work_is_done_side_by_side():
     together = threading.Barrier(3)
-    assert native._each(3, lambda index: (together.wait(20), 10 * index)[1]) == [0, 10, 20]
-    assert native._each(0, str) == [] and native._each(1, str) == ["0"]
-
-
-def test_torchs_threads_are_found_where_torch_has_some():
-    assert (native._team() is not None) == ("OpenMP" in torch.__config__.parallel_info())
+    assert kernels_c._each(3, lambda index: (together.wait(20), 10 * index)[1]) == [0, 10, 20]
+    assert kernels_c._each(0, str) == [] and kernels_c._each(1, str) == ["0"]

@@ -8,12 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from weighted_freezing_fairseq import core
-from weighted_freezing_fairseq.core import twins
-
-CASES = Path(__file__).with_name("launched_cases.py")
+CASES = Path(__file__).with_name("triton_cases.py")
 
 
 def test_the_kernels_of_triton_are_welded_to_those_of_c_and_to_torch():
@@ -31,7 +27,7 @@ def compiled(kernel, capability, **constants):
     triton = pytest.importorskip("triton", reason="Triton is not installed")
     from triton.backends.compiler import GPUTarget
 
-    pointers = {"table": "*i64", "owner": "*i32", "bounds": "*i32", "operands": "*fp32", "numbers": "*fp32"}
+    pointers = {"table": "*i64", "owner": "*i32", "bounds": "*i32", "operands": "*fp32", "constants": "*fp32"}
     signature = {name: pointers.get(name, "constexpr") for name in kernel.arg_names}
     source = triton.compiler.ASTSource
     if "constexprs" in inspect.signature(source).parameters:
@@ -45,33 +41,15 @@ def compiled(kernel, capability, **constants):
 def test_gpus_compute_as_the_kernels_say(capability, monkeypatch, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    from weighted_freezing_fairseq.core import kernels_triton
+    from weighted_freezing_fairseq.core import triton_source
 
     for metric in range(3):
-        assert compiled(kernels_triton.ranges, capability, METRIC=metric, SHARED=metric == 1, BLOCK=1024)["cubin"]
-    codes = [compiled(kernels_triton.advance, capability, BLOCK=1024)]
-    for form, half in ((0, True), (1, False), (2, False), (3, False)):
-        ways = {"METRIC": min(form, 2), "SHARED": half, "FORM": form, "HALF": half, "BLOCK": 1024}
-        codes.append(compiled(kernels_triton.step, capability, **ways))
+        assert compiled(triton_source.ranges, capability, METRIC=metric, SHARED=metric == 1, BLOCK=1024)["cubin"]
+    codes = [compiled(triton_source.advance, capability, BLOCK=1024)]
+    for variant, half in ((0, True), (1, False), (2, False), (3, False)):
+        ways = {"METRIC": min(variant, 2), "SHARED": half, "VARIANT": variant, "HALF": half, "BLOCK": 1024}
+        codes.append(compiled(triton_source.guide, capability, **ways))
     assert all(code["cubin"] for code in codes)
     for code in codes[1:]:  # rounded once each, to the nearest, as on a CPU; Triton 3.0 has 0 for denormal numbers
-        assert all(re.search(rf"\b{name}\.rn(\.ftz)?\.f32", code["ptx"]) for name in ("div", "sqrt"))
-    assert not any(re.search(r"\bfma|div\.(full|approx)|sqrt\.approx", code["ptx"]) for code in codes)
-
-
-def test_without_triton_a_gpu_has_plain_torch(monkeypatch, caplog):
-    caplog.set_level("INFO")
-    monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("kernels_triton", "launched"):
-        monkeypatch.delitem(sys.modules, f"weighted_freezing_fairseq.core.{name}", raising=False)
-        monkeypatch.delattr(core, name, raising=False)
-    assert twins._launched.__wrapped__() is None
-    assert "plain torch, without Triton's kernels" in caplog.text
-
-
-def test_whoever_wants_plain_torch_gets_it(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setenv("WFF_NATIVE", "0")
-    monkeypatch.setattr(twins, "_launched", lambda: pytest.fail("asked for"))
-    assert twins.of([torch.zeros(3)]) is None
-    assert twins.of([]) is None
+        assert all(re.search(rf"\b{name}\.rn(\.ftz)?\.f32", code["ptx"]) for name in ("div",))
+    assert not any(re.search(r"\bfma|div\.(full|approx)", code["ptx"]) for code in codes)

@@ -1,0 +1,41 @@
+"""Which kernels guide an update: C on a CPU, Triton on a GPU, or none; then plain torch does it.
+
+Both modules of kernels have `guide_` and `advance_`. The torch path in `guided.py` gives the same masks and, within
+rounding, the same updates. Left out on purpose: what the kernels compute (`kernels_c.py`, `kernels_triton.py`).
+"""
+
+import logging
+import os
+from collections.abc import Iterable
+from functools import cache
+from types import ModuleType
+
+from torch import Tensor
+
+from . import kernels_c
+
+logger = logging.getLogger(__name__)
+
+
+def that_read(tensors: Iterable[Tensor]) -> ModuleType | None:
+    """The kernels that can read all of `tensors` on this machine, or None."""
+    tensors = list(tensors)
+    if not tensors or not kernels_c.allowed():
+        return None
+    if all(map(kernels_c.readable, tensors)) and kernels_c.load() is not None:
+        return kernels_c
+    device = tensors[0].device
+    triton = _triton() if device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1" else None
+    if triton is None or not all(triton.readable(t) and t.device == device for t in tensors):
+        return None
+    return triton if triton.works(device) else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    try:
+        from . import kernels_triton
+    except ImportError as error:  # torch for a GPU brings Triton along, on Linux
+        logger.info("guided optimizers run in plain torch, without Triton's kernels: %s", error)
+        return None
+    return kernels_triton
