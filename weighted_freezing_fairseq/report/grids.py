@@ -42,7 +42,7 @@ def as_markdown(grids: Iterable[Grid]) -> str:
 def as_latex(grids: Iterable[Grid]) -> str:
     """Tables with the rules of booktabs, as wide as the page at most.
 
-    Not tabulate's latex_booktabs, which escapes backticks, ± and | as text.
+    Not tabulate's latex_booktabs, which leaves backticks, ± and | as they are.
     """
     blocks = ["% \\usepackage{booktabs,graphicx}"]
     for grid in grids:
