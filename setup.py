@@ -47,7 +47,7 @@ setup(
     license="MIT",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["weighted_freezing_fairseq", "weighted_freezing_fairseq.*"]),
-    package_data={"weighted_freezing_fairseq": ["**/*.c", "**/*.css", "py.typed"]},
+    package_data={"weighted_freezing_fairseq": ["**/*.c", "**/*.css", "**/*.j2", "py.typed"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "torch>=2.4",
@@ -55,7 +55,9 @@ setup(
         'fairseq==0.12.2; python_version < "3.11"',
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
         "filelock>=3.12",
+        "jinja2>=3.1",
         "sacrebleu>=2.4",
+        "tabulate>=0.9",
         "tensorboard>=2.14",
         "tqdm>=4.60",
     ],

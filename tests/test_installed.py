@@ -27,8 +27,8 @@ def site(tmp_path_factory):
 def _copy(goal):
     """What a wheel is made from, so that building leaves nothing in the repository."""
     ours = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "*.py", "*.c",
-                           "*.css", "*.toml", "*.yaml", "*.in", "*/py.typed", "README.md"], cwd=ROOT, check=True,
-                          capture_output=True, text=True).stdout  # fmt: skip
+                           "*.css", "*.j2", "*.toml", "*.yaml", "*.in", "*/py.typed", "README.md"], cwd=ROOT,
+                          check=True, capture_output=True, text=True).stdout  # fmt: skip
     for name in ours.removesuffix("\0").split("\0"):
         if not name.startswith(("tests/", "benchmarks/")):
             (goal / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,11 @@ def test_the_wheel_holds_every_yaml(site):
 def test_the_wheel_holds_the_folder_for_user_dir(site):
     folder = Path(python(site, "-m", "weighted_freezing_fairseq", "user-dir").stdout.rstrip("\n"))
     assert site in folder.parents and (folder / "__init__.py").is_file()
+
+
+def test_the_wheel_holds_what_a_page_is_rendered_from(site):
+    report = site / "weighted_freezing_fairseq/report"
+    assert (report / "page.html.j2").is_file() and (report / "page.css").is_file()
 
 
 CALLS = """if True:

@@ -207,15 +207,15 @@ def test_the_same_call_is_done_already_and_another_is_refused(wff):
 
 KILLED_AFTER_THREE_BATCHES = """
 import os, signal, sys
-from weighted_freezing_fairseq.analysis import fisher
+from weighted_freezing_fairseq.analysis import fisher_sums
 from weighted_freezing_fairseq.__main__ import main
-fisher._SECONDS_BETWEEN_PARTS = fisher._SAVES_APART = -1.0
-save = fisher.Part.save
+fisher_sums._SECONDS_BETWEEN_SAVES = fisher_sums._SAVES_APART = -1.0
+save = fisher_sums.PartialSums.save
 def save_then_die(self, path):
     save(self, path)
     if self.done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-fisher.Part.save = save_then_die
+fisher_sums.PartialSums.save = save_then_die
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -261,20 +261,20 @@ def test_parts_of_other_settings_are_not_used(wff, other, caplog):
 
 
 def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
-    from weighted_freezing_fairseq.analysis import fisher as command
+    from weighted_freezing_fairseq.analysis import fisher_sums
 
     copy = tmp_path / "copy.pt"
     copy.write_bytes(trained.read_bytes())
-    start = command._measure_in_processes
+    start = fisher_sums._measure_in_processes
 
     def lose_the_checkpoint(*args):
         copy.unlink()
         start(*args)
 
-    monkeypatch.setattr(command, "_measure_in_processes", lose_the_checkpoint)
+    monkeypatch.setattr(fisher_sums, "_measure_in_processes", lose_the_checkpoint)
     begin = time.monotonic()
     said = wff("--samples", 10, "--processes", 2, checkpoint=copy, ok=False)
-    assert "failed, see above; the same call goes on" in said
+    assert "failed, see above; type the same call again" in said
     assert time.monotonic() - begin < 60
 
 

@@ -8,7 +8,7 @@ import tiny_sentences
 import torch
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.analysis import fisher as command
+from weighted_freezing_fairseq.analysis import fisher_sums
 from weighted_freezing_fairseq.core import scope, snapshot
 from weighted_freezing_fairseq.plugin.trained import Trained, TrainedOnSentences
 
@@ -71,7 +71,7 @@ def test_a_mask_holds_the_classifier_which_counts(wff):
         (["--mask-density", 0.001], "or type --always ''"),
         (["--mask-density", 0.2, "--always", "nothing"], "no parameter has a name with 'nothing' in it, such as"),
         (["--mask-density", 0.2, "--always", "("], "is not a regular expression"),
-        (["--always", "head"], "--always is of masks; type --mask-density 0.005 with it"),
+        (["--always", "head"], "--always applies to masks; type --mask-density 0.005 with it"),
     ],
 )
 def test_mistakes_say_what_to_type(wff, words, told):
@@ -157,8 +157,8 @@ def test_how_the_expectation_is_computed_does_not_matter(wff, words):
 def test_an_interrupted_expectation_goes_on_where_it_was(wff, monkeypatch):
     call = ["--estimator", "expected", "--samples", 30, "--max-tokens", 60]
     wff(*call, out="whole.pt")
-    monkeypatch.setattr(command, "_SECONDS_BETWEEN_PARTS", -1.0)
-    monkeypatch.setattr(command, "_SAVES_APART", -1.0)
+    monkeypatch.setattr(fisher_sums, "_SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr(fisher_sums, "_SAVES_APART", -1.0)
     counted, every_class = [], TrainedOnSentences.every_class
 
     def interrupted(self, ids):

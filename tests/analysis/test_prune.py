@@ -265,7 +265,10 @@ def test_nothing_is_overwritten(wff):
         (["--method", "lamp", "--fractions", "0.9:0:0.1"], "type --fractions 0:0.9:0.1"),
         (["--method", "lamp", "--fractions", "half"], "type --fractions 0:0.9:0.1"),
         (["--method", "lamp", "--fractions", "0,0.5"], "add --data BIN and --reference"),
-        (["--method", "lamp", "--fraction", 0.5, "--batches", 0], "--batches must be at least 1; type --batches 1"),
+        (
+            ["--method", "lamp", "--fraction", 0.5, "--batches", 0],
+            "--batches must be at least 1, got 0; type",
+        ),
         (["--method", "lamp", "--fraction", 0.5, "--max-tokens", 0], "--max-tokens must be at least 1"),
         (["--method", "lamp", "--fraction", 0.5, "--jobs", 0], "--jobs must be at least 1"),
         (["--method", "fisher", "--fraction", 0.5, "--split", "dev"], "type --split test or train or valid"),
@@ -452,7 +455,7 @@ def test_a_curve_is_a_table_and_a_picture_and_goes_on_where_it_was(curve, fairse
     [("0:0.9:0.3", [0, 0.3, 0.6, 0.9]), ("0.5", [0.5]), ("0.5,0,0.25", [0, 0.25, 0.5]), ("0:0.5:0.2", [0, 0.2, 0.4])],
 )
 def test_fractions_include_where_they_stop(text, wanted):
-    from weighted_freezing_fairseq.analysis.prune import _fractions
+    from weighted_freezing_fairseq.cli.prune import _fractions
 
     assert _fractions(text) == wanted
     assert len(_fractions("0:0.9:0.1")) == 10 and math.isclose(_fractions("0:0.9:0.1")[-1], 0.9)
@@ -465,7 +468,7 @@ def test_checkpoints_are_told_apart_by_their_paths_or_by_names():
     assert list(labels(paths[:1], None)) == ["best"]
     assert list(labels([paths[0], Path("b/last.pt")], None)) == ["best", "last"]
     assert list(labels(paths, None)) == ["a/best", "b/best"]
-    assert labels(paths, "small,large") == {"small": paths[0], "large": paths[1]}
-    for names in ("one", "same,same", "a/b,a-b"):
+    assert labels(paths, ["small", "large"]) == {"small": paths[0], "large": paths[1]}
+    for names in (["one"], ["same", "same"], ["a/b", "a-b"]):
         with pytest.raises(UserError, match="type --names with one for each: A,B"):
             labels(paths, names)

@@ -271,8 +271,8 @@ def test_the_picture_shows_table_and_samples(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--batches", 0], "--batches must be at least 1; type --batches 1"),
-        (["--max-tokens", 0], "--max-tokens must be at least 1; type --max-tokens 1"),
+        (["--batches", 0], "--batches must be at least 1, got 0; type --batches 1"),
+        (["--max-tokens", 0], "--max-tokens must be at least 1, got 0; type --max-tokens 1"),
         (["--names", "a,b"], "1 checkpoints need as many different names; type --names with one for each: A,B"),
         (["--split", "dev"], "type --split test or train or valid"),
     ],

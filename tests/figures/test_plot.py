@@ -128,8 +128,11 @@ def test_an_input_without_anything_is_named_beside_others(wff, logs, tmp_path):
         ),
         (["curves", "a", "b.log", "--names", "one"], "2 inputs need as many different names; type --names with one"),
         (["alpha", "--alpha", "5", "--p", "10"], "the schedule needs q > p > 0 and no alpha below 0; type --alpha 5"),
-        (["alpha", "--alpha", "5", "--updates", "0"], "--updates must be at least 1; type --updates 1000"),
-        (["cost", "a", "--updates-per-epoch", "0"], "--updates-per-epoch must be at least 1; type --updates-per"),
+        (["alpha", "--alpha", "5", "--updates", "0"], "--updates must be at least 1, got 0; type --updates 1"),
+        (
+            ["cost", "a", "--updates-per-epoch", "0"],
+            "--updates-per-epoch must be at least 1, got 0; type",
+        ),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
@@ -142,7 +145,7 @@ def test_what_else_may_be_wrong_with_the_call(wff, logs):
     assert "there is no format 'gif'; type --format with some of png,pdf,svg" in wff(
         "curves", logs[0], endings="gif", ok=False
     )
-    assert wff("curves", logs[0], out=None, ok=False) == "wff plot: where to? add --out DIR"
+    assert wff("curves", logs[0], out=None, ok=False) == "wff plot: the folder to write is missing; add --out DIR"
     assert "is a file, and a figure needs a folder; give another --out" in wff("curves", logs[0], out="b.log", ok=False)
     table = logs[1].with_name("curves.csv")
     table.write_text("run,split,update,loss,nll_loss,bleu\na,valid,1O0,8,7,\n")

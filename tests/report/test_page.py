@@ -1,5 +1,6 @@
 """`wff report --html`: what the page says of real run folders, that it is safe and whole, and how a browser sees it."""
 
+import argparse
 import base64
 import html
 import json
@@ -14,11 +15,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from scored_runs import a_run
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.report.account import Account, accounts, in_columns
-from weighted_freezing_fairseq.report.markup import element, with_code
+from weighted_freezing_fairseq.report.page import with_code
 
 EVIL = "</td><script>document.title = 'run'</script>"
 NAMES = ["standard-1", "standard-2", f"{EVIL}-1", "<img src=x>-2", "mine"]
@@ -274,12 +276,9 @@ def test_the_same_runs_give_the_same_bytes(page, root):
     assert page.read_bytes() == before
 
 
-def test_text_is_escaped_and_markup_is_not():
-    made = element("p", "a < b & ", element("em", '"c"'), class_="x y", title='"<')
-    assert made == '<p class="x y" title="&quot;&lt;">a &lt; b &amp; <em>&quot;c&quot;</em></p>'
-    assert element("img", alt="a") == '<img alt="a">'
+def test_what_stands_in_backticks_is_code_and_everything_is_escaped():
     assert with_code("type `a<b` or `c`") == "type <code>a&lt;b</code> or <code>c</code>"
-    assert with_code("one ` alone") == "one ` alone"
+    assert with_code('one ` alone < & "') == "one ` alone &lt; &amp; &#34;"
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -294,7 +293,10 @@ def test_text_is_escaped_and_markup_is_not():
             ["mine/some.log", "--out", "empty"],
             "{0}/empty is a folder, and a page is a file; type --out {0}/empty/report",
         ),
-        (["mine/some.log", "--out", "other.html"], "{}/other.html is there and is no page of wff report; type another"),
+        (
+            ["mine/some.log", "--out", "other.html"],
+            "{}/other.html exists and is not a page of wff report; type",
+        ),
         (["cost"], "there is no run to report on; type the folder or the log of one, too"),
         (["mine", "mine/some.log", "--names", "a"], "runs need as many different names; type --names"),
     ],
@@ -336,6 +338,24 @@ def test_settings_are_found_wherever_they_are(tmp_path):
     found = Account(tmp_path / "torn")
     assert not found.complete
     assert found.settings == {"common.seed": "4", "model": "lstm", "model.encoder.layers": "2"}
+
+
+def test_a_folder_tells_its_settings_by_checkpoint_or_run_yaml_and_only_else_by_its_log(tmp_path):
+    a_log(tmp_path / "run/train.log", HYDRA, 1, ADAM, MODEL)
+    run, last = tmp_path / "run", tmp_path / "run/checkpoints/checkpoint_last.pt"
+    assert Account(run).complete and Account(run).settings["common.seed"] == "1"
+    (run / "run.yaml").write_text("common: {seed: 2}\n")
+    assert not Account(run).complete and Account(run).settings == {"common.seed": "2"}
+    last.parent.mkdir()
+    model = argparse.Namespace(_name="transformer", seed=9, dropout=0.1)  # of an architecture without a dataclass
+    cfg = {"common": {"_name": None, "seed": 3}, "model": model, "checkpoint": {"save_dir": str(last.parent)}}
+    torch.save({"cfg": cfg, "model": {"w": torch.ones(2)}}, last)
+    assert Account(run).complete and Account(run).settings == {
+        "common.seed": "3", "model": "transformer", "model.dropout": "0.1", "checkpoint.save_dir": "RUN/checkpoints"
+    }  # fmt: skip
+    assert Account(run / "train.log").settings["common.seed"] == "1"
+    last.write_bytes(last.read_bytes()[:300])  # cut off
+    assert Account(run).settings == {"common.seed": "2"}
 
 
 # In a browser -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from weighted_freezing_fairseq.data import DATASETS, SENTENCES
 from weighted_freezing_fairseq.report.tables import sheet_of_paper, write
 from weighted_freezing_fairseq.scoring import significance
 from weighted_freezing_fairseq.scoring.published import AVERAGE, BASELINE, TABLES
-from weighted_freezing_fairseq.scoring.results import Result, Scored, Setting, cost
+from weighted_freezing_fairseq.scoring.results import Result
+from weighted_freezing_fairseq.scoring.scored_runs import ScoredRun, Setting, cost
 from weighted_freezing_fairseq.workspace.configs import CONFIGS, methods_in
 
 
@@ -424,7 +425,7 @@ def result(method, pair, scores, choice="best"):
     """A result without files."""
     setting = Setting("iwslt14", "clean", "configs/iwslt14", pair, "test", choice, "beam 5", 30, "hash", "bleu", "chrf")
     runs = [
-        Scored(None, setting, method, "yaml", (), seed, "abc", bleu, 50.0, None, None, None, None, "")
+        ScoredRun(None, setting, method, "yaml", (), seed, "abc", bleu, 50.0, None, None, None, None, "")
         for seed, bleu in scores.items()
     ]
     return Result(setting, method, "yaml", (), tuple(runs))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import drawing
-from .drawing import Options, Row, draw_bars, draw_line, number
+from .drawing import CsvRow, Options, draw_bars, draw_line, number
 from .models import STANDARD
 
 COST = ("table", "size", "parameters", "method", "per", "seconds", "seconds_low", "seconds_high", "more_memory")
@@ -20,11 +20,11 @@ FLOPS = ("table", "method", "size", "parameters", "flops", "more_flops")
 
 def _table(path: Path) -> list[dict[str, str]]:
     """bench.csv, or the one in a folder; nothing where there is none."""
-    found = path / "bench.csv" if path.is_dir() else path
-    return drawing.read_csv(found) if found.is_file() and found.suffix == ".csv" else []
+    table = path / "bench.csv" if path.is_dir() else path
+    return drawing.read_csv(table) if table.is_file() and table.suffix == ".csv" else []
 
 
-def _standards(rows: Sequence[Row]) -> dict[str, Row]:
+def _standards(rows: Sequence[CsvRow]) -> dict[str, CsvRow]:
     """Standard training at each size."""
     return {row["size"]: row for row in rows if row["method"] == STANDARD}
 
@@ -34,12 +34,12 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
 
     Ratios of updates side by side leave out what a shared machine does to all of them. Memory was measured once.
     """
-    given = _table(path)
-    if not given or not {*OF_BENCH} <= given[0].keys():
+    measured = _table(path)
+    if not measured or not {*OF_BENCH} <= measured[0].keys():
         return []
-    standard = _standards(given)
+    standard = _standards(measured)
     rows = []
-    for row in given:
+    for row in measured:
         if row["size"] not in standard:
             continue
         unit = number(standard[row["size"]]["update_seconds"]) * (options.updates_per_epoch or 1)
@@ -60,7 +60,7 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_cost(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_cost(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Two panels a size: seconds, and memory beyond standard training's; a bar a method."""
     sizes = drawing.lines_of(rows, ("size", "table"))
     most = max(map(len, sizes.values()))
@@ -69,74 +69,74 @@ def draw_cost(rows: Sequence[Row], picture: Path, options: Options) -> None:
     with drawing.panels(
         picture, 2 * len(sizes), height, width=width, columns=2, share_x=False, share_y="row"
     ) as axes:  # fmt: skip
-        for place, (size, mine) in enumerate(sizes.items()):
+        for place, (size, of_size) in enumerate(sizes.items()):
             time, memory = axes[2 * place : 2 * place + 2]
             names = ("seconds", "seconds_low", "seconds_high")
-            draw_bars(time, [(row["method"], *(number(row[name]) for name in names)) for row in mine], STANDARD)
-            shares = [(row["method"], 100 * number(row["more_memory"])) for row in mine]
+            draw_bars(time, [(row["method"], *(number(row[name]) for name in names)) for row in of_size], STANDARD)
+            shares = [(row["method"], 100 * number(row["more_memory"])) for row in of_size]
             draw_bars(memory, [(name, share, share, share) for name, share in shares], STANDARD)
-            time.set_title(f"{size}: {number(mine[0]['parameters']) / 1e6:.3g} M parameters", loc="left")
-            time.set_xlabel(f"seconds\nper {mine[0]['per']}")
+            time.set_title(f"{size}: {number(of_size[0]['parameters']) / 1e6:.3g} M parameters", loc="left")
+            time.set_xlabel(f"seconds\nper {of_size[0]['per']}")
             memory.set_xlabel("additional\nmemory (%)")
 
 
 def read_flops(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """Operations of an update, and those beyond standard training's at the same size."""
-    given = _table(path)
-    if not given or not {"method", "size", "parameters", "flops"} <= given[0].keys():
+    measured = _table(path)
+    if not measured or not {"method", "size", "parameters", "flops"} <= measured[0].keys():
         return []
-    standard = _standards(given)
+    standard = _standards(measured)
     return [
         {"table": label, **{name: row[name] for name in FLOPS[1:-1]}}
         | {"more_flops": f"{number(row['flops']) - number(standard[row['size']]['flops']):.6g}"}
-        for row in given
+        for row in measured
         if row["size"] in standard
     ]
 
 
-def draw_flops(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_flops(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Operations beyond standard training's over the size of the model, both in powers of ten; a line a method.
 
     A method that needs none has no place on such an axis.
     """
     more = [row for row in rows if number(row["more_flops"]) > 0]
     with drawing.paper(picture, 1, options) as (axis,):
-        for index, (name, mine) in enumerate(drawing.lines_of(more, ("method", "table")).items()):
-            draw_line(axis, index, name, sorted(drawing.points(mine, "parameters", "more_flops")), markevery=1)
+        for index, (name, line) in enumerate(drawing.lines_of(more, ("method", "table")).items()):
+            draw_line(axis, index, name, sorted(drawing.points(line, "parameters", "more_flops")), markevery=1)
         axis.set(xlabel="parameters", ylabel="additional operations\nper update", xscale="log", yscale="log")
 
 
 def read_growth(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """Ratios to standard training with each value of what was varied; where nothing was, with the size of the model."""
-    given = _table(path)
-    if not given or not {*OF_BENCH, "varied", "value"} <= given[0].keys():
+    measured = _table(path)
+    if not measured or not {*OF_BENCH, "varied", "value"} <= measured[0].keys():
         return []
     rows = []
-    for row in given:
-        kept = {name: row[name] for name in GROWTH[4:]}
+    for row in measured:
+        ratios = {name: row[name] for name in GROWTH[4:]}
         if row["varied"]:
             place = {"size": row["size"].split(",")[0], "varied": row["varied"], "value": row["value"]}
         else:
             place = {"size": "", "varied": "parameters", "value": row["parameters"]}
-        rows.append({"table": label, **place, **kept})
+        rows.append({"table": label, **place, **ratios})
     return rows
 
 
-def draw_growth(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_growth(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Time of an update with quartiles, and peak memory, over what was varied; a line a method."""
     kinds = list(dict.fromkeys(row["varied"] for row in rows))
-    named = drawing.lines_of(rows, ("method", "size", "table"))
+    methods = drawing.lines_of(rows, ("method", "size", "table"))
     with drawing.paper(picture, 2 * len(kinds), options) as axes:
         for place, kind in enumerate(kinds):
             time, memory = axes[2 * place : 2 * place + 2]
-            for index, (name, line) in enumerate(named.items()):
-                mine = sorted((row for row in line if row["varied"] == kind), key=lambda row: number(row["value"]))
-                if not mine:
+            for index, (name, of_method) in enumerate(methods.items()):
+                line = sorted((row for row in of_method if row["varied"] == kind), key=lambda row: number(row["value"]))
+                if not line:
                     continue
-                spans = [tuple(number(row[f"time_{end}"]) for end in ("low", "ratio", "high")) for row in mine]
-                places = [number(row["value"]) for row in mine]
+                spans = [tuple(number(row[f"time_{end}"]) for end in ("low", "ratio", "high")) for row in line]
+                places = [number(row["value"]) for row in line]
                 drawing.draw_spans(time, index, name, places, spans)
-                draw_line(memory, index, name, drawing.points(mine, "value", "memory_ratio"), markevery=1)
+                draw_line(memory, index, name, drawing.points(line, "value", "memory_ratio"), markevery=1)
             values = sorted({number(row["value"]) for row in rows if row["varied"] == kind})
             for axis, what in ((time, "update time"), (memory, "peak memory")):
                 axis.set(xlabel=kind, ylabel=f"{what}\n(standard = 1)")

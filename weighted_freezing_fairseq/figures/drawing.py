@@ -50,7 +50,7 @@ _STYLE: Any = {
 }
 _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None, "ModDate": None}}
 
-Row = Mapping[str, Any]
+CsvRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,16 @@ def read_csv(path: Path, torn: bool = False) -> list[Content]:
     return whole
 
 
-def lines_of(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, list[Row]]:
+def lines_of(rows: Sequence[CsvRow], columns: Sequence[str]) -> dict[str, list[CsvRow]]:
     """The rows of each line of a picture, by its name: what they have in those of `columns` that tell lines apart."""
     differ = [name for name in columns if len({row[name] for row in rows}) > 1] or columns[:1]
-    found: dict[str, list[Row]] = {}
+    lines: dict[str, list[CsvRow]] = {}
     for row in rows:
-        found.setdefault(", ".join(str(row[name]) for name in differ if row[name] != ""), []).append(row)
-    return found
+        lines.setdefault(", ".join(str(row[name]) for name in differ if row[name] != ""), []).append(row)
+    return lines
 
 
-def points(rows: Iterable[Row], x: str, y: str) -> list[tuple[float, float]]:
+def points(rows: Iterable[CsvRow], x: str, y: str) -> list[tuple[float, float]]:
     """Two columns as the points of a line."""
     return [(number(row[x]), number(row[y])) for row in rows]
 
@@ -199,10 +199,10 @@ def draw_key(axis: Any, label: str, **look: Any) -> None:
     axis.plot((), (), label=label, color=_GREY, markersize=3, **look)
 
 
-def draw_means(axis: Any, index: int, label: str, found: Iterable[tuple[float, float]]) -> None:
+def draw_means(axis: Any, index: int, label: str, points: Iterable[tuple[float, float]]) -> None:
     """A line through the mean at each place, with the standard deviation where there are several values."""
     at: dict[float, list[float]] = {}
-    for place, value in found:
+    for place, value in points:
         at.setdefault(place, []).append(value)
     places = sorted(at)
     middles = [statistics.mean(at[place]) for place in places]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import drawing
-from .drawing import Options, Row, draw_line, draw_means, number
+from .drawing import CsvRow, Options, draw_line, draw_means, number
 from .training import PAPER
 from .training_logs import Traces
 
@@ -28,9 +28,9 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
     settings = traces.settings()
     criterion = settings.get("criterion", {})
     if criterion.get("_name") == "intra_distillation":
-        own = {"divergence": "x", **PAPER, **criterion}
-        series = f"{own['divergence']}, alpha {number(own['alpha']):g} {own['alpha_schedule']}"
-        passes = drawing.whole_number(own.get("num_passes", 3))
+        chosen = {"divergence": "x", **PAPER, **criterion}
+        series = f"{chosen['divergence']}, alpha {number(chosen['alpha']):g} {chosen['alpha_schedule']}"
+        passes = drawing.whole_number(chosen.get("num_passes", 3))
     elif criterion.get("_name") == "label_smoothed_cross_entropy" and "base_optimizer" not in settings["optimizer"]:
         series, passes = STANDARD, 1
     else:
@@ -50,21 +50,21 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
     ]
 
 
-def draw_passes(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_passes(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A panel for each setting, whose scores are never compared with another's; a line a series, over K."""
     settings = drawing.lines_of(rows, ("setting", "model", "scoring"))
     series = [name for name in dict.fromkeys(row["series"] for row in rows) if name != STANDARD]
-    titles = [mine[0]["setting"] for mine in settings.values()]
+    titles = [of_setting[0]["setting"] for of_setting in settings.values()]
     if len(set(titles)) < len(titles):  # what tells them apart is more than a reader asks for
         titles = list(settings)
     furthest = max(drawing.whole_number(row["passes"]) for row in rows)
     with drawing.paper(picture, len(settings), options) as axes:
-        for axis, title, mine in zip(axes, titles, settings.values(), strict=True):
-            if plain := [number(row["bleu"]) for row in mine if row["series"] == STANDARD]:
-                drawing.draw_level(axis, 0, "standard (K = 1)", (1, furthest), plain)
+        for axis, title, of_setting in zip(axes, titles, settings.values(), strict=True):
+            if standard := [number(row["bleu"]) for row in of_setting if row["series"] == STANDARD]:
+                drawing.draw_level(axis, 0, "standard (K = 1)", (1, furthest), standard)
             for index, name in enumerate(series, 1):
-                if found := [row for row in mine if row["series"] == name]:
-                    draw_means(axis, index, name, drawing.points(found, "passes", "bleu"))
+                if of_series := [row for row in of_setting if row["series"] == name]:
+                    draw_means(axis, index, name, drawing.points(of_series, "passes", "bleu"))
             axis.set(xlabel="passes K", ylabel="BLEU", xticks=range(1, furthest + 1))
             if len(settings) > 1:
                 axis.set_title(drawing.wrapped(title))
@@ -78,13 +78,13 @@ _PARENT, _NOTHING = "parent", "none"  # rows of `wff prune-iterative`: where all
 
 def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """The points of one table; `change`: of BLEU since nothing was pruned, where the table has that."""
-    found = next((path / name for name in ("curve.csv", "table.csv") if (path / name).is_file()), path)
-    given = drawing.read_csv(found) if found.is_file() and found.suffix == ".csv" else []
-    columns = set(given[0]) if given else set()
+    table = next((path / name for name in ("curve.csv", "table.csv") if (path / name).is_file()), path)
+    points = drawing.read_csv(table) if table.is_file() and table.suffix == ".csv" else []
+    columns = set(points[0]) if points else set()
     if {"checkpoint", "method", "remaining"} <= columns:
-        rows = [_row(label, row["checkpoint"], row["method"], "", 1 - number(row["remaining"]), row) for row in given]
+        rows = [_row(label, row["checkpoint"], row["method"], "", 1 - number(row["remaining"]), row) for row in points]
     elif {"prune", "alignreg", "sparsity"} <= columns:
-        rows = _iterative(label, given)
+        rows = _iterative(label, points)
     else:
         return []
     start = {(row["model"], row["method"], row["seed"]): number(row["bleu"]) for row in rows if not row["pruned"]}
@@ -94,7 +94,7 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
     return rows
 
 
-def _row(label: str, model: str, method: str, seed: str, pruned: float, row: Row) -> dict[str, Any]:
+def _row(label: str, model: str, method: str, seed: str, pruned: float, row: CsvRow) -> dict[str, Any]:
     return {
         "table": label,
         "model": model,
@@ -108,12 +108,12 @@ def _row(label: str, model: str, method: str, seed: str, pruned: float, row: Row
     }
 
 
-def _iterative(label: str, given: Sequence[Row]) -> list[dict[str, Any]]:
+def _iterative(label: str, runs: Sequence[CsvRow]) -> list[dict[str, Any]]:
     """Runs that were pruned while they trained on: the line of each begins at what was tuned for as long, unpruned."""
-    starts = {row["seed"]: row for row in given if row["prune"] == _PARENT}
-    starts |= {row["seed"]: row for row in given if row["prune"] == _NOTHING}
+    starts = {row["seed"]: row for row in runs if row["prune"] == _PARENT}
+    starts |= {row["seed"]: row for row in runs if row["prune"] == _NOTHING}
     rows = []
-    for row in given:
+    for row in runs:
         if row["prune"] in (_PARENT, _NOTHING):
             continue
         cell = label, f"alignreg {row['alignreg']}", row["prune"], row["seed"]
@@ -123,7 +123,7 @@ def _iterative(label: str, given: Sequence[Row]) -> list[dict[str, Any]]:
     return rows
 
 
-def draw_pruning(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_pruning(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """BLEU over the share of the weights that is pruned, and its change; a line a model and method.
 
     Where these are too many to tell apart, a panel a model, in which methods keep their looks.
@@ -140,10 +140,10 @@ def draw_pruning(rows: Sequence[Row], picture: Path, options: Options) -> None:
     panels = [(model, column, what) for model in models for column, what in shown]
     with drawing.paper(picture, len(panels), options) as axes:
         for axis, (model, column, what) in zip(axes, panels, strict=True):
-            for index, (name, mine) in enumerate(lines.items()):
-                found = [row for row in mine if model in ("", row["model"]) and row[column] != ""]
-                if found:
-                    draw_means(axis, index, name, ((100 * x, y) for x, y in drawing.points(found, "pruned", column)))
+            for index, (name, line) in enumerate(lines.items()):
+                drawn = [row for row in line if model in ("", row["model"]) and row[column] != ""]
+                if drawn:
+                    draw_means(axis, index, name, ((100 * x, y) for x, y in drawing.points(drawn, "pruned", column)))
             axis.set(xlabel="pruned weights (%)", ylabel=what, title=model)
 
 
@@ -175,17 +175,17 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
         name, tensor = names[0], tensors[names[0]]
         owners = (nn.Embedding,) if "embed" in name else ()
         entry = Entry(name, tuple(names), owners, tensor.shape)
-        own = sums.setdefault((layer(entry) or "", module_type(entry)), [0, 0, 0.0])
-        own[0] += tensor.numel()
-        own[1] += tensor.numel() - int(tensor.count_nonzero())
-        own[2] += float(linalg.vector_norm(tensor.float()).double() ** 2)
+        totals = sums.setdefault((layer(entry) or "", module_type(entry)), [0, 0, 0.0])
+        totals[0] += tensor.numel()
+        totals[1] += tensor.numel() - int(tensor.count_nonzero())
+        totals[2] += float(linalg.vector_norm(tensor.float()).double() ** 2)
     return [
         {"run": label, "layer": place, "type": kind, "parameters": count, "zeros": zeros, "norm": math.sqrt(squares)}
         for (place, kind), (count, zeros, squares) in sums.items()
     ]
 
 
-def draw_norms(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_norms(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A panel a checkpoint and side: the norms of its matrices, a line a type, over the layers."""
     matrices = [row for row in rows if row["layer"] and _MATRIX.match(row["type"])]
     if not matrices:
@@ -200,8 +200,8 @@ def draw_norms(rows: Sequence[Row], picture: Path, options: Options) -> None:
     several = len({run for run, _ in panels}) > 1
     with drawing.paper(picture, len(panels), options, share_y="all") as axes:
         for axis, ((run, side), lines) in zip(axes, panels.items(), strict=True):
-            for kind, found in lines.items():
-                draw_line(axis, kinds.index(kind), kind, sorted(found), markevery=1)
+            for kind, norms in lines.items():
+                draw_line(axis, kinds.index(kind), kind, sorted(norms), markevery=1)
             axis.set(xlabel="layer", ylabel="norm / \u221aparameters" if options.per_parameter else "norm of weights")
             axis.set_title(drawing.wrapped(f"{run}, {side}" if several else side))
             axis.xaxis.get_major_locator().set_params(integer=True)

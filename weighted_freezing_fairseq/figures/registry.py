@@ -3,7 +3,7 @@
     rows = collect("curves", {"standard": Path("runs/standard-1"), "sage": Path("runs/sage-1")})
     draw("curves", rows, Path("curves.svg"))
 
-Left out on purpose: what a picture looks like (`drawing.py`), and the words of the command (`plot.py`).
+Left out on purpose: what a picture looks like (`drawing.py`); and violins of sensitivities, which `analysis/` draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from ..files import write_atomically
 from ..workspace.progress import say
 from ..workspace.tables import as_csv
 from . import costs, drawing, models, training
-from .drawing import Options, Row
+from .drawing import CsvRow, Options
 from .training_logs import refuse_missing
 
 
@@ -31,7 +31,7 @@ class Figure:
     remedy: str  # why an input may have nothing for it, and what to type
     columns: Sequence[str]  # of its CSV
     read: Callable[[str, Path, Options], list[dict[str, Any]]]  # the rows of one input, none where it has nothing
-    paint: Callable[[Sequence[Row], Path, Options], None]
+    paint: Callable[[Sequence[CsvRow], Path, Options], None]
     alone: Callable[[Options], list[dict[str, Any]]] = lambda options: []  # rows that need no input
 
 
@@ -169,7 +169,7 @@ def is_table_of(name: str, path: Path) -> bool:
         return set(FIGURES[name].columns) <= set(file.readline().rstrip("\r\n").split(","))
 
 
-def draw(name: str, rows: Sequence[Row], path: Path, options: Options = Options()) -> None:  # noqa: B008
+def draw(name: str, rows: Sequence[CsvRow], path: Path, options: Options = Options()) -> None:  # noqa: B008
     """One picture of the rows of a figure's CSV; the ending of `path` decides: .png, .pdf, .svg."""
     FIGURES[name].paint(rows, path, options)
 
@@ -178,12 +178,14 @@ def make(
     name: str, inputs: Mapping[str, Path], folder: Path, formats: Sequence[str], options: Options = Options()  # noqa: B008
 ) -> list[Path]:  # fmt: skip
     """NAME.csv in `folder`, then pictures drawn from it alone, where matplotlib is; the files that were written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a figure needs a folder; give another --out")
     rows: list[dict[str, Any]] = []
     for label, path in inputs.items():
-        found = rows_of(name, label, path, options)
-        if not found:
+        of_input = rows_of(name, label, path, options)
+        if not of_input:
             say(f"{label}: {FIGURES[name].remedy}")
-        rows += found
+        rows += of_input
     rows += FIGURES[name].alone(options)
     if not rows:
         raise UserError(f"nothing to draw: {FIGURES[name].remedy}")

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.schedules import adaptive_alpha
 from ..errors import UserError
 from . import drawing
-from .drawing import Options, Row, Schedule, draw_key, draw_line, points
+from .drawing import CsvRow, Options, Schedule, draw_key, draw_line, points
 from .training_logs import Traces, read_log
 
 # Learning curves ----------------------------------------------------------------------------------------------------
@@ -35,7 +35,7 @@ def read_curves(label: str, path: Path, options: Options) -> list[dict[str, Any]
     ]
 
 
-def draw_curves(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_curves(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A panel for each measure that any run has, or for those that are asked for; a line a run."""
     there = {
         name: [row for row in rows if row["split"] == split and row[column] != ""]
@@ -76,23 +76,23 @@ def read_importance(label: str, path: Path, options: Options) -> list[dict[str, 
     return [{"run": label, **{name: last[key][name] for name in IMPORTANCE[1:]}} for key in sorted(last)]
 
 
-def draw_importance(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_importance(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """The mean of the top 20 % and of the rest; the balance; what is frozen, where a method freezes."""
     lines = drawing.lines_of(rows, ("run", "group"))
     shown = [("std", "standard deviation\n(nats/token)")]
     if any(row["frozen"] != "" for row in rows):
         shown.append(("frozen", "frozen (%)"))
     with drawing.paper(picture, 1 + len(shown), options) as (means, *others):
-        for index, (name, mine) in enumerate(lines.items()):
-            draw_line(means, index, name, points(mine, "update", "mean_top20"))
-            draw_line(means, index, name, points(mine, "update", "mean_bottom80"), markerfacecolor="white")
+        for index, (name, line) in enumerate(lines.items()):
+            draw_line(means, index, name, points(line, "update", "mean_top20"))
+            draw_line(means, index, name, points(line, "update", "mean_bottom80"), markerfacecolor="white")
         draw_key(means, "top 20 %", linestyle="-", marker="o")
         draw_key(means, "the rest", linestyle="-", marker="o", markerfacecolor="white")
         means.set(ylabel="mean sensitivity\n(nats/token)", yscale="log")
         for axis, (column, what) in zip(others, shown, strict=True):
-            for index, (name, mine) in enumerate(lines.items()):
+            for index, (name, line) in enumerate(lines.items()):
                 scale = 100 if column == "frozen" else 1
-                draw_line(axis, index, name, ((x, scale * y) for x, y in points(mine, "update", column)))
+                draw_line(axis, index, name, ((x, scale * y) for x, y in points(line, "update", column)))
             axis.set(ylabel=what, xlabel="updates")
         drawing.from_zero(others)
 
@@ -112,9 +112,11 @@ def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     rows = []
     if settings.get("criterion", {}).get("_name") == "intra_distillation":
         rows += _of_schedule(label, *_schedule(settings))
-    told = [row for row in (read_log(traces.log) if traces.log else ()) if row["split"] == "train" and "alpha" in row]
+    intervals = [
+        row for row in (read_log(traces.log) if traces.log else ()) if row["split"] == "train" and "alpha" in row
+    ]
     before = 0
-    for row in told:
+    for row in intervals:
         rows.append({"run": label, "source": LOG, "update": (before + row["update"]) / 2, "alpha": row["alpha"]})
         before = row["update"]
     return rows
@@ -122,12 +124,12 @@ def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]
 
 def _schedule(settings: Mapping[str, Any]) -> tuple[Schedule, bool]:
     """The schedule that a run.yaml asks for, and whether it is adaptive."""
-    own = {**PAPER, **{name: value for name, value in settings["criterion"].items() if name in PAPER}}
+    strength = {**PAPER, **{name: value for name, value in settings["criterion"].items() if name in PAPER}}
     updates = drawing.whole_number(settings.get("optimization", {}).get("max_update", 0))
-    schedule = Schedule(*(drawing.number(own[name]) for name in ("alpha", "alpha_p", "alpha_q")), updates)
+    schedule = Schedule(*(drawing.number(strength[name]) for name in ("alpha", "alpha_p", "alpha_q")), updates)
     if not schedule.q > schedule.p > 0:
-        raise UserError(f"a schedule needs alpha_q > alpha_p > 0, and not {own}; mend the settings of that run")
-    return schedule, own["alpha_schedule"] == "adaptive"
+        raise UserError(f"a schedule needs alpha_q > alpha_p > 0, and not {strength}; mend the settings of that run")
+    return schedule, strength["alpha_schedule"] == "adaptive"
 
 
 def schedules(options: Options) -> list[dict[str, Any]]:
@@ -155,13 +157,13 @@ def _of_schedule(label: str, schedule: Schedule, adaptive: bool) -> list[dict[st
     ]
 
 
-def draw_alpha(rows: Sequence[Row], picture: Path, options: Options) -> None:
+def draw_alpha(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """A line by the settings of each run, and points by its log."""
     runs = drawing.lines_of(rows, ("run",))
     with drawing.paper(picture, 1, options) as (axis,):
-        for index, (run, mine) in enumerate(runs.items()):
+        for index, (run, of_run) in enumerate(runs.items()):
             by = {
-                source: points((row for row in mine if row["source"] == source), "update", "alpha")
+                source: points((row for row in of_run if row["source"] == source), "update", "alpha")
                 for source in (SETTINGS, LOG)
             }
             if by[SETTINGS]:

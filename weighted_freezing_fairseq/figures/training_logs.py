@@ -19,7 +19,7 @@ _KINDS = {"train_inner": "", "train": "train_", "valid": "valid_"}
 
 
 @dataclass(frozen=True)
-class Scored:
+class PlottedScore:
     """The BLEU of one test set; only those of one setting, scored in one way, compare."""
 
     setting: str
@@ -36,8 +36,8 @@ class Traces:
     @property
     def folder(self) -> Path:
         """That of the run; of a log, the one that it lies in."""
-        own = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
-        return own.parent if own.name == "checkpoints" else own
+        folder = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
+        return folder.parent if folder.name == "checkpoints" else folder
 
     @property
     def log(self) -> Path | None:
@@ -60,27 +60,29 @@ class Traces:
 
         remedy = "make it again, or move it away"
         try:
-            found: Any = OmegaConf.to_container(OmegaConf.load(path))
+            content: Any = OmegaConf.to_container(OmegaConf.load(path))
             expect_known(
-                found or {}, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict)
+                content or {}, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict)
             )
         except Exception as error:  # of YAML, of OmegaConf, of UTF-8
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} is not whole YAML of settings ({reason}); {remedy}") from None
-        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (found or {}).items()}
+        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (content or {}).items()}
         return Content(sections, path, remedy)
 
-    def scores(self) -> list[Scored]:
+    def scores(self) -> list[PlottedScore]:
         """What was scored of it: the first choice of checkpoint on each test set."""
         if not (self.folder / PROVENANCE).is_file():
             return []
-        from ..scoring.results import collect
+        from ..scoring.scored_runs import collect
 
         return [
-            Scored(own.name, f"{', '.join(own.scoring)}, {own.sentences} of {own.reference[:8]}", found.score)
-            for found in collect([self.folder], None, None)[0]
-            for own in [found.setting]
-            if own.translated  # figures have no axis for other measures
+            PlottedScore(
+                setting.name, f"{', '.join(setting.scoring)}, {setting.sentences} of {setting.reference[:8]}", run.score
+            )
+            for run in collect([self.folder], None, None)[0]
+            for setting in [run.setting]
+            if setting.translated  # figures have no axis for other measures
         ]
 
     def _first(self, *names: str) -> Path | None:
@@ -90,18 +92,18 @@ class Traces:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Every value of a log's lines, by `split` (train: an interval; valid) and `update`.
 
-    What a resumed run repeats counts once, as it was the last time. Where training is told by epochs only, these are
+    What a resumed run repeats counts once, as it was the last time. Where training is logged by epochs only, these are
     its intervals.
     """
-    found: dict[tuple[str, int], dict[str, Any]] = {}
+    values_at: dict[tuple[str, int], dict[str, Any]] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
         for kind, values in _told(lines):
             update = int(values["num_updates"])
             # a line's own "update" is in epochs
-            found[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
-    if any(kind == "train_inner" for kind, _ in found):
-        found = {key: row for key, row in found.items() if key[0] != "train"}
-    return [found[key] for key in sorted(found, key=lambda key: (key[0] == "valid", key[1]))]
+            values_at[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
+    if any(kind == "train_inner" for kind, _ in values_at):
+        values_at = {key: row for key, row in values_at.items() if key[0] != "train"}
+    return [values_at[key] for key in sorted(values_at, key=lambda key: (key[0] == "valid", key[1]))]
 
 
 def _told(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, float]]]:

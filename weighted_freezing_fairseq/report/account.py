@@ -1,11 +1,13 @@
-"""What a training tells of itself: its settings, where it comes from, how far it got, its scores; whoever made it.
+"""What a training run left: its settings, its provenance, how far it got, its scores; by whatever tool it was trained.
 
 A run is a folder of this package's recipes, a save folder of fairseq, or the log of a `fairseq-train`; what it does not
-tell stays unknown. Left out on purpose: scores that may be compared (`scoring/results.py`), and curves (`figures/`).
+record stays unknown. Left out on purpose: scores that may be compared (`scoring/results.py`), and curves (`figures/`).
 """
 
+import argparse
 import ast
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +17,8 @@ from ..errors import UserError
 from ..figures.training_logs import Traces
 from ..forms import read_json
 from ..scoring.published import BASELINE
-from ..scoring.results import SCORE_FORM
-from ..workspace.checkpoints import read_checkpoint
+from ..scoring.scored_runs import SCORE_FORM
+from ..workspace.checkpoints import read_settings
 from ..workspace.labels import labels
 from ..workspace.runs import PROVENANCE, read_provenance
 
@@ -24,10 +26,9 @@ _LOG, _SETTINGS = "train.log", "run.yaml"
 _CHECKPOINT = "checkpoint_last.pt"
 _MARKS = (_LOG, _SETTINGS, PROVENANCE, "checkpoints", _CHECKPOINT, "checkpoint_best.pt")
 SEED = "common.seed"
-_REMEDY = "move it away, or make it again"
-UNSAID = "-"
+UNKNOWN = "-"
 _GENERAL = ("common", "optimization")  # sections that others refer to
-_DUMP = "{'_name': None, 'common': {"  # how fairseq's log begins to tell all settings
+_DUMP = "{'_name': None, 'common': {"  # how the line with all settings begins in a log of fairseq
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,18 @@ class Account:
 
     @cached_property
     def saved(self) -> Path:
-        """fairseq's save folder; for a log the one that it names, if that is there."""
+        """fairseq's save folder; for a log the one that it names, if that exists."""
         if self.path.is_dir():
             return self.folder / "checkpoints" if (self.folder / "checkpoints").is_dir() else self.folder
-        named = (_nested(self._told).get("checkpoint") or {}).get("save_dir")
-        places = (self.folder / named, Path(named)) if named else ()  # a relative one: of where fairseq was called
+        named = (self._logged.get("checkpoint") or {}).get("save_dir")
+        places = (self.folder / named, Path(named)) if named else ()  # relative to the folder fairseq was called in
         return next((place for place in places if place.is_dir()), self.folder)
 
     @property
     def importance(self) -> Path | None:
-        """What --log-importance left."""
-        named = self.saved / "importance.csv"
-        return self.traces.importance or (named if named.is_file() else None)
+        """The table of --log-importance."""
+        in_save_folder = self.saved / "importance.csv"
+        return self.traces.importance or (in_save_folder if in_save_folder.is_file() else None)
 
     @property
     def weights(self) -> Path | None:
@@ -67,104 +68,112 @@ class Account:
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
-        """Of `wff train` and its like; of other trainings nothing is known."""
-        there = self.path.is_dir() and (self.folder / PROVENANCE).is_file()
-        return read_provenance(self.folder) if there else {}
+        """What `wff train` and similar commands record; empty for other trainings."""
+        recorded = self.path.is_dir() and (self.folder / PROVENANCE).is_file()
+        return read_provenance(self.folder) if recorded else {}
 
     @cached_property
     def scores(self) -> Mapping[str, Mapping[str, Any]]:
-        """Scores by the name of their file; beside a log may lie those of other runs."""
-        own = [self.folder] if self.path.is_dir() else []
-        own += [self.saved] if self.saved != self.folder else []
-        found = [path for folder in own for path in sorted(folder.glob("*score.json"))]
-        return {path.name.removesuffix(".json"): read_json(path, SCORE_FORM, _REMEDY) for path in found}
+        """Scores by the name of their file; those beside a log may belong to other runs."""
+        folders = [self.folder] if self.path.is_dir() else []
+        folders += [self.saved] if self.saved != self.folder else []
+        paths = [path for folder in folders for path in sorted(folder.glob("*score.json"))]
+        return {
+            path.name.removesuffix(".json"): read_json(path, SCORE_FORM, "move it away, or score again")
+            for path in paths
+        }
 
     @cached_property
     def finished(self) -> bool:
-        """Whether its latest sitting came to its end."""
+        """Whether its latest start reached the end of training."""
         return any("done training in" in line for line in self._latest[1:])
-
-    @cached_property
-    def _latest(self) -> list[str]:
-        """Of the log's latest sitting the line of all settings, and what may be its end."""
-        kept: list[str] = []
-        if self.traces.log is not None:
-            with self.traces.log.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    if _DUMP in line:
-                        kept = [line[line.index(_DUMP) :].strip()]
-                    elif "done training in" in line:
-                        kept.append(line)
-        return kept
-
-    @cached_property
-    def _told(self) -> Mapping[str, Any] | None:
-        """Every setting of the latest sitting, as the log has it."""
-        try:
-            return _value(ast.parse(self._latest[0], mode="eval").body) if self._latest else None
-        except (SyntaxError, ValueError):  # torn by a kill, or with values that do not print as Python
-            return None
 
     @property
     def complete(self) -> bool:
-        """Whether `settings` has every setting, those that nobody chose, too."""
-        return self._told is not None
+        """Whether `settings` has every setting, defaults too."""
+        return self._all_settings[1]
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
         """SECTION.KEY and value; paths in the run's own folder begin with RUN, so that equal trainings look equal."""
-        given = self._told if self._told is not None else self._written()
-        own = (_nested(given).get("checkpoint") or {}).get("save_dir")
-        root = str(own).removesuffix("/checkpoints") if own else None
-        return dict(sorted(_flat(_without_repetitions(_nested(given)), root)))
+        sections = self._all_settings[0]
+        save_dir = (sections.get("checkpoint") or {}).get("save_dir")
+        root = str(save_dir).removesuffix("/checkpoints") if save_dir else None
+        return dict(sorted(_flat(_without_repetitions(sections), root)))
 
-    def _written(self) -> Mapping[str, Any]:
-        """Without that line: what run.yaml says, else the last checkpoint."""
-        if found := self.traces.settings() if self.path.is_dir() else {}:
-            return found
+    @cached_property
+    def _all_settings(self) -> tuple[Mapping[str, Any], bool]:
+        """The sections of settings, and whether they are complete: of a folder from the last checkpoint or run.yaml.
+
+        Of a log, or of a folder that has neither, from the log, where fairseq prints them as Python.
+        """
+        if not self.path.is_dir() and self._logged:
+            return self._logged, True
         last = self.saved / _CHECKPOINT
-        cfg = read_checkpoint(last)[0].get("cfg") if last.is_file() else None
-        return cfg if isinstance(cfg, Mapping) else {}
+        if last.is_file():
+            with suppress(UserError):  # a damaged checkpoint; the settings may be known from elsewhere
+                if settings := read_settings(last):
+                    return _nested(settings), True
+        if self.path.is_dir() and (settings := dict(self.traces.settings())):
+            return _nested(settings), False
+        return self._logged, bool(self._logged)
+
+    @cached_property
+    def _latest(self) -> list[str]:
+        """Of the log's latest start: the line of all settings, and the line that ends a training."""
+        lines_of_start: list[str] = []
+        if self.traces.log is not None:
+            with self.traces.log.open(encoding="utf-8", errors="replace") as lines:
+                for line in lines:
+                    if _DUMP in line:
+                        lines_of_start = [line[line.index(_DUMP) :].strip()]
+                    elif "done training in" in line:
+                        lines_of_start.append(line)
+        return lines_of_start
+
+    @cached_property
+    def _logged(self) -> Mapping[str, Any]:
+        """Every setting of the latest start in the log; empty where the log does not print them as plain Python."""
+        try:
+            return _nested(_value(ast.parse(self._latest[0], mode="eval").body)) if self._latest else {}
+        except (SyntaxError, ValueError):  # cut off by a kill, or with values that do not print as Python
+            return {}
 
 
-def accounts(given: Sequence[Path], names: str | None) -> dict[str, Account]:
-    """The runs that the paths are or hold, by what they are called; standard training first in a folder of several."""
-    paths = [path for each in given for path in _runs_at(each)]
-    if not paths:
+def accounts(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, Account]:
+    """The runs at or in `paths`, by label; standard training first in a folder of several."""
+    runs = dict.fromkeys(run for path in paths for run in _runs_at(path))
+    if not runs:
         raise UserError("there is no run to report on; type the folder or the log of one, too")
-    return {name: Account(path) for name, path in labels(list(dict.fromkeys(paths)), names, "runs").items()}
+    return {name: Account(path) for name, path in labels(list(runs), names, "runs").items()}
 
 
 def _runs_at(path: Path) -> list[Path]:
     if path.is_file():
-        whole = path.name == _LOG and len([mark for mark in _MARKS if (path.parent / mark).exists()]) > 1
-        return [path.parent.resolve() if whole else path.resolve()]
+        of_folder = path.name == _LOG and sum((path.parent / mark).exists() for mark in _MARKS) > 1
+        return [path.parent.resolve() if of_folder else path.resolve()]
     if not path.is_dir():
         raise UserError(f"there is no {path}; give a run folder, a save folder of fairseq, or a training log")
-    if _is_run(path):
+    if any((path / mark).exists() for mark in _MARKS):
         return [path.resolve()]
-    found = {mark.parent.resolve() for name in (PROVENANCE, _SETTINGS, _LOG) for mark in path.rglob(name)}
-    if not found:
+    runs = {mark.parent.resolve() for name in (PROVENANCE, _SETTINGS, _LOG) for mark in path.rglob(name)}
+    if not runs:
         raise UserError(
             f"there is no run in {path}; give a run folder, a save folder of fairseq, or a log of "
             "fairseq-train --log-format json"
         )
-    return sorted(found, key=lambda run: (run.parent, not run.name.startswith(BASELINE), run))
-
-
-def _is_run(path: Path) -> bool:
-    return any((path / mark).exists() for mark in _MARKS)
+    return sorted(runs, key=lambda run: (run.parent, not run.name.startswith(BASELINE), run))
 
 
 # Settings -----------------------------------------------------------------------------------------------------------
 
 
 class _Namespace(dict[str, Any]):
-    """argparse's, which holds the settings of all sections at once."""
+    """The content of an argparse.Namespace, which holds the settings of all sections at once."""
 
 
 def _value(node: ast.expr) -> Any:
-    """What a printed configuration says; what is no plain data stays the text that it is."""
+    """The value of a printed configuration; what is not plain data stays text."""
     match node:
         case ast.Constant():
             return node.value
@@ -177,11 +186,15 @@ def _value(node: ast.expr) -> Any:
     return ast.unparse(node)
 
 
-def _nested(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _nested(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Sections; of an argparse namespace only what no other section has."""
-    sections = {name: section for name, section in (given or {}).items() if isinstance(section, Mapping)}
-    told = [section for section in sections.values() if not isinstance(section, _Namespace)]
-    known = {key for section in told for key in section} | {*sections}  # a section by its own name: which one of it
+    values = {
+        name: _Namespace(vars(value)) if isinstance(value, argparse.Namespace) else value
+        for name, value in settings.items()
+    }
+    sections = {name: section for name, section in values.items() if isinstance(section, Mapping)}
+    known = {key for section in sections.values() if not isinstance(section, _Namespace) for key in section}
+    known |= {*sections}  # in a namespace, the name of a section says which kind of it is used
     return {
         name: {key: value for key, value in section.items() if key not in known or key == "_name"}
         if isinstance(section, _Namespace)
@@ -191,20 +204,22 @@ def _nested(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _without_repetitions(sections: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without what optimizers, criterions and schedulers are told of the settings that all of them share."""
-    told = {key: value for name in _GENERAL for key, value in (sections.get(name) or {}).items() if key != "_name"}
+    """Sections without what optimizers, criterions and schedulers repeat of the settings that all of them share."""
+    general = {key: value for name in _GENERAL for key, value in (sections.get(name) or {}).items() if key != "_name"}
 
     def repeated(key: str, value: Any) -> bool:
-        return str(value).startswith("${") or (key in told and told[key] == value)
+        return str(value).startswith("${") or (key in general and general[key] == value)
 
     return {
-        name: section if name in _GENERAL else {key: own for key, own in section.items() if not repeated(key, own)}
+        name: section
+        if name in _GENERAL
+        else {key: value for key, value in section.items() if not repeated(key, value)}
         for name, section in sections.items()
     }
 
 
-def _flat(given: Mapping[str, Any], root: str | None, prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in given.items():
+def _flat(settings: Mapping[str, Any], root: str | None, prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in settings.items():
         name = prefix if key == "_name" else f"{prefix}.{key}".removeprefix(".")
         if isinstance(value, Mapping):
             yield from _flat(value, root, name)
@@ -214,9 +229,11 @@ def _flat(given: Mapping[str, Any], root: str | None, prefix: str = "") -> Itera
 
 
 def in_columns(runs: Mapping[str, Account]) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, str]]:
-    """Runs that differ in nothing but their seed together, a column each; and the settings, those that differ first.
+    """Group runs that differ only in their seed, a column each; separate the settings that differ from those shared.
 
-    Columns: the runs of each, by a name made of theirs. Differing: a value for each column. Shared: one value.
+    Returns:
+        The runs of each column by a name made of theirs; of each setting that differs, a value for each column; of each
+        shared setting its one value.
     """
     names = sorted({name for account in runs.values() for name in account.settings})
     known = {
@@ -228,7 +245,10 @@ def in_columns(runs: Mapping[str, Account]) -> tuple[dict[str, list[str]], dict[
         key = tuple(account.settings.get(name) for name in differ if name != SEED)
         columns.setdefault(key, []).append(label)
     differing = {
-        name: [_together(runs[label].settings.get(name, UNSAID) for label in column) for column in columns.values()]
+        name: [
+            " ".join(dict.fromkeys(runs[label].settings.get(name, UNKNOWN) for label in column))
+            for column in columns.values()
+        ]
         for name in differ
     }
     shared = {name: str(next(iter(known[name]))) for name in names if len(known[name]) == 1}
@@ -239,7 +259,3 @@ def name_of(column: Sequence[str]) -> str:
     """`standard-1, -2, -3` for runs whose names differ in their ends."""
     heads, ends = {label.rpartition("-")[0] for label in column}, [label.rpartition("-")[2] for label in column]
     return ", -".join([column[0], *ends[1:]]) if len(heads) == 1 and "" not in heads else ", ".join(column)
-
-
-def _together(values: Iterable[str]) -> str:
-    return " ".join(dict.fromkeys(values))

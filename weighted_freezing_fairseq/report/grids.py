@@ -1,13 +1,16 @@
-"""Tables as text: cells under a header, with what must be said with them, in Markdown, in LaTeX and in HTML.
+"""Tables as text: cells under a header, with what must be said with them, in Markdown and in LaTeX.
 
-What stands in backticks is code in all of them. Left out on purpose: CSV, which holds data and not text.
+What stands in backticks is code in both. Left out on purpose: HTML, which is a template (`page.html.j2`), and CSV,
+which holds data and not text.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .markup import Markup, element, joined, with_code
+from tabulate import tabulate
+
+_NUMBER = re.compile(r"[-+\d.,±%()\[\]/ ]*\d[-+\d.,±%()\[\]/ ]*|-|")
 
 
 @dataclass(frozen=True)
@@ -19,19 +22,28 @@ class Grid:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
 
+    @property
+    def numeric(self) -> list[bool]:
+        """Whether each column holds nothing but numbers."""
+        columns = [all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
+        return columns or [False] * len(self.header)
+
 
 def as_markdown(grids: Iterable[Grid]) -> str:
     """Tables of GitHub's Markdown, with their notes as lists."""
     blocks = []
     for grid in grids:
-        lines = [grid.header, ["---"] * len(grid.header), *grid.rows]
-        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        blocks.append("\n".join([f"### {grid.title}", "", *table, "", *(f"- {note}" for note in grid.notes)]).rstrip())
+        header, *rows = [[cell.replace("|", "\\|") for cell in line] for line in (grid.header, *grid.rows)]
+        table = tabulate(rows, header, "github", disable_numparse=True, numalign=None, stralign=None)
+        blocks.append("\n".join([f"### {grid.title}", "", table, "", *(f"- {note}" for note in grid.notes)]).rstrip())
     return "\n\n".join(blocks)
 
 
 def as_latex(grids: Iterable[Grid]) -> str:
-    """Tables with the rules of booktabs, as wide as the page at most."""
+    """Tables with the rules of booktabs, as wide as the page at most.
+
+    Not tabulate's latex_booktabs, which leaves backticks, ± and | as they are.
+    """
     blocks = ["% \\usepackage{booktabs,graphicx}"]
     for grid in grids:
         header, *rows = [" & ".join(map(_escaped, line)) + r" \\" for line in (grid.header, *grid.rows)]
@@ -42,36 +54,6 @@ def as_latex(grids: Iterable[Grid]) -> str:
             r"\end{tabular}}", *notes, r"\end{table*}",
         ]))  # fmt: skip
     return "\n\n".join(blocks) + "\n"
-
-
-def as_html(grid: Grid) -> Markup:
-    """One table that scrolls in a box of its own where a page is narrow; its first column names the lines."""
-    numeric = [all(map(_NUMBER.fullmatch, column)) for column in zip(*grid.rows, strict=True)]
-    numeric = numeric or [False] * len(grid.header)
-    table = element(
-        "table",
-        element("caption", element("span", with_code(grid.title))),
-        element("thead", _line(grid.header, numeric, ["col"] * len(grid.header))),
-        element("tbody", *(_line(row, numeric, ["row"]) for row in grid.rows)),
-    )
-    columns = "many wide" if len(grid.header) > _FEW else "wide"
-    box = element("div", table, class_=columns, role="region", aria_label=grid.title, tabindex="0")
-    notes = [element("ul", *(element("li", with_code(note)) for note in grid.notes), class_="notes")]
-    return joined([box, *(notes if grid.notes else [])])
-
-
-_FEW = 7  # columns that fit on paper as they are
-_NUMBER = re.compile(r"[-+\d.,±%()\[\]/ ]*\d[-+\d.,±%()\[\]/ ]*|-|")
-
-
-def _line(cells: Sequence[str], numeric: Sequence[bool], scopes: Sequence[str]) -> Markup:
-    """A line of a table, of which the first cells head what `scopes` say."""
-    made = []
-    for place, (cell, number) in enumerate(zip(cells, numeric, strict=True)):
-        heads = {"scope": scopes[place]} if place < len(scopes) and cell else {}
-        aligned = {"class_": "number"} if number else {}
-        made.append(element("th" if heads else "td", with_code(cell), **heads, **aligned))
-    return element("tr", *made)
 
 
 _LATEX = {**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",

@@ -1,38 +1,25 @@
-"""`wff report`: what runs have reached, and the papers' tables with these figures beside the published ones.
+"""Tables of what runs have reached, and the papers' tables with these figures beside the published ones.
 
 A cell that was not run says so, so that a half-finished matrix reports. Every table is written as Markdown, LaTeX, and
 CSV (all that is known of each cell). A recipe that lowercases its text is compared by lowercased BLEU, with cased BLEU
-in a column of its own; all others by cased BLEU. Left out on purpose: the legacy scores, which are not to be compared;
-and the page of `--html`, which shows the same tables with all else that runs tell (`page.py`).
+in a column of its own; all others by cased BLEU. Left out on purpose: the legacy scores, which are not to be compared.
 """
 
-import argparse
 import json
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..data import DATASETS, lowercases
-from ..errors import UserError
 from ..files import write_atomically
-from ..scoring.published import AVERAGE, BASELINE, TABLES, Table
-from ..scoring.results import CASED, LOWERCASED, Result, Setting, collect, compared, results
-from ..workspace.runs import CHOICES
+from ..scoring.published import BASELINE, TABLES, PublishedTable
+from ..scoring.results import Result, compared, results
+from ..scoring.scored_runs import CASED, LOWERCASED, Setting, collect
 from ..workspace.tables import as_csv
+from .cells import NOT_RUN, RUN, Cell, cells_of_paper, spread
 from .grids import Grid, as_latex, as_markdown
 
-HELP = """\
-Collect scored runs into tables: the papers' own, and one of everything that is there, with significance. With --html:
-one page on the runs, whoever made them: scores, curves, settings, sensitivity, cost, and where they come from."""
-EXAMPLE = """\
-wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
-  wff report --html runs/multi30k/clean/de-en/standard-1 runs/multi30k/clean/de-en/sage-1 --out page.html
-  wff report --html save-folder/train.log --names mine    # of any fairseq-train --log-format json"""
-
 EVERYTHING = "runs"  # the table of all that is there
-RUN, NOT_RUN, APART = "run", "not run", "kept apart"
 HOW_TO_READ = (
     "ours: sacreBLEU's cased BLEU, or lowercased BLEU where the recipe lowercases its text (case:lc in the signature), "
     "or the measure that a task's signature names; mean ± standard deviation over seeds (number of seeds).",
@@ -44,99 +31,6 @@ HOW_TO_READ = (
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """All that is known of one method on one test set, published and run; a line of the CSV."""
-
-    dataset: str
-    recipe: str
-    training: str
-    pair: str
-    method: str
-    row: str = ""  # what the paper calls the method
-    paper: float | None = None
-    paper_minus_standard: float | None = None
-    state: str = NOT_RUN
-    test: str = ""
-    sentences: int | None = None
-    choice: str = ""
-    decode: str = ""
-    seeds: str = ""
-    n: int = 0
-    metric: str = ""
-    score: float | None = None
-    score_sd: float | None = None
-    second: float | None = None  # beside it: chrF, or the task's other measure
-    second_sd: float | None = None
-    cased: float | None = None  # BLEU, where `score` is lowercased: no figure of a paper stands beside it
-    cased_sd: float | None = None
-    minus_paper: float | None = None
-    minus_standard: float | None = None
-    compared_seeds: str = ""
-    p_bootstrap: float | None = None
-    p_randomisation: float | None = None
-    untested: str = ""
-    updates: str = ""
-    hours: float | None = None
-    device: str = ""
-    config: str = ""
-    commit: str = ""
-    signature: str = ""
-    second_signature: str = ""
-    cased_signature: str = ""
-    bootstrap_signature: str = ""
-    randomisation_signature: str = ""
-
-    def filled(self, result: Result) -> "Cell":
-        """With what was run."""
-        setting, runs = result.setting, result.runs
-        seconds = [run.seconds for run in runs if run.seconds is not None]
-        updates = sorted({run.updates for run in runs if run.updates is not None})
-        score, score_sd = _spread([run.score for run in runs])
-        seconds_of_all = [run.second for run in runs if run.second is not None]
-        all_cased = [run.cased for run in runs if run.cased is not None]
-        second, second_sd = _spread(seconds_of_all) if seconds_of_all else (None, None)
-        cased, cased_sd = _spread(all_cased) if all_cased else (None, None)
-        filled = replace(
-            self,
-            state=RUN,
-            test=setting.subset,
-            sentences=setting.sentences,
-            choice=setting.choice,
-            decode=setting.decode,
-            seeds=_words(result.seeds),
-            n=len(runs),
-            metric=setting.metrics[0],
-            score=score,
-            score_sd=score_sd,
-            second=second,
-            second_sd=second_sd,
-            cased=cased,
-            cased_sd=cased_sd,
-            minus_paper=None if self.paper is None else score - self.paper,
-            untested=result.untested,
-            updates=" to ".join(f"{number:,}" for number in dict.fromkeys((*updates[:1], *updates[-1:]))),
-            hours=statistics.mean(seconds) / 3600 if seconds else None,
-            device="; ".join(sorted({run.device for run in runs if run.device})),
-            config=result.way,
-            commit=_words(sorted({run.commit for run in runs})),
-            signature=setting.signature,
-            second_signature=setting.second_signature,
-            cased_signature=setting.cased_signature,
-        )
-        if (comparison := result.comparison) is None:
-            return filled
-        return replace(
-            filled,
-            minus_standard=comparison.difference,
-            compared_seeds=_words(comparison.seeds),
-            p_bootstrap=comparison.p.bootstrap,
-            p_randomisation=comparison.p.randomisation,
-            bootstrap_signature=comparison.p.bootstrap_signature,
-            randomisation_signature=comparison.p.randomisation_signature,
-        )
-
-
 @dataclass
 class Sheet:
     """One table: as a reader sees it, and its cells as data."""
@@ -146,25 +40,13 @@ class Sheet:
     cells: list[Cell] = field(default_factory=list)
 
 
-def _spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation where there are several."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def _words(values: Iterable[Any]) -> str:
-    return " ".join(map(str, values))
-
-
-# Tables -------------------------------------------------------------------------------------------------------------
-
-
-def sheet_of_everything(found: Sequence[Result]) -> Sheet:
+def sheet_of_everything(all_results: Sequence[Result]) -> Sheet:
     """A grid for each setting, a row for each method."""
     sheet = Sheet(EVERYTHING)
-    for setting in dict.fromkeys(result.setting for result in found):
+    for setting in dict.fromkeys(result.setting for result in all_results):
         cells = [
             Cell(setting.dataset, setting.recipe, setting.training, setting.pair, result.method).filled(result)
-            for result in found
+            for result in all_results
             if result.setting == setting
         ]
         rows = [
@@ -182,39 +64,43 @@ def sheet_of_everything(found: Sequence[Result]) -> Sheet:
         signatures = zip(setting.metrics, setting.signatures, strict=False)
         notes = [*(f"{name}: `{signature}`" for name, signature in signatures), *_test_signatures(cells)]
         notes += [f"hours of {cell.method}: {cell.device}" for cell in cells if cell.device and cell.hours is not None]
-        sheet.grids += [Grid(title, header, rows, notes), *_set_by_set(setting, found)]
+        sheet.grids += [Grid(title, header, rows, notes), *_set_by_set(setting, all_results)]
         sheet.cells += cells
     return sheet
 
 
-def _set_by_set(setting: Setting, found: Sequence[Result]) -> list[Grid]:
+def _set_by_set(setting: Setting, all_results: Sequence[Result]) -> list[Grid]:
     """The scores of each set, as the languages of XNLI, where the test set of a setting is made of several."""
-    mine = [(result, list(zip(*(run.sets for run in result.runs), strict=True))) for result in found]
-    mine = [(result, sets) for result, sets in mine if result.setting == setting and len(sets) > 1]
-    if not mine:
+    rows, names = [], []
+    for result in all_results:
+        sets = list(zip(*(run.sets for run in result.runs), strict=True))  # for each set: (name, score) of each run
+        if result.setting == setting and len(sets) > 1:
+            names = [scores[0][0] for scores in sets]
+            rows.append([f"`{result.method}`", *(_value(*spread([score for _, score in scores])) for scores in sets)])
+    if not rows:
         return []
-    rows = [
-        [f"`{result.method}`", *(_value(*_spread([score for _, score in scores])) for scores in sets)]
-        for result, sets in mine
-    ]
-    names = [scores[0][0] for scores in mine[0][1]]
     return [Grid(f"{setting.name}: {setting.metrics[0]} of each set", ["method", *names], rows)]
 
 
-def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:
+def sheet_of_paper(name: str, all_results: Sequence[Result]) -> Sheet:
     """The table called `name`: once for each recipe that its data set was run with, since recipes are never mixed.
 
     Runs with the paper's training fill it; where there are none, those with each other training.
     """
     table, sheet = TABLES[name], Sheet(name)
-    mine = [
-        result for result in found if (result.setting.dataset, result.setting.subset) == (table.dataset, table.subset)
+    results_of_data = [
+        result
+        for result in all_results
+        if (result.setting.dataset, result.setting.subset) == (table.dataset, table.subset)
     ]
-    mine = [result for result in mine if result.setting.training == table.configs] or mine
-    kinds = dict.fromkeys((result.setting.recipe, result.setting.training) for result in mine)
+    as_the_paper = [result for result in results_of_data if result.setting.training == table.configs]
+    candidates = as_the_paper or results_of_data
+    kinds = dict.fromkeys((result.setting.recipe, result.setting.training) for result in candidates)
     for recipe, training in kinds or [(table.recipe, table.configs)]:
-        alike = [result for result in mine if (result.setting.recipe, result.setting.training) == (recipe, training)]
-        cells = _cells_of_paper(table, recipe, training, alike)
+        alike = [
+            result for result in candidates if (result.setting.recipe, result.setting.training) == (recipe, training)
+        ]
+        cells = cells_of_paper(table, recipe, training, alike)
         title = f"{table.source}. Data: {table.dataset}, recipe {recipe}; training: {training}"
         notes = [*_on_case(table, recipe), f"The paper: {table.training}.", table.missing]
         if recipe != table.recipe:
@@ -231,83 +117,27 @@ def sheet_of_paper(name: str, found: Sequence[Result]) -> Sheet:
     return sheet
 
 
-def _on_case(table: Table, recipe: str) -> list[str]:
+def _on_case(table: PublishedTable, recipe: str) -> list[str]:
     """Which BLEU both figures of a cell are."""
     if table.dataset not in DATASETS:
         return []
-    theirs, ours = (CASED, LOWERCASED)[table.lowercased], (CASED, LOWERCASED)[lowercases(table.dataset, recipe)]
-    if theirs != ours:
-        return [f"The paper's figures are {theirs}, ours {ours}: compare gains over {BASELINE}."]
+    published, ours = (
+        LOWERCASED if lowercased else CASED for lowercased in (table.lowercased, lowercases(table.dataset, recipe))
+    )
+    if published != ours:
+        return [f"The paper's figures are {published}, ours {ours}: compare gains over {BASELINE}."]
     reason = "lowercases its text" if table.lowercased else "keeps case"
     return [f"The paper's figures and ours are {ours}: the recipe {reason}."]
 
 
-def _cells_of_paper(table: Table, recipe: str, training: str, found: Sequence[Result]) -> list[Cell]:
-    """Every figure of the table, with what was run for it."""
-    cells = []
-    for row in table.rows:
-        for pair in table.pairs:
-            paper = row.figures[pair]
-            difference = None if row.method == BASELINE else paper - table.baseline(pair)
-            cell = Cell(table.dataset, recipe, training, pair, row.method, row.label, paper, difference)
-            cells.append(_average(cell, table, found) if pair == AVERAGE else _filled(cell, found))
-    return cells
-
-
-def _filled(cell: Cell, found: Sequence[Result]) -> Cell:
-    mine = [result for result in found if (result.setting.pair, result.method) == (cell.pair, cell.method)]
-    if len(mine) > 1:
-        return replace(cell, state=APART)
-    return cell.filled(mine[0]) if mine else cell
-
-
-def _average(cell: Cell, table: Table, found: Sequence[Result]) -> Cell:
-    """The mean over all pairs, of the seeds that all of them have; without a test, which needs one test set."""
-    pairs = [pair for pair in table.pairs if pair != AVERAGE]
-    mine, standard = (
-        [result for result in found if result.method == method and result.setting.pair in pairs]
-        for method in (cell.method, BASELINE)
-    )
-    if not mine:
-        return cell
-    if len({result.setting.pair for result in mine}) < len(pairs):
-        return replace(cell, state=f"{len({result.setting.pair for result in mine})} of {len(pairs)} pairs")
-    if len(mine) > len(pairs) or len({result.setting.scoring for result in mine}) > 1:
-        return replace(cell, state=APART)
-    ours = _means_by_seed(mine)
-    if not ours:
-        return replace(cell, state="no common seed")
-    score, score_sd = _spread(list(ours.values()))
-    first = mine[0].setting
-    cell = replace(
-        cell, state=RUN, test=first.subset, choice=first.choice, decode=first.decode, seeds=_words(ours), n=len(ours),
-        metric=first.metrics[0], score=score, score_sd=score_sd, minus_paper=score - cell.paper,
-        signature=first.signature,
-    )  # fmt: skip
-    theirs = _means_by_seed(standard) if len(standard) == len(pairs) else {}
-    both = [seed for seed in ours if seed in theirs]
-    if cell.method == BASELINE or not both or {r.setting for r in mine} != {r.setting for r in standard}:
-        return cell
-    difference = statistics.mean(ours[seed] - theirs[seed] for seed in both)
-    return replace(cell, minus_standard=difference, compared_seeds=_words(both))
-
-
-def _means_by_seed(found: Sequence[Result]) -> dict[int, float]:
-    """The mean score of several results, for each seed that all of them have."""
-    scores = [{run.seed: run.score for run in result.runs} for result in found]
-    return {seed: statistics.mean(s[seed] for s in scores) for seed in scores[0] if all(seed in s for s in scores)}
-
-
-def _as_in_the_paper(table: Table, title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Grid:
+def _as_in_the_paper(table: PublishedTable, title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Grid:
     """The paper's own rows and columns, each cell with both figures."""
     parameters = [row.parameters for row in table.rows]
     header = ["paper / ours", *table.pairs, *(["parameters (paper)"] if any(parameters) else [])]
     rows = []
     for row in table.rows:
-        mine = [cell for cell in cells if cell.row == row.label]
-        rows.append(
-            [row.label, *(f"{cell.paper:.2f} / {_ours(cell)}" for cell in mine), *filter(None, [row.parameters])]
-        )
+        figures = [f"{cell.paper:.2f} / {_ours(cell)}" for cell in cells if cell.row == row.label]
+        rows.append([row.label, *figures, *filter(None, [row.parameters])])
     return Grid(title, header, rows, notes)
 
 
@@ -332,10 +162,10 @@ def _cell_by_cell(title: str, cells: Sequence[Cell], notes: Sequence[str]) -> Gr
         )  # fmt: skip
     ran = [cell for cell in cells if cell.state == RUN]
     choices = sorted({f"{c.choice} checkpoint" + (f" ({c.decode})" if c.decode else "") for c in ran})
-    own = [f"{_letter(place)}: `{signature}`" for place, signature in enumerate(signatures)]
-    own += [f"ours: {choice}" for choice in choices]
-    own += [f"{CASED}, for comparison with other work: `{signature}`" for signature in dict.fromkeys(cased)]
-    return Grid(title, header, rows, [*own, *_test_signatures(cells), *notes])
+    legend = [f"{_letter(place)}: `{signature}`" for place, signature in enumerate(signatures)]
+    legend += [f"ours: {choice}" for choice in choices]
+    legend += [f"{CASED}, for comparison with other work: `{signature}`" for signature in dict.fromkeys(cased)]
+    return Grid(title, header, rows, [*legend, *_test_signatures(cells), *notes])
 
 
 _TEST = (f"minus {BASELINE}", "p bootstrap", "p randomisation")
@@ -351,8 +181,8 @@ def _test(cell: Cell) -> list[str]:
 
 
 def _test_signatures(cells: Sequence[Cell]) -> list[str]:
-    found = dict.fromkeys(s for c in cells for s in (c.bootstrap_signature, c.randomisation_signature) if s)
-    return [f"p: {' and '.join(f'`{signature}`' for signature in found)}"] if found else []
+    signatures = dict.fromkeys(s for c in cells for s in (c.bootstrap_signature, c.randomisation_signature) if s)
+    return [f"p: {' and '.join(f'`{signature}`' for signature in signatures)}"] if signatures else []
 
 
 def _ours(cell: Cell) -> str:
@@ -371,7 +201,7 @@ def _letter(place: int) -> str:
 
 
 @dataclass(frozen=True)
-class Report:
+class ScoreReport:
     """The tables that were asked for, and what a user should know of the runs."""
 
     sheets: Mapping[str, Sheet]
@@ -398,16 +228,16 @@ def write(
     names: Sequence[str] = (),
     choice: str | None = None,
     data: Path | None = None,
-) -> Report:
+) -> ScoreReport:
     """Collect the runs under `roots`, and write the tables `names` (default: all) into `out`, each in every format."""
     scored, missing = collect(roots, choice, data)
-    found, apart = results(scored)
-    found, untested = compared(found, out / "significance.json")
+    grouped, apart = results(scored)
+    tested, untested = compared(grouped, out / "significance.json")
     sheets = {
-        name: sheet_of_everything(found) if name == EVERYTHING else sheet_of_paper(name, found)
+        name: sheet_of_everything(tested) if name == EVERYTHING else sheet_of_paper(name, tested)
         for name in names or (EVERYTHING, *TABLES)
     }
-    report = Report(sheets, [*missing, *apart, *untested])
+    report = ScoreReport(sheets, [*missing, *apart, *untested])
     for name, sheet in sheets.items():
         write_atomically(out / f"{name}.md", as_markdown(sheet.grids) + "\n")
         write_atomically(out / f"{name}.tex", as_latex(sheet.grids))
@@ -415,47 +245,3 @@ def write(
             write_atomically(out / f"{name}.csv", as_csv([asdict(cell) for cell in sheet.cells]))
     write_atomically(out / "report.md", f"{report}\n")
     return report
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs, which tables, and where to put them."""
-    parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
-        help="folders of wff train, as runs/multi30k (default: all under runs); for a page also save folders of "
-        "fairseq, training logs, and folders of wff sensitivity and wff bench",
-    )  # fmt: skip
-    parser.add_argument(
-        "--table", action="append", choices=[EVERYTHING, *TABLES], metavar="NAME",
-        help=f"{EVERYTHING}: all that is there; "
-        + "; ".join(f"{name}: {table.source}" for name, table in TABLES.items())
-        + " (default: all; repeat for several)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--choice", choices=CHOICES, help="checkpoint that counts (default: of each run, best where it was scored)"
-    )
-    parser.add_argument(
-        "--data", type=Path, help="what wff prepare left, for references that are not where they were (data/DATASET)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write to (default: report in the first RUNS); for a page: "
-        "its file (default: report.html beside the first run)",
-    )  # fmt: skip
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="every cell as JSON on standard output")
-    form.add_argument("--html", action="store_true", help="one page in place of tables; --table adds the papers' to it")
-    parser.add_argument("--names", metavar="A,B", help="what to call the runs on a page (default: by their paths)")
-
-
-def run(args: argparse.Namespace) -> int:
-    if args.html:
-        from . import page
-
-        subject = page.Subject.of(args.runs, args.names, tables=args.table or (), choice=args.choice, data=args.data)
-        print(f"wrote {page.write(subject, args.out)}")
-        return 0
-    if args.names:
-        raise UserError("--names is for a page; add --html, or leave it out")
-    out = args.out or args.runs[0] / "report"
-    report = write(args.runs, out, args.table or (), args.choice, args.data)
-    print(report.as_json() if args.json else f"{report}\n\nwrote {out}/")
-    return 0

@@ -15,7 +15,7 @@ BASELINE = "standard"  # the method that all others are compared with
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One line of a table: what the paper calls it, the method's name here, and its figure for each pair."""
 
     label: str
@@ -25,7 +25,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """One table of a paper, and with what data and training its figures came about."""
 
     source: str
@@ -34,7 +34,7 @@ class Table:
     configs: str  # the folder of the YAMLs with the paper's training
     training: str  # the same in words
     pairs: tuple[str, ...]  # in the order of the paper's columns; AVERAGE may be the last
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     missing: str = ""  # what of the table is not here, or is not said there
     subset: str = "test"  # that our runs are scored on
 
@@ -48,13 +48,15 @@ class Table:
         return next(row.figures[pair] for row in self.rows if row.method == BASELINE)
 
 
-def _rows(pairs: Sequence[str], *rows: tuple[str, str, str], parameters: Sequence[str] = ()) -> tuple[Row, ...]:
+def _rows(
+    pairs: Sequence[str], *rows: tuple[str, str, str], parameters: Sequence[str] = ()
+) -> tuple[PublishedRow, ...]:
     """Rows from label, method and figures as the paper prints them in a line."""
-    found = []
+    published = []
     for place, (label, method, figures) in enumerate(rows):
         values = MappingProxyType(dict(zip(pairs, map(float, figures.split()), strict=True)))
-        found.append(Row(label, method, values, parameters[place] if parameters else ""))
-    return tuple(found)
+        published.append(PublishedRow(label, method, values, parameters[place] if parameters else ""))
+    return tuple(published)
 
 
 _LI = "Li et al. 2023"  # Efficiently Harnessing Parameter Importance for Better Training
@@ -84,10 +86,10 @@ _FOUR = ("de-en", "es-en", "he-en", "ar-en")
 _EIGHT = ("ar-en", "de-en", "es-en", "fa-en", "he-en", "it-en", "nl-en", "pl-en", AVERAGE)
 _EN_DE = ("en-de",)
 
-TABLES: Mapping[str, Table] = MappingProxyType(
+TABLES: Mapping[str, PublishedTable] = MappingProxyType(
     {
         # Li et al. 2023, Table 2: "BLEU scores on the IWSLT'14 German-English Machine Translation task."
-        "li-2": Table(
+        "li-2": PublishedTable(
             f"{_LI}, Table 2: EWC on a single task",
             "iwslt14", "intra-distillation", "configs/iwslt14-li", _LI_TRAINING, _DE,
             _rows(
@@ -98,7 +100,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             _LI_UNSAID,
         ),
         # Li et al. 2023, Table 5: "Results on the IWSLT'14 X-En Machine Translation dataset."
-        "li-5": Table(
+        "li-5": PublishedTable(
             f"{_LI}, Table 5: IWSLT'14, X to English",
             "iwslt14", "intra-distillation", "configs/iwslt14-li", _LI_TRAINING, _FOUR,
             _rows(
@@ -115,7 +117,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             _LI_UNSAID,
         ),
         # Li et al. 2023, Table 6: "Ablation studies on different importance metrics", column IWSLT'14 De-En.
-        "li-6": Table(
+        "li-6": PublishedTable(
             f"{_LI}, Table 6: importance metrics",
             "iwslt14", "intra-distillation", "configs/iwslt14-li", _LI_TRAINING, _DE,
             _rows(
@@ -131,7 +133,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             f"The column PAWS-X is of another task. {_LI_UNSAID}",
         ),
         # Li et al. 2023, Table 4, column XNLI: "... on the development set of two semantic entailment ... tasks".
-        "li-4": Table(
+        "li-4": PublishedTable(
             f"{_LI}, Table 4: XNLI, trained on English (accuracy)",
             "xnli", "xlmr", "configs/xnli", "XLM-R large, 3 epochs of batches of 16 (appendix B, Table 8)", _XNLI,
             _rows(
@@ -146,7 +148,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             _LI_XNLI, "dev",
         ),
         # Li et al. 2023, Table 7: "Experiment Results of Weighted Freezing on 3 text classification tasks ...".
-        "li-7": Table(
+        "li-7": PublishedTable(
             f"{_LI}, Table 7: GLUE (RTE accuracy, CoLA Matthews, MRPC F1)",
             "glue", "roberta", "configs/glue", "not printed; here that of Xu et al. 2022, appendix A.3", _THREE,
             _rows(
@@ -161,7 +163,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             _LI_GLUE, "dev",
         ),
         # Xu et al. 2022, Table 1: "SacreBLEU of iterative self-distillation on IWSLT'14 De->En task."
-        "xu-1": Table(
+        "xu-1": PublishedTable(
             f"{_XU}, Table 1: iterative self-distillation",
             "iwslt14", "intra-distillation", "configs/iwslt14", _XU_TRAINING, _DE,
             _rows(
@@ -173,7 +175,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             _XU_UNSAID,
         ),
         # Xu et al. 2022, Table 2: "Results of 8 language pairs (XX->En) on the IWSLT'14 dataset."
-        "xu-2": Table(
+        "xu-2": PublishedTable(
             f"{_XU}, Table 2: IWSLT'14, X to English",
             "iwslt14", "intra-distillation", "configs/iwslt14", _XU_TRAINING, _EIGHT,
             _rows(
@@ -197,7 +199,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             f"{_XU_UNSAID} {_XU_SWITCH}",
         ),
         # Xu et al. 2022, Table 3: "Results of the WMT'17 En->De task."
-        "xu-3": Table(
+        "xu-3": PublishedTable(
             f"{_XU}, Table 3: WMT'17, English to German",
             "wmt17", "intra-distillation", "configs/wmt17", "50,000 updates, 4,000 of them warm-up (appendix A.2)",
             _EN_DE,
@@ -213,7 +215,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
             f"{_XU_UNSAID} {_XU_SWITCH}",
         ),
         # Xu et al. 2022, Table 4: "Results of the GLUE benchmark."
-        "xu-4": Table(
+        "xu-4": PublishedTable(
             f"{_XU}, Table 4: GLUE (CoLA Matthews, STS-B Pearson, MRPC F1, else accuracy)",
             "glue", "roberta", "configs/glue", "BERT-base, 20 epochs of batches of 32, Adamax (appendix A.3)", _GLUE,
             _rows(

@@ -69,18 +69,18 @@ def all_scores(hypotheses: Sequence[str], reference: Sequence[str], language: st
     """`score`, the lowercased BLEU, and as `legacy` what older papers print; `language` is that of both sides."""
     from sacrebleu.metrics import BLEU
 
-    found: dict[str, Any] = asdict(score(hypotheses, reference))
+    scores: dict[str, Any] = asdict(score(hypotheses, reference))
     lowercased = BLEU(lowercase=True)
-    found["bleu_lowercased"] = lowercased.corpus_score(list(hypotheses), [list(reference)]).score
-    found["bleu_lowercased_signature"] = str(lowercased.get_signature())
+    scores["bleu_lowercased"] = lowercased.corpus_score(list(hypotheses), [list(reference)]).score
+    scores["bleu_lowercased_signature"] = str(lowercased.get_signature())
     tokens = [_moses(lines, language) for lines in (hypotheses, reference)]
     lower = [[line.lower() for line in lines] for lines in tokens]
     split = [[_COMPOUND.sub(r"\1 ##AT##-##AT## \2", line) for line in lines] for lines in tokens]
-    found["legacy"] = {
-        name: BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(given, [wanted]).score
-        for name, (given, wanted) in {"multi_bleu_lowercased": lower, "compound_split": split}.items()
+    scores["legacy"] = {
+        name: BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(lines, [target]).score
+        for name, (lines, target) in {"multi_bleu_lowercased": lower, "compound_split": split}.items()
     }
-    return found
+    return scores
 
 
 def comet(
@@ -95,8 +95,8 @@ def comet(
         raise UserError("--comet needs the package unbabel-comet; type: pip install unbabel-comet") from None
     _refuse_unequal(hypotheses, reference)
     data = [{"src": src, "mt": mt, "ref": ref} for src, mt, ref in zip(sources, hypotheses, reference, strict=True)]
-    found = load_from_checkpoint(str(model)).predict(data, batch_size=16, gpus=gpus)
-    return {"comet": float(found.system_score), "comet_model": model.name}
+    prediction = load_from_checkpoint(str(model)).predict(data, batch_size=16, gpus=gpus)
+    return {"comet": float(prediction.system_score), "comet_model": model.name}
 
 
 _COMPOUND = re.compile(r"(\S)-(\S)")

@@ -64,13 +64,13 @@ class Bleu:
     def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
         from sacrebleu.significance import PairedTest
 
-        found: dict[str, tuple[float, str]] = {}
+        p_values: dict[str, tuple[float, str]] = {}
         for kind in ("bs", "ar"):
             metric = {"BLEU": self._metric(reference)}
             systems = [("baseline", list(baseline)), ("system", list(system))]
             signatures, results = PairedTest(systems, metric, references=None, test_type=kind)()
-            found[kind] = results["BLEU"][1].p_value, str(signatures["BLEU"])
-        return PValues(*found["bs"], *found["ar"])
+            p_values[kind] = results["BLEU"][1].p_value, str(signatures["BLEU"])
+        return PValues(*p_values["bs"], *p_values["ar"])
 
 
 def kept_p_values(

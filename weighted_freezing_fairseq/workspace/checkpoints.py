@@ -37,6 +37,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return state, tensors
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that a fairseq checkpoint was trained with, a section each; its tensors stay in the file."""
+    state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
+    settings = state.get("cfg") if isinstance(state, dict) else None
+    return dict(settings) if isinstance(settings, Mapping) else {}
+
+
 def refuse_to_overwrite(out: Path) -> None:
     """Whatever --out names already is somebody's work."""
     if out.exists():
@@ -52,9 +59,9 @@ def save(content: Mapping[str, Any], path: Path) -> None:
         torch.save(content, stream)
 
 
-def read_torch_file(path: Path, kind: str, remedy: str) -> Any:
+def read_torch_file(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
     """The content of a file of torch that may hold what fairseq's checkpoints hold."""
     from .. import register
 
     register()  # which allows that
-    return tensor_files.read(path, kind, remedy)
+    return tensor_files.read(path, kind, remedy, mapped=mapped)

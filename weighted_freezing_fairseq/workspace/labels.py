@@ -1,7 +1,7 @@
-"""Results of several checkpoints in one folder, a file each, so that a killed call goes on where it was.
+"""Results of several checkpoints in one folder, one file each, so that a killed call can be continued.
 
-What a checkpoint is called, in tables and as a file, and whether its file was made with the settings of this call.
-Left out on purpose: what a result is, which each command says for itself.
+What a checkpoint is called in tables and as a file, and whether its file was made with the settings of this call. Left
+out on purpose: what a result is, which each command says for itself.
 """
 
 import json
@@ -13,24 +13,25 @@ from typing import Any
 from ..errors import UserError
 
 
-def labels(paths: Sequence[Path], names: str | None, kind: str = "checkpoints") -> dict[str, Path]:
-    """What each path is called: its name without the ending, or with its folder where that is not enough."""
-    own = [path.resolve().name if path.is_dir() else path.stem for path in paths]
-    found = own if names is None else names.split(",")
-    if names is None and len(set(found)) < len(paths):
-        found = [f"{path.resolve().parent.name}/{name}" for path, name in zip(paths, own, strict=True)]
-    if len(found) != len(paths) or len(set(map(as_file_name, found))) < len(paths):
+def labels(paths: Sequence[Path], names: Sequence[str] | None, kind: str = "checkpoints") -> dict[str, Path]:
+    """Paths by `names`; without, by file name without its ending, with the folder's name where that is ambiguous."""
+    stems = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    if names is None:
+        names = stems
+        if len(set(stems)) < len(paths):
+            names = [f"{path.resolve().parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
+    if len(names) != len(paths) or len(set(map(as_file_name, names))) < len(paths):
         raise UserError(f"{len(paths)} {kind} need as many different names; type --names with one for each: A,B")
-    return dict(zip(found, paths, strict=True))
+    return dict(zip(names, paths, strict=True))
 
 
 def as_file_name(label: str) -> str:
-    """`label` with nothing in it that a file system minds."""
+    """`label` with only letters, digits, `_`, `.` and `-`."""
     return re.sub(r"[^\w.-]", "-", label)
 
 
 def reuse(path: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
-    """What the file at `path` holds, if it is there already; one of other settings is the user's to sort out."""
+    """The JSON at `path`, or None without a file; a file that was made with other settings is refused."""
     if not path.is_file():
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,244 @@
+"""Sums of squared gradients over drawn sentences, in one or several processes, that a killed run continues.
+
+The drawn sentences are cut into batches, each half of the draw by itself. Each process sums every P-th batch and saves
+its partial sums now and then. Left out on purpose: what the sums become (`fisher.py`).
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import queue
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core import fisher
+from ..core.tensor_files import read
+from ..errors import UserError
+from ..files import whole
+from ..workspace.checkpoints import save
+from ..workspace.processes import end_with_parent, refuse_when_stopping, without_interrupts
+
+_SECONDS_BETWEEN_SAVES = 30.0
+_SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FisherSettings:
+    """One measurement. What follows `seed` changes how it is computed but, up to rounding, not the result."""
+
+    checkpoint: str
+    data: str
+    split: str
+    estimator: str
+    samples: int
+    draws: int
+    seed: int
+    max_tokens: int
+    memory: int  # bytes
+    device: str
+    processes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The drawn sentences: batches of the first half of the draw, then of the second, each longest first."""
+
+    batches: list[tuple[int, list[int]]]  # (half, sentence ids)
+    counts: tuple[int, int]
+    too_long: int
+
+
+@dataclass
+class PartialSums:
+    """The sums of one process over the first `done` batches of its share, one for each half of the draw."""
+
+    key: dict[str, Any]
+    done: int
+    sums: tuple[fisher.Totals, fisher.Totals]
+
+    def save(self, path: Path) -> None:
+        with whole(path) as part:
+            save({"key": self.key, "done": self.done, "sums": self.sums}, part)
+
+    @classmethod
+    def load(cls, path: Path, key: dict[str, Any]) -> "PartialSums | None":
+        """The partial sums at `path`, if they belong to the measurement with this `key`."""
+        if not path.is_file():
+            return None
+        try:
+            partial = cls(**read(path, "part of a measurement", "remove it"))
+        except Exception as error:
+            reason = error or type(error).__name__
+            logger.warning("%s cannot be read (%s); this share is measured again", path, reason)
+            return None
+        if partial.key != key:
+            logger.warning("%s is of other settings or another checkpoint; this share is measured again", path)
+            return None
+        return partial
+
+
+def load_trained(settings: FisherSettings, device: str) -> Any:
+    """The checkpoint and its data."""
+    from ..plugin.trained import Trained
+
+    return Trained.load(Path(settings.checkpoint), Path(settings.data), settings.split, device)
+
+
+def plan(trained: Any, settings: FisherSettings) -> Plan:
+    """Every drawn sentence once; the same for every number of processes."""
+    ids, too_long = trained.draw(settings.samples, settings.seed)
+    lengths = {number: trained.dataset.num_tokens(number) for number in ids}
+    halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+    batches = [
+        (half, batch)
+        for half, members in enumerate(halves)
+        for batch in fisher.batches(members, lengths.__getitem__, settings.max_tokens)
+    ]
+    planned = sorted(number for _, batch in batches for number in batch)
+    if planned != sorted(ids):
+        raise RuntimeError(f"{len(planned)} of {len(ids)} drawn sentences are in batches")
+    return Plan(batches, (len(halves[0]), len(halves[1])), too_long)
+
+
+def measure(trained: Any, settings: FisherSettings, key: dict[str, Any], out: Path, count: int) -> list[fisher.Totals]:
+    """The sums over each half of the draw, from all processes.
+
+    Args:
+        key: settings of the measurement; partial sums beside `out` with another key are not used.
+        count: the number of drawn sentences.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=count, unit="sentence", disable=None, file=sys.stderr) as bar:
+        if settings.processes == 1:
+            _measure_share(trained, settings, key, out, 0, bar.update)
+        else:
+            _measure_in_processes(settings, key, out, bar.update)
+    sums: list[fisher.Totals] = [{}, {}]
+    for rank in range(settings.processes):
+        partial = PartialSums.load(_path(out, rank, settings.processes), key)
+        if partial is None:
+            raise RuntimeError(f"the partial sums of process {rank} are missing")
+        for share, total in zip(partial.sums, sums, strict=True):
+            for name, tensor in share.items():
+                total[name] = total[name] + tensor if name in total else tensor.cpu()
+    return sums
+
+
+def remove_partial_sums(out: Path) -> None:
+    """Remove the partial sums beside `out`, and what a kill left of one that was being written."""
+    for path in list(out.parent.iterdir()):
+        if path.name.startswith((f".{out.name}.part-", f"..{out.name}.part-")):
+            path.unlink(missing_ok=True)
+
+
+def _path(out: Path, rank: int, processes: int) -> Path:
+    return out.with_name(f".{out.name}.part-{rank}-of-{processes}")
+
+
+def _measure_share(
+    trained: Any, settings: FisherSettings, key: dict[str, Any], out: Path, rank: int, report: Callable[[int], Any]
+) -> None:
+    """Sum every P-th batch of the plan; `report` is told how many sentences are done. Leaves a file of partial sums."""
+    from ..plugin.trained import attention_by_layers
+
+    planned = plan(trained, settings)
+    share = planned.batches[rank :: settings.processes]
+    path = _path(out, rank, settings.processes)
+    partial = PartialSums.load(path, key)
+    if partial is None:
+        parameters = fisher.trainable(trained.model)
+        partial = PartialSums(key, 0, (fisher.zeros(parameters), fisher.zeros(parameters)))
+    else:
+        for totals in partial.sums:
+            totals.update({name: total.to(trained.device) for name, total in totals.items()})
+        report(sum(len(ids) for _, ids in share[: partial.done]))
+    with fisher.without_dropout(trained.model), attention_by_layers(trained.model):
+        add_ = _adder(trained, settings, [number for _, ids in planned.batches for number in ids])
+        saved, cost = time.monotonic(), 0.0
+        for half, ids in share[partial.done :]:
+            add_(partial.sums[half], ids)
+            partial.done += 1
+            report(len(ids))
+            if time.monotonic() - saved > max(_SECONDS_BETWEEN_SAVES, _SAVES_APART * cost):
+                start = time.monotonic()
+                partial.save(path)
+                saved = time.monotonic()
+                cost = saved - start
+    partial.save(path)
+
+
+def _adder(
+    trained: Any, settings: FisherSettings, drawn: Sequence[int]
+) -> Callable[[fisher.Totals, Sequence[int]], None]:
+    """A function that adds the squared gradients of a batch of sentences to totals."""
+    parameters = fisher.trainable(trained.model)
+    if settings.estimator == "batch":
+        return lambda totals, ids: fisher.add_squared_sum_(
+            totals, parameters, trained.log_likelihoods, trained.gold(ids)
+        )
+    by_length = sorted(drawn, key=trained.dataset.num_tokens)
+    probe = [by_length[len(by_length) * quarter // 4] for quarter in (1, 2, 3)]
+    squares = fisher.SquaredGradients(trained.model, trained.log_likelihoods, trained.gold(probe), settings.memory)
+    if squares.looped:
+        logger.warning("measured one sentence at a time: %s", ", ".join(squares.looped))
+    if settings.estimator == "per-sample":
+        return lambda totals, ids: squares.add_(totals, trained.gold(ids))
+
+    def targets_of(ids: Sequence[int]) -> Iterator[list[Any]]:
+        if settings.estimator == "expected":
+            yield trained.every_class(ids)
+        else:
+            for draw in range(settings.draws):
+                yield trained.sampled(ids, draw, settings.seed)
+
+    def add_(totals: fisher.Totals, ids: Sequence[int]) -> None:
+        for pairs in targets_of(ids):
+            for batch in fisher.batches(pairs, trained.length, settings.max_tokens):
+                squares.add_(totals, batch)
+
+    return add_
+
+
+def _worker(settings: FisherSettings, key: dict[str, Any], out: Path, rank: int, threads: int, progress: Any) -> None:
+    """A spawned process. It ends when its parent is gone, or a killed run would go on behind the next one."""
+    end_with_parent()
+    logging.disable(logging.INFO)
+    torch.set_num_threads(threads)
+    device = f"cuda:{rank}" if settings.device == "cuda" else settings.device
+    _measure_share(load_trained(settings, device), settings, key, out, rank, progress.put)
+
+
+def _measure_in_processes(
+    settings: FisherSettings, key: dict[str, Any], out: Path, report: Callable[[int], Any]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    progress = context.Queue()
+    threads = max(1, torch.get_num_threads() // settings.processes)
+    workers = [
+        context.Process(target=_worker, args=(settings, key, out, rank, threads, progress), daemon=True)
+        for rank in range(settings.processes)
+    ]
+    with without_interrupts():
+        for worker in workers:
+            worker.start()
+    while any(worker.is_alive() for worker in workers) or not progress.empty():
+        with contextlib.suppress(queue.Empty):
+            report(progress.get(timeout=0.2))
+        if any(worker.exitcode not in (None, 0) for worker in workers):
+            break
+    failed = [rank for rank, worker in enumerate(workers) if worker.exitcode != 0]
+    for worker in workers:
+        worker.terminate()
+        worker.join()
+    if failed:
+        refuse_when_stopping()
+        raise UserError(f"process {failed[0]} failed, see above; type the same call again to continue from its sums")

@@ -1,0 +1,58 @@
+"""`wff sensitivity`: how evenly the parameters of checkpoints contribute, as a table and as violins."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from ..analysis import sensitivity
+from ..analysis.gradients import Sample
+from ..core.scope import SCOPES
+from ..workspace.labels import labels
+from ..workspace.machine import a_device
+from .arguments import add_batches, add_device, add_names, check_at_least
+
+HELP = """\
+Measure how evenly the parameters of checkpoints contribute: the sensitivity abs(theta * grad) of each, the mean over
+random batches; its standard deviation (the degree of contribution balance: lower is more balanced), Gini coefficient,
+share of the top 20 % and quantiles, for the whole model, each type of module and each layer. With violins of
+several checkpoints side by side. A call that is killed continues with the checkpoint that it was at."""
+EXAMPLE = """\
+wff sensitivity runs/a/checkpoint_best.pt runs/b/checkpoint_best.pt --names standard,sage --data BIN \\
+    --out runs/sensitivity"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, on what, and where to write it."""
+    parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
+    parser.add_argument("--data", type=Path, required=True, metavar="BIN", help="binarised folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for table, samples and pictures")
+    add_names(parser, "checkpoints")
+    parser.add_argument(
+        "--scope", choices=SCOPES, default="all",
+        help="all: every parameter (default); linear: matrices of attention and feed-forward layers",
+    )  # fmt: skip
+    add_batches(parser)
+    parser.add_argument("--seed", type=int, default=1, help="of the batches and of the sample drawn (default 1)")
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="the table as JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    logging.disable(logging.INFO)  # fairseq reports dictionaries and data
+    check_at_least(args, ["batches", "max_tokens"])
+    paths = labels(args.checkpoint, args.names)
+    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or a_device())
+    rows = sensitivity.compare(paths, args.scope, sample, args.out)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        if row["by"] == "model":
+            print(
+                f"{row['checkpoint']}  std {row['std']:.3g}  std/mean {row['std_over_mean']:.2f}  "
+                f"Gini {row['gini']:.3f}  top 20 % hold {row['share_top20']:.1%}  "
+                f"({row['parameters']:,} parameters, {row['batches']} batches)"
+            )
+    print(f"wrote {args.out}/")
+    return 0
