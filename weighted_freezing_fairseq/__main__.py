@@ -24,11 +24,11 @@ from .files import explain, refuse_names_not_in_utf8
 from .workspace.processes import Stopped, leave, stoppable
 
 COMMANDS = {
-    "quickstart": ("studies.quickstart", "train, score and measure methods on the embedded corpus"),
+    "quickstart": ("cli.quickstart", "train, score and measure methods on the embedded corpus"),
     "prepare": ("studies.prepare", "prepare a data set: archives to binarised data, every step counted"),
-    "adapt": ("studies.adapt", "adapt a model to a new domain and measure what it forgets"),
-    "self-distill": ("studies.self_distill", "teach a model by one of its own kind, round after round"),
-    "prune-iterative": ("studies.prune_iterative", "prune a model step by step while it trains on, with every method"),
+    "adapt": ("cli.adapt", "adapt a model to a new domain and measure what it forgets"),
+    "self-distill": ("cli.self_distill", "teach a model by one of its own kind, round after round"),
+    "prune-iterative": ("cli.prune_iterative", "prune a model step by step while it trains on, with every method"),
     "rules": ("cli.rules", "print the table of methods"),
     "doctor": ("cli.doctor", "check this machine and say what to type where something is wrong"),
     "user-dir": ("cli.user_dir", "print the path for fairseq's --user-dir"),
@@ -44,7 +44,7 @@ COMMANDS = {
     "average": ("cli.average", "write the mean of several checkpoints as one"),
     "report": ("cli.report", "collect scored runs into the papers' tables, with significance"),
     "bench": ("cli.bench", "measure what each method costs beside standard training"),
-    "corpus": ("data.embedded", "write the embedded, generated corpus of one language pair"),
+    "corpus": ("cli.corpus", "write the embedded, generated corpus of one language pair"),
 }
 
 

@@ -84,7 +84,7 @@ def test_the_table_has_mean_and_deviation_of_each_round(tmp_path):
     ("words", "expected"),
     [
         (["--pair", "fr-en"], "type --pair with one of: ar-en, de-en"),
-        (["--rounds", "0"], "type --rounds 2"),
+        (["--rounds", "0"], "type --rounds 1"),
         (["--seeds", "0"], "type --seeds 1"),
         (["--configs", "/nowhere"], "give --configs a folder with standard.yaml and self_distillation.yaml"),
         (["--teacher", "x.pt"], "type: wff --help"),

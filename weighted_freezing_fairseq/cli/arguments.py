@@ -2,8 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..workspace.configs import CONFIGS
+
+if TYPE_CHECKING:
+    from ..studies.embedded import EmbeddedStudy
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
@@ -34,3 +40,49 @@ def check_at_least(args: argparse.Namespace, names: Sequence[str], least: int = 
         if (value := getattr(args, name)) is not None and value < least:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option} must be at least {least}, got {value}; type {option} {least}, or leave it out")
+
+
+def add_embedded_study(parser: argparse.ArgumentParser, seeds: str, out: str, configs: str) -> None:
+    """What every study on the embedded corpus is told: the pair, how often, where, and how much at once."""
+    from ..data.embedded import PAIRS
+
+    parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(PAIRS)} (default de-en)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=f"{seeds} (default 1)")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"default {out}")
+    parser.add_argument(
+        "--configs",
+        type=Path,
+        default=CONFIGS / configs,
+        help=f"folder of METHOD.yaml (default: configs/{configs} of the repository)",
+    )
+    parser.add_argument(
+        "--corpus-fraction",
+        type=float,
+        default=1.0,
+        metavar="F",
+        help="use this share of the corpus, to see in less time that everything works (default 1)",
+    )
+    add_device(parser)
+    parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
+
+
+def embedded_study(args: argparse.Namespace) -> "EmbeddedStudy":
+    """The study that `add_embedded_study` asked for; impossible values are refused."""
+    from ..data.embedded import PAIRS
+    from ..studies.embedded import EmbeddedStudy
+
+    if args.pair not in PAIRS:
+        raise UserError(f"unknown pair {args.pair!r}; type --pair with one of: {', '.join(PAIRS)}")
+    check_at_least(args, ("seeds", "jobs"))
+    if not 0.05 <= args.corpus_fraction <= 1:
+        raise UserError(f"--corpus-fraction must be between 0.05 and 1, got {args.corpus_fraction:g}; type 0.1")
+    return EmbeddedStudy(
+        args.pair,
+        args.seeds,
+        args.out.resolve(),
+        args.configs.resolve(),
+        args.corpus_fraction,
+        args.device,
+        args.jobs,
+        args.words,
+    )

@@ -5,7 +5,6 @@ Idea: a thought (a date, a price, a list of countries ...) is drawn once, withou
 translations of ours, and ordinals in words, where num2words errs (Arabic from 21 on, Spanish from 40 on).
 """
 
-import argparse
 import datetime
 import hashlib
 import importlib.metadata
@@ -31,14 +30,6 @@ except ImportError as error:  # an optional extra: `--help` must work without it
 else:
     _MISSING = None
 
-HELP = """\
-Write a small parallel corpus of real language: dates, prices, quantities, number words, names of regions, languages,
-currencies and cities, from CLDR (Babel) and num2words. DIR gets train.XX, train.en, valid.XX ... test.en, one sentence
-a line, and corpus.json, which says how they were made. Nothing is downloaded, and the same settings give the same
-bytes on every machine. A second call with the same settings changes nothing; no file of yours is ever replaced."""
-EXAMPLE = """\
-wff corpus --pair de-en --out data/de-en
-  wff corpus --pair de-en --out data/de-en-prices --kinds money,percent --train 2000"""
 
 LANGUAGES = ("ar", "de", "es", "fa", "he", "it", "nl", "pl")
 PAIRS = tuple(f"{language}-en" for language in LANGUAGES)
@@ -420,32 +411,3 @@ def _write_all(out: Path, contents: Mapping[str, bytes]) -> None:
             raise UserError(f"{out / name} exists and is not of this corpus; type another folder: --out DIR")
     for name, data in contents.items():
         write_atomically(out / name, data)
-
-
-# The command ---------------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pair", required=True, metavar="XX-en", help=f"one of: {' '.join(PAIRS)}")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for train, valid and test files")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, another corpus (default: 1)")
-    for split, size in SIZES.items():
-        parser.add_argument(
-            f"--{split}", type=int, default=size, metavar="N", help=f"sentence pairs in {split} (default: {size})"
-        )
-    parser.add_argument("--kinds", metavar="A,B,...", help=f"speak only of these (default: all): {','.join(KINDS)}")
-    parser.add_argument("--json", action="store_true", help="print the manifest instead of a sentence")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the corpus and say so, or say that it is there already."""
-    sizes = {split: getattr(args, split) for split in SIZES}
-    kinds = None if args.kinds is None else args.kinds.split(",")
-    manifest, written = write(args.pair, args.out, args.seed, sizes, kinds)
-    if args.json:
-        print(json.dumps({**manifest, "written": written}, indent=2))
-    else:
-        counts = ", ".join(f"{size} {split}" for split, size in sizes.items())
-        done = "wrote" if written else "nothing to do:"
-        print(f"{done} {args.pair} (seed {args.seed}; {counts}) {'to' if written else 'is already in'} {args.out}")
-    return 0

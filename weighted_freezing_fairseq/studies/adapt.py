@@ -1,4 +1,4 @@
-"""`wff adapt`: a model of one domain adapted to another, and what it forgets, on the embedded corpus.
+"""A model of one domain adapted to another, and what it forgets, on the embedded corpus.
 
 A parent is trained on sentences of some kinds, then fine-tuned on sentences of others: plainly, and with the methods
 that spare or choose weights by their Fisher information (one YAML a method, in configs/adapt). One table holds BLEU on
@@ -6,94 +6,85 @@ the old and on the new domain, how many weights changed, and how small `wff pack
 dictionary stay the parent's, as for any adapted model.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import check_fraction
 from ..files import write_atomically
 from ..scoring.scores import Score
 from ..workspace.commands import wff
-from ..workspace.configs import CONFIGS, methods_in
-from ..workspace.locks import alone_in
+from ..workspace.configs import methods_in
 from ..workspace.machine import Machine
 from ..workspace.progress import say
 from ..workspace.runs import Run
 from ..workspace.steps import once
-from ..workspace.tables import mean, write_tables
-from .embedded import (
-    DECODE,
-    add_run_arguments,
-    evaluate,
-    on_embedded,
-    prepare,
-    refuse_unknown_methods,
-    refuse_wrong,
-)
-from .training import filled_in, refuse_invalid_settings, train
-
-HELP = "Adapt a model to a new domain with several methods, and measure what it learns and what it forgets."
-EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
+from ..workspace.tables import mean
+from .embedded import DECODE, EmbeddedStudy, PreparedCorpus, evaluate, refuse_unknown_methods
+from .training import filled_in, refuse_invalid_settings
 
 OLD = ("date", "time", "relative", "number", "money", "measure", "language", "territory", "city")
 NEW = ("percent", "currency")
 PARENT = "parent"
 
 
-def main_steps(
-    args: argparse.Namespace, methods: Sequence[str], configs: Path, parent_config: Path, folder: Path
+def adapt(
+    study: EmbeddedStudy, methods: Sequence[str] | None, density: float, samples: int, parent_config: Path
 ) -> str:
-    """From nothing to the table."""
-    old, new = folder / "old", folder / "new"
-    parents = [Run(PARENT, seed, folder / f"{PARENT}-{seed}") for seed in range(1, args.seeds + 1)]
-    children = [Run(m, p.seed, folder / f"{m}-{p.seed}") for p in parents for m in methods]
-    machine = Machine.of(args.device, args.jobs, len(children))
-    prepare(args.pair, old, args.corpus_fraction, OLD)
-    prepare(args.pair, new, args.corpus_fraction, NEW, like=old)
-    say(f"training {len(parents)} parents on {', '.join(OLD)}")
+    """Train a parent on the old domain for each seed, and adapt it to the new one; returns the table, written too.
 
-    def begin(run: Run) -> None:
-        train(run, parent_config, old / "bin", args.pair, machine, on_embedded(args, old))
+    Args:
+        methods: each has a YAML in the study's configs (default: all that have one).
+        density: of the mask for fish_mask.
+        samples: sentences that Fisher information is measured on.
+        parent_config: the YAML of the parents.
+    """
+    methods = methods_in(study.configs) if methods is None else methods
+    refuse_unknown_methods(methods, study.configs)
+    configs = {method: study.configs / f"{method}.yaml" for method in methods}
+    refuse_invalid_settings(parent_config, *configs.values())
+    parents, children = study.runs([PARENT]), study.runs(methods)
+    machine = study.machine(len(children))
 
-    machine.map(begin, parents)
-    machine.map(lambda run: _measure(run, old, new, args, machine), parents)
-    say(f"adapting {len(children)} times to {', '.join(NEW)}")
-
-    def adapt(run: Run) -> None:
+    def adapt_child(run: Run) -> None:
         parent = parents[run.seed - 1]
-        config = configs / f"{run.method}.yaml"
         fisher = parent.folder / "fisher.pt"
-        measured = filled_in(config, {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"})
+        measured = {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"}
         start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
-        train(run, config, new / "bin", args.pair, machine, on_embedded(args, new), {**start, **measured})
+        study.train(run, configs[run.method], new, machine, {**start, **filled_in(configs[run.method], measured)})
 
-    machine.map(adapt, children)
-    target = args.pair.split("-")[1]
-    runs = [*parents, *children]
-    scores = {
-        name: machine.map(lambda run, d=d, n=name: evaluate(run, d / "bin", d / f"raw/test.{target}", machine, n), runs)
-        for name, d in (("old", old), ("new", new))
-    }
-    packed = {run: _packed(run, parents[run.seed - 1], machine) for run in children}
-    found = {run: (scores["old"][i], scores["new"][i]) for i, run in enumerate(runs)}
-    text, rows = table(found, packed, args.pair)
-    write_tables(folder, text, rows)
+    with study.alone():
+        old = study.prepare("old", OLD)
+        new = study.prepare("new", NEW, like=old)
+        say(f"training {len(parents)} parents on {', '.join(OLD)}")
+        machine.map(lambda run: study.train(run, parent_config, old, machine), parents)
+        machine.map(lambda run: _measure(run, old, new, density, samples, machine), parents)
+        say(f"adapting {len(children)} times to {', '.join(NEW)}")
+        machine.map(adapt_child, children)
+        runs = [*parents, *children]
+        by_domain = [
+            machine.map(lambda run, data=data, name=name: evaluate(run, data, machine, name), runs)
+            for name, data in (("old", old), ("new", new))
+        ]
+        packed = {run: _packed(run, parents[run.seed - 1], machine) for run in children}
+        text, rows = table(dict(zip(runs, zip(*by_domain, strict=True), strict=True)), packed, study.pair)
+        study.write_results(text, rows)
     return text
 
 
-def _measure(parent: Run, old: Path, new: Path, args: argparse.Namespace, machine: Machine) -> None:
-    """Fisher information of the parent: on the old domain, and a mask of what matters on the new."""
-    for name, data, more in (("fisher", old, []), ("mask", new, ["--mask-density", args.density])):
+def _measure(
+    parent: Run, old: PreparedCorpus, new: PreparedCorpus, density: float, samples: int, machine: Machine
+) -> None:
+    """Measure Fisher information of the parent on the old domain, and a mask of what matters on the new one."""
+    for name, data, more in (("fisher", old, []), ("mask", new, ["--mask-density", density])):
         goal = parent.folder / f"{name}.pt"
 
-        def work(goal: Path = goal, data: Path = data, more: Sequence[Any] = more, name: str = name) -> None:
-            say(f"{parent.name}: Fisher information on the {data.name} domain ({name})")
-            words = ["fisher", parent.checkpoint, "--data", data / "bin", "--out", goal, "--samples", args.samples]
+        def work(goal: Path = goal, data: PreparedCorpus = data, more: Sequence[Any] = more, name: str = name) -> None:
+            say(f"{parent.name}: Fisher information on the {data.folder.name} domain ({name})")
+            words = ["fisher", parent.checkpoint, "--data", data.binarised, "--out", goal, "--samples", samples]
             wff([*words, "--device", machine.device, *more], machine.threads)
 
-        once(parent.folder, name, {"samples": args.samples, "more": more}, work)
+        once(parent.folder, name, {"samples": samples, "more": more}, work)
 
 
 def _packed(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
@@ -129,47 +120,20 @@ def table(
         "|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(run.method for run in scores):
-        mine = [run for run in scores if run.method == method]
-        reports = [packed[run] for run in mine if run in packed]
+        of_method = [run for run in scores if run.method == method]
+        reports = [packed[run] for run in of_method if run in packed]
         changed, size = (
             f"{100 * max(r[key] for r in reports):.2f} %" if reports else "-"
             for key in ("density", "file_over_base_model")
         )
-        lines.append(
-            f"| `{method}` | {mean([scores[r][0].bleu for r in mine])} | {mean([scores[r][1].bleu for r in mine])} "
-            f"| {changed} | {size} | {' '.join(str(r.seed) for r in mine)} |"
-        )
-    old, new = next(iter(scores.values()))
+        old, new = (mean([scores[run][domain].bleu for run in of_method]) for domain in (0, 1))
+        seeds = " ".join(str(run.seed) for run in of_method)
+        lines.append(f"| `{method}` | {old} | {new} | {changed} | {size} | {seeds} |")
+    old_score, new_score = next(iter(scores.values()))
     lines += [
         "",
-        f"BLEU: `{old.bleu_signature}`  ",
-        f"old: {', '.join(OLD)}; {old.sentences} test sentences. new: {', '.join(NEW)}; {new.sentences}. "
+        f"BLEU: `{old_score.bleu_signature}`  ",
+        f"old: {', '.join(OLD)}; {old_score.sentences} test sentences. new: {', '.join(NEW)}; {new_score.sentences}. "
         f"`{PARENT}` has seen the old domain only. Beam {DECODE.beam}, last checkpoint.",
     ]
     return "\n".join(lines), rows
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to compare, and where."""
-    parser.add_argument("--methods", help="comma-separated; each has a YAML in --configs (default: all of them)")
-    parser.add_argument("--density", type=float, default=0.05, help="of the mask for fish_mask (default 0.05)")
-    parser.add_argument("--samples", type=int, default=1000, help="sentences to measure Fisher information on")
-    parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
-    add_run_arguments(parser, seeds="parents and children of seeds 1 to N", out="runs/adapt", configs="adapt")
-
-
-def run(args: argparse.Namespace) -> int:
-    """The whole way; ends with the table on standard output."""
-    refuse_wrong(args)
-    check_fraction("--density", args.density, 0.05, one=True)
-    configs = args.configs.resolve()
-    methods = args.methods.split(",") if args.methods else methods_in(configs)
-    refuse_unknown_methods(methods, configs)
-    parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
-    refuse_invalid_settings(parent_config, *(configs / f"{method}.yaml" for method in methods))
-    folder = args.out.resolve() / args.pair
-    with alone_in(folder):
-        text = main_steps(args, methods, configs, parent_config, folder)
-    print(text)
-    print(f"\nTables, Fisher information, masks, packed runs and logs: {folder}/ (table.md, table.csv, */train.log)")
-    return 0

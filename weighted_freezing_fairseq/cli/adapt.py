@@ -1,0 +1,36 @@
+"""`wff adapt`: a model of one domain adapted to another, and what it forgets."""
+
+import argparse
+from pathlib import Path
+
+from ..errors import check_fraction
+from ..workspace.configs import CONFIGS
+from .arguments import add_embedded_study, check_at_least, embedded_study, split
+
+HELP = "Adapt a model to a new domain with several methods, and measure what it learns and what it forgets."
+EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to compare, and where."""
+    parser.add_argument(
+        "--methods", type=split, help="comma-separated; each has a YAML in --configs (default: all of them)"
+    )
+    parser.add_argument("--density", type=float, default=0.05, help="of the mask for fish_mask (default 0.05)")
+    parser.add_argument("--samples", type=int, default=1000, help="sentences to measure Fisher information on")
+    parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
+    add_embedded_study(parser, seeds="parents and children of seeds 1 to N", out="runs/adapt", configs="adapt")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..studies.adapt import adapt
+
+    study = embedded_study(args)
+    check_fraction("--density", args.density, 0.05, one=True)
+    check_at_least(args, ["samples"])
+    parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
+    print(adapt(study, args.methods, args.density, args.samples, parent_config))
+    print(
+        f"\nTables, Fisher information, masks, packed runs and logs: {study.folder}/ (table.md, table.csv, */train.log)"
+    )
+    return 0

@@ -1,0 +1,30 @@
+"""`wff quickstart`: methods side by side on the embedded corpus, from nothing to a table."""
+
+import argparse
+
+from .arguments import add_embedded_study, embedded_study, split
+
+HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
+EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to compare, and where."""
+    parser.add_argument(
+        "--methods",
+        default="standard,weighted_freeze",
+        help="comma-separated; each has a YAML in --configs, or in configs/adapt: then it starts from standard",
+    )
+    add_embedded_study(parser, seeds="train with seeds 1 to N", out="runs/quickstart", configs="toy")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..studies.quickstart import compare
+
+    study = embedded_study(args)
+    table, page = compare(study, split(args.methods))
+    print(table)
+    print(f"\nTables, learning curves and logs: {study.folder}/ (table.md, table.csv, curves.png, */train.log)")
+    print(f"TensorBoard: tensorboard --logdir {study.folder}")
+    print(f"All of it on one page, for any browser: {page}")
+    return 0

@@ -1,0 +1,27 @@
+"""`wff self-distill`: a model, and students of its shape that learn from it, round after round."""
+
+import argparse
+
+from .arguments import add_embedded_study, check_at_least, embedded_study
+
+HELP = """\
+Train a model, then students of the same shape, each taught by the model of the round before, and score every round on
+the embedded corpus. With --ensemble all earlier rounds teach, their probabilities averaged."""
+EXAMPLE = "wff self-distill --pair de-en --rounds 2 --seeds 3 --out runs/self_distill"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How often, who teaches, and where."""
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="students after one another (default 2)")
+    parser.add_argument("--ensemble", action="store_true", help="all earlier rounds teach, not the last one alone")
+    add_embedded_study(parser, seeds="all rounds for seeds 1 to N", out="runs/self_distill", configs="toy")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..studies.self_distill import distil
+
+    study = embedded_study(args)
+    check_at_least(args, ["rounds"])
+    print(distil(study, args.rounds, args.ensemble))
+    print(f"\nTables and logs: {study.folder}/ (table.md, table.csv, */train.log)")
+    return 0
