@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     _at_least(1, args.jobs, "--jobs")
     pairs = _pairs(data, recipe, args)
     out = (args.out or Path("data") / data.name).resolve()
-    jobs = [folder.Job(data, name, recipe, pair, prepared(out, name, pair), args.any_counts) for pair in pairs]
+    jobs = [folder.PairJob(data, name, recipe, pair, prepared(out, name, pair), args.any_counts) for pair in pairs]
     if args.dry_run:
         needs = _needs(jobs)
         there = fetch.at_hand(needs, out / "archives", args.archive)
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) -> None:
+def _prepare(jobs: Sequence[folder.PairJob], out: Path, args: argparse.Namespace) -> None:
     """Archives first, one after the other; then the pairs side by side."""
     if not jobs:
         return
@@ -108,10 +108,10 @@ def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) ->
     needs = _needs(jobs)
     files = fetch.obtain(needs, out / "archives", args.archive, go_on=_command(args))
     identities = {path: fetch.identity(path) for path in set(files.values())}
-    known = {need: folder.Source(path, identities[path]) for need, path in files.items()}
+    known = {need: folder.ArchiveFile(path, identities[path]) for need, path in files.items()}
     at_once = min(len(jobs), args.jobs)
 
-    def one(job: folder.Job) -> str:
+    def one(job: folder.PairJob) -> str:
         """What went wrong: a pair that cannot be prepared does not stop the others."""
         try:
             with alone_in(job.folder):
@@ -129,14 +129,14 @@ def _prepare(jobs: Sequence[folder.Job], out: Path, args: argparse.Namespace) ->
         raise UserError("\n".join(failed))
 
 
-def _needs(jobs: Sequence[folder.Job]) -> dict[str, tuple[Archive, ...]]:
+def _needs(jobs: Sequence[folder.PairJob]) -> dict[str, tuple[Archive, ...]]:
     """What these jobs read, and the archives that have it."""
     used = {side.archive for job in jobs for part in job.parts for side in (part.source, part.target)}
     known = jobs[0].data.archives([job.pair for job in jobs])
     return {need: archives for need, archives in known.items() if need in used}
 
 
-def _plan(job: folder.Job, needs: Mapping[str, tuple[Archive, ...]], there: Mapping[str, Path]) -> list[str]:
+def _plan(job: folder.PairJob, needs: Mapping[str, tuple[Archive, ...]], there: Mapping[str, Path]) -> list[str]:
     """What a call would do to one pair."""
     if folder.is_done(job):
         return [f"{job.pair}: {job.folder} is there already; nothing to do"]

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--jobs must be at least 1; type --jobs 1, or leave it out")
     out = (args.out or Path("data") / data.name).resolve()
     jobs = [
-        sentence_folder.Job(
+        sentence_folder.TaskJob(
             data, data.tasks[key], encoder, prepared(out, encoder.kind, key), longest, any_counts=args.any_counts
         )
         for key in tasks
@@ -63,7 +63,7 @@ def tasks_of(data: SentenceData, words: str | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _prepare(jobs: Sequence[sentence_folder.Job], given: Sequence[Path], processes: int) -> None:
+def _prepare(jobs: Sequence[sentence_folder.TaskJob], given: Sequence[Path], processes: int) -> None:
     """One task after the other, each with all processes: a task that cannot be prepared does not stop the others."""
     if not jobs:
         return
@@ -87,7 +87,7 @@ def _prepare(jobs: Sequence[sentence_folder.Job], given: Sequence[Path], process
         raise UserError("\n".join(failed))
 
 
-def _plan(job: sentence_folder.Job) -> list[str]:
+def _plan(job: sentence_folder.TaskJob) -> list[str]:
     """What a call would do to one task."""
     if sentence_folder.is_done(job):
         return [f"{job.task.name}: {job.folder} is there already; nothing to do"]
