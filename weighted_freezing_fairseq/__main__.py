@@ -25,7 +25,7 @@ from .workspace.processes import Stopped, leave, stoppable
 
 COMMANDS = {
     "quickstart": ("studies.quickstart", "train, score and measure methods on the embedded corpus"),
-    "prepare": ("studies.prepare", "prepare a data set: archives to binarised data, every step counted"),
+    "prepare": ("cli.prepare", "prepare a data set: archives to binarised data, every step counted"),
     "adapt": ("studies.adapt", "adapt a model to a new domain and measure what it forgets"),
     "self-distill": ("studies.self_distill", "teach a model by one of its own kind, round after round"),
     "prune-iterative": ("studies.prune_iterative", "prune a model step by step while it trains on, with every method"),
@@ -38,9 +38,9 @@ COMMANDS = {
     "sensitivity": ("analysis.sensitivity", "see how evenly the parameters of checkpoints contribute"),
     "prune": ("analysis.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
     "plot": ("figures.plot", "draw the papers' figures from runs and tables, CSV first"),
-    "train": ("studies.train", "train one method of a data set, or fine-tune; called again, go on"),
-    "reproduce": ("studies.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
-    "evaluate": ("studies.evaluate", "translate test sets, or label them, and score that"),
+    "train": ("cli.train", "train one method of a data set, or fine-tune; called again, go on"),
+    "reproduce": ("cli.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
+    "evaluate": ("cli.evaluate", "translate test sets, or label them, and score that"),
     "average": ("cli.average", "write the mean of several checkpoints as one"),
     "report": ("report.tables", "collect scored runs into the papers' tables, with significance"),
     "bench": ("cli.bench", "measure what each method costs beside standard training"),

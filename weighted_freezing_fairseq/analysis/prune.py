@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cli.arguments import add_decode_arguments, search_of
 from ..core import fisher
 from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
@@ -30,7 +31,7 @@ from ..errors import UserError, check_fraction
 from ..figures import drawing, registry
 from ..files import whole, write_atomically
 from ..scoring.scores import Score, read_lines, refuse_processed, score
-from ..scoring.translate import add_decode_arguments, decode_of, generate, refuse_missing
+from ..scoring.translate import generate, refuse_missing
 from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
 from ..workspace.labels import as_file_name, labels, reuse
 from ..workspace.locks import alone_in
@@ -275,7 +276,7 @@ def draw_curve(args: argparse.Namespace, methods: Sequence[Method], sample: Samp
     paths = labels(args.checkpoint, args.names)
     curve = Curve(args.out, [(c, m.name, f) for c in paths for m in methods for f in fractions])
     machine = Machine.of(args.device, args.jobs, len(curve.points))
-    translation = Translation(args.data.resolve(), args.subset, decode_of(args), reference, machine)
+    translation = Translation(args.data.resolve(), args.subset, Decode(**search_of(args)), reference, machine)
     with alone_in(args.out):
         shutil.rmtree(args.out / _TEMPORARY, ignore_errors=True)  # of a call that was killed
         for label, path in paths.items():

@@ -115,6 +115,28 @@ def train(
     once_claimed(run.folder, "training", stamp_of(given), work)
 
 
+def merged(settings: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """`settings` with what a user changed as section.key=value."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for setting in changed:
+        name, equals, _ = setting.partition("=")
+        if not equals or "." not in name:
+            raise UserError(
+                f"--set {setting} is not of the form section.key=value; type --set optimization.max_update=1000"
+            )
+        try:
+            OmegaConf.from_dotlist([setting])
+        except (YAMLError, OmegaConfBaseException) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"--set {setting} has no valid value ({why}); type --set 'optimization.lr=[0.1]'") from None
+    return OmegaConf.to_container(  # type: ignore[return-value]
+        OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed)))
+    )
+
+
 def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a YAML leaves open, from what was `found` for them, as `train` takes them."""
     settings: dict[str, Any] = {}
