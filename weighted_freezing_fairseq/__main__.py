@@ -1,8 +1,8 @@
 """`wff`: one command line for every tool of the package, one module a sub-command.
 
-A sub-command is a row of `COMMANDS`. Its module holds `HELP` (one line), `EXAMPLE` (what a user would type),
-`add_arguments(parser)` and `run(args) -> exit status`, and is imported only when it is called, so that `wff user-dir`
-does not wait for torch. A module tells the user of a mistake by raising `UserError`: one line, exit status 2.
+A sub-command is a row of `COMMANDS` and a module of `cli/`, which holds `HELP`, `EXAMPLE` (what a user would type),
+`add_arguments(parser)` and `run(args) -> exit status`. A module is imported only when its command is called, so that
+`wff user-dir` does not wait for torch. `UserError` tells the user of a mistake: one line, exit status 2.
 """
 
 from __future__ import annotations  # an older Python must get as far as `wff doctor`
@@ -24,27 +24,27 @@ from .files import explain, refuse_names_not_in_utf8
 from .workspace.processes import Stopped, leave, stoppable
 
 COMMANDS = {
-    "quickstart": ("cli.quickstart", "train, score and measure methods on the embedded corpus"),
-    "prepare": ("studies.prepare", "prepare a data set: archives to binarised data, every step counted"),
-    "adapt": ("cli.adapt", "adapt a model to a new domain and measure what it forgets"),
-    "self-distill": ("cli.self_distill", "teach a model by one of its own kind, round after round"),
-    "prune-iterative": ("cli.prune_iterative", "prune a model step by step while it trains on, with every method"),
-    "rules": ("cli.rules", "print the table of methods"),
-    "doctor": ("cli.doctor", "check this machine and say what to type where something is wrong"),
-    "user-dir": ("cli.user_dir", "print the path for fairseq's --user-dir"),
-    "pack": ("cli.pack", "store a tuned checkpoint as what differs from its base"),
-    "unpack": ("cli.unpack", "give back the checkpoint that pack stored"),
-    "fisher": ("cli.fisher", "measure the Fisher information of a checkpoint, or make a mask of it"),
-    "sensitivity": ("cli.sensitivity", "see how evenly the parameters of checkpoints contribute"),
-    "prune": ("cli.prune", "prune a checkpoint once, or draw its score against the weights that remain"),
-    "plot": ("cli.plot", "draw the papers' figures from runs and tables, CSV first"),
-    "train": ("studies.train", "train one method of a data set, or fine-tune; called again, go on"),
-    "reproduce": ("studies.reproduce", "prepare, train, evaluate and report a matrix of methods, pairs and seeds"),
-    "evaluate": ("studies.evaluate", "translate test sets, or label them, and score that"),
-    "average": ("cli.average", "write the mean of several checkpoints as one"),
-    "report": ("cli.report", "collect scored runs into the papers' tables, with significance"),
-    "bench": ("cli.bench", "measure what each method costs beside standard training"),
-    "corpus": ("cli.corpus", "write the embedded, generated corpus of one language pair"),
+    "quickstart": "train, score and measure methods on the embedded corpus",
+    "prepare": "prepare a data set: archives to binarised data, every step counted",
+    "adapt": "adapt a model to a new domain and measure what it forgets",
+    "self-distill": "teach a model by one of its own kind, round after round",
+    "prune-iterative": "prune a model step by step while it trains on, with every method",
+    "rules": "print the table of methods",
+    "doctor": "check this machine and say what to type where something is wrong",
+    "user-dir": "print the path for fairseq's --user-dir",
+    "pack": "store a tuned checkpoint as what differs from its base",
+    "unpack": "give back the checkpoint that pack stored",
+    "fisher": "measure the Fisher information of a checkpoint, or make a mask of it",
+    "sensitivity": "see how evenly the parameters of checkpoints contribute",
+    "prune": "prune a checkpoint once, or draw its score against the weights that remain",
+    "plot": "draw the papers' figures from runs and tables, CSV first",
+    "train": "train one method of a data set, or fine-tune; called again, go on",
+    "reproduce": "prepare, train, evaluate and report a matrix of methods, pairs and seeds",
+    "evaluate": "translate test sets, or label them, and score that",
+    "average": "write the mean of several checkpoints as one",
+    "report": "collect scored runs into the papers' tables, with significance",
+    "bench": "measure what each method costs beside standard training",
+    "corpus": "write the embedded, generated corpus of one language pair",
 }
 
 
@@ -64,11 +64,11 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"weighted_freezing_fairseq {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, (module_name, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         if name != command:
             commands.add_parser(name, help=text, add_help=False)
             continue
-        module = importlib.import_module(f".{module_name}", __package__)
+        module = importlib.import_module(f".cli.{name.replace('-', '_')}", __package__)
         sub = commands.add_parser(
             name,
             help=text,

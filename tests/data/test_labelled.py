@@ -13,14 +13,14 @@ import pytest
 
 from weighted_freezing_fairseq.data import GLUE, SENTENCES, XNLI, archives, binary, sentence_folder
 from weighted_freezing_fairseq.data.encoders import Encoder, pieces_of
-from weighted_freezing_fairseq.data.sentence_folder import Job, _shortened
+from weighted_freezing_fairseq.data.sentence_folder import TaskJob, _shortened
 from weighted_freezing_fairseq.data.sentences import rows
 from weighted_freezing_fairseq.data.workers import Workers
 from weighted_freezing_fairseq.errors import UserError
 
 
 def source_of(data, task, split, place=0):
-    return next(part for part in data.tasks[task].parts if part.split == split).sources[place]
+    return next(known for known in data.tasks[task].splits if known.name == split).files[place]
 
 
 def read(tmp_path, text, task="rte", split="train", data=GLUE, place=0, ids=None):
@@ -34,12 +34,12 @@ def read(tmp_path, text, task="rte", split="train", data=GLUE, place=0, ids=None
 
 def test_the_sizes_are_those_of_the_data_sets():
     """As fairseq's and the authors' own tables have them; XNLI: 15 languages."""
-    sizes = {key: tuple(part.count for part in task.parts) for key, task in GLUE.tasks.items()}
+    sizes = {key: tuple(split.count for split in task.splits) for key, task in GLUE.tasks.items()}
     assert sizes == {
         "rte": (2490, 277, 3000), "cola": (8551, 1043, 1063), "mrpc": (3668, 408, 1725), "sts-b": (5749, 1500, 1379),
         "sst-2": (67_349, 872, 1821), "qnli": (104_743, 5463, 5463),
     }  # fmt: skip
-    parts = {part.split: part.count for part in XNLI.tasks["en"].parts}
+    parts = {split.name: split.count for split in XNLI.tasks["en"].splits}
     assert len(parts) == 31 and parts["train"] == 392_702
     assert parts["valid"] == parts["dev.zh"] == 2490 and parts["test.en"] == 5010
 
@@ -197,7 +197,7 @@ def encoder(tmp_path_factory):
 
 
 def made(folder, encoder, task, given, **more):
-    job = Job(GLUE, GLUE.tasks[task], encoder, folder, more.pop("longest", 128), any_counts=True)
+    job = TaskJob(GLUE, GLUE.tasks[task], encoder, folder, more.pop("longest", 128), any_counts=True)
     with Workers(1) as workers:
         sentence_folder.make(job, given, workers)
     return job, json.loads((folder / "manifest.json").read_text())
@@ -240,13 +240,13 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path, encoder, monke
         assert path.is_dir() or path.read_bytes() == mine.read_bytes(), path
     assert not list(job.folder.glob(".*.part")) and not (job.folder / ".unpacked").exists()
     with pytest.raises(UserError, match="was made with another longest; give another --out, or move that folder away"):
-        sentence_folder.is_done(Job(GLUE, job.task, encoder, job.folder, 64))
+        sentence_folder.is_done(TaskJob(GLUE, job.task, encoder, job.folder, 64))
     (job.folder / "raw/train.input0").unlink()
     with pytest.raises(UserError, match="raw/train.input0 is gone; move .*rte away"):
         sentence_folder.is_done(job)
     (tmp_path / "mine/raw").mkdir(parents=True)
     with pytest.raises(UserError, match="mine/raw was not made by wff prepare; give another --out"):
-        sentence_folder.is_done(Job(GLUE, job.task, encoder, tmp_path / "mine", 128))
+        sentence_folder.is_done(TaskJob(GLUE, job.task, encoder, tmp_path / "mine", 128))
 
 
 def killed(*_):
@@ -268,7 +268,7 @@ def test_what_cannot_be_right_is_refused(tmp_path, encoder):
     task = GLUE.tasks["rte"]
 
     def attempt(any_counts=False):
-        job = Job(GLUE, task, encoder, tmp_path / "rte", 128, any_counts)
+        job = TaskJob(GLUE, task, encoder, tmp_path / "rte", 128, any_counts)
         with Workers(1) as workers:
             sentence_folder.make(job, [glue], workers)
 
@@ -291,5 +291,5 @@ def test_what_cannot_be_right_is_refused(tmp_path, encoder):
 def test_every_data_set_has_its_facts():
     for data in SENTENCES.values():
         for task in data.tasks.values():
-            splits = {part.split for part in task.parts}
+            splits = {split.name for split in task.splits}
             assert {split for own in task.subsets.values() for split in own.values()} | {"train"} == splits

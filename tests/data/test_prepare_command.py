@@ -42,8 +42,8 @@ def test_the_table_names_every_data_set_with_its_pairs_and_recipes():
         (["--langs", "de", "--pairs", "de-en"], "--pairs and --langs say the same; type one of them"),
         (["--recipe", "mine"], "there is no 'mine' here; type --recipe and one of: clean, intra-distillation, fairseq"),
         (["--recipe", "fairseq", "--langs", "fa"], "no pair of 'fa' here; type --langs with some of: de"),
-        (["--pieces", "0"], "--pieces must be at least 1; type --pieces 1, or leave it out"),
-        (["--jobs", "0"], "--jobs must be at least 1; type --jobs 1, or leave it out"),
+        (["--pieces", "0"], "--pieces must be at least 1, got 0; type --pieces 1, or leave it out"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0; type --jobs 1, or leave it out"),
         (
             ["--archive", "/no/where.tgz"],
             "there is no archive /no/where.tgz; give --archive a file, or a folder of them",

@@ -46,15 +46,15 @@ def texts():
     return made
 
 
-def job_of(tmp_path: Path, dataset: str, pair: str, recipe: str, any_counts: bool = True) -> folder.Job:
+def job_of(tmp_path: Path, dataset: str, pair: str, recipe: str, any_counts: bool = True) -> folder.PairJob:
     data = DATASETS[dataset]
-    return folder.Job(data, recipe, data.table[recipe], pair, tmp_path / recipe / pair, any_counts)
+    return folder.PairJob(data, recipe, data.table[recipe], pair, tmp_path / recipe / pair, any_counts)
 
 
-def texts_of(job: folder.Job, archive: Path, workers: Workers | None = None) -> list[dict]:
+def texts_of(job: folder.PairJob, archive: Path, workers: Workers | None = None) -> list[dict]:
     """raw/ and text/ of a job, made from `archive`, which serves every need."""
     files = fetch.obtain(job.data.archives([job.pair]), job.folder / "none", [archive])
-    sources = {need: folder.Source(path, fetch.identity(path)) for need, path in files.items()}
+    sources = {need: folder.ArchiveFile(path, fetch.identity(path)) for need, path in files.items()}
     return folder.write_text(job, sources, workers or Workers(1))
 
 
@@ -286,7 +286,7 @@ def test_no_more_than_so_many_pairs_are_held_out(tmp_path):
     archives = miniature.wmt17(tmp_path / "archives", each=40, news=6)
     data = DATASETS["wmt17"]
     recipe = replace(data.table["intra-distillation"], valid_every=10, valid_most=2)
-    job = folder.Job(data, "x", recipe, "en-de", tmp_path / "x", any_counts=True)
+    job = folder.PairJob(data, "x", recipe, "en-de", tmp_path / "x", any_counts=True)
     texts_of(job, archives)
     assert len(written(job.folder / "raw/valid.en")) == 2
 

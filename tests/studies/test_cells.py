@@ -8,11 +8,12 @@ import pytest
 from scored_runs import prepared
 
 from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.cli import arguments, evaluate, reproduce, train
 from weighted_freezing_fairseq.scoring.scores import all_scores
-from weighted_freezing_fairseq.studies import evaluate, reproduce, train
+from weighted_freezing_fairseq.workspace.configs import CONFIGS as ALL_CONFIGS
 from weighted_freezing_fairseq.workspace.steps import once
 
-CONFIGS = reproduce.train.CONFIGS / "multi30k"
+CONFIGS = ALL_CONFIGS / "multi30k"
 DECODE = {"beam": 5, "lenpen": 1.0, "max_len_a": 1.2, "max_len_b": 10}
 
 
@@ -64,7 +65,7 @@ def words_of(place, *more):
 
 
 def study_of(place, *more):
-    return train.study_of(parser_of(train).parse_args(list(map(str, words_of(place, *more)))))
+    return arguments.study_of(parser_of(train).parse_args(list(map(str, words_of(place, *more)))))
 
 
 def trained(place, method, *more):
@@ -74,7 +75,7 @@ def trained(place, method, *more):
     (run.folder / "checkpoints").mkdir(parents=True)
     for name in ("best", "last"):
         (run.folder / f"checkpoints/checkpoint_{name}.pt").write_text(f"{method} {name}")
-    about = study._about("de-en", run, place / "data/clean/de-en")
+    about = study.provenance("de-en", run)
     (run.folder / "provenance.json").write_text(json.dumps({**about, "method": method, "seed": 1, "sittings": []}))
     once(run.folder, "training", study.stamp("de-en", run), lambda: None)
     return run.folder

@@ -17,9 +17,9 @@ from scored_runs import a_run as scored_run
 from scored_runs import prepared
 
 from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.data import DATASETS
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.scoring.scores import all_scores, comet, read_lines, refuse_processed, score
-from weighted_freezing_fairseq.studies.evaluate import usual_decode
 from weighted_freezing_fairseq.workspace.contents import content_hash
 from weighted_freezing_fairseq.workspace.locks import alone_in
 
@@ -180,7 +180,7 @@ def test_a_run_is_scored_by_one_process_at_a_time(tmp_path, capsys):
     folder = scored_run(tmp_path, "standard", 1)
     manifest = {"dataset": "iwslt14", "recipe": "clean", "pair": "de-en", "tests": {"test": "raw/test.en"}}
     (tmp_path / "data/iwslt14/clean/de-en/manifest.json").write_text(json.dumps(manifest))
-    done = {"choice": "best", "decode": asdict(usual_decode("iwslt14"))}
+    done = {"choice": "best", "decode": asdict(DATASETS["iwslt14"].decode)}
     (folder / ".scoring-test.best.json").write_text(json.dumps(done))
     words = ["evaluate", str(folder), "--choices", "best", "--json", "--device", "cpu"]
     assert waits_for(alone_in(folder), lambda: main(words)) == [0]

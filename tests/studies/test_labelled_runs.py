@@ -15,15 +15,15 @@ from scipy import stats
 from sklearn import metrics
 
 from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.cli import arguments, train
 from weighted_freezing_fairseq.data import GLUE, XNLI
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.report.tables import write
 from weighted_freezing_fairseq.scoring.sentences import evaluate
-from weighted_freezing_fairseq.scoring.sentences.evaluate import shown
+from weighted_freezing_fairseq.scoring.sentences.evaluate import as_text
 from weighted_freezing_fairseq.scoring.sentences.measures import MEASURES, all_scores, as_numbers
 from weighted_freezing_fairseq.scoring.sentences.significance import Labels
-from weighted_freezing_fairseq.studies import train
-from weighted_freezing_fairseq.studies.sentences import train as train_sentences
+from weighted_freezing_fairseq.studies.sentences import task as sentence_task
 from weighted_freezing_fairseq.workspace.machine import Machine
 from weighted_freezing_fairseq.workspace.runs import Run
 
@@ -85,13 +85,13 @@ def test_labels_become_numbers_or_the_user_is_told():
 
 def test_a_score_is_shown_with_its_languages():
     found = {"scores": {"accuracy": 50.0}, "sets": {"de": 40.0, "en": 60.0}, "sentences": 1234, "signature": "s"}
-    assert shown(found) == "accuracy 50.00  1,234 sentences, de 40.0, en 60.0  s"
+    assert as_text(found) == "accuracy 50.00  1,234 sentences, de 40.0, en 60.0  s"
 
 
 def study(*words):
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
-    return train.study_of(parser.parse_args(list(map(str, words))))
+    return arguments.study_of(parser.parse_args(list(map(str, words))))
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,10 @@ def encoder(tmp_path_factory) -> Path:
     folder = labelled_files.roberta(tmp_path_factory.mktemp("encoder") / "roberta", weights=False)
     (folder / "model.pt").touch()
     return folder
+
+
+def settings_of(study, config, files, manifest):
+    return study.task.settings(config, files, manifest, study.changed)
 
 
 def manifest_of(task, rows, encoder):
@@ -112,7 +116,7 @@ def test_a_task_decides_classes_updates_and_alpha(encoder):
     """Xu et al. 2022: 20 epochs of 32 sentences, alpha of Table 6; a sum over the batch and F1 as in their code."""
     mine = study("glue", "--encoder", encoder)
     config = CONFIGS / "glue/intra_distillation.yaml"
-    found = mine._settings(config, {}, manifest_of("MRPC", 3668, encoder))
+    found = settings_of(mine, config, {}, manifest_of("MRPC", 3668, encoder))
     assert found == {
         "task": {"num_classes": 2},
         "criterion": {
@@ -124,40 +128,40 @@ def test_a_task_decides_classes_updates_and_alpha(encoder):
             "best_checkpoint_metric": "f1", "maximize_best_checkpoint_metric": True,
         },
     }  # fmt: skip
-    found = mine._settings(config, {}, manifest_of("STS-B", 5749, encoder))
+    found = settings_of(mine, config, {}, manifest_of("STS-B", 5749, encoder))
     assert found["task"]["num_classes"] == 1 and found["criterion"] == {
         "regression_target": True, "alpha": 1.0, "divergence_reduction": "mean", "report_pearson_and_spearman": True
     }  # fmt: skip
     assert found["checkpoint"]["best_checkpoint_metric"] == "pearson"
-    third = mine._settings(CONFIGS / "glue/intra_distillation_third.yaml", {}, manifest_of("MRPC", 3668, encoder))
+    third = settings_of(mine, CONFIGS / "glue/intra_distillation_third.yaml", {}, manifest_of("MRPC", 3668, encoder))
     assert third["optimization"]["max_update"] == 7 * 115
 
 
 def test_the_best_checkpoint_is_chosen_by_what_the_task_is_scored_by(encoder, monkeypatch, capsys):
     def chosen(task, *more):
         config = CONFIGS / "glue/sage.yaml"
-        found = study("glue", "--encoder", encoder, *more)._settings(config, {}, manifest_of(task, 100, encoder))
+        found = settings_of(study("glue", "--encoder", encoder, *more), config, {}, manifest_of(task, 100, encoder))
         reports = sorted(name for name in found["criterion"] if name.startswith("report"))
         chosen_by = found["checkpoint"]["best_checkpoint_metric"]
         return chosen_by, found["checkpoint"].get("maximize_best_checkpoint_metric"), *reports
 
-    monkeypatch.setattr(train_sentences, "installed_versions", lambda: {"fairseq-fixed": "0.12.3.1"})
+    monkeypatch.setattr(sentence_task, "installed_versions", lambda: {"fairseq-fixed": "0.12.3.1"})
     assert chosen("CoLA") == ("mcc", True, "report_mcc") and chosen("QNLI") == ("accuracy", True)
     assert chosen("CoLA", "--set", "checkpoint.best_checkpoint_metric=loss") == ("loss", None)
-    monkeypatch.setattr(train_sentences, "installed_versions", lambda: {"fairseq": "0.12.2"})
+    monkeypatch.setattr(sentence_task, "installed_versions", lambda: {"fairseq": "0.12.2"})
     assert chosen("CoLA") == ("accuracy", True) and chosen("STS-B") == ("loss", False)
     assert "fairseq 0.12.2 does not log mcc: the best checkpoint is chosen by accuracy" in capsys.readouterr().err
 
 
 def test_what_a_user_changes_counts_for_the_rest_too(encoder):
     mine = study("glue", "--encoder", encoder, "--set", "optimization.max_epoch=2", "--set", "dataset.batch_size=8")
-    found = mine._settings(CONFIGS / "glue/standard.yaml", {}, manifest_of("RTE", 2490, encoder))
+    found = settings_of(mine, CONFIGS / "glue/standard.yaml", {}, manifest_of("RTE", 2490, encoder))
     assert found["optimization"] == {"max_update": 2 * 312, "max_epoch": 2}
     mine = study("xnli", "--encoder", encoder, "--set", "optimization.max_update=100")
-    found = mine._settings(CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
+    found = settings_of(mine, CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
     assert found["optimization"] == {"max_update": 100}
     mine = study("xnli", "--encoder", encoder)
-    found = mine._settings(CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
+    found = settings_of(mine, CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
     assert found["optimization"]["max_update"] == 3 * 24_544
 
 
@@ -165,17 +169,19 @@ def test_the_encoder_must_be_that_of_the_data(encoder):
     manifest = manifest_of("RTE", 2490, encoder)
     config = CONFIGS / "glue/standard.yaml"
     with pytest.raises(UserError, match="starts from a pretrained model; give its folder: --encoder DIR"):
-        study("glue")._settings(config, {}, manifest)
+        settings_of(study("glue"), config, {}, manifest)
     manifest["encoder"]["dict.txt"] = "another"
     with pytest.raises(UserError, match="dict.txt is not the one that the data was prepared with; give --encoder that"):
-        study("glue", "--encoder", encoder)._settings(config, {}, manifest)
+        settings_of(study("glue", "--encoder", encoder), config, {}, manifest)
 
 
 def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     mine = study("glue", "--encoder", encoder, "--out", "/runs")
-    run = mine.run(mine.pair("STS-B"), "sage", 3)
+    run = mine.run(mine.task.pair("STS-B"), "sage", 3)
     assert run.folder == Path("/runs/roberta/sts-b/sage-3") and mine.parent("sts-b", run) is None
-    assert mine.pair(None) == "rte" and "--pair sts-b --method sage --seed 3" in (typed := mine.command("sts-b", run))
+    assert mine.task.pair(None) == "rte" and "--pair sts-b --method sage --seed 3" in (
+        typed := mine.command("sts-b", run)
+    )
     assert typed.endswith(f"--encoder {encoder}")
     for words, told in (
         (["multi30k", "--encoder", "x"], "--encoder is for glue and xnli; leave it out"),
@@ -184,7 +190,7 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
         with pytest.raises(UserError, match=told):
             study(*words)
     with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: rte,cola,mrpc"):
-        mine.pair("MNLI")
+        mine.task.pair("MNLI")
 
 
 def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
@@ -230,7 +236,9 @@ def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=
     about |= {"config": f"configs/{data.name}/{method}.yaml", "commit": "abc", "changed": [], "command": "wff train x"}
     (folder / "provenance.json").write_text(json.dumps(about))
     manifest = {"recipe": recipe, "task": task.name, "labels": list(task.labels), "metrics": list(task.metrics)}
-    evaluate._leave(Run.of(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold})
+    evaluate.write_scores(
+        Run.of(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold}
+    )
     return folder
 
 

@@ -1,12 +1,10 @@
 """The steps that recipes share: what is left open is filled in, and a failure says why."""
 
-import argparse
-
 import pytest
 from recipe_runs import CONFIGS, shortened
 
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.studies.train import add_arguments, study_of
+from weighted_freezing_fairseq.studies.train import Study
 from weighted_freezing_fairseq.studies.training import filled_in, train
 from weighted_freezing_fairseq.workspace.machine import Machine
 from weighted_freezing_fairseq.workspace.runs import Run
@@ -35,13 +33,11 @@ def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
     ("remove_bpe", "tokenizer", "detok"), [("sentencepiece", None, "space"), ("subword_nmt", "moses", "moses")]
 )
 def test_bleu_while_training_is_that_of_the_recipes_text(remove_bpe, tokenizer, detok):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    study = study_of(parser.parse_args(["iwslt14", "--configs", str(CONFIGS / "iwslt14-li")]))
+    task = Study.of("iwslt14", configs=CONFIGS / "iwslt14-li").task
     manifest = {"generate": {"remove_bpe": remove_bpe, "tokenizer": tokenizer}}
-    found = study._settings(CONFIGS / "iwslt14-li/standard.yaml", {}, manifest)
+    found = task.settings(CONFIGS / "iwslt14-li/standard.yaml", {}, manifest, ())
     assert found == {"task": {"eval_bleu_remove_bpe": remove_bpe, "eval_bleu_detok": detok}}
-    assert study._settings(CONFIGS / "iwslt14/standard.yaml", {}, manifest) == {}  # no BLEU there
+    assert task.settings(CONFIGS / "iwslt14/standard.yaml", {}, manifest, ()) == {}  # no BLEU there
 
 
 def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):

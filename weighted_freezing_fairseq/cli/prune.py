@@ -10,11 +10,19 @@ from ..analysis.gradients import Sample
 from ..analysis.prune import ONCE, Pruned, write_pruned
 from ..analysis.pruning_curve import Translation, write_curve
 from ..core.pruning import METHODS, Method
+from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
-from ..scoring.translate import add_decode_arguments, decode_of
 from ..workspace.labels import labels
 from ..workspace.machine import a_device
-from .arguments import add_batches, add_device, add_names, check_at_least, split
+from .arguments import (
+    add_batches,
+    add_decode_arguments,
+    add_device,
+    add_names,
+    check_at_least,
+    search_of,
+    split,
+)
 
 HELP = """\
 Set the least important weights of a checkpoint to zero, after training and once: those of its attention and
@@ -76,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     fractions = _fractions(args.fractions)
     if args.data is None or args.reference is None:
         raise UserError("a curve is of translations; add --data BIN and --reference, the raw text of its test set")
-    translation = Translation(args.data, args.subset, decode_of(args), args.reference)
+    translation = Translation(args.data, args.subset, Decode(**search_of(args)), args.reference)
     paths = labels(args.checkpoint, args.names)
     rows = write_curve(paths, methods, fractions, sample, translation, args.out, args.jobs)
     if args.json:

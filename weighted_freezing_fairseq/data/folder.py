@@ -34,11 +34,11 @@ _ORDER = ("train", "valid", "test")
 
 _OF_SUBWORDS = ("pieces", "subwords", "coverage", "learnt_on", "dictionary")
 
-Row = dict[str, Any]
+Counts = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Job:
+class PairJob:
     """One pair by one recipe, and where it goes."""
 
     data: Dataset
@@ -96,14 +96,14 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Source:
+class ArchiveFile:
     """An archive on the disk, its size and its sum."""
 
     path: Path
     identity: Mapping[str, Any]
 
 
-def is_done(job: Job) -> bool:
+def is_done(job: PairJob) -> bool:
     """Whether the folder holds just this; an error where it holds something else."""
     path = job.folder / MANIFEST
     if path.is_file():
@@ -136,14 +136,14 @@ def refuse_foreign(folder: Path, first: str, own: Iterable[str]) -> None:
         raise UserError(f"{folder / theirs[0]} was not made by wff prepare; give another --out, or move it away")
 
 
-def counted(job: Job) -> str:
+def counted(job: PairJob) -> str:
     """The pairs of each split, for a reader."""
     rows = json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))["counts"]
     found = {row["split"]: row["pairs"] for row in rows if row["step"] == "binarised"}
     return " / ".join(f"{pairs:,} {split}" for split, pairs in found.items())
 
 
-def make(job: Job, sources: Mapping[str, Source], workers: Workers) -> None:
+def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> None:
     """All steps."""
     rows = write_text(job, sources, workers)
     learnt = {**job.settings, **versions("sentencepiece", "subword-nmt")}
@@ -154,7 +154,7 @@ def make(job: Job, sources: Mapping[str, Source], workers: Workers) -> None:
     _write_manifest(job, rows, _identities(job, sources))
 
 
-def write_text(job: Job, sources: Mapping[str, Source], workers: Workers) -> list[Row]:
+def write_text(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> list[Counts]:
     """From the archives to the pairs that the recipe keeps, and their text."""
     unpacked = {**job.text_settings, "archives": _identities(job, sources)}
     rows = step(job.folder, "unpacked", unpacked, partial(_unpack, job, sources))
@@ -164,14 +164,14 @@ def write_text(job: Job, sources: Mapping[str, Source], workers: Workers) -> lis
     return rows
 
 
-def _identities(job: Job, sources: Mapping[str, Source]) -> dict[str, Any]:
+def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, Any]:
     used = sorted({side.archive for part in job.parts for side in _sides(part)})
     return {sources[need].path.name: dict(sources[need].identity) for need in used}
 
 
 def step(
-    folder: Path, name: str, settings: dict[str, Any], work: Callable[[], list[Row]], forget: Sequence[str] = ()
-) -> list[Row]:
+    folder: Path, name: str, settings: dict[str, Any], work: Callable[[], list[Counts]], forget: Sequence[str] = ()
+) -> list[Counts]:
     """Do a step of a folder once, and give its rows of counts, now or from then.
 
     A step that refuses what it was given is not begun, and those to `forget` are not done: the user may give another.
@@ -194,9 +194,9 @@ def step(
 # Archives ------------------------------------------------------------------------------------------------------------
 
 
-def _unpack(job: Job, sources: Mapping[str, Source]) -> list[Row]:
+def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
     """The members that hold this pair, each under a name of ours, in one pass over each archive."""
-    rows: list[Row] = []
+    rows: list[Counts] = []
     with whole_folder(job.folder / ".unpacked") as goal:
         for need, source in sources.items():
             wanted = {
@@ -216,9 +216,9 @@ def _unpack(job: Job, sources: Mapping[str, Source]) -> list[Row]:
     return rows
 
 
-def _missing(job: Job, need: str, archive: Path, found: archives.Found) -> list[Row]:
+def _missing(job: PairJob, need: str, archive: Path, found: archives.Found) -> list[Counts]:
     """A row for each part that the archive may lack, and lacks; an error for others."""
-    rows: list[Row] = []
+    rows: list[Counts] = []
     for part in job.parts:
         lacking = [side.member for side in _sides(part) if side.archive == need and side.member not in found.members]
         if lacking and part.required:
@@ -236,9 +236,9 @@ def _sides(part: Part) -> tuple[Place, Place]:
 # Text ----------------------------------------------------------------------------------------------------------------
 
 
-def _write_text(job: Job, workers: Workers) -> list[Row]:
+def _write_text(job: PairJob, workers: Workers) -> list[Counts]:
     """raw/, and text/ where the recipe changes the text: the pairs that are kept, those for validation set apart."""
-    rows: list[Row] = []
+    rows: list[Counts] = []
     with ExitStack() as stack:
         folders = [stack.enter_context(whole_folder(job.folder / "raw"))]
         if job.recipe.changes_text:
@@ -250,7 +250,7 @@ def _write_text(job: Job, workers: Workers) -> list[Row]:
     return rows
 
 
-def _read(job: Job, part: Part, rows: list[Row]) -> Iterator[parts.Pair]:
+def _read(job: PairJob, part: Part, rows: list[Counts]) -> Iterator[parts.Pair]:
     """The pairs of one part, and a row that says what was in its files."""
     source, target = (job.folder / ".unpacked" / f"{part.name}.{language}" for language in job.languages)
     if not (source.is_file() and target.is_file()):
@@ -275,8 +275,8 @@ def _read(job: Job, part: Part, rows: list[Row]) -> Iterator[parts.Pair]:
 
 
 def _write_training(
-    job: Job, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
-) -> Iterator[Row]:
+    job: PairJob, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
+) -> Iterator[Counts]:
     """Pairs that the recipe keeps; every so many of them for validation."""
     every, most = job.recipe.valid_every, job.recipe.valid_most
     dropped: Counter[str] = Counter()
@@ -301,8 +301,8 @@ def _write_training(
 
 
 def _write_evaluation(
-    job: Job, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
-) -> Iterator[Row]:
+    job: PairJob, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
+) -> Iterator[Counts]:
     """Every pair of a test set, or of a validation set that comes as one."""
     number = 0
     empty: Counter[str] = Counter()
@@ -318,7 +318,7 @@ def _write_evaluation(
     yield {**_text_row(job, split, number), "kept": {what: times for what, times in empty.items() if times}}
 
 
-def _text_row(job: Job, split: str, pairs: int, dropped: Mapping[str, int] | None = None) -> Row:
+def _text_row(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int] | None = None) -> Counts:
     """What is left of a split, and what was dropped and why; beside what others report, where the recipe knows."""
     if pairs == 0:
         raise UserError(f"nothing is left for {split} of {job.pair} ({dict(dropped or {})}); give other archives")
@@ -348,7 +348,7 @@ class _Files:
 # Subwords and binarised data -----------------------------------------------------------------------------------------
 
 
-def _learn(job: Job, workers: Workers) -> list[Row]:
+def _learn(job: PairJob, workers: Workers) -> list[Counts]:
     """Subwords, learnt on what the recipe says, in a process of the pool: several languages at a time."""
     recipe = job.recipe
     splits = [split for split in job.splits if split.rstrip("0123456789") in recipe.learnt_on]
@@ -365,7 +365,7 @@ def _learn(job: Job, workers: Workers) -> list[Row]:
     return [{"step": "subwords", "learnt_on": splits, **{what: times for what, times in found.items() if times}}]
 
 
-def _write_pieces(job: Job, workers: Workers) -> list[Row]:
+def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
     """Every line of every split in subwords."""
     cut = subwords.bpe_of if job.recipe.subwords == "bpe" else subwords.pieces_of
     work = partial(cut, str(job.learnt), job.learnt.stat().st_mtime_ns)
@@ -388,7 +388,7 @@ def _write_pieces(job: Job, workers: Workers) -> list[Row]:
     return rows
 
 
-def _binarise(job: Job, workers: Workers) -> list[Row]:
+def _binarise(job: PairJob, workers: Workers) -> list[Counts]:
     """fairseq's data, with the recipe's dictionary; every sentence is read again and compared in length."""
     say(f"{job.pair}: binarising")
     with whole_folder(job.folder / "bin") as goal:
@@ -405,16 +405,16 @@ def _binarise(job: Job, workers: Workers) -> list[Row]:
             for split, language in sides
         ]
         found = dict(zip(sides, workers.map(binary.write_and_check, tasks), strict=True))
-    rows: list[Row] = []
+    rows: list[Counts] = []
     for split in job.splits:
-        row: Row = {"step": "binarised", "split": split, "pairs": found[split, job.languages[0]]["sentences"]}
+        row: Counts = {"step": "binarised", "split": split, "pairs": found[split, job.languages[0]]["sentences"]}
         for what in ("sentences", "words", "unknown"):
             row[what] = {language: found[split, language][what] for language in job.languages}
         rows.append(row)
     return rows
 
 
-def _dictionaries(job: Job, workers: Workers) -> list[binary.Entries]:
+def _dictionaries(job: PairJob, workers: Workers) -> list[binary.Entries]:
     """Of source and target, as the recipe has them."""
     if job.recipe.dictionary == "pieces":
         return [subwords.dictionary_of(job.learnt)] * 2
@@ -425,7 +425,7 @@ def _dictionaries(job: Job, workers: Workers) -> list[binary.Entries]:
     return [binary.dictionary([count]) for count in counts]
 
 
-def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
+def _assert_the_same(job: PairJob, rows: Sequence[Counts]) -> None:
     """No pair and no subword may be lost between the text and what fairseq trains on."""
     found = {
         step: {row["split"]: row for row in rows if row["step"] == step} for step in ("text", "pieces", "binarised")
@@ -440,7 +440,7 @@ def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
             )
 
 
-def _write_manifest(job: Job, rows: Sequence[Row], known: Mapping[str, Any]) -> None:
+def _write_manifest(job: PairJob, rows: Sequence[Counts], known: Mapping[str, Any]) -> None:
     source, target = job.languages
     tests = [split for split in job.splits if split.startswith("test")]
     manifest = {

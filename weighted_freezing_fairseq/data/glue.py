@@ -7,48 +7,46 @@ are written as GLUE's server takes them. Left out on purpose: MNLI (but see `xnl
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
-from .sentences import Part, SentenceData, Source, Task
+from .sentences import SentenceData, Split, TableFile, Task
 
 _FILES = MappingProxyType({"train": "train", "valid": "dev", "test": "test"})
 _SUBSETS = MappingProxyType({"dev": {"dev": "valid"}, "test": {"test": "test"}})
 
 
-def _parts(name: str, sizes: Sequence[int], sources: Callable[[str, str], tuple[Source, ...]]) -> tuple[Part, ...]:
-    """Train, dev and test with their sizes; `sources` of a split and its file. The test may be missing."""
-    files = zip(_FILES.items(), sizes, strict=True)
+def _splits(name: str, sizes: Sequence[int], files: Callable[[str, str], tuple[TableFile, ...]]) -> tuple[Split, ...]:
+    """Train, dev and test with their sizes; `files` takes a split and its file of GLUE. The test may be missing."""
     return tuple(
-        Part(split, sources(split, f"{name}/{file}.tsv"), size, split != "test") for (split, file), size in files
+        Split(split, files(split, f"{name}/{file}.tsv"), size, required=split != "test")
+        for (split, file), size in zip(_FILES.items(), sizes, strict=True)
     )
 
 
-def _with_header(*inputs: str, label: str) -> Callable[[str, str], tuple[Source, ...]]:
+def _with_header(*inputs: str, label: str) -> Callable[[str, str], tuple[TableFile, ...]]:
     """Files whose first line names their columns; that of the test has no label."""
-    return lambda split, file: (Source(file, inputs, "" if split == "test" else label),)
+    return lambda split, file: (TableFile(file, inputs, "" if split == "test" else label),)
 
 
-def _cola(split: str, file: str) -> tuple[Source, ...]:
+def _cola(split: str, file: str) -> tuple[TableFile, ...]:
     """CoLA's train and dev have no header."""
     if split == "test":
-        return (Source(file, ("sentence",)),)
-    return (Source(file, ("sentence",), "label", names=("source", "label", "original", "sentence")),)
+        return (TableFile(file, ("sentence",)),)
+    return (TableFile(file, ("sentence",), "label", names=("source", "label", "original", "sentence")),)
 
 
-def _mrpc(split: str, file: str) -> tuple[Source, ...]:
+def _mrpc(split: str, file: str) -> tuple[TableFile, ...]:
     """GLUE's own files, or those of the corpus, of whose training set the pairs of dev_ids.tsv are dev."""
     inputs = ("#1 String", "#2 String")
     if split == "test":
-        return Source(file, inputs), Source("msr_paraphrase_test.txt", inputs)
+        return TableFile(file, inputs), TableFile("msr_paraphrase_test.txt", inputs)
     ids = ("dev_ids.tsv", split == "valid")
-    return Source(file, inputs, "Quality"), Source("msr_paraphrase_train.txt", inputs, "Quality", ids=ids)
+    return TableFile(file, inputs, "Quality"), TableFile("msr_paraphrase_train.txt", inputs, "Quality", ids=ids)
 
 
 def _task(
     name: str, what: str, labels: str, metrics: str, alpha: float, sizes: Sequence[int],
-    sources: Callable[[str, str], tuple[Source, ...]],
+    files: Callable[[str, str], tuple[TableFile, ...]],
 ) -> Task:  # fmt: skip
-    return Task(
-        name, what, tuple(labels.split()), tuple(metrics.split()), alpha, _parts(name, sizes, sources), _SUBSETS
-    )
+    return Task(name, what, tuple(labels.split()), tuple(metrics.split()), alpha, _splits(name, sizes, files), _SUBSETS)
 
 
 _PAIR = ("sentence1", "sentence2")

@@ -24,7 +24,7 @@ from .encoders import Encoder, pieces_of
 from .fetch import identity, sha256
 from .folder import (
     PACKAGES,
-    Row,
+    Counts,
     lines_to,
     refuse_foreign,
     refuse_lost,
@@ -32,7 +32,7 @@ from .folder import (
     versions,
     with_bar,
 )
-from .sentences import Part, SentenceData, Source, Task
+from .sentences import SentenceData, Split, TableFile, Task
 from .workers import Workers, chunks
 
 _OWN = ("raw", "labels", "pieces", "bin", MANIFEST)
@@ -40,7 +40,7 @@ _AROUND = {1: 2, 2: 4}  # <s> a </s>, <s> a </s> </s> b </s>
 
 
 @dataclass(frozen=True)
-class Job:
+class TaskJob:
     """One task in the subwords of one encoder, and where it goes."""
 
     data: SentenceData
@@ -67,7 +67,7 @@ class Job:
         return [f"input{number}" for number in range(self.task.inputs)]
 
 
-def is_done(job: Job) -> bool:
+def is_done(job: TaskJob) -> bool:
     """Whether the folder holds just this; an error where it holds something else."""
     path = job.folder / MANIFEST
     if path.is_file():
@@ -84,7 +84,7 @@ def is_done(job: Job) -> bool:
     return False
 
 
-def counted(job: Job) -> str:
+def counted(job: TaskJob) -> str:
     """The rows of each split, for a reader; of many languages only how many there are."""
     kept = json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))["rows"]
     few = {split: number for split, number in kept.items() if "." not in split}
@@ -95,7 +95,7 @@ def counted(job: Job) -> str:
     return " / ".join(told)
 
 
-def make(job: Job, given: Sequence[Path], workers: Workers) -> None:
+def make(job: TaskJob, given: Sequence[Path], workers: Workers) -> None:
     """All steps."""
     rows = step(job.folder, "text", job.settings, partial(_write_text, job, given))
     rows += step(job.folder, "pieces", job.settings, partial(_write_pieces, job, workers))
@@ -107,50 +107,50 @@ def make(job: Job, given: Sequence[Path], workers: Workers) -> None:
 # Text and labels -----------------------------------------------------------------------------------------------------
 
 
-def _write_text(job: Job, given: Sequence[Path]) -> list[Row]:
+def _write_text(job: TaskJob, given: Sequence[Path]) -> list[Counts]:
     """raw/, a file for each input and the label of each split, and labels/, what each subset is scored against."""
     unpacked = job.folder / ".unpacked"
-    with whole_folder(unpacked) as part:
-        goals = {member: part / str(number) for number, member in enumerate(job.task.members)}
+    with whole_folder(unpacked) as folder:
+        goals = {member: folder / str(number) for number, member in enumerate(job.task.members)}
         say(f"{job.task.name}: looking for its files in {', '.join(map(str, given))}")
         found = archives.copy_out_of_all(given, goals)
     files = {member: unpacked / goals[member].name for member in found.members}
     identities = {member: identity(path) for member, path in files.items()}  # once: languages of XNLI share a file
-    rows: list[Row] = [
+    rows: list[Counts] = [
         {"step": "unpacked", "left_alone": why, "times": n} for why, n in sorted(found.left_alone.items())
     ]
     for row in rows:
         say(f"{job.task.name}: {row['times']:,} x {row['left_alone']}: left alone")
     with whole_folder(job.folder / "raw") as raw:
-        for each in job.task.parts:
+        for split in job.task.splits:
             rows += [
                 {**row, **identities.get(row.get("file"), {})}
-                for row in _write_part(job, each, files, raw, given, found)
+                for row in _write_split(job, split, files, raw, given, found)
             ]
     _write_labels(job, {row["split"] for row in rows if row["step"] == "text"})
     shutil.rmtree(unpacked)
     return rows
 
 
-def _write_part(
-    job: Job, part: Part, files: Mapping[str, Path], raw: Path, given: Sequence[Path], found: archives.Found
-) -> list[Row]:
+def _write_split(
+    job: TaskJob, split: Split, files: Mapping[str, Path], raw: Path, given: Sequence[Path], found: archives.Found
+) -> list[Counts]:
     """One split, and what was counted."""
-    source = next((each for each in part.sources if _there(each, files)), None)
-    if source is None:
-        if part.required:
-            wanted = " or ".join(" with ".join([each.member, *(each.ids or ())[:1]]) for each in part.sources)
+    table = next((table for table in split.files if _there(table, files)), None)
+    if table is None:
+        if split.required:
+            wanted = " or ".join(" with ".join([file.member, *(file.ids or ())[:1]]) for file in split.files)
             raise archives.missing(given[0], wanted, found)
-        say(f"{job.task.name}: no {part.sources[0].member}: there will be no predictions for {part.split}")
-        return [{"step": "text", "split": part.split, "missing": part.sources[0].member, "rows": 0}]
+        say(f"{job.task.name}: no {split.files[0].member}: there will be no predictions for {split.name}")
+        return [{"step": "text", "split": split.name, "missing": split.files[0].member, "rows": 0}]
     counts: Counter[str] = Counter()
     number = 0
-    path = files[source.member]
+    path = files[table.member]
     with ExitStack() as stack:
-        sides = [stack.enter_context(lines_to(raw / f"{part.split}.{name}")) for name in job.inputs]
-        labels = stack.enter_context(lines_to(raw / f"{part.split}.label")) if source.label else None
-        ids = files[source.ids[0]] if source.ids else None
-        for inputs, label in sentences.rows(path, source, job.task, counts, ids):
+        sides = [stack.enter_context(lines_to(raw / f"{split.name}.{name}")) for name in job.inputs]
+        labels = stack.enter_context(lines_to(raw / f"{split.name}.label")) if table.label else None
+        ids = files[table.ids[0]] if table.ids else None
+        for inputs, label in sentences.rows(path, table, job.task, counts, ids):
             number += 1
             for side, text in zip(sides, inputs, strict=True):
                 side.write(f"{text}\n")
@@ -158,34 +158,34 @@ def _write_part(
                 labels.write(f"{label}\n")
     met = {what: times for what, times in sorted(counts.items()) if times}
     told = "".join(f"; {times:,} x {what}" for what, times in met.items())
-    say(f"{job.task.name}: {part.split} has {number:,} rows{told}")
-    _refuse_wrong_counts(job, part, source, number, met)
-    return [{"step": "text", "split": part.split, "file": source.member, "rows": number, "found": met}]
+    say(f"{job.task.name}: {split.name} has {number:,} rows{told}")
+    _refuse_wrong_counts(job, split, table, number, met)
+    return [{"step": "text", "split": split.name, "file": table.member, "rows": number, "found": met}]
 
 
-def _there(source: Source, files: Mapping[str, Path]) -> bool:
-    return source.member in files and (source.ids is None or source.ids[0] in files)
+def _there(table: TableFile, files: Mapping[str, Path]) -> bool:
+    return table.member in files and (table.ids is None or table.ids[0] in files)
 
 
-def _refuse_wrong_counts(job: Job, part: Part, source: Source, number: int, met: Mapping[str, int]) -> None:
+def _refuse_wrong_counts(job: TaskJob, split: Split, table: TableFile, number: int, met: Mapping[str, int]) -> None:
     dropped = {what: times for what, times in met.items() if what.endswith("dropped")}
-    if dropped and not source.label:
+    if dropped and not table.label:
         raise UserError(
-            f"{source.member} has rows that cannot be read ({', '.join(dropped)}), and the server wants a prediction "
+            f"{table.member} has rows that cannot be read ({', '.join(dropped)}), and the server wants a prediction "
             "for every one; give a whole file with --archive"
         )
     if number == 0:
-        raise UserError(f"{source.member} has no row for {part.split}; give another with --archive")
-    if number != part.count and not job.any_counts:
+        raise UserError(f"{table.member} has no row for {split.name}; give another with --archive")
+    if number != split.count and not job.any_counts:
         told = "".join(f", {times:,} x {what}" for what, times in dropped.items())
         raise UserError(
-            f"{part.split} of {job.task.name} has {number:,} rows in {source.member} and should have {part.count:,}"
+            f"{split.name} of {job.task.name} has {number:,} rows in {table.member} and should have {split.count:,}"
             f"{told}: is it cut short, or of another version? Give another with --archive, or go on all the same with "
             "--any-counts"
         )
 
 
-def _write_labels(job: Job, splits: set[str]) -> None:
+def _write_labels(job: TaskJob, splits: set[str]) -> None:
     """Labels of each subset, its splits one after another, as predictions will be."""
     with whole_folder(job.folder / "labels") as goal:
         for subset, own in job.task.subsets.items():
@@ -199,15 +199,15 @@ def _write_labels(job: Job, splits: set[str]) -> None:
 # Subwords and binarised data -----------------------------------------------------------------------------------------
 
 
-def _splits(job: Job) -> list[str]:
+def _splits(job: TaskJob) -> list[str]:
     """Those that there are."""
-    return [part.split for part in job.task.parts if (job.folder / "raw" / f"{part.split}.input0").is_file()]
+    return [split.name for split in job.task.splits if (job.folder / "raw" / f"{split.name}.input0").is_file()]
 
 
-def _write_pieces(job: Job, workers: Workers) -> list[Row]:
+def _write_pieces(job: TaskJob, workers: Workers) -> list[Counts]:
     """Every sentence of every split in the encoder's subwords, the longer one of two cut where they are too long."""
     room = job.longest - _AROUND[job.task.inputs]
-    rows: list[Row] = []
+    rows: list[Counts] = []
     with whole_folder(job.folder / "pieces") as goal:
         for split in _splits(job):
             raw = [job.folder / "raw" / f"{split}.{name}" for name in job.inputs]
@@ -247,7 +247,7 @@ def _shortened(row: Sequence[list[str]], room: int) -> tuple[bool, list[str]]:
     return True, [" ".join(pieces) for pieces in kept]
 
 
-def _binarise(job: Job, workers: Workers) -> list[Row]:
+def _binarise(job: TaskJob, workers: Workers) -> list[Counts]:
     """fairseq's data: the encoder's dictionary for sentences, the classes in their order for labels."""
     say(f"{job.task.name}: binarising")
     splits = _splits(job)
@@ -277,7 +277,7 @@ def _binarise(job: Job, workers: Workers) -> list[Row]:
     ]
 
 
-def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
+def _assert_the_same(job: TaskJob, rows: Sequence[Counts]) -> None:
     """No row may be lost between the text and what fairseq trains on, and no label may be unknown."""
     wanted = {row["split"]: row["rows"] for row in rows if row["step"] == "text"}
     for row in rows:
@@ -290,7 +290,7 @@ def _assert_the_same(job: Job, rows: Sequence[Row]) -> None:
             )
 
 
-def _write_manifest(job: Job, rows: Sequence[Row]) -> None:
+def _write_manifest(job: TaskJob, rows: Sequence[Counts]) -> None:
     kept = {row["split"]: row["rows"] for row in rows if row["step"] == "text" and row["rows"]}
     manifest = {
         **job.settings,

@@ -13,27 +13,27 @@ from pathlib import Path
 from ..errors import UserError
 from . import lines
 
-Row = tuple[tuple[str, ...], str]  # the sentences, and the label ("" where there is none)
+Example = tuple[tuple[str, ...], str]  # the sentences, and the label ("" where there is none)
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file that may hold a part: the end of its path, and the columns of the sentences and of the label."""
+class TableFile:
+    """A TSV file that may hold a split: the end of its path, and the columns of the sentences and of the label."""
 
     member: str
     inputs: tuple[str, ...]
     label: str = ""  # no column: the file has no labels
     names: tuple[str, ...] = ()  # of the columns, where the file has no header
-    only: tuple[str, str] | None = None  # a column and its value, in a file of several parts
-    ids: tuple[str, bool] | None = None  # a file of IDs, a pair a row, and whether they are in this part or not in it
+    only: tuple[str, str] | None = None  # a column and its value, in a file of several splits
+    ids: tuple[str, bool] | None = None  # a file of IDs, a pair a row, and whether they are in this split or not in it
 
 
 @dataclass(frozen=True)
-class Part:
-    """The rows of one split, the files that may hold them, the best first, and how many there are."""
+class Split:
+    """One split: its name, the files that may hold its rows, the best first, and how many rows it has."""
 
-    split: str
-    sources: tuple[Source, ...]
+    name: str
+    files: tuple[TableFile, ...]
     count: int
     required: bool = True
 
@@ -51,7 +51,7 @@ class Task:
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     alpha: float  # of intra-distillation
-    parts: tuple[Part, ...]
+    splits: tuple[Split, ...]
     subsets: Mapping[str, Mapping[str, str]]
     spellings: Mapping[str, str] = field(default_factory=dict)  # of labels, by that of a file
     scale: float = 5.0
@@ -64,13 +64,13 @@ class Task:
     @property
     def inputs(self) -> int:
         """How many sentences a row has."""
-        return len(self.parts[0].sources[0].inputs)
+        return len(self.splits[0].files[0].inputs)
 
     @property
     def members(self) -> tuple[str, ...]:
         """The ends of the paths of all files that may hold something of it."""
-        found = [name for part in self.parts for each in part.sources for name in (each.member, *(each.ids or ())[:1])]
-        return tuple(dict.fromkeys(found))
+        names = (name for split in self.splits for file in split.files for name in (file.member, *(file.ids or ())[:1]))
+        return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ class SentenceData:
         return tuple(self.tasks)
 
 
-def rows(path: Path, source: Source, task: Task, counts: Counter[str], ids: Path | None = None) -> Iterator[Row]:
-    """The rows of a part in a file; `counts` says what was found in it and what was dropped, and why."""
+def rows(path: Path, table: TableFile, task: Task, counts: Counter[str], ids: Path | None = None) -> Iterator[Example]:
+    """The rows of a split in a file; `counts` is told what the file holds, what was dropped, and why."""
     with path.open("rb") as file:
         found = lines.read(file, counts)
-        names = source.names or tuple(next(found, "").split("\t"))
-        places = _places(source, names)
+        names = table.names or tuple(next(found, "").split("\t"))
+        places = _places(table, names)
         chosen = set() if ids is None else _pairs_of_ids(ids)
         for line in found:
             fields = line.split("\t")
-            reason, row = _row(fields, names, places, source, task)
-            if source.ids and not reason and (_ids_of(fields, names) in chosen) != source.ids[1]:
+            reason, row = _row(fields, names, places, table, task)
+            if table.ids and not reason and (_ids_of(fields, names) in chosen) != table.ids[1]:
                 reason = _ELSEWHERE
             if reason == _ELSEWHERE:
                 continue
@@ -110,36 +110,36 @@ def rows(path: Path, source: Source, task: Task, counts: Counter[str], ids: Path
             yield row
 
 
-_ELSEWHERE = "of another part"
+_ELSEWHERE = "of another split"
 
 
 def _row(
-    fields: list[str], names: tuple[str, ...], places: Mapping[str, int], source: Source, task: Task
-) -> tuple[str, Row]:
+    fields: list[str], names: tuple[str, ...], places: Mapping[str, int], table: TableFile, task: Task
+) -> tuple[str, Example]:
     """Why a row is dropped ("": it is not), and its sentences and label."""
-    empty: Row = ((), "")
-    if source.only and len(fields) > places[source.only[0]] and fields[places[source.only[0]]] != source.only[1]:
+    empty: Example = ((), "")
+    if table.only and len(fields) > places[table.only[0]] and fields[places[table.only[0]]] != table.only[1]:
         return _ELSEWHERE, empty
     if len(fields) > len(names):
         return f"more than {len(names)} columns, dropped", empty
     if len(fields) <= max(places.values()):
         return f"fewer than {max(places.values()) + 1} columns, dropped", empty
-    inputs = tuple(fields[places[name]].strip() for name in source.inputs)
-    if not source.label:
+    inputs = tuple(fields[places[name]].strip() for name in table.inputs)
+    if not table.label:
         return "", (inputs, "")
-    label = fields[places[source.label]].strip()
+    label = fields[places[table.label]].strip()
     label = task.spellings.get(label, label)
     known = _is_number(label, task.scale) if task.regression else label in task.labels
     return ("" if known else f"the label {label!r}, dropped"), (inputs, label)
 
 
-def _places(source: Source, names: tuple[str, ...]) -> dict[str, int]:
+def _places(table: TableFile, names: tuple[str, ...]) -> dict[str, int]:
     """Where the columns are that are read."""
-    wanted = [*source.inputs, *filter(None, [source.label]), *([source.only[0]] if source.only else [])]
+    wanted = [*table.inputs, *filter(None, [table.label]), *([table.only[0]] if table.only else [])]
     missing = [name for name in wanted if name not in names]
     if missing:
         raise UserError(
-            f"{source.member} has no column {missing[0]!r} (it has: {', '.join(names)[:200]}); is it of another task? "
+            f"{table.member} has no column {missing[0]!r} (it has: {', '.join(names)[:200]}); is it of another task? "
             "Give another with --archive"
         )
     return {name: names.index(name) for name in wanted}

@@ -6,7 +6,7 @@ al. 2023, Table 8. Left out on purpose: training on its translations.
 
 from types import MappingProxyType
 
-from .sentences import Part, SentenceData, Source, Task
+from .sentences import SentenceData, Split, TableFile, Task
 
 LANGUAGES = tuple("ar bg de el en es fr hi ru sw th tr ur vi zh".split())
 _PAIR = ("sentence1", "sentence2")
@@ -17,16 +17,16 @@ def _split(subset: str, language: str) -> str:
     return "valid" if (subset, language) == ("dev", "en") else f"{subset}.{language}"
 
 
-def _of(subset: str, language: str, count: int) -> Part:
-    source = Source(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language))
-    return Part(_split(subset, language), (source,), count)
+def _of(subset: str, language: str, count: int) -> Split:
+    table = TableFile(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language))
+    return Split(_split(subset, language), (table,), count)
 
 
 # Either of the archives: the English side of XNLI's machine translations is MultiNLI itself, and so is GLUE's MNLI.
 _TRAIN = (
-    Source("multinli.train.en.tsv", ("premise", "hypo"), "label"),
-    Source("multinli_1.0_train.txt", _PAIR, "gold_label"),
-    Source("MNLI/train.tsv", _PAIR, "gold_label"),
+    TableFile("multinli.train.en.tsv", ("premise", "hypo"), "label"),
+    TableFile("multinli_1.0_train.txt", _PAIR, "gold_label"),
+    TableFile("MNLI/train.tsv", _PAIR, "gold_label"),
 )
 
 _TASK = Task(
@@ -35,8 +35,8 @@ _TASK = Task(
     labels=("contradiction", "entailment", "neutral"),
     metrics=("accuracy",),
     alpha=0.5,  # Xu et al. 2022, Table 6, has it for MNLI
-    parts=(
-        Part("train", _TRAIN, 392_702),
+    splits=(
+        Split("train", _TRAIN, 392_702),
         *(_of("dev", language, 2490) for language in LANGUAGES),
         *(_of("test", language, 5010) for language in LANGUAGES),
     ),

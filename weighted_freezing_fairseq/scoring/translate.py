@@ -4,13 +4,12 @@ fairseq drops the last sentences of a set whose size does not suit it, so the co
 ignored, since they compare with the binarised reference.
 """
 
-import argparse
 import glob
 import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,21 +126,21 @@ def translated(
     write_atomically(goal, json.dumps(found, indent=2) + "\n")
 
 
-def decode_of(args: argparse.Namespace, default: Decode = Decode()) -> Decode:  # noqa: B008
-    """What `add_decode_arguments` asked for, and else the default."""
-    given = {name: getattr(args, name) for name in Decode.__dataclass_fields__}
-    return replace(default, **{name: value for name, value in given.items() if value is not None})
+def as_text(scores: Mapping[str, Any]) -> str:
+    """What a user is told about the scores of one set."""
+    lines = [
+        f"BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
+        f"  BLEU|{scores['bleu_signature']}",
+        f"  chrF|{scores['chrf_signature']}",
+        f"  lowercased BLEU {scores['bleu_lowercased']:.2f}|{scores['bleu_lowercased_signature']}",
+    ]
+    if scores.get("lowercased_text"):
+        lines.append("  the recipe lowercases its text: beside the papers' figures goes the lowercased BLEU")
+    legacy = ", ".join(f"{name} {value:.2f}" for name, value in scores["legacy"].items())
+    return "\n".join([*lines, f"  legacy, do not compare: {legacy}"])
 
 
 def refuse_missing(data: Path) -> None:
     """--data must be what fairseq-preprocess made."""
     if not data.is_dir():
         raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")
-
-
-def add_decode_arguments(parser: argparse._ActionsContainer) -> None:
-    """How to search."""
-    parser.add_argument("--beam", type=int, help="beam size")
-    parser.add_argument("--lenpen", type=float, help="length penalty")
-    parser.add_argument("--max-len-a", type=float, help="longest target: a * source length + b")
-    parser.add_argument("--max-len-b", type=int)

@@ -19,6 +19,7 @@ from ..workspace.contents import with_contents
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR
 from ..workspace.progress import say
+from ..workspace.provenance import note
 from ..workspace.runs import Run
 from ..workspace.steps import once_claimed
 
@@ -64,8 +65,6 @@ def train(
     """
     from omegaconf import OmegaConf
 
-    from ..workspace.provenance import note  # which builds on this module
-
     if not run.trained:
         refuse_invalid_settings(config, changed=more)
     given = training_settings(run, config, data, pair, more)
@@ -80,6 +79,7 @@ def train(
         },
     )
     total = settings.optimization.max_update
+    write_provenance = note(run, about, config, machine)
     begun = time.monotonic()
 
     def work(claim: Callable[[], None]) -> None:
@@ -88,7 +88,7 @@ def train(
         def first_update() -> None:
             nonlocal claimed
             claimed = True
-            note(run, about, config, machine)
+            write_provenance()
             claim()
 
         def watch(line: str) -> None:
@@ -113,6 +113,28 @@ def train(
         say(f"{run.name}: trained in {time.monotonic() - begun:.0f} s")
 
     once_claimed(run.folder, "training", stamp_of(given), work)
+
+
+def merged(settings: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
+    """`settings` with what a user changed as section.key=value."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    for setting in changed:
+        name, equals, _ = setting.partition("=")
+        if not equals or "." not in name:
+            raise UserError(
+                f"--set {setting} is not of the form section.key=value; type --set optimization.max_update=1000"
+            )
+        try:
+            OmegaConf.from_dotlist([setting])
+        except (YAMLError, OmegaConfBaseException) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"--set {setting} has no valid value ({why}); type --set 'optimization.lr=[0.1]'") from None
+    return OmegaConf.to_container(  # type: ignore[return-value]
+        OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed)))
+    )
 
 
 def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,25 +47,33 @@ _STEERING = frozenset(
 )
 
 
-def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> None:
-    """Where this run comes from, with a line for each time that it was begun or went on.
+def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> Callable[[], None]:
+    """Gather where this run comes from; the function that is returned writes it, with a line for this start of it.
 
-    about: what only its recipe knows: dataset, recipe, pair, data, changed, command.
+    To gather takes seconds (packages, git, the device), in which the output of a training would not be read.
+
+    Args:
+        about: what only the study knows: dataset, recipe, pair, data, changed, command.
     """
     if run.trained:
-        return
+        return lambda: None
     path = run.folder / PROVENANCE
     sittings = run.provenance()["sittings"] if path.is_file() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     sittings.append({"begun": now, "machine": str(machine), "host": platform.node(), "device": _device(machine)})
     known = config.is_relative_to(CONFIGS.parent)
-    found = {
+    content = {
         **about, "method": run.method, "seed": run.seed,
         "config": str(config.relative_to(CONFIGS.parent) if known else config),
         "commit": commit_of(), "versions": _versions(), "sittings": sittings,
     }  # fmt: skip
-    write_atomically(path, json.dumps(found, indent=2) + "\n")
-    write_atomically(run.folder / "environment.txt", _environment())
+    environment = _environment()
+
+    def write() -> None:
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
+        write_atomically(run.folder / "environment.txt", environment)
+
+    return write
 
 
 def relocate(run: Run, about: Mapping[str, Any]) -> None:

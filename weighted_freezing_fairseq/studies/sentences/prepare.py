@@ -4,12 +4,12 @@ Which tasks, which files; then `data/sentence_folder.py` makes each task's folde
 these data sets and encoders have terms of their own.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...data import SENTENCES, prepared, sentence_folder
+from ...data import prepared, sentence_folder
 from ...data.encoders import Encoder
+from ...data.sentence_folder import TaskJob
 from ...data.sentences import SentenceData
 from ...data.workers import Workers
 from ...errors import UserError
@@ -19,61 +19,75 @@ from ...workspace.progress import say
 _MOST = 512  # positions that fairseq's encoders were trained with
 
 
-def run(args: argparse.Namespace) -> int:
-    """Every task that is not there yet; ends with a line for each on standard output."""
-    data = SENTENCES[args.dataset]
-    for name in ("langs", "pieces"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name} is for translation; leave it out with {args.dataset}")
-    tasks = tasks_of(data, args.pairs)
-    if args.encoder is None:
+def task_jobs(
+    data: SentenceData,
+    encoder: Path | None,
+    tasks: Sequence[str] | None,
+    out: Path,
+    recipe: str | None = None,
+    *,
+    longest: int | None = None,
+    any_counts: bool = False,
+) -> list[TaskJob]:
+    """What to prepare in `out`.
+
+    Args:
+        encoder: the folder of a pretrained model.
+        tasks: their names, in any case of letters (None: all).
+        recipe: the kind of the encoder, if the user named it.
+        longest: pieces of one example (None: the papers').
+        any_counts: accept files with more or fewer rows than they should have.
+    """
+    keys = tasks_of(data, tasks)
+    if encoder is None:
         raise UserError(
             "give --encoder the folder of a pretrained model as fairseq publishes it: roberta.base, xlmr.base"
         )
-    encoder = Encoder.of(args.encoder)
-    if args.recipe not in (None, encoder.kind):
-        raise UserError(f"{args.encoder} is of the kind {encoder.kind}; type --recipe {encoder.kind}, or leave it out")
-    longest = data.longest if args.max_length is None else args.max_length
+    pretrained = Encoder.of(encoder)
+    if recipe not in (None, pretrained.kind):
+        raise UserError(f"{encoder} is of the kind {pretrained.kind}; type --recipe {pretrained.kind}, or leave it out")
+    longest = data.longest if longest is None else longest
     if not 8 <= longest <= _MOST:
-        raise UserError(f"--max-length {longest} is none of 8 to {_MOST}; type --max-length {data.longest}")
-    if args.jobs < 1:
-        raise UserError("--jobs must be at least 1; type --jobs 1, or leave it out")
-    out = (args.out or Path("data") / data.name).resolve()
-    jobs = [
-        sentence_folder.Job(
-            data, data.tasks[key], encoder, prepared(out, encoder.kind, key), longest, any_counts=args.any_counts
-        )
-        for key in tasks
+        raise UserError(f"--max-length must be between 8 and {_MOST}, got {longest}; type --max-length {data.longest}")
+    return [
+        TaskJob(data, data.tasks[key], pretrained, prepared(out, pretrained.kind, key), longest, any_counts)
+        for key in keys
     ]
-    if args.dry_run:
-        print("\n".join(line for job in jobs for line in _plan(job)))
-        return 0
-    _prepare([job for job in jobs if not sentence_folder.is_done(job)], args.archive, args.jobs)
-    for job in jobs:
-        print(f"{job.task.name}: {sentence_folder.counted(job)} rows in {job.folder}")
-    return 0
 
 
-def tasks_of(data: SentenceData, words: str | None) -> list[str]:
-    """The keys of the tasks asked for, each once, in any case of letters; none: all."""
-    found = [word.lower() for word in words.split(",")] if words else list(data.tasks)
-    for key in found:
+def tasks_of(data: SentenceData, words: Sequence[str] | None) -> list[str]:
+    """The keys of the tasks asked for, each once; None: all."""
+    keys = [word.lower() for word in words] if words else list(data.tasks)
+    for key in keys:
         if key not in data.tasks:
             raise UserError(f"{data.name} has no task {key!r} here; type some of: {','.join(data.tasks)}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(keys))
 
 
-def _prepare(jobs: Sequence[sentence_folder.Job], given: Sequence[Path], processes: int) -> None:
-    """One task after the other, each with all processes: a task that cannot be prepared does not stop the others."""
-    if not jobs:
-        return
+def plan_of_tasks(jobs: Sequence[TaskJob]) -> list[str]:
+    """What `prepare_tasks` would do, in lines."""
+    return [line for job in jobs for line in _plan(job)]
+
+
+def prepare_tasks(jobs: Sequence[TaskJob], given: Sequence[Path], processes: int) -> list[str]:
+    """Make every folder that is not there yet from the files that are `given`; returns a line about each.
+
+    One task after the other, each with all processes: a task that cannot be prepared does not stop the others.
+    """
+    to_do = [job for job in jobs if not sentence_folder.is_done(job)]
+    if to_do:
+        _make(to_do, given, processes)
+    return [f"{job.task.name}: {sentence_folder.counted(job)} rows in {job.folder}" for job in jobs]
+
+
+def _make(jobs: Sequence[TaskJob], given: Sequence[Path], processes: int) -> None:
     if not given:
-        wanted = ", ".join(jobs[0].task.members)
-        raise UserError(f"give --archive the files of {jobs[0].task.name}, a folder or a zip with: {wanted}")
+        members = ", ".join(jobs[0].task.members)
+        raise UserError(f"give --archive the files of {jobs[0].task.name}, a folder or a zip with: {members}")
     for path in given:
         if not path.exists():
             raise UserError(f"there is no {path}; give --archive files, folders or zips")
-    failed = []
+    errors = []
     with Workers(processes) as workers:
         for job in jobs:
             try:
@@ -82,13 +96,13 @@ def _prepare(jobs: Sequence[sentence_folder.Job], given: Sequence[Path], process
                         sentence_folder.make(job, given, workers)
             except UserError as error:
                 say(f"{job.task.name} failed: {error}")
-                failed.append(f"{job.task.name}: {error}" if len(jobs) > 1 else str(error))
-    if failed:
-        raise UserError("\n".join(failed))
+                errors.append(f"{job.task.name}: {error}" if len(jobs) > 1 else str(error))
+    if errors:
+        raise UserError("\n".join(errors))
 
 
-def _plan(job: sentence_folder.Job) -> list[str]:
-    """What a call would do to one task."""
+def _plan(job: TaskJob) -> list[str]:
+    """What would be done to one task."""
     if sentence_folder.is_done(job):
         return [f"{job.task.name}: {job.folder} is there already; nothing to do"]
     return [
