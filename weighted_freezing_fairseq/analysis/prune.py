@@ -29,6 +29,7 @@ from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
 from ..figures import drawing, registry
 from ..files import whole, write_atomically
+from ..forms import NUMBER
 from ..scoring.scores import Score, read_lines, refuse_processed, score
 from ..scoring.translate import add_decode_arguments, decode_of, generate, refuse_missing
 from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
@@ -192,6 +193,12 @@ class Translation:
         return score(hypotheses, self.reference)
 
 
+_POINT_FORM = {
+    "remaining": NUMBER,
+    "score": {"bleu": NUMBER, "chrf": NUMBER, "sentences": int, "bleu_signature": str},
+}
+
+
 @dataclass(frozen=True)
 class Point:
     """One translation of the set. With nothing pruned, every method's is the same."""
@@ -225,7 +232,7 @@ class Curve:
 
     def reuse(self, point: Point, settings: Mapping[str, Any]) -> bool:
         """Whether the point is there already; one of other settings is the user's to sort out."""
-        content = reuse(self._path(point), settings, self.folder)
+        content = reuse(self._path(point), settings, self.folder, _POINT_FORM)
         if content is not None:
             self.found[point] = content
         return content is not None

@@ -111,6 +111,7 @@ def rows(path: Path, source: Source, task: Task, counts: Counter[str], ids: Path
 
 
 _ELSEWHERE = "of another part"
+_IDS = ("#1 ID", "#2 ID")
 
 
 def _row(
@@ -136,6 +137,7 @@ def _row(
 def _places(source: Source, names: tuple[str, ...]) -> dict[str, int]:
     """Where the columns are that are read."""
     wanted = [*source.inputs, *filter(None, [source.label]), *([source.only[0]] if source.only else [])]
+    wanted += _IDS if source.ids else ()
     missing = [name for name in wanted if name not in names]
     if missing:
         raise UserError(
@@ -146,7 +148,7 @@ def _places(source: Source, names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _ids_of(fields: list[str], names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(fields[names.index(name)].strip() for name in ("#1 ID", "#2 ID"))
+    return tuple(fields[names.index(name)].strip() for name in _IDS)
 
 
 def _pairs_of_ids(path: Path) -> set[tuple[str, ...]]:

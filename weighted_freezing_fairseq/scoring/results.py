@@ -37,6 +37,7 @@ SCORE_FORM = {
     "bleu": NUMBER,
     "chrf": NUMBER,
     "decode": dict,
+    "legacy": {str: NUMBER},
     "scores": {str: NUMBER},
     "sets": {str: NUMBER},
 }

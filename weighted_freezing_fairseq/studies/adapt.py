@@ -7,13 +7,13 @@ dictionary stay the parent's, as for any adapted model.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import check_fraction
 from ..files import write_atomically
+from ..forms import NUMBER, read_json
 from ..scoring.scores import Score
 from ..workspace.commands import wff
 from ..workspace.configs import CONFIGS, methods_in
@@ -105,7 +105,8 @@ def _packed(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
         write_atomically(report, wff(words, machine.threads))
 
     once(run.folder, "packing", {}, work)
-    return json.loads(report.read_text(encoding="utf-8"))
+    form = {"density": NUMBER, "file_over_base_model": NUMBER}
+    return read_json(report, form, f"to pack it again, type: rm {run.folder}/.packing.json")
 
 
 def table(

@@ -5,7 +5,6 @@ against the raw reference.
 """
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
@@ -17,6 +16,8 @@ from ..data import subwords
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
+from ..forms import read_json
+from ..scoring.results import SCORE_FORM
 from ..scoring.scores import Score, read_lines
 from ..scoring.translate import translated
 from ..workspace.commands import fairseq
@@ -81,7 +82,7 @@ def evaluate(run: Run, data: Path, reference: Path, machine: Machine, name: str 
         translated(run, machine, data, "test", reference, language, about)
 
     once(run.folder, f"scoring-{name}.last", about, work)
-    found = json.loads((run.folder / f"scores/{name}.last.json").read_text(encoding="utf-8"))
+    found = read_json(run.folder / f"scores/{name}.last.json", SCORE_FORM, f"type: rm {run.folder}/.scoring-*")
     return Score(**{field.name: found[field.name] for field in fields(Score)})
 
 

@@ -18,6 +18,8 @@ from ..data import DATASETS, NAMES, SENTENCES, lowercases, prepared, read_manife
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import write_atomically
+from ..forms import Content, read_json
+from ..scoring.results import SCORE_FORM
 from ..scoring.scores import all_scores, comet, read_lines
 from ..scoring.sentences import evaluate as sentences
 from ..scoring.translate import (
@@ -37,7 +39,7 @@ from ..workspace.machine import Machine
 from ..workspace.progress import progress, say
 from ..workspace.provenance import relocate
 from ..workspace.runs import CHOICES, Run
-from ..workspace.steps import DONE, OPEN, OTHER, once, state_of
+from ..workspace.steps import DONE, OPEN, OTHER, once, read_stamp, state_of
 
 HELP = """\
 Translate whole test sets with the checkpoints of a run, and score them against the raw reference. Of a run on GLUE or
@@ -100,8 +102,14 @@ def _evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[
         if wanted.comet is not None:
             add = partial(_add_comet, run, machine, manifest, subset, about["choice"], wanted.comet)
             once(run.folder, f"comet-{name}", {"model": str(wanted.comet)}, add)
-        found[name] = json.loads((run.folder / "scores" / f"{name}.json").read_text(encoding="utf-8"))
+        found[name] = _scores(run, name)
     return found
+
+
+def _scores(run: Run, name: str) -> Content:
+    """What scoring left, by SUBSET.CHOICE."""
+    remedy = f"to score it anew type: rm {run.folder}/.scoring-*"
+    return read_json(run.folder / "scores" / f"{name}.json", SCORE_FORM, remedy)
 
 
 def refuse_early(run: Run, wanted: Wanted) -> None:
@@ -165,7 +173,7 @@ def _add_comet(run: Run, machine: Machine, manifest: Mapping[str, Any], subset: 
     goal = run.folder / "scores" / f"{subset}.{choice}.json"
     reference = Path(run.provenance()["data"]) / manifest["tests"][subset]
     texts = [reference.with_suffix(f".{manifest['source']}"), goal.with_suffix(".hyp.txt"), reference]
-    found = json.loads(goal.read_text(encoding="utf-8")) | comet(model, *map(read_lines, texts), machine.gpus)
+    found = _scores(run, f"{subset}.{choice}") | comet(model, *map(read_lines, texts), machine.gpus)
     write_atomically(goal, json.dumps(found, indent=2) + "\n")
 
 
@@ -250,7 +258,7 @@ def _move_data(run: Run, folder: Path) -> None:
     """Note that the data of a run lies in `folder` now, if it is that data."""
     read_manifest(folder)
     stamp = run.folder / ".training.json"
-    known = json.loads(stamp.read_text(encoding="utf-8")).get("contents", {}) if stamp.is_file() else {}
+    known = read_stamp(stamp).get("contents", {}) if stamp.is_file() else {}
     if known.get("task.data", now := content_hash(folder / "bin")) != now:
         raise UserError(
             f"{run.folder} was not trained on {folder}; give --data the folder that wff prepare made for it"

@@ -16,11 +16,13 @@ from typing import Any
 from ...data import read_manifest
 from ...errors import UserError
 from ...files import whole_folder, write_atomically
+from ...forms import read_json
 from ...workspace.machine import Machine
 from ...workspace.processes import reason, refuse_when_stopping, started
 from ...workspace.progress import progress, say
 from ...workspace.runs import Run
 from ...workspace.steps import once
+from ..results import SCORE_FORM
 from ..scores import read_lines
 from .measures import MEASURES, all_scores, as_numbers
 
@@ -40,7 +42,7 @@ def evaluate_run(run: Run, machine: Machine, choices: Sequence[str] | None) -> d
         for subset in manifest["subsets"]:
             path = run.folder / "scores" / f"{subset}.{choice}.json"
             if path.is_file():
-                found[f"{subset}.{choice}"] = json.loads(path.read_text(encoding="utf-8"))
+                found[f"{subset}.{choice}"] = read_json(path, SCORE_FORM, f"type: rm {run.folder}/.scoring-*")
     return found
 
 
