@@ -1,6 +1,8 @@
-"""Snapshots and packed differences that were written wrong on purpose: one line each, before anything is computed."""
+"""Snapshots, packed differences and JSON that were written wrong on purpose: one line each, before any work."""
 
 import argparse
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,13 @@ from damaged import BAD_NUMBERS, UNUSUAL, flip, refused
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import snapshot
+from weighted_freezing_fairseq.data import fetch, folder, read_manifest, sentences
+from weighted_freezing_fairseq.data.glue import GLUE
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.scoring.significance import kept_p_values
+from weighted_freezing_fairseq.workspace.contents import content_hash
+from weighted_freezing_fairseq.workspace.labels import reuse
+from weighted_freezing_fairseq.workspace.steps import once, state_of
 
 LONG = torch.zeros(3, dtype=torch.uint8)
 
@@ -224,3 +233,86 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path, capsys):
     flip(path, BASE.numpy().tobytes())
     line = refused(capsys, "average", path, "--out", tmp_path / "out")
     assert f"{path} is not a whole checkpoint: its record " in line and "; copy it again, or give one that" in line
+
+
+# JSON that one command leaves for another -----------------------------------------------------------------------------
+
+
+def counts_of_a_step(path: Path) -> None:
+    once(path.parent, "text", {}, lambda: None)
+    folder.step(path.parent, "text", {}, list)
+
+
+def archive_beside(path: Path) -> None:
+    (path.parent / "a.tgz").touch()
+    fetch.identity(path.parent / "a.tgz")
+
+
+def hash_of_prepared_data(path: Path) -> None:
+    (path.parent / "bin").mkdir()
+    content_hash(path.parent / "bin")
+
+
+# By the name of the file: who reads it, and what the error says to type.
+LEFT = {
+    "manifest.json": (lambda path: read_manifest(path.parent), "prepare it again"),
+    "sub/manifest.json": (hash_of_prepared_data, "prepare it again"),
+    ".text.json": (lambda path: state_of(path.parent, "text", {}), "to do this step again, type: rm "),
+    ".text.begun.json": (lambda path: state_of(path.parent, "text", {}), "to do this step again, type: rm "),
+    ".text.rows.json": (counts_of_a_step, "to count it again, type: rm "),
+    "fetched.json": (archive_beside, "to do without what it records, type: rm "),
+    "significance.json": (lambda path: kept_p_values(["a"], ["a"], ["a"], path), "to test again, type: rm "),
+    "point.json": (lambda path: reuse(path, {"a": 1}, path.parent, {}), "to measure it again, type: rm "),
+}
+JSON_CASES = {
+    "empty": (b"", "Expecting value"),
+    "cut": (b'{"a": ', "Expecting value"),
+    "text": (b'"a"', "but is str"),
+    "UTF-16": ('{"a": 1}'.encode("utf-16"), "can't decode byte"),
+    "too deep to read": (b"[" * 100_000, "recursion"),
+    "too deep to compare": (b'{"a": ' * 900 + b"1" + b"}" * 900, "more than 100 levels"),
+    "too many digits": (b"9" * 5000, "digits"),
+}
+
+
+@pytest.mark.parametrize("case", JSON_CASES)
+@pytest.mark.parametrize("name", LEFT)
+def test_damaged_json_is_refused(tmp_path, name, case):
+    (data, said), (read, remedy) = JSON_CASES[case], LEFT[name]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert f"{path} is not a whole file of JSON: " in str(error.value)
+    assert said in str(error.value) and remedy in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"sha256": []}', "sha256 must be dict, but is list"),
+        ('{"tests": {"test": 1}}', "tests.test must be str, but is int"),
+        ('{"generate": {"remove_bpe": null}}', "generate has no 'tokenizer'"),
+        ('{"rows": {"train": "a"}}', "rows.train must be int, but is str"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(tmp_path, content, said):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"prepare it again") as error:
+        read_manifest(tmp_path)
+    assert said in str(error.value)
+
+
+def test_a_done_step_without_its_counts_says_what_to_type(tmp_path):
+    with pytest.raises(UserError, match=r"there is no .*rows\.json; to count it again, type: rm .*\.text\.json"):
+        counts_of_a_step(tmp_path / ".text.rows.json")
+
+
+def test_a_table_of_mrpc_without_the_numbers_of_its_pairs_is_refused(tmp_path):
+    (tmp_path / "t.txt").write_text("Quality\t#2 ID\t#1 String\t#2 String\n1\t2\ta\tb\n")
+    (tmp_path / "ids").write_text("1\t2\n")
+    task = GLUE.tasks["mrpc"]
+    source = next(source for part in task.parts for source in part.sources if source.ids)
+    with pytest.raises(UserError, match=r"has no column '#1 ID' .*Give another with --archive"):
+        list(sentences.rows(tmp_path / "t.txt", source, task, Counter(), tmp_path / "ids"))

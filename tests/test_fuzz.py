@@ -1,12 +1,14 @@
 """Files that commands read, broken at random: never a traceback, a hang, a file elsewhere, or code of the file.
 
-Each format is a valid file in a folder, and a command that reads it. A file is broken as bytes (flipped, cut, inserted,
-deleted, spliced), as the records of an archive with true checksums, or as the values that it holds. WFF_FUZZ_SECONDS is
-how long each format is tried (`make fuzz`: minutes, and each time anew); without, all of them take about a minute.
+Each format is a valid file in a folder, and a command that reads it. A file gets each of SHAPES; then it is broken as
+bytes (flipped, cut, inserted, deleted, spliced), as the records of an archive with true checksums, or as the values
+that it holds. WFF_FUZZ_SECONDS is how long each format is tried (`make fuzz`: minutes, and each time anew); without,
+all of them take about a minute.
 """
 
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import logging
@@ -20,8 +22,9 @@ import tempfile
 import time
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +35,23 @@ import yaml
 from damaged import UNUSUAL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scored_runs import a_run
+from labelled_files import glue, glue_file, roberta, xnli
+from scored_runs import a_run, prepared
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import snapshot
+from weighted_freezing_fairseq.costs.results import Cost, read_costs, worse_than
+from weighted_freezing_fairseq.data import SENTENCES, parts, sentences
 from weighted_freezing_fairseq.data.archives import copy_out_of_all
+from weighted_freezing_fairseq.data.recipe import Part, Place
 from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.studies.evaluate import usual_decode
+from weighted_freezing_fairseq.workspace.contents import content_hash
+from weighted_freezing_fairseq.workspace.locks import alone_in
+from weighted_freezing_fairseq.workspace.steps import once
 
 LONG_RUN = "WFF_FUZZ_SECONDS" in os.environ
-SECONDS = float(os.environ.get("WFF_FUZZ_SECONDS", 1.5))
+SECONDS = float(os.environ.get("WFF_FUZZ_SECONDS", 0.5))
 HANG = 10  # seconds
 MEMORY = 4 << 30  # bytes beyond what the process has
 
@@ -98,6 +109,25 @@ def _line(data: bytes, rng: random.Random) -> bytes:
 
 AS_BYTES = (_flip, _cut, _insert, _delete, _splice, _line)
 
+# What every format is tried with, whatever chance tries besides.
+SHAPES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "one line end": lambda _: b"\n",
+    "another encoding": lambda data: data.decode("latin-1").encode("utf-16"),
+    "invalid UTF-8": lambda data: data[: len(data) // 2] + b"\xc3\x28\xff" + data[len(data) // 2 :],
+    "NUL": lambda data: data[: len(data) // 2] + bytes(99) + data[len(data) // 2 :],
+    "CRLF": lambda data: data.replace(b"\n", b"\r\n"),
+    "CR": lambda data: data.replace(b"\n", b"\r"),
+    "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "a long line": lambda data: data + b"a <seg\t{\"'&," * 400_000,
+    "nothing but tags": lambda _: b"<doc <seg id=" * 50_000,
+    "tags without an end": lambda data: data.replace(b">", b""),
+    "deep": lambda _: b"[" * 100_000,
+    "deep object": lambda _: b'{"contents":' * 100_000,
+    "number of many digits": lambda _: b'{"seed": ' + b"9" * 5000 + b"}",
+    "a list": lambda data: b"[" + data + b"]",
+}
+
 # Broken as values ---------------------------------------------------------------------------------------------------
 
 _VALUES = (
@@ -119,6 +149,7 @@ _VALUES = (
     {"a": 1},
     "RUN" * 9,
 )
+_NEST = "a nest"  # in its place comes what is nested as deep as one reader may follow and the next may not
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -146,7 +177,9 @@ def _change(tree: Any, rng: random.Random, values: tuple[Any, ...]) -> Any:
 
 
 def _json(data: bytes, rng: random.Random) -> bytes:
-    return json.dumps(_change(json.loads(data), rng, _VALUES)).encode()
+    changed = json.dumps(_change(json.loads(data), rng, (*_VALUES, _NEST))).encode()
+    depth = rng.choice((90, 300, 600, 950))
+    return changed.replace(f'"{_NEST}"'.encode(), b'{"a": ' * depth + b"1" + b"}" * depth)
 
 
 _TENSORS = (
@@ -250,6 +283,97 @@ def archives(folder: Path) -> None:
             archive.writestr(name, text)
 
 
+def corpora(folder: Path) -> None:
+    texts = {"de": ["eins &amp; zwei", "drei", "vier", "fünf"], "en": ["one & two", "three", "four", "five"]}
+    for side, lines in texts.items():
+        (folder / f"tags.{side}").write_text(miniature.tags(lines))
+        (folder / f"xml.{side}").write_text(miniature.xml(lines, "TED.tst2010", side))
+        (folder / f"sgm.{side}").write_text(miniature.sgm(lines, "src" if side == "de" else "ref"))
+        (folder / f"text.{side}").write_text(miniature.lines(lines))
+
+
+def labelled(folder: Path) -> None:
+    for task in ("RTE", "CoLA", "MRPC", "STS-B"):
+        (folder / task).write_text(glue_file(task, "train", 6))
+    (folder / "ids").write_text("0\t1000\n3\t1003\n")
+    archive, _ = xnli(folder)
+    with zipfile.ZipFile(archive) as file:
+        (folder / "XNLI").write_bytes(file.read("XNLI-1.0/xnli.dev.tsv"))
+
+
+def prepared_pair(folder: Path) -> None:
+    """What `wff prepare` made, and its archives with the record of their downloads."""
+    archives = miniature.multi30k(folder / "archives")
+    records = {
+        path.name: {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "mirror": "https://example.org",
+        }
+        for path in archives.iterdir()
+    }
+    (archives / "fetched.json").write_text(json.dumps(records))
+    assert main([*PREPARE.split(), "--archive", str(archives), "--out", str(folder / "out")]) == 0
+
+
+def unfinished_pair(folder: Path) -> None:
+    """The same without its manifest: every step is done."""
+    prepared_pair(folder)
+    (folder / f"out/{PAIR}/manifest.json").unlink()
+
+
+def begun_pair(folder: Path) -> None:
+    """The same, killed in its last step."""
+    unfinished_pair(folder)
+    (folder / f"out/{PAIR}/.binarised.json").rename(folder / f"out/{PAIR}/.binarised.begun.json")
+
+
+def prepared_task(folder: Path) -> None:
+    glue(folder / "archives", ["RTE"])
+    roberta(folder / "encoder", weights=False)
+    words = f"{PREPARE_TASK} --encoder {folder}/encoder --archive {folder}/archives --out {folder}/out"
+    assert main(words.split()) == 0
+
+
+def embedded(folder: Path) -> None:
+    assert main(f"{CORPUS} --out {folder}/out".split()) == 0
+
+
+def evaluated(folder: Path) -> None:
+    """A run that is trained and scored, so that nothing is left to translate, and the data that it was trained on."""
+    data, run = prepared(folder / f"data/{PAIR}", 30, test=30), a_run(folder, "standard", 1, dataset="multi30k")
+    about = json.loads((run / "provenance.json").read_text())
+    (run / "provenance.json").write_text(json.dumps({**about, "data": str(data)}))
+    (run / ".training.json").write_text(
+        json.dumps({"config": {}, "contents": {"task.data": content_hash(data / "bin")}})
+    )
+    run = run.rename(folder / "run")
+    (run / ".lock").touch()
+    decode = asdict(usual_decode("multi30k"))
+    once(run, "scoring-test.best", {"choice": "best", "decode": decode}, lambda: None)
+
+
+def compared(folder: Path) -> None:
+    """Two runs, and the p-values that a report keeps."""
+    for method in ("standard", "sage"):
+        a_run(folder, method, 1)
+    assert main(f"report {folder}/runs --out {folder}/out".split()) == 0
+
+
+def costs(folder: Path) -> None:
+    shutil.copy(Path(__file__).parents[1] / "benchmarks/cpu/quick/bench.csv", folder / "bench.csv")
+
+
+def lock(folder: Path) -> None:
+    (folder / ".lock").touch()
+
+
+PAIR = "clean/de-en"
+PREPARE = "prepare multi30k --pairs de-en --pieces 150 --jobs 1 --any-counts"
+PREPARE_TASK = "prepare glue --tasks RTE --jobs 1 --any-counts"
+PREPARE_AGAIN = f"on-a-copy {{folder}} {PREPARE} --archive {{out}}/copy/archives"
+CORPUS = "corpus --pair de-en --train 20 --valid 5 --test 5"
+EVALUATE = "evaluate {folder}/run --choices best"
 DENSITY = "--mask-density 0.5"
 PLOT = "--format svg --out {out}"
 FORMATS = {
@@ -275,25 +399,94 @@ FORMATS = {
     "curve of pruning": Format(tables, "curve.csv", TEXT, f"plot pruning {{file}} {PLOT}"),
     "gzipped tar": Format(archives, "a.tgz", TEXT, "copy {file} {out}"),
     "zip": Format(archives, "a.zip", ZIP, "copy {file} {out}"),
+    "training set of IWSLT": Format(corpora, "tags.de", TEXT, "pairs tags {file} {folder}/tags.en"),
+    "test set of IWSLT": Format(corpora, "xml.de", TEXT, "pairs xml {file} {folder}/xml.en"),
+    "test set of WMT": Format(corpora, "sgm.en", TEXT, "pairs xml {folder}/sgm.de {file}"),
+    "plain text": Format(corpora, "text.de", TEXT, "pairs text {file} {folder}/text.en"),
+    "table of CoLA": Format(labelled, "CoLA", TEXT, "rows glue cola {file}"),
+    "table of RTE": Format(labelled, "RTE", TEXT, "rows glue rte {file}"),
+    "table of STS-B": Format(labelled, "STS-B", TEXT, "rows glue sts-b {file}"),
+    "table of MRPC": Format(labelled, "MRPC", TEXT, "rows glue mrpc {file} {folder}/ids"),
+    "numbers of MRPC": Format(labelled, "ids", TEXT, "rows glue mrpc {folder}/MRPC {file}"),
+    "table of XNLI": Format(labelled, "XNLI", TEXT, "rows xnli en {file}"),
+    "manifest of a pair": Format(prepared_pair, f"out/{PAIR}/manifest.json", JSON, f"{PREPARE} --out {{folder}}/out"),
+    "manifest of a task": Format(prepared_task, "out/roberta/rte/manifest.json", JSON, f"{PREPARE_TASK} --encoder {{folder}}/encoder --out {{folder}}/out"),  # noqa: E501
+    "manifest of the embedded corpus": Format(embedded, "out/corpus.json", JSON, f"on-a-copy {{folder}} {CORPUS}"),
+    "stamp of a step": Format(unfinished_pair, f"out/{PAIR}/.binarised.json", JSON, PREPARE_AGAIN),
+    "stamp of a begun step": Format(begun_pair, f"out/{PAIR}/.binarised.begun.json", JSON, PREPARE_AGAIN),
+    "counts of a step": Format(unfinished_pair, f"out/{PAIR}/.text.rows.json", JSON, PREPARE_AGAIN),
+    "record of downloads": Format(unfinished_pair, "archives/fetched.json", JSON, PREPARE_AGAIN),
+    "manifest of a run": Format(evaluated, f"data/{PAIR}/manifest.json", JSON, EVALUATE),
+    "stamp of a training": Format(evaluated, "run/.training.json", JSON, EVALUATE + " --data {folder}/data"),
+    "stamp of scores": Format(evaluated, "run/.scoring-test.best.json", JSON, EVALUATE),
+    "scores of a run": Format(evaluated, "run/scores/test.best.json", JSON, EVALUATE),
+    "provenance of a run": Format(evaluated, "run/provenance.json", JSON, EVALUATE),
+    "p-values": Format(compared, "out/significance.json", JSON, "report {folder}/runs --out {folder}/out"),
+    "costs compared": Format(costs, "bench.csv", TEXT, "compare {file}"),
+    "lock": Format(lock, ".lock", TEXT, "lock {folder}"),
 }  # fmt: skip
 
+# Readers in commands that would take a minute more ------------------------------------------------------------------
 
-def _copy(archive: Path, out: Path) -> int:
-    """What `wff prepare` does first, without the minute that it takes after."""
+
+def copy_members(archive: str, out: str) -> None:
+    copy_out_of_all([Path(archive)], {name: Path(out) / name for name in ("train.de", "train.en")})
+
+
+def read_pairs(form: str, source: str, target: str) -> None:
+    part = Part("part", "train", Place("a"), Place("a"), form=form)
+    for _ in parts.pairs(part, Path(source), Path(target), Counter()):
+        pass
+
+
+def read_rows(data: str, name: str, table: str, ids: str = "") -> None:
+    task = SENTENCES[data].tasks[name]
+    fitting = (each for part in task.parts for each in part.sources if bool(each.ids) == bool(ids))
+    source = next(each for each in fitting if bool(each.only) == (data == "xnli"))
+    for _ in sentences.rows(Path(table), source, task, Counter(), Path(ids) if ids else None):
+        pass
+
+
+def compare_costs(table: str) -> None:
+    row = {field.name: 1 for field in fields(Cost)} | {"method": "sage", "size": "small", "precision": "fp32"}
+    for _ in worse_than(read_costs(Path(table)), [Cost(**row)]):
+        pass
+
+
+def hold_lock(folder: str) -> None:
+    with alone_in(Path(folder)):
+        pass
+
+
+READERS: dict[str, Callable[..., None]] = {
+    "copy": copy_members,
+    "pairs": read_pairs,
+    "rows": read_rows,
+    "compare": compare_costs,
+    "lock": hold_lock,
+}
+
+
+def run(words: list[str], out: Path) -> int:
+    if words[0] == "on-a-copy":  # since the command mends the folder, or goes on in it
+        shutil.copytree(words[1], out / "copy")
+        return main([*words[2:], "--out", str(out / "copy/out")])
+    if words[0] not in READERS:
+        return main(words)
     try:
-        copy_out_of_all([archive], {name: out / name for name in ("train.de", "train.en")})
+        READERS[words[0]](*words[1:])
     except UserError as error:
-        print(f"wff prepare: {error}", file=sys.stderr)
+        print(f"wff {words[0]}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def call(words: list[str]) -> tuple[int, str]:
+def call(words: list[str], out: Path) -> tuple[int, str]:
     """Status and messages."""
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        status = _copy(Path(words[1]), Path(words[2])) if words[0] == "copy" else main(words)
+        status = run(words, out)
     return status, said.getvalue()
 
 
@@ -398,9 +591,25 @@ def test_a_broken_file_is_one_line_or_no_matter(name, watch, tmp_path, monkeypat
     words = form.words.format(file=folder / form.file, folder=folder, out=out).split()
     valid, around = (folder / form.file).read_bytes(), set(folder.rglob("*"))
     out.mkdir()
-    status, said = call(words)
+    status, said = call(words, out)
     assert status == 0, said
+
+    def check(data: bytes) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        (folder / form.file).write_bytes(data)
+        with limited(), watch.over(tmp_path):
+            status, said = call(words, out)
+        assert status in (0, 1, 2)
+        if status == 2:
+            assert said.splitlines()[-1].startswith("wff ") and "Traceback" not in said
+        assert set(folder.rglob("*")) == around and not list((tmp_path / "here").iterdir())
+
     deadline, failed = time.monotonic() + SECONDS, []
+    for shape, broken_into in SHAPES.items():
+        if time.monotonic() < deadline:  # of pages, which take seconds each, the first ones
+            print(f"shape: {shape}")  # the last one that pytest shows is the one that failed
+            check(broken_into(valid))
 
     @settings(
         max_examples=10**6 if LONG_RUN else 500, derandomize=not LONG_RUN, database=None, deadline=None,
@@ -414,16 +623,8 @@ def test_a_broken_file_is_one_line_or_no_matter(name, watch, tmp_path, monkeypat
         for breaker, seed in steps:
             with contextlib.suppress(Exception):  # what is broken already cannot be broken in every way
                 data = breaker(data, random.Random(seed))
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        (folder / form.file).write_bytes(data)
         failed.append(steps)  # so that hypothesis has all the time that it needs to find a shorter one
-        with limited(), watch.over(tmp_path):
-            status, said = call(words)
-        assert status in (0, 1, 2)
-        if status == 2:
-            assert said.splitlines()[-1].startswith("wff ") and "Traceback" not in said
-        assert set(folder.rglob("*")) == around and not list((tmp_path / "here").iterdir())
+        check(data)
         failed.remove(steps)
 
     try:

@@ -5,6 +5,8 @@ A form is a type, a tuple of types, a dict of forms (these keys are required, ot
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,10 @@ def expect(value: Any, form: Any, where: str = "it") -> None:
         raise ValueError(f"{where} must be {' or '.join(t.__name__ for t in types)}, but is {type(value).__name__}")
 
 
-def expect_known(value: Any, form: dict[str, Any]) -> None:
+def expect_known(value: Any, form: dict[Any, Any]) -> None:
     """Raise ValueError unless `value` is a dict in which the keys of `form` that are there have its forms."""
     expect(value, dict)
-    expect(value, {name: wanted for name, wanted in form.items() if name in value})
+    expect(value, {name: wanted for name, wanted in form.items() if name is str or name in value})
 
 
 class Content(dict[str, Any]):
@@ -53,11 +55,48 @@ class Content(dict[str, Any]):
         raise UserError(f"{self.path} does not say its {key}; {self.remedy}")
 
 
-def read_json(path: Path, form: dict[str, Any], remedy: str) -> Content:
+def read_json(path: Path, form: dict[Any, Any], remedy: str) -> Content:
     """The object in a JSON file, of which keys may be missing; another form is refused with `remedy`, what to type."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with _refusing(path, remedy):
+        content = _read(path)
         expect_known(content, form)
+    return Content(content, path, remedy)
+
+
+def read_json_rows(path: Path, form: dict[str, Any], remedy: str) -> list[Content]:
+    """The list of objects in a JSON file, each as `read_json` has it."""
+    with _refusing(path, remedy):
+        rows = _read(path)
+        expect(rows, [dict])
+        for row in rows:
+            expect_known(row, form)
+    return [Content(row, path, remedy) for row in rows]
+
+
+_DEEPEST = 100  # levels of JSON; Python can read more of them than it can compare or write
+
+
+def _read(path: Path) -> Any:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return content
+    raise ValueError(f"it has more than {_DEEPEST} levels")
+
+
+@contextmanager
+def _refusing(path: Path, remedy: str) -> Iterator[None]:
+    """What is wrong with the JSON at `path` as a UserError with `remedy`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a whole file of JSON: {error}; {remedy}") from None
-    return Content(content, path, remedy)

@@ -22,6 +22,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..figures import drawing, registry
 from ..files import write_atomically
+from ..forms import NUMBER
 from ..scoring.scores import Score, read_lines, refuse_processed, score
 from ..scoring.translate import generate, refuse_missing
 from ..workspace.checkpoints import read_checkpoint
@@ -34,6 +35,12 @@ from .gradients import Sample
 from .prune import Dense, importance
 
 _TEMPORARY = ".pruned"  # the folder of checkpoints that are being translated with
+
+
+_POINT_FORM = {
+    "remaining": NUMBER,
+    "score": {"bleu": NUMBER, "chrf": NUMBER, "sentences": int, "bleu_signature": str},
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class CurveFolder:
 
     def reuse(self, point: CurvePoint, settings: Mapping[str, Any]) -> bool:
         """Whether the point is there already; one that was made with other settings is refused."""
-        content = reuse(self._file(point), settings, self.path)
+        content = reuse(self._file(point), settings, self.path, _POINT_FORM)
         if content is not None:
             self.contents[point] = content
         return content is not None

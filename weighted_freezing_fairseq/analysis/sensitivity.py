@@ -155,7 +155,7 @@ def _rows_of(label: str, path: Path, scope: Scope, sample: Sample, folder: Path)
         **sample.settings,
     }
     goal = folder / "measured" / f"{as_file_name(label)}.json"
-    content = reuse(goal, settings, folder)
+    content = reuse(goal, settings, folder, {"rows": [{"by": str}]})
     if content is None or not sample_path(folder, label).is_file():
         rows, drawn = summarise(measure(path, scope, sample), sample.seed)
         with whole(sample_path(folder, label)) as part, part.open("wb") as file:

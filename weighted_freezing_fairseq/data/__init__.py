@@ -4,14 +4,13 @@
 set by name. Importing this package loads neither torch nor fairseq.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from ..errors import UserError
-from ..workspace.contents import MANIFEST
+from ..forms import Content
+from ..workspace.contents import MANIFEST, manifest_of
 from .glue import GLUE
 from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
@@ -35,12 +34,12 @@ def prepared(data: Path, recipe: str, pair: str) -> Path:
     return data / recipe / pair
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Content:
     """What `folder` holds and how it was made."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"there is no {path}; type: {_prepare(*folder.parts[-3:])} --out {folder.parents[1]}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return manifest_of(folder)
 
 
 def _prepare(data: str, recipe: str, pair: str) -> str:

@@ -390,14 +390,14 @@ def _holds(out: Path, settings: Mapping[str, Any]) -> bool:
     try:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         differing = [f"{key} {found[key]} instead of {value}" for key, value in settings.items() if found[key] != value]
-        sums = dict(found["sha256"])
+        sums = found["sha256"].items()
     except OSError:
         return False
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{out / MANIFEST} is not a manifest of wff corpus; type another folder: --out DIR") from error
     if differing:
         raise UserError(f"{out} holds a corpus with {'; '.join(differing)}; type another folder: --out DIR")
-    return all((out / name).is_file() and _sha256(out / name) == value for name, value in sums.items())
+    return all((out / name).is_file() and _sha256(out / name) == value for name, value in sums)
 
 
 def _sha256(path: Path) -> str:

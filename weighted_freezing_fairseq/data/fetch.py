@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import http.client
 import json
+import shlex
 import sys
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import naming, write_atomically
+from ..forms import read_json
 from ..workspace.locks import alone_in
 from ..workspace.progress import say
 from .recipe import Archive
@@ -160,7 +162,10 @@ def _part(goal: Path) -> tuple[Path, Path]:
 def _go_on(address: str, goal: Path) -> None:
     """Append to the .part of `goal` what is missing of it."""
     part, note = _part(goal)
-    begun = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and part.is_file() else {}
+    begun: Mapping[str, Any] = {}
+    if note.is_file() and part.is_file():
+        form = {"address": str, "tag": (str, type(None)), "bytes": int}
+        begun = read_json(note, form, f"to fetch it from its start, type: rm {shlex.quote(str(note))}")
     have = part.stat().st_size if begun.get("address") == address and begun.get("tag") else 0
     if not have or have != begun.get("bytes"):  # else killed when it was whole
         _receive(address, part, note, have, begun.get("tag"))
@@ -277,4 +282,7 @@ def identity(path: Path) -> dict[str, Any]:
 
 def _records(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    form = {str: {"sha256": str, "bytes": int, "mirror": str}}
+    return read_json(path, form, f"to do without what it records, type: rm {shlex.quote(str(path))}")

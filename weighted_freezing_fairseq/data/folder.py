@@ -7,6 +7,7 @@ byte, for the same archives, recipe and versions.
 
 import importlib.metadata
 import json
+import shlex
 import shutil
 import sys
 from collections import Counter
@@ -20,7 +21,8 @@ from typing import IO, Any
 
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
-from ..workspace.contents import MANIFEST
+from ..forms import Content, read_json_rows
+from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.progress import say
 from ..workspace.steps import once
 from . import archives, binary, lines, parts, steps, subwords
@@ -35,6 +37,7 @@ _ORDER = ("train", "valid", "test")
 _OF_SUBWORDS = ("pieces", "subwords", "coverage", "learnt_on", "dictionary")
 
 Counts = dict[str, Any]
+_COUNTS_FORM = {"step": str, "split": str, "pairs": int, "sentences": {str: int}}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def is_done(job: PairJob) -> bool:
     """Whether the folder holds just this; an error where it holds something else."""
     path = job.folder / MANIFEST
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest_of(job.folder)
         other = [key for key, value in job.settings.items() if found.get(key) != value]
         if other:
             how = "with other settings"
@@ -138,8 +141,9 @@ def refuse_foreign(folder: Path, first: str, own: Iterable[str]) -> None:
 
 def counted(job: PairJob) -> str:
     """The pairs of each split, for a reader."""
-    rows = json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))["counts"]
-    found = {row["split"]: row["pairs"] for row in rows if row["step"] == "binarised"}
+    manifest = manifest_of(job.folder)
+    rows = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
+    found = {str(row["split"]): row["pairs"] for row in rows if row["step"] == "binarised"}
     return " / ".join(f"{pairs:,} {split}" for split, pairs in found.items())
 
 
@@ -170,9 +174,14 @@ def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, A
 
 
 def step(
-    folder: Path, name: str, settings: dict[str, Any], work: Callable[[], list[Counts]], forget: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    settings: dict[str, Any],
+    work: Callable[[], list[Counts]],
+    forget: Sequence[str] = (),
+    form: Mapping[str, Any] = _COUNTS_FORM,
 ) -> list[Counts]:
-    """Do a step of a folder once, and give its rows of counts, now or from then.
+    """Do a step of a folder once, and give its rows of counts, which have this form, now or from then.
 
     A step that refuses what it was given is not begun, and those to `forget` are not done: the user may give another.
     """
@@ -188,7 +197,8 @@ def step(
         write_atomically(kept, json.dumps(rows, ensure_ascii=False))
 
     once(folder, name, settings, work_and_count)
-    return json.loads(kept.read_text(encoding="utf-8"))
+    remedy = f"to count it again, type: rm {shlex.quote(str(folder / f'.{name}.json'))}"
+    return list(read_json_rows(kept, dict(form), remedy))
 
 
 # Archives ------------------------------------------------------------------------------------------------------------
@@ -431,6 +441,11 @@ def _assert_the_same(job: PairJob, rows: Sequence[Counts]) -> None:
         step: {row["split"]: row for row in rows if row["step"] == step} for step in ("text", "pieces", "binarised")
     }
     for split in job.splits:
+        for step, own in found.items():
+            if split not in own:
+                raise UserError(
+                    f"{job.folder} has no counts of {split} in .{step}.rows.json; move it away, and prepare it again"
+                )
         text, cut, last = (found[step][split] for step in ("text", "pieces", "binarised"))
         numbers = {text["pairs"], cut["pairs"], *last["sentences"].values()}
         if len(numbers) > 1 or cut["words"] != last["words"]:

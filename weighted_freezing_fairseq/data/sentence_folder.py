@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
-from ..workspace.contents import MANIFEST
+from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.progress import say
 from . import archives, binary, lines, sentences
 from .encoders import Encoder, pieces_of
@@ -36,6 +36,7 @@ from .sentences import SentenceData, Split, TableFile, Task
 from .workers import Workers, chunks
 
 _OWN = ("raw", "labels", "pieces", "bin", MANIFEST)
+_ROW_FORM = {"step": str, "split": str, "column": str, "rows": int, "sentences": int}
 _AROUND = {1: 2, 2: 4}  # <s> a </s>, <s> a </s> </s> b </s>
 
 
@@ -71,7 +72,7 @@ def is_done(job: TaskJob) -> bool:
     """Whether the folder holds just this; an error where it holds something else."""
     path = job.folder / MANIFEST
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest_of(job.folder)
         other = [key for key, value in job.settings.items() if found.get(key) != value]
         if other:
             raise UserError(
@@ -86,7 +87,7 @@ def is_done(job: TaskJob) -> bool:
 
 def counted(job: TaskJob) -> str:
     """The rows of each split, for a reader; of many languages only how many there are."""
-    kept = json.loads((job.folder / MANIFEST).read_text(encoding="utf-8"))["rows"]
+    kept = manifest_of(job.folder)["rows"]
     few = {split: number for split, number in kept.items() if "." not in split}
     told = [f"{number:,} {split}" for split, number in few.items()]
     others = {split: number for split, number in kept.items() if split not in few}
@@ -97,9 +98,9 @@ def counted(job: TaskJob) -> str:
 
 def make(job: TaskJob, given: Sequence[Path], workers: Workers) -> None:
     """All steps."""
-    rows = step(job.folder, "text", job.settings, partial(_write_text, job, given))
-    rows += step(job.folder, "pieces", job.settings, partial(_write_pieces, job, workers))
-    rows += step(job.folder, "binarised", job.settings, partial(_binarise, job, workers))
+    rows = step(job.folder, "text", job.settings, partial(_write_text, job, given), form=_ROW_FORM)
+    rows += step(job.folder, "pieces", job.settings, partial(_write_pieces, job, workers), form=_ROW_FORM)
+    rows += step(job.folder, "binarised", job.settings, partial(_binarise, job, workers), form=_ROW_FORM)
     _assert_the_same(job, rows)
     _write_manifest(job, rows)
 

@@ -111,6 +111,7 @@ def rows(path: Path, table: TableFile, task: Task, counts: Counter[str], ids: Pa
 
 
 _ELSEWHERE = "of another split"
+_IDS = ("#1 ID", "#2 ID")
 
 
 def _row(
@@ -136,6 +137,7 @@ def _row(
 def _places(table: TableFile, names: tuple[str, ...]) -> dict[str, int]:
     """Where the columns are that are read."""
     wanted = [*table.inputs, *filter(None, [table.label]), *([table.only[0]] if table.only else [])]
+    wanted += _IDS if table.ids else ()
     missing = [name for name in wanted if name not in names]
     if missing:
         raise UserError(
@@ -146,7 +148,7 @@ def _places(table: TableFile, names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _ids_of(fields: list[str], names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(fields[names.index(name)].strip() for name in ("#1 ID", "#2 ID"))
+    return tuple(fields[names.index(name)].strip() for name in _IDS)
 
 
 def _pairs_of_ids(path: Path) -> set[tuple[str, ...]]:

@@ -31,9 +31,15 @@ SCORE_FORM = {
     "bleu": NUMBER,
     "chrf": NUMBER,
     "decode": dict,
+    "legacy": {str: NUMBER},
     "scores": {str: NUMBER},
     "sets": {str: NUMBER},
 }
+
+
+def read_scores(path: Path) -> Content:
+    """The scores that a run folder keeps at `path`, one file for each SUBSET.CHOICE."""
+    return read_json(path, SCORE_FORM, f"to score it again, type: rm {path.parents[1]}/.scoring-*")
 
 
 @dataclass(frozen=True, order=True)

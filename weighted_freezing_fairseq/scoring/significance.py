@@ -7,12 +7,14 @@ Paired bootstrap resampling (Koehn 2004) and paired approximate randomisation (R
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..files import write_atomically
+from ..forms import NUMBER, read_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class PValues:
     bootstrap_signature: str
     randomisation: float
     randomisation_signature: str
+
+
+_FORM = {
+    "bootstrap": NUMBER, "bootstrap_signature": str, "randomisation": NUMBER, "randomisation_signature": str,
+}  # fmt: skip
 
 
 class Scorer(Protocol):
@@ -84,8 +91,10 @@ def kept_p_values(
     seed = os.environ.get("SACREBLEU_SEED")  # sacreBLEU's way to choose another one
     content = json.dumps([scorer.signature, seed, baseline, system, reference])
     key = hashlib.sha256(content.encode()).hexdigest()
-    known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    known: dict[str, Any] = {}
+    if kept.is_file():
+        known = read_json(kept, {key: _FORM}, f"to test again, type: rm {shlex.quote(str(kept))}")
     if key not in known:
         known[key] = asdict(scorer.p_values(baseline, system, reference))
         write_atomically(kept, json.dumps(known, indent=2) + "\n")
-    return PValues(**known[key])
+    return PValues(**{name: known[key][name] for name in _FORM})

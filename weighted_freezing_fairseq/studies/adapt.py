@@ -6,12 +6,12 @@ the old and on the new domain, how many weights changed, and how small `wff pack
 dictionary stay the parent's, as for any adapted model.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
+from ..forms import NUMBER, read_json
 from ..scoring.scores import Score
 from ..workspace.commands import wff
 from ..workspace.configs import methods_in
@@ -96,7 +96,8 @@ def _packed(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
         write_atomically(report, wff(words, machine.threads))
 
     once(run.folder, "packing", {}, work)
-    return json.loads(report.read_text(encoding="utf-8"))
+    form = {"density": NUMBER, "file_over_base_model": NUMBER}
+    return read_json(report, form, f"to pack it again, type: rm {run.folder}/.packing.json")
 
 
 def table(

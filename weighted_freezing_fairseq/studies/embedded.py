@@ -4,7 +4,6 @@ Raw text -> SentencePiece learnt on train only -> fairseq-preprocess; after trai
 against the raw reference. Each step is done once, so that a study that was killed goes on with the same command.
 """
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +16,7 @@ from ..data import subwords
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import whole_folder, write_atomically
+from ..scoring.scored_runs import read_scores
 from ..scoring.scores import Score, read_lines
 from ..scoring.translate import translated
 from ..workspace.commands import fairseq
@@ -139,7 +139,7 @@ def evaluate(run: Run, data: PreparedCorpus, machine: Machine, name: str = "test
         translated(run, machine, data.binarised, "test", data.reference, language, about)
 
     once(run.folder, f"scoring-{name}.last", about, work)
-    scores = json.loads((run.folder / f"scores/{name}.last.json").read_text(encoding="utf-8"))
+    scores = read_scores(run.folder / f"scores/{name}.last.json")
     return Score(**{field.name: scores[field.name] for field in fields(Score)})
 
 

@@ -15,6 +15,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import write_atomically
 from ..scoring import translate
+from ..scoring.scored_runs import read_scores
 from ..scoring.scores import all_scores
 from ..scoring.sentences import evaluate as sentences
 from ..workspace.contents import MANIFEST, content_hash
@@ -23,7 +24,7 @@ from ..workspace.machine import Machine
 from ..workspace.progress import progress
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
-from ..workspace.steps import DONE, OPEN, OTHER, state_of
+from ..workspace.steps import DONE, OPEN, OTHER, read_stamp, state_of
 from .scorings import Wanted, manifest_of
 from .tasks import StudyTask, task_of
 from .translation import pieces_of, text_of
@@ -76,7 +77,7 @@ def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[s
         task.score(run, machine, wanted, f"to score it anew type: rm {run.folder}/.scoring-*")
         scorings = task.scorings(run, wanted, manifest_of(run))
         files = {name: path for step in scorings for name, path in step.files(run).items()}
-        return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
+        return {name: read_scores(path) for name, path in files.items()}
 
 
 def refuse_early(run: Run, wanted: Wanted) -> None:
@@ -115,7 +116,7 @@ def _move_data(run: Run, folder: Path) -> None:
     """Record that the data of a run lies in `folder` now, if it is that data."""
     read_manifest(folder)
     stamp = run.folder / ".training.json"
-    known = json.loads(stamp.read_text(encoding="utf-8")).get("contents", {}) if stamp.is_file() else {}
+    known = read_stamp(stamp).get("contents", {}) if stamp.is_file() else {}
     if known.get("task.data", now := content_hash(folder / "bin")) != now:
         raise UserError(
             f"{run.folder} was not trained on {folder}; give --data the folder that wff prepare made for it"

@@ -15,6 +15,7 @@ from ..data import lowercases
 from ..data.recipe import Dataset
 from ..errors import UserError
 from ..files import write_atomically
+from ..scoring.scored_runs import read_scores
 from ..scoring.scores import comet, read_lines
 from ..scoring.translate import Pieces, raw_reference, refuse_missing_checkpoint, translated
 from ..workspace.machine import Machine, cores
@@ -145,7 +146,7 @@ def _add_comet(run: Run, machine: Machine, manifest: Mapping[str, Any], step: Sc
     [goal], [subset] = step.files(run).values(), step.subsets
     reference = data_of(run) / manifest["tests"][subset]
     texts = [reference.with_suffix(f".{manifest['source']}"), goal.with_suffix(".hyp.txt"), reference]
-    scores = json.loads(goal.read_text(encoding="utf-8")) | comet(model, *map(read_lines, texts), machine.gpus)
+    scores = read_scores(goal) | comet(model, *map(read_lines, texts), machine.gpus)
     write_atomically(goal, json.dumps(scores, indent=2) + "\n")
 
 

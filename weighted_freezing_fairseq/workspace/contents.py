@@ -13,11 +13,29 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-MANIFEST = "manifest.json"
+from ..forms import NUMBER, Content, read_json
 
+MANIFEST = "manifest.json"
+_TEXT_OR_NOTHING = (str, type(None))
+_MANIFEST_FORM = {  # of all that a command reads in one, whether it is of a corpus or of labelled sentences
+    **dict.fromkeys(("dataset", "recipe", "pair", "task", "source", "target"), str),
+    **dict.fromkeys(("sha256", "tests", "encoder"), {str: str}),
+    "generate": {"remove_bpe": _TEXT_OR_NOTHING, "tokenizer": _TEXT_OR_NOTHING},
+    "counts": [dict],
+    "rows": {str: int},
+    "subsets": {str: {str: str}},
+    "labels": [str],
+    "metrics": [str],
+    "scale": (*NUMBER, type(None)),
+}
 
 _BLOCK, _BLOCKS = 1 << 16, 64  # files up to 4 MiB are hashed whole
 _CONTENTS = "contents"
+
+
+def manifest_of(folder: Path) -> Content:
+    """manifest.json of a prepared folder."""
+    return read_json(folder / MANIFEST, _MANIFEST_FORM, f"move {folder} away, and prepare it again")
 
 
 def content_hash(path: Path) -> str:
@@ -40,9 +58,8 @@ def _of_file(path: Path) -> str:
 
 
 def _of_folder(folder: Path) -> str:
-    manifest = folder.parent / MANIFEST
-    if manifest.is_file():
-        known = json.loads(manifest.read_text(encoding="utf-8"))["sha256"]
+    if (folder.parent / MANIFEST).is_file():
+        known = manifest_of(folder.parent)["sha256"]
         own = {name: value for name, value in known.items() if name.startswith(f"{folder.name}/")}
     else:
         own = {

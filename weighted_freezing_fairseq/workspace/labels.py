@@ -4,13 +4,14 @@ What a checkpoint is called in tables and as a file, and whether its file was ma
 out on purpose: what a result is, which each command says for itself.
 """
 
-import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..forms import read_json
 
 
 def labels(paths: Sequence[Path], names: Sequence[str] | None, kind: str = "checkpoints") -> dict[str, Path]:
@@ -30,11 +31,15 @@ def as_file_name(label: str) -> str:
     return re.sub(r"[^\w.-]", "-", label)
 
 
-def reuse(path: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The JSON at `path`, or None without a file; a file that was made with other settings is refused."""
+def reuse(path: Path, settings: Mapping[str, Any], folder: Path, form: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The JSON at `path`, or None without a file; a file that was made with other settings is refused.
+
+    Args:
+        form: what the file holds beside its settings.
+    """
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, {"settings": dict, **form}, f"to measure it again, type: rm {shlex.quote(str(path))}")
     other = [name for name in settings if content["settings"].get(name) != settings[name]]
     if other:
         raise UserError(f"{path} was made with another {', '.join(other)}; give another --out, or move {folder} away")

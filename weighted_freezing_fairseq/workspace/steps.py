@@ -4,12 +4,14 @@ A step that was killed goes on with the same settings; a folder that holds anoth
 """
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..files import write_atomically
+from ..forms import Content, read_json
 from .contents import same_settings
 from .progress import say
 
@@ -21,8 +23,13 @@ def state_of(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
     settings = json.loads(json.dumps(settings, default=str))
     for stamp, state in ((folder / f".{name}.json", DONE), (folder / f".{name}.begun.json", OPEN)):
         if stamp.is_file():
-            return state if same_settings(json.loads(stamp.read_text(encoding="utf-8")), settings) else OTHER
+            return state if same_settings(read_stamp(stamp), settings) else OTHER
     return OPEN
+
+
+def read_stamp(path: Path) -> Content:
+    """The settings of a step that was begun or done."""
+    return read_json(path, {"contents": {str: str}}, f"to do this step again, type: rm {shlex.quote(str(path))}")
 
 
 def once(
