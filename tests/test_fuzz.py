@@ -41,11 +41,10 @@ from scored_runs import a_run, prepared
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.costs.results import Cost, read_costs, worse_than
-from weighted_freezing_fairseq.data import SENTENCES, parts, sentences
+from weighted_freezing_fairseq.data import DATASETS, SENTENCES, parts, sentences
 from weighted_freezing_fairseq.data.archives import copy_out_of_all
 from weighted_freezing_fairseq.data.recipe import Part, Place
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.studies.evaluate import usual_decode
 from weighted_freezing_fairseq.workspace.contents import content_hash
 from weighted_freezing_fairseq.workspace.locks import alone_in
 from weighted_freezing_fairseq.workspace.steps import once
@@ -349,7 +348,7 @@ def evaluated(folder: Path) -> None:
     )
     run = run.rename(folder / "run")
     (run / ".lock").touch()
-    decode = asdict(usual_decode("multi30k"))
+    decode = asdict(DATASETS["multi30k"].decode)
     once(run, "scoring-test.best", {"choice": "best", "decode": decode}, lambda: None)
 
 

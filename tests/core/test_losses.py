@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from weighted_freezing_fairseq.core import losses
 from weighted_freezing_fairseq.core.fused import TERMS, passes_loss
-from weighted_freezing_fairseq.core.losses import DIVERGENCES, js_divergence, label_smoothed, mean_squared, quadratic_penalty, teacher_divergence, x_divergence
+from weighted_freezing_fairseq.core.losses import (
+    DIVERGENCES,
+    js_divergence,
+    label_smoothed,
+    mean_squared,
+    quadratic_penalty,
+    teacher_divergence,
+    x_divergence,
+)
 from weighted_freezing_fairseq.core.rules import RULES, Given, sgd_update
 from weighted_freezing_fairseq.core.schedules import adaptive_alpha
 

@@ -8,7 +8,14 @@ from torch import nn
 
 from weighted_freezing_fairseq.core.fisher import SquaredGradients, add_one_by_one_, trainable, zeros
 from weighted_freezing_fairseq.core.scope import scope_of
-from weighted_freezing_fairseq.core.switch import FeedForward, SwitchFeedForward, balance_loss, chosen, within_capacity, z_loss
+from weighted_freezing_fairseq.core.switch import (
+    FeedForward,
+    SwitchFeedForward,
+    balance_loss,
+    chosen,
+    within_capacity,
+    z_loss,
+)
 
 T, B, WIDTH, EXPERTS = 7, 3, 6, 4
 
