@@ -14,6 +14,7 @@ from weighted_freezing_fairseq.core.rules import RULES
 TWINS = {
     "standard": None,
     "alignreg": "alignreg",
+    "cautious": "cautious",
     "ewc": "ewc",
     "intra_distillation": "intra_distillation",
     "intra_distillation_js": "intra_distillation",
