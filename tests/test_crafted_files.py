@@ -313,6 +313,6 @@ def test_a_table_of_mrpc_without_the_numbers_of_its_pairs_is_refused(tmp_path):
     (tmp_path / "t.txt").write_text("Quality\t#2 ID\t#1 String\t#2 String\n1\t2\ta\tb\n")
     (tmp_path / "ids").write_text("1\t2\n")
     task = GLUE.tasks["mrpc"]
-    source = next(source for part in task.parts for source in part.sources if source.ids)
+    source = next(table for split in task.splits for table in split.files if table.ids)
     with pytest.raises(UserError, match=r"has no column '#1 ID' .*Give another with --archive"):
         list(sentences.rows(tmp_path / "t.txt", source, task, Counter(), tmp_path / "ids"))

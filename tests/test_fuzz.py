@@ -440,7 +440,7 @@ def read_pairs(form: str, source: str, target: str) -> None:
 
 def read_rows(data: str, name: str, table: str, ids: str = "") -> None:
     task = SENTENCES[data].tasks[name]
-    fitting = (each for part in task.parts for each in part.sources if bool(each.ids) == bool(ids))
+    fitting = (each for split in task.splits for each in split.files if bool(each.ids) == bool(ids))
     source = next(each for each in fitting if bool(each.only) == (data == "xnli"))
     for _ in sentences.rows(Path(table), source, task, Counter(), Path(ids) if ids else None):
         pass
