@@ -88,6 +88,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     if argv is not None:
         return _run(argv)
+    # When fairseq is imported, a speech model of its own has every library print its debug messages; not any more once
+    # there is a handler.
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger().setLevel(logging.WARNING)
     try:
         with stoppable():
             return _run(sys.argv[1:])
@@ -102,8 +106,6 @@ def _run(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         with contextlib.suppress(OSError):  # of a stream that calls itself seekable and is not
             sys.stdout.reconfigure(errors="backslashreplace")  # names and letters that the terminal's encoding lacks
-    # When it is imported, fairseq says that one of its speech tasks would like another package.
-    logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.WARNING)
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
     args = parser.parse_args(argv, argparse.Namespace(words=argv))  # for those who write down how they were called
     try:

@@ -57,6 +57,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     kill_when_there(folder / "standard-1/checkpoints/checkpoint_last.pt", *words)
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.startswith(("DEBUG", "INFO"))]
     log = (folder / "standard-1/train.log").read_text()
     assert "Loaded checkpoint" in log and log.index("Loaded checkpoint") > log.index("10 updates")
     with (folder / "table.csv").open() as file:

@@ -5,7 +5,6 @@ holds nobody up. A folder that cannot be written is not locked, since there is n
 there fails, and whoever finds everything there goes on.
 """
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,6 @@ from filelock import FileLock, Timeout
 
 from .processes import refuse_when_stopping
 from .progress import say
-
-logging.getLogger("filelock").setLevel(logging.WARNING)  # fairseq makes the root logger print every lock otherwise
 
 _LOOK = 0.5  # seconds between two looks whether this process was told to stop
 
