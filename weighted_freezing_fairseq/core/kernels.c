@@ -58,7 +58,7 @@ static inline keeping keeping_of(int variant, float lo, float hi, float rate) {
     }
 }
 
-/* `use` takes what is kept of a number, 1 or 0 */
+/* `use` takes what is kept of a number, 1 or 0, after its score was read */
 #define KEEP(metric, use)                                                               \
     for (int64_t i = 0; i < n; i++) {                                                   \
         uint32_t x = ((uint32_t)start + (uint32_t)i) ^ k0;                              \
@@ -69,8 +69,8 @@ static inline keeping keeping_of(int variant, float lo, float hi, float rate) {
         float t = squares ? u * u : u;                                                  \
         use(t * range <= offset + sign * IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f) \
     }
-#define NOTE(keep) kept[i] = (keep);
-#define MULTIPLY(keep) masked[i] = g[i] * (keep);
+#define NOTE(keep) factor[i] = (keep); old[i] = w[i];
+#define MULTIPLY(keep) g[i] *= (keep);
 
 CLONES
 static void range_of(const float *restrict w, const float *restrict g, int64_t n, int metric, float *out) {
@@ -80,19 +80,19 @@ static void range_of(const float *restrict w, const float *restrict g, int64_t n
     out[1] = from_bits(hi);
 }
 
-/* what is kept of the numbers start .. start + n - 1 of a tensor */
+/* for the numbers start .. start + n - 1 of a tensor: w as it is, and what is kept of its change */
 CLONES
-static void keep_one(const float *restrict w, const float *restrict g, float *restrict kept, int64_t n, int64_t start,
-                     uint32_t k0, uint32_t k1, int metric, keeping rule) {
+static void keep_one(const float *restrict w, const float *restrict g, float *restrict old, float *restrict factor,
+                     int64_t n, int64_t start, uint32_t k0, uint32_t k1, int metric, keeping rule) {
     const float range = rule.range, offset = rule.offset, sign = rule.sign;
     const int squares = rule.squares;
     BY_METRIC(KEEP, NOTE)
 }
 
-/* g, and 0 where it is not kept */
+/* g <- 0 where it is not kept */
 CLONES
-static void freeze_one(const float *restrict w, const float *restrict g, float *restrict masked, int64_t n,
-                       int64_t start, uint32_t k0, uint32_t k1, int metric, keeping rule) {
+static void freeze_one(const float *restrict w, float *restrict g, int64_t n, int64_t start, uint32_t k0, uint32_t k1,
+                       int metric, keeping rule) {
     const float range = rule.range, offset = rule.offset, sign = rule.sign;
     const int squares = rule.squares;
     BY_METRIC(KEEP, MULTIPLY)
@@ -187,9 +187,7 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
     for (int64_t t = 0; t < count; t++) mask_one(x[t], mask[t], n[t]);
 }
 
-/* What a guide does before the base steps, on blocks that stay in the first cache, so that each number passes through
- * memory once. */
-enum { BLOCK = 256 };
+/* What a guide does before the base steps. */
 enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3 }; /* actions */
 
 typedef struct {
@@ -208,24 +206,19 @@ typedef struct {
     int32_t metric, variant, half;
 } settings;
 
-static void guide_block(const job *j, int64_t at, int64_t n, const float *bounds, const settings *s) {
-    float masked[BLOCK];
-    const int metric = s->variant == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
-    const float *w = j->w + at, *g = j->g + at;
-    const int64_t start = j->start + at;
+static void guide(const job *j, const settings *s) {
     if (j->action == SCALE_CHANGE) {
-        void *average = j->average ? (char *)j->average + at * (s->half ? 2 : 4) : 0;
-        scale_one(w, g, average, j->old + at, j->factor + at, n, j->operand, s->variant, s->half, s->scale);
+        scale_one(j->w, j->g, j->average, j->old, j->factor, j->n, j->operand, s->variant, s->half, s->scale);
         return;
     }
+    float bounds[2] = {j->lo, j->hi};
+    if (!j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
     const keeping rule = keeping_of(s->variant, bounds[0], bounds[1], j->operand);
-    if (j->action == GRADIENT) {
-        freeze_one(w, g, masked, n, start, j->key[0], j->key[1], metric, rule);
-        memcpy(j->g + at, masked, n * sizeof *masked);
-    } else {
-        keep_one(w, g, j->factor + at, n, start, j->key[0], j->key[1], metric, rule);
-        memcpy(j->old + at, w, n * sizeof *w);
-    }
+    const int metric = s->variant == RANDOM ? MAGNITUDE : s->metric; /* whose scores are not read */
+    if (j->action == GRADIENT)
+        freeze_one(j->w, j->g, j->n, j->start, j->key[0], j->key[1], metric, rule);
+    else
+        keep_one(j->w, j->g, j->old, j->factor, j->n, j->start, j->key[0], j->key[1], metric, rule);
 }
 
 /* All jobs that no other thread has taken: `next` is shared by the threads, so that a slow one holds nobody up. */
@@ -233,11 +226,7 @@ void wff_guide(int64_t count, const job *jobs, int64_t *next, const settings *s)
     for (;;) {
         const int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
         if (taken >= count) return;
-        const job *j = jobs + taken;
-        float bounds[2] = {j->lo, j->hi};
-        if (j->action != SCALE_CHANGE && !j->ranged) range_of(j->w, j->g, j->n, s->metric, bounds);
-        for (int64_t at = 0; at < j->n; at += BLOCK)
-            guide_block(j, at, j->n - at < BLOCK ? j->n - at : BLOCK, bounds, s);
+        guide(jobs + taken, s);
     }
 }
 
