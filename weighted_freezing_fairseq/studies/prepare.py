@@ -14,9 +14,7 @@ from ..data.folder import PairJob
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
-from ..workspace.locks import alone_in
-from ..workspace.processes import threads
-from ..workspace.progress import say
+from .folders import make_folders
 
 
 def pair_jobs(
@@ -64,28 +62,14 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, given: Sequence[Path], pro
         steps.refuse_without_packages(to_do[0].recipe)
         files = fetch.obtain(_needs(to_do), out / "archives", given, go_on=_command(jobs, out))
         identities = {path: fetch.identity(path) for path in set(files.values())}
-        _make({need: folder.ArchiveFile(path, identities[path]) for need, path in files.items()}, to_do, processes)
+        known = {need: folder.ArchiveFile(path, identities[path]) for need, path in files.items()}
+
+        def make(job: PairJob, workers: Workers) -> None:
+            folder.make(job, known, workers)
+
+        by_pair = {job.pair: job for job in to_do}
+        make_folders(by_pair, folder.is_done, make, processes, at_once=min(len(to_do), processes))
     return [f"{job.pair}: {folder.counted(job)} pairs in {job.folder}" for job in jobs]
-
-
-def _make(archives: Mapping[str, folder.ArchiveFile], jobs: Sequence[PairJob], processes: int) -> None:
-    """The folders side by side; a pair that cannot be prepared does not stop the others."""
-
-    def error_of(job: PairJob) -> str:
-        try:
-            with alone_in(job.folder):
-                if not folder.is_done(job):  # by a process that had the folder until now
-                    folder.make(job, archives, workers)
-        except UserError as error:
-            say(f"{job.pair} failed: {error}")
-            return f"{job.pair}: {error}" if len(jobs) > 1 else str(error)
-        return ""
-
-    # The processes go first: the threads that feed them live longer.
-    with threads(min(len(jobs), processes)) as pool, Workers(processes) as workers:
-        errors = [error for error in pool.map(error_of, jobs) if error]
-    if errors:
-        raise UserError("\n".join(errors))
 
 
 def _needs(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:

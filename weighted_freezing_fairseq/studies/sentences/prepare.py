@@ -13,8 +13,7 @@ from ...data.sentence_folder import TaskJob
 from ...data.sentences import SentenceData
 from ...data.workers import Workers
 from ...errors import UserError
-from ...workspace.locks import alone_in
-from ...workspace.progress import say
+from ..folders import make_folders
 
 _MOST = 512  # positions that fairseq's encoders were trained with
 
@@ -74,31 +73,24 @@ def prepare_tasks(jobs: Sequence[TaskJob], given: Sequence[Path], processes: int
 
     One task after the other, each with all processes: a task that cannot be prepared does not stop the others.
     """
-    to_do = [job for job in jobs if not sentence_folder.is_done(job)]
+    to_do = {job.task.name: job for job in jobs if not sentence_folder.is_done(job)}
     if to_do:
-        _make(to_do, given, processes)
+        _refuse_missing(given, next(iter(to_do.values())))
+
+        def make(job: TaskJob, workers: Workers) -> None:
+            sentence_folder.make(job, given, workers)
+
+        make_folders(to_do, sentence_folder.is_done, make, processes, at_once=1)
     return [f"{job.task.name}: {sentence_folder.counted(job)} rows in {job.folder}" for job in jobs]
 
 
-def _make(jobs: Sequence[TaskJob], given: Sequence[Path], processes: int) -> None:
+def _refuse_missing(given: Sequence[Path], job: TaskJob) -> None:
     if not given:
-        members = ", ".join(jobs[0].task.members)
-        raise UserError(f"give --archive the files of {jobs[0].task.name}, a folder or a zip with: {members}")
+        members = ", ".join(job.task.members)
+        raise UserError(f"give --archive the files of {job.task.name}, a folder or a zip with: {members}")
     for path in given:
         if not path.exists():
             raise UserError(f"there is no {path}; give --archive files, folders or zips")
-    errors = []
-    with Workers(processes) as workers:
-        for job in jobs:
-            try:
-                with alone_in(job.folder):
-                    if not sentence_folder.is_done(job):  # by a process that had the folder until now
-                        sentence_folder.make(job, given, workers)
-            except UserError as error:
-                say(f"{job.task.name} failed: {error}")
-                errors.append(f"{job.task.name}: {error}" if len(jobs) > 1 else str(error))
-    if errors:
-        raise UserError("\n".join(errors))
 
 
 def _plan(job: TaskJob) -> list[str]:

@@ -1,0 +1,51 @@
+"""Folders of prepared data made side by side; one that cannot be made does not stop the others."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from ..data.workers import Workers
+from ..errors import UserError
+from ..workspace.locks import alone_in
+from ..workspace.processes import threads
+from ..workspace.progress import say
+
+
+class _Job(Protocol):
+    @property
+    def folder(self) -> Path: ...
+
+
+_J = TypeVar("_J", bound=_Job)
+
+
+def make_folders(
+    jobs: Mapping[str, _J],
+    is_done: Callable[[_J], bool],
+    make: Callable[[_J, Workers], None],
+    processes: int,
+    at_once: int,
+) -> None:
+    """Make the folder of each job, by its name; raises with the errors of all that failed.
+
+    Args:
+        processes: that all folders share.
+        at_once: how many folders are made side by side.
+    """
+
+    def error_of(name: str) -> str:
+        job = jobs[name]
+        try:
+            with alone_in(job.folder):
+                if not is_done(job):  # by a process that had the folder until now
+                    make(job, workers)
+        except UserError as error:
+            say(f"{name} failed: {error}")
+            return f"{name}: {error}" if len(jobs) > 1 else str(error)
+        return ""
+
+    # The processes go first: the threads that feed them live longer.
+    with threads(at_once) as pool, Workers(processes) as workers:
+        errors = [error for error in pool.map(error_of, jobs) if error]
+    if errors:
+        raise UserError("\n".join(errors))
