@@ -79,11 +79,11 @@ def train(
         },
     )
     total = settings.optimization.max_update
-    write_provenance = note(run, about, config, machine)
     begun = time.monotonic()
 
     def work(claim: Callable[[], None]) -> None:
         claimed, shown = False, begun
+        write_provenance = note(run, about, config, machine)
 
         def first_update() -> None:
             nonlocal claimed
