@@ -25,7 +25,7 @@ from ..workspace.progress import progress
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
 from ..workspace.steps import DONE, OPEN, OTHER, read_stamp, state_of
-from .scorings import Wanted, manifest_of
+from .scorings import Wanted
 from .tasks import StudyTask, task_of
 from .translation import pieces_of, text_of
 
@@ -72,11 +72,13 @@ def as_text(scores: Mapping[str, Any]) -> str:
 def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[str, Any]]:
     """The scores of a trained run by SUBSET.CHOICE, kept in its folder; one process at a time."""
     refuse_early(run, wanted)
-    task = _task_of(run)
     with alone_in(run.folder):
-        task.score(run, machine, wanted, f"to score it anew type: rm {run.folder}/.scoring-*")
-        scorings = task.scorings(run, wanted, manifest_of(run))
-        files = {name: path for step in scorings for name, path in step.files(run).items()}
+        remedy = f"to score it anew type: rm {run.folder}/.scoring-*"
+        files = {
+            name: path
+            for step in _task_of(run).score(run, machine, wanted, remedy)
+            for name, path in step.files(run).items()
+        }
         return {name: read_scores(path) for name, path in files.items()}
 
 

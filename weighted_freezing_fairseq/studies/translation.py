@@ -106,17 +106,19 @@ class TranslationTask:
         for subset in dict.fromkeys(subset for step in to_do for subset in step.subsets):
             raw_reference(folder / "bin", subset, folder / manifest["tests"][subset], remedy)
 
-    def score(self, run: Run, machine: Machine, wanted: Wanted, remedy: str) -> None:
-        """Every step that is not done yet."""
+    def score(self, run: Run, machine: Machine, wanted: Wanted, remedy: str) -> list[Scoring]:
+        """Do every step that is not done yet; returns all of them."""
         manifest = manifest_of(run)
         if wanted.choices is None and "average" not in _choices(run, wanted):
             say(f"{run.name}: fewer than {wanted.averaged} numbered checkpoints, no average")
-        for step in self.scorings(run, wanted, manifest):
+        scorings = self.scorings(run, wanted, manifest)
+        for step in scorings:
             work = partial(_translate, run, machine, manifest, step)
             once(run.folder, f"scoring-{step.name}", dict(step.settings), work, remedy)
             if wanted.comet is not None:
                 add = partial(_add_comet, run, machine, manifest, step, wanted.comet)
                 once(run.folder, f"comet-{step.name}", {"model": str(wanted.comet)}, add)
+        return scorings
 
 
 def _choices(run: Run, wanted: Wanted) -> list[str]:

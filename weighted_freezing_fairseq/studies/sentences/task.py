@@ -118,12 +118,14 @@ class SentenceTask:
             raise UserError(f"{run.folder} is not translated: there is no average; type --choices {','.join(_CHOICES)}")
         data_of(run)
 
-    def score(self, run: Run, machine: Machine, wanted: Wanted, remedy: str) -> None:
-        """Every step that is not done yet."""
+    def score(self, run: Run, machine: Machine, wanted: Wanted, remedy: str) -> list[Scoring]:
+        """Do every step that is not done yet; returns all of them."""
         folder, manifest = data_of(run), manifest_of(run)
-        for step in self.scorings(run, wanted, manifest):
+        scorings = self.scorings(run, wanted, manifest)
+        for step in scorings:
             work = partial(score_labels, run, machine, folder, manifest, step.choice)
             once(run.folder, f"scoring-{step.name}", dict(step.settings), work, remedy)
+        return scorings
 
 
 def _best_by(task: Task) -> str:
