@@ -109,9 +109,7 @@ def importance(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[
     return scores | (_importance_by_gradients(dense, measured, sample) if measured else {})
 
 
-def _importance_by_gradients(
-    dense: Dense, methods: Sequence[Method], sample: Sample
-) -> dict[str, dict[str, Tensor]]:  # fmt: skip
+def _importance_by_gradients(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[str, dict[str, Tensor]]:
     """The mean score over batches, of their gradients."""
     from ..plugin.trained import Trained
 

@@ -19,7 +19,7 @@ from ..studies.reproduce import (
 from ..studies.scorings import Wanted
 from ..studies.train import Study
 from . import evaluate, train
-from .arguments import add_study_arguments, choices_of, machine_of, study_of, words_of
+from .arguments import add_study_arguments, choices_of, machine_of, split, study_of, words_of
 
 HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."
 EXAMPLE = """wff reproduce multi30k --methods standard,weighted_freeze,sage --seeds 1,2,3
@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     study = study_of(args)
-    pairs = [study.task.pair(word) for word in (args.pairs.split(",") if args.pairs else [None])]
+    pairs = [study.task.pair(word) for word in (split(args.pairs) if args.pairs else [None])]
     wanted = Wanted(choices_of(args.choices))
-    cells = cells_of(study, pairs, args.methods.split(","), _seeds(args.seeds))
+    cells = cells_of(study, pairs, split(args.methods), _seeds(args.seeds))
     order = levels(study, cells)
     if args.list:
         print("\n".join(f"{n}\t{_command(study, cell, args)}" for n, level in enumerate(order) for cell in level))
@@ -84,6 +84,6 @@ def _command(study: Study, cell: Cell, args: argparse.Namespace) -> str:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")]
+        return [int(word) for word in split(text)]
     except ValueError:
         raise UserError(f"--seeds must be whole numbers, got {text}; type --seeds 1,2,3") from None

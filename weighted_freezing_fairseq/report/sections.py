@@ -39,9 +39,7 @@ def summary(runs: Runs) -> Iterator[str]:
         yield "; ".join(_by_method(runs))
 
 
-def scores(
-    runs: Runs, tables: Sequence[str], choice: str | None, data: Path | None, out: Path
-) -> dict[str, Any]:  # fmt: skip
+def scores(runs: Runs, tables: Sequence[str], choice: str | None, data: Path | None, out: Path) -> dict[str, Any]:
     """Scores of `wff evaluate` and of the recipes, compared where they may be; then all others.
 
     Args:
