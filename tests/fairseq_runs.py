@@ -17,6 +17,17 @@ USER_DIR = Path(__file__).resolve().parents[1] / "weighted_freezing_fairseq"
 TOY_MODEL = """--arch transformer_iwslt_de_en --share-decoder-input-output-embed
   --encoder-layers 1 --encoder-embed-dim 16 --encoder-ffn-embed-dim 32 --encoder-attention-heads 2
   --decoder-layers 1 --decoder-embed-dim 16 --decoder-ffn-embed-dim 32 --decoder-attention-heads 2""".split()
+# The same model and criterion for a YAML.
+TOY_YAML = """\
+model:
+  _name: transformer_iwslt_de_en
+  share_decoder_input_output_embed: true
+  dropout: 0.1
+  base_layers: 0  # fairseq 0.12.2 wants to be told
+  encoder: {layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}
+  decoder: {layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}
+criterion: {_name: label_smoothed_cross_entropy, label_smoothing: 0.1}
+"""
 TOY_RUN = """--lr 0.01 --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 120
   --required-batch-size-multiple 1 --num-workers 0 --cpu --log-format json --log-interval 1
   --no-epoch-checkpoints --disable-validation --dropout 0.1""".split()

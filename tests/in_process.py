@@ -5,7 +5,7 @@ from pathlib import Path
 import fairseq_cli.train
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
-from fairseq_runs import Fairseq
+from fairseq_runs import TOY_YAML, Fairseq
 
 from weighted_freezing_fairseq.plugin.runs import load_config
 from weighted_freezing_fairseq.plugin.trainer_events import TrainerListener
@@ -13,15 +13,7 @@ from weighted_freezing_fairseq.plugin.trainer_events import TrainerListener
 TOY = """
 common: {{cpu: true, log_interval: 1, log_format: json}}
 task: {{_name: translation, data: {data}, source_lang: x, target_lang: y}}
-model:
-  _name: transformer_iwslt_de_en
-  share_decoder_input_output_embed: true
-  dropout: 0.1
-  base_layers: 0  # fairseq 0.12.2 wants to be told
-  encoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
-  decoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
-criterion: {{_name: label_smoothed_cross_entropy, label_smoothing: 0.1}}
-optimizer: {{_name: adam}}
+{toy}optimizer: {{_name: adam}}
 lr_scheduler: {{_name: fixed}}
 dataset: {{max_tokens: 120, num_workers: 0, data_buffer_size: 0, required_batch_size_multiple: 1}}
 optimization: {{max_update: 2, lr: [0.01], clip_norm: 0.5}}
@@ -37,7 +29,7 @@ class Here(Fairseq):
 
     def run(self, name: str, *settings: str, every: int = 0) -> Path:
         yaml = self.folder / "toy.yaml"
-        yaml.write_text(TOY.format(data=self.data))
+        yaml.write_text(TOY.format(toy=TOY_YAML, data=self.data))
         always = ["dataset.disable_validation=true", f"checkpoint.save_dir={self.folder / name}"]
         metrics.reset()
         fairseq_cli.train.main(load_config(yaml, [*always, *settings, f"common.log_importance={every}"]))

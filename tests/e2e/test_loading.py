@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
+from fairseq_runs import TOY_YAML, USER_DIR, Fairseq, assert_same, environment
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.plugin.trained import shape_of
@@ -128,15 +128,7 @@ def test_a_second_plugin_is_refused_with_what_to_type(cold: Fairseq, trap: str, 
 HYDRA = """
 common: {{cpu: true, user_dir: {user_dir}, log_interval: 1, log_format: json}}
 task: {{_name: translation, data: {data}, source_lang: x, target_lang: y}}
-model:
-  _name: transformer_iwslt_de_en
-  share_decoder_input_output_embed: true
-  dropout: 0.1
-  base_layers: 0  # fairseq 0.12.2 wants to be told
-  encoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
-  decoder: {{layers: 1, embed_dim: 16, ffn_embed_dim: 32, attention_heads: 2}}
-criterion: {{_name: label_smoothed_cross_entropy, label_smoothing: 0.1}}
-optimizer: {{_name: weighted_freeze, base_optimizer: sgd, momentum: 0.5, importance_norm: global}}
+{toy}optimizer: {{_name: weighted_freeze, base_optimizer: sgd, momentum: 0.5, importance_norm: global}}
 lr_scheduler: {{_name: fixed}}
 dataset: {{max_tokens: 120, num_workers: 0, required_batch_size_multiple: 1, disable_validation: true}}
 optimization: {{max_update: 2, lr: [0.01]}}
@@ -147,7 +139,7 @@ checkpoint: {{save_dir: {save}, no_epoch_checkpoints: true}}
 def test_hydra_train_equals_the_command_line(fairseq: Fairseq):
     flags = ["--base-optimizer", "sgd", "--momentum", "0.5", "--importance-norm", "global"]
     fairseq.train("argparse", *WF, *flags)
-    text = HYDRA.format(user_dir=USER_DIR, data=fairseq.data, save=fairseq.folder / "hydra")
+    text = HYDRA.format(toy=TOY_YAML, user_dir=USER_DIR, data=fairseq.data, save=fairseq.folder / "hydra")
     (fairseq.folder / "run.yaml").write_text(text)
     fairseq("hydra_train", "--config-dir", fairseq.folder, "--config-name", "run")
     assert_same(fairseq.checkpoint("argparse")["model"], fairseq.checkpoint("hydra")["model"])
