@@ -1,7 +1,12 @@
-"""kill -9 at any moment, then the same command: the result of a call that was left alone, and nothing beside it."""
+"""kill -9 at any moment, then the same command: the result of a call that was left alone, and nothing beside it.
+
+KILLS=10 pytest tests/e2e/test_kills.py: ten moments for each command in place of two.
+"""
 
 import csv
+import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -20,25 +25,30 @@ from weighted_freezing_fairseq.__main__ import main
 
 pytestmark = pytest.mark.slow
 
+KILLS = int(os.environ.get("KILLS", 2))
 
-def killed(times, longest, start):
-    """The moments, in seconds, at which the processes that `start` returned were killed, one after the other."""
-    moments = [random.SystemRandom().uniform(0, longest) for _ in range(times)]
-    for moment in moments:
+
+def killed(longest, start, clear):
+    """The moments, in seconds, at which processes were killed. One that ended before its moment starts anew."""
+    moments = []
+    while len(moments) < KILLS:
+        moment = random.SystemRandom().uniform(0, longest)
         process = start()
         try:
             process.communicate(timeout=moment)
+            clear()
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+            moments.append(moment)
     return moments
 
 
-def killed_and_called_again(times, longest, *words):
-    """The moments, in seconds, at which the command was killed; then it was let run to its end."""
+def killed_and_called_again(longest, *words, folder):
+    """The moments at which the command, which writes to `folder`, was killed; then it was let run to its end."""
     popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    moments = killed(times, longest, lambda: popen(command(*words), **quiet))
+    moments = killed(longest, lambda: popen(command(*words), **quiet), partial(shutil.rmtree, folder))
     done = wff(*words)
     assert done.returncode == 0, (moments, done.stderr)
     return moments
@@ -77,7 +87,7 @@ def test_prepare(tmp_path):
     words = ["prepare", "iwslt14", "--langs", "de", "--recipe", "fairseq", "--archive", archives, "--pieces", 200]
     words += ["--jobs", 2, "--out"]
     longest = timed(*words, tmp_path / "whole")
-    moments = killed_and_called_again(2, longest, *words, tmp_path / "killed")
+    moments = killed_and_called_again(longest, *words, tmp_path / "killed", folder=tmp_path / "killed")
     assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
     for name in names(tmp_path / "whole"):
         whole, killed = (tmp_path / folder / name for folder in ("whole", "killed"))
@@ -87,7 +97,7 @@ def test_prepare(tmp_path):
 def test_average(measured, tmp_path):
     words = ["average", measured[0], measured[0], "--out"]
     longest = timed(*words, tmp_path / "whole/a.pt")
-    moments = killed_and_called_again(3, longest, *words, tmp_path / "killed/a.pt")
+    moments = killed_and_called_again(longest, *words, tmp_path / "killed/a.pt", folder=tmp_path / "killed")
     assert names(tmp_path / "whole") == names(tmp_path / "killed") == {"a.pt"}, moments
     assert (tmp_path / "whole/a.pt").read_bytes() == (tmp_path / "killed/a.pt").read_bytes()
 
@@ -108,7 +118,7 @@ def test_pack(measured, tmp_path):
 def test_fisher(measured, tmp_path):
     words = ["fisher", *measured, "--estimator", "sampled", "--draws", 2, "--samples", 60, "--max-tokens", 60]
     longest = timed(*words, "--out", tmp_path / "whole/f.pt")
-    moments = killed_and_called_again(3, longest, *words, "--out", tmp_path / "killed/f.pt")
+    moments = killed_and_called_again(longest, *words, "--out", tmp_path / "killed/f.pt", folder=tmp_path / "killed")
     assert names(tmp_path / "whole") == names(tmp_path / "killed") == {"f.pt"}, moments
     whole, killed = (torch.load(tmp_path / name / "f.pt", weights_only=True) for name in ("whole", "killed"))
     assert_same(whole, killed)
@@ -117,12 +127,33 @@ def test_fisher(measured, tmp_path):
 def test_sensitivity(measured, tmp_path):
     words = ["sensitivity", *measured, "--batches", 20, "--max-tokens", 100, "--device", "cpu"]
     longest = timed(*words, "--out", tmp_path / "whole")
-    moments = killed_and_called_again(3, longest, *words, "--out", tmp_path / "killed")
+    moments = killed_and_called_again(longest, *words, "--out", tmp_path / "killed", folder=tmp_path / "killed")
     assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
     table, again = ((tmp_path / name / "sensitivity.csv").read_text() for name in ("whole", "killed"))
     assert table == again
     samples, again = (np.load(next((tmp_path / name / "samples").iterdir())) for name in ("whole", "killed"))
     assert np.array_equal(samples, again)
+
+
+def test_evaluate(measured, toy_data, tmp_path):
+    words = ["evaluate", *measured, "--reference", toy_data.parent / "test.y", "--device", "cpu", "--out"]
+    longest = timed(*words, tmp_path / "whole")
+    moments = killed_and_called_again(longest, *words, tmp_path / "killed", folder=tmp_path / "killed")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "killed" / path.name).read_bytes(), (path.name, moments)
+
+
+def test_bench(tmp_path):
+    """Whose times differ from run to run."""
+    words = ["bench", "--methods", "standard,sage", "--size", "toy", "--rounds", 1, "--out"]
+    longest = timed(*words, tmp_path / "whole")
+    moments = killed_and_called_again(longest, *words, tmp_path / "killed", folder=tmp_path / "killed")
+    assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
+    whole, killed = (list(csv.DictReader((tmp_path / name / "bench.csv").open())) for name in ("whole", "killed"))
+    for rows in whole, killed:
+        assert [row["method"] for row in rows] == ["standard", "sage"], moments
+    assert [row["state_bytes"] for row in whole] == [row["state_bytes"] for row in killed]
 
 
 TRAININGS = {
@@ -139,7 +170,8 @@ def test_training(fairseq, criterion):
     begin = time.monotonic()
     fairseq.train("whole", *flags)
     longest = time.monotonic() - begin
-    moments = killed(2, longest, lambda: fairseq.start("train", *fairseq.train_words("killed", *flags)))
+    start = partial(fairseq.start, "train", *fairseq.train_words("killed", *flags))
+    moments = killed(longest, start, partial(shutil.rmtree, fairseq.folder / "killed"))
     fairseq.train("killed", *flags)
     assert names(fairseq.folder / "whole") == names(fairseq.folder / "killed"), moments
     whole, again = (fairseq.checkpoint(name) for name in ("whole", "killed"))
@@ -163,7 +195,7 @@ def test_quickstart(tmp_path):
     ]
     words += ["--device", "cpu", "--corpus-fraction", 0.1, "--out"]
     longest = timed(*words, tmp_path / "whole")
-    moments = killed_and_called_again(3, longest, *words, tmp_path / "killed")
+    moments = killed_and_called_again(longest, *words, tmp_path / "killed", folder=tmp_path / "killed")
     assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
     whole, killed = (tmp_path / name / "nl-en" for name in ("whole", "killed"))
     checkpoint = "standard-1/checkpoints/checkpoint_last.pt"
