@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from weighted_freezing_fairseq.core.fused import TERMS, passes_loss
 from weighted_freezing_fairseq.core.losses import (
     DIVERGENCES,
     js_divergence,
-    label_smoothed,
     mean_squared,
     quadratic_penalty,
     teacher_divergence,
@@ -53,9 +53,10 @@ def test_golden_values():
     assert DIVERGENCES["mse"](both).item() == pytest.approx(1 / 32)
     # KL(q||p) = .75 ln 1.5 + .25 ln .5 = .304099 - .173287
     assert teacher_divergence(p.log(), q).item() == pytest.approx(0.1308120, abs=1e-6)
-    # V = 2, eps = .1: e = .1, so (1 - .2) * ln 2 + .1 * 2 ln 2 = ln 2
-    smooth, nll = label_smoothed(p.log()[None], torch.tensor([0]), 0.1)
-    assert smooth.item() == pytest.approx(math.log(2)) and nll.item() == pytest.approx(math.log(2))
+    # V = 2, eps = .1: e = .1, so .8 * -ln .75 + .1 * (-ln .75 - ln .25) = .9 * .2876821 + .1 * 1.3862944
+    sums = passes_loss(q.log()[None, None], torch.tensor([0]), eps=0.1, strength=0)
+    assert sums.cross_entropy.item() == pytest.approx(0.3975433, abs=1e-6)
+    assert sums.nll.item() == pytest.approx(0.2876821, abs=1e-6)
 
 
 def test_x_and_js_equal_their_formulas():
@@ -109,8 +110,13 @@ def fused_and_formula(divergence, passes=3, rows=7, chunk=3, teacher=False, weig
     sums = passes_loss(
         *outputs, eps=EPS, divergence=divergence, strength=ALPHA, teacher=given_teacher, chunk=chunk, count_correct=True
     )
-    logs = (features @ weight.T).log_softmax(-1)
-    smooth, nll = label_smoothed(logs, target.expand(passes, rows), EPS)
+    scores = features @ weight.T
+    logs, labels = scores.log_softmax(-1), target.expand(passes, rows)
+    # torch spreads label smoothing over all 11 words, fairseq over the 10 that are not the target
+    smooth, nll = (
+        F.cross_entropy(scores.transpose(1, 2), labels, reduction="none", label_smoothing=eps)
+        for eps in (EPS * 11 / 10, 0)
+    )
     apart = teacher_divergence(logs[0], q) if teacher else DIVERGENCES[divergence](logs)
     by_formula = smooth.mean(0).sum() + ALPHA * apart.sum()
     torch.testing.assert_close(sums.cross_entropy, smooth.mean(0).sum())

@@ -1,8 +1,7 @@
-"""The losses of the criterion rows as their papers write them: for a reader, a small model, and as the tests' oracle.
+"""The losses of the criterion rows, as in the formulas of their papers.
 
-Everything takes log-probabilities: a softmax followed by a logarithm underflows where two scores are 100 apart.
-Each of these holds its whole input several times over; `fused.py` computes the same over a large vocabulary a few rows
-at a time.
+Divergences take log-probabilities: a softmax followed by a logarithm underflows where two scores are 100 apart. They
+hold several copies of their input; `fused.py` computes the same divergences over a large vocabulary in chunks of rows.
 """
 
 import math
@@ -18,25 +17,14 @@ from . import kernels_c
 from .scope import block_size, blocks
 
 
-def label_smoothed(log_p: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross entropy of each row, and the cross entropy without smoothing.
-
-    (1 - eps - e) * (-log p[target]) + e * sum_v -log p[v]  with  e = eps / (V - 1).
-    log_p: (..., V); target: (...), long. torch's own `label_smoothing` spreads eps over V, not V - 1.
-    """
-    nll = -log_p.gather(-1, target[..., None])[..., 0]
-    each = eps / (log_p.shape[-1] - 1)
-    return (1 - eps - each) * nll - each * log_p.sum(-1), nll
-
-
 def x_divergence(log_p: Tensor) -> Tensor:
     """X-divergence of K distributions: 1/K sum_k KL(p_k || m) + KL(m || p_k), m the mean (Xu et al. 2022, eq. 8).
 
-    log_p: (K, ..., V); the result is (...). The two logarithms of m cancel, since sum_k (p_k - m) = 0: what is left,
+    log_p: (K, ..., V) -> (...). The two logarithms of m cancel, because sum_k (p_k - m) = 0. The rest,
     1/K sum_k <p_k, log p_k - mean_j log p_j>, is the mean of KL(p_i || p_j) over all K^2 ordered pairs.
     """
-    # DEVIATION: Li et al. eq. 3 prints sums over k where Xu et al. eq. 8 has means; a sum of probabilities is no
-    # distribution, and with K in the loss alpha would mean another strength for every K. The means are used.
+    # DEVIATION: Li et al. eq. 3 prints sums over k where Xu et al. eq. 8 has means. The means are used: a sum of
+    # probabilities is not a distribution, and the strength of alpha would depend on K.
     return (log_p.exp() * (log_p - log_p.mean(0))).sum(-1).mean(0)
 
 
@@ -51,7 +39,7 @@ def mean_squared(outputs: Tensor) -> Tensor:
     return (outputs - outputs.mean(0)).square().sum(-1).mean(0)
 
 
-# What `intra_distillation` may minimise beside the cross entropy, all from log-probabilities.
+# The divergences of `intra_distillation`, as functions of log-probabilities.
 DIVERGENCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"x": x_divergence, "js": js_divergence, "mse": lambda log_p: mean_squared(log_p.exp())}
 )
@@ -64,19 +52,18 @@ def teacher_divergence(log_p: Tensor, teacher: Tensor) -> Tensor:
 
 
 class _Penalty(torch.autograd.Function):
-    """1/2 sum F (theta - anchor)^2 without a temporary as large as theta in the forward pass."""
+    """1/2 sum F (theta - anchor)^2; the forward pass allocates no temporary as large as theta."""
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, exact: Tensor, fisher: Tensor | None, anchor: Tensor | None) -> Tensor:
         ctx.save_for_backward(exact, fisher, anchor)
         ctx.dtype = theta.dtype
-        parts = []
-        for _, (t, *given) in blocks(
-            exact.numel(), block_size(exact), exact, *(x for x in (fisher, anchor) if x is not None)
-        ):
-            square = t.square() if anchor is None else (t - given[-1]).square_()
-            parts.append((square if fisher is None else square.mul_(given[0])).sum())
-        return torch.stack(parts).sum() / 2
+        optional = [tensor for tensor in (fisher, anchor) if tensor is not None]
+        sums = []
+        for _, (t, *others) in blocks(exact.numel(), block_size(exact), exact, *optional):
+            square = t.square() if anchor is None else (t - others[-1]).square_()
+            sums.append((square if fisher is None else square.mul_(others[0])).sum())
+        return torch.stack(sums).sum() / 2
 
     @staticmethod
     @once_differentiable
@@ -90,42 +77,46 @@ class _Penalty(torch.autograd.Function):
 def quadratic_penalty(
     theta: Tensor, fisher: Tensor | None, anchor: Tensor | None, exact: Tensor | None = None
 ) -> Tensor:
-    """1/2 sum F (theta - theta_A)^2 (Kirkpatrick et al. 2017, eq. 3; Li et al. 2023, section 2.2), with its gradient.
+    """1/2 sum F (theta - theta_A)^2 (Kirkpatrick et al. 2017, eq. 3; Li et al. 2023, section 2.2).
 
-    theta: the weight that takes the gradient. exact: the same weight in the precision of fisher and anchor, where
-    theta is a half-precision copy of it. fisher None is 1, anchor None is 0. Multiply by lambda. With the fisher of 1
-    twice this is the squared Frobenius distance of frobenius-MBP (O'Neill et al. 2021, eq. 6).
+    Multiply it by lambda. With fisher=None, twice the penalty is the squared Frobenius distance of frobenius-MBP
+    (O'Neill et al. 2021, eq. 6).
+
+    theta: the weight that gets the gradient. fisher: F; None means 1. anchor: theta_A; None means 0. exact: the weight
+    in the precision of fisher and anchor, if theta is a half-precision copy of it.
     """
     penalty: Tensor = _Penalty.apply(theta, theta if exact is None else exact, fisher, anchor)  # type: ignore[no-untyped-call]
     return penalty
 
 
 class _Alignment(torch.autograd.Function):
-    """Mean absolute cosine of the rows of two matrices, found by `alignments`, with the gradient by the first.
+    """`mean`, the mean absolute cosine of the rows of W~ and W that `alignments` computed, with its gradient by W~.
 
-    One node a matrix: the gradient is added while it is in the cache, and never are those of all matrices held at once.
+    One autograd node per matrix: torch accumulates each gradient while it is in the cache, and never holds the
+    gradients of all matrices at once.
     """
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, w: Tensor, r: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
-        ctx.save_for_backward(w, r, factors)
+    def forward(ctx: Any, theta: Tensor, exact: Tensor, reference: Tensor, factors: Tensor, mean: Tensor) -> Tensor:
+        ctx.save_for_backward(exact, reference, factors)
         ctx.dtype = theta.dtype
         return mean.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        w, r, factors = ctx.saved_tensors
-        toward, along = (factors * (scale / len(w)))[:, :, None]
-        return (r * toward).addcmul_(w.to(toward.dtype), along, value=-1).to(ctx.dtype), None, None, None, None
+        exact, reference, factors = ctx.saved_tensors
+        reference_factor, theta_factor = (factors * (scale / len(exact)))[:, :, None]
+        grad = (reference * reference_factor).addcmul_(exact.to(reference_factor.dtype), theta_factor, value=-1)
+        return grad.to(ctx.dtype), None, None, None, None
 
 
-def _row_sums(w: Tensor, r: Tensor) -> Tensor:
-    """The sums over each row of w r, w^2 and r^2: (rows, 3), in float32 where w is of half precision."""
-    rows = max(1, block_size(w) // max(1, w.shape[1]))
-    exact = torch.promote_types(w.dtype, torch.float32)
-    parts = ((a.to(exact), b.to(exact)) for a, b in zip(w.split(rows), r.split(rows), strict=True))
-    return torch.cat([torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)], 1) for a, b in parts])
+def _row_sums(theta: Tensor, reference: Tensor) -> Tensor:
+    """The sums over each row of W~ W, W~^2 and W^2: (rows, 3), in float32 at least."""
+    rows = max(1, block_size(theta) // max(1, theta.shape[1]))
+    dtype = torch.promote_types(theta.dtype, torch.float32)
+    pairs = ((a.to(dtype), b.to(dtype)) for a, b in zip(theta.split(rows), reference.split(rows), strict=True))
+    return torch.cat([torch.stack([(a * b).sum(1), a.square().sum(1), b.square().sum(1)], 1) for a, b in pairs])
 
 
 def alignments(
@@ -134,33 +125,35 @@ def alignments(
     level: str = "unit",
     exacts: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """For each layer the mean over its units of |cos(W_i, W~_i)| (O'Neill et al. 2021, eq. 2), with its gradient by W~.
+    """The mean over units of |cos(W_i, W~_i)| for each layer (O'Neill et al. 2021, eq. 2).
 
-    thetas, references: W~ and W of each layer, (units, inputs) as torch keeps it; the paper's columns are these rows.
-    level `layer`: one cosine of the whole matrices. exacts: the thetas in the precision of the references, where these
-    are half-precision copies. A unit without any weight counts as 0. Eq. 3 is the cross entropy - lambda times the mean
-    of the result.
+    The loss of eq. 3 is the cross entropy - lambda times the mean of the result. A unit whose weights are all zero
+    counts as 0.
+
+    thetas: W~ of each layer, (units, inputs), which get the gradient. The paper's columns are these rows. references:
+    W of each layer. level: "unit", or "layer" for one cosine of the whole matrices. exacts: the thetas in the
+    precision of the references, if the thetas are half-precision copies.
     """
     exacts = [t.detach() for t in (thetas if exacts is None else exacts)]
     if level == "layer":
-        thetas, exacts, references = ([t.reshape(1, -1) for t in each] for each in (thetas, exacts, references))
+        thetas, exacts, references = ([t.reshape(1, -1) for t in ts] for ts in (thetas, exacts, references))
     pairs = list(zip(exacts, references, strict=True))
     sums = kernels_c.row_sums(pairs) if kernels_c.ready(pairs) else [_row_sums(*pair) for pair in pairs]
-    dot, own, other = torch.cat(sums).unbind(1)
-    norms = own.sqrt() * other.sqrt()
-    cosine = torch.where(norms > 0, dot / norms, 0)  # a unit without weights has no direction
+    dot, theta_squared, reference_squared = torch.cat(sums).unbind(1)
+    norms = theta_squared.sqrt() * reference_squared.sqrt()
+    cosine = torch.where(norms > 0, dot / norms, 0)  # a unit of zeros has no direction
     # DEVIATION: O'Neill et al. print in eq. 5, as the derivative of eq. 2: W~ where W belongs in the first term, W
     # where W~ belongs in the second, the cube on the norm of W and not of W~, 1 / (N - 1) for 1 / N, and a sum over
     # units though an element belongs to one. The derivative of eq. 2 by an element of unit i is used:
     # 1/N sign(W_i . W~_i) (W_i / (|W_i| |W~_i|) - W~_i (W_i . W~_i) / (|W_i| |W~_i|^3)).
-    toward = torch.where(norms > 0, cosine.sign() / norms, 0)
-    along = torch.where(own > 0, cosine.abs() / own, 0)
-    units = [len(w) for w in exacts]
-    exact = torch.promote_types(exacts[0].dtype, torch.float32)
-    means = torch.stack([each.mean() for each in cosine.abs().split(units)]).to(exact)
-    factors = torch.stack([toward, along]).to(exact).split(units, 1)
-    found: list[Tensor] = [
-        _Alignment.apply(theta, w, r, f, mean)  # type: ignore[no-untyped-call]
-        for theta, (w, r), f, mean in zip(thetas, pairs, factors, means, strict=True)
+    reference_factor = torch.where(norms > 0, cosine.sign() / norms, 0)
+    theta_factor = torch.where(theta_squared > 0, cosine.abs() / theta_squared, 0)
+    units = [len(exact) for exact in exacts]
+    dtype = torch.promote_types(exacts[0].dtype, torch.float32)
+    means = torch.stack([layer.mean() for layer in cosine.abs().split(units)]).to(dtype)
+    factors = torch.stack([reference_factor, theta_factor]).to(dtype).split(units, 1)
+    per_layer: list[Tensor] = [
+        _Alignment.apply(theta, *pair, *constants)  # type: ignore[no-untyped-call]
+        for theta, pair, *constants in zip(thetas, pairs, factors, means, strict=True)
     ]
-    return torch.stack(found)
+    return torch.stack(per_layer)
