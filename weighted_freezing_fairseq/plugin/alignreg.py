@@ -109,7 +109,7 @@ class AlignReg(GuidedCriterion):
 
     def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         if self._pruning is not None and not model.training:
-            self._pruning.settle()
+            self._pruning.close_gates()
         return super().forward(model, sample, reduce)
 
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
@@ -207,8 +207,8 @@ class AlignReg(GuidedCriterion):
                 strength=self.cfg.prune_lambda,
                 gate_lr=self.cfg.prune_gate_lr,
                 elapsed=self._elapsed,
-                seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
-                pruned=_forget_best,
+                model_slots=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
+                after_pruning=_forget_best,
             )
             self._pruning.attach(optimizer)
 
