@@ -88,7 +88,7 @@ def summarise(measured: Sensitivities, seed: int) -> tuple[list[dict[str, Any]],
     share = min(_DRAWN_SHARE, _DRAWN_AT_MOST / sum(total.numel() for total in measured.totals))
     drawn = bytearray()
     for entry, total in zip(measured.entries, measured.totals, strict=True):
-        distribution = Distribution.of(total).cpu()
+        distribution = Distribution.from_scores(total).cpu()
         for group in groups_of(entry):
             groups.setdefault(group, Distribution()).add_(distribution)
         draw(drawn, total, share, seed, entry.name)
