@@ -41,6 +41,7 @@ COMMANDS = {
     "train": "train one method of a data set, or fine-tune; called again, go on",
     "reproduce": "prepare, train, evaluate and report a matrix of methods, pairs and seeds",
     "evaluate": "translate test sets, or label them, and score that",
+    "translate": "translate a text by a run, or by an ensemble of several",
     "average": "write the mean of several checkpoints as one",
     "report": "collect scored runs into the papers' tables, with significance",
     "bench": "measure what each method costs beside standard training",
