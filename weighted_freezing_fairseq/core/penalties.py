@@ -1,13 +1,6 @@
-"""The losses of the criterion rows as their papers write them: for a reader, a small model, and as the tests' oracle.
+"""The penalties on weights, with their gradients: quadratic (EWC, Frobenius) and by alignment (AlignReg)."""
 
-Everything takes log-probabilities: a softmax followed by a logarithm underflows where two scores are 100 apart.
-Each of these holds its whole input several times over; `fused.py` computes the same over a large vocabulary a few rows
-at a time.
-"""
-
-import math
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,51 +9,6 @@ from torch.autograd.function import once_differentiable
 
 from . import kernels_c
 from .scope import block_size, blocks
-
-
-def label_smoothed(log_p: Tensor, target: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Label-smoothed cross entropy of each row, and the cross entropy without smoothing.
-
-    (1 - eps - e) * (-log p[target]) + e * sum_v -log p[v]  with  e = eps / (V - 1).
-    log_p: (..., V); target: (...), long. torch's own `label_smoothing` spreads eps over V, not V - 1.
-    """
-    nll = -log_p.gather(-1, target[..., None])[..., 0]
-    each = eps / (log_p.shape[-1] - 1)
-    return (1 - eps - each) * nll - each * log_p.sum(-1), nll
-
-
-def x_divergence(log_p: Tensor) -> Tensor:
-    """X-divergence of K distributions: 1/K sum_k KL(p_k || m) + KL(m || p_k), m the mean (Xu et al. 2022, eq. 8).
-
-    log_p: (K, ..., V); the result is (...). The two logarithms of m cancel, since sum_k (p_k - m) = 0: what is left,
-    1/K sum_k <p_k, log p_k - mean_j log p_j>, is the mean of KL(p_i || p_j) over all K^2 ordered pairs.
-    """
-    # DEVIATION: Li et al. eq. 3 prints sums over k where Xu et al. eq. 8 has means; a sum of probabilities is no
-    # distribution, and with K in the loss alpha would mean another strength for every K. The means are used.
-    return (log_p.exp() * (log_p - log_p.mean(0))).sum(-1).mean(0)
-
-
-def js_divergence(log_p: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of K distributions: 1/K sum_k KL(p_k || m). Shapes as in `x_divergence`."""
-    log_m = log_p.logsumexp(0) - math.log(len(log_p))
-    return (log_p.exp() * (log_p - log_m)).sum(-1).mean(0)
-
-
-def mean_squared(outputs: Tensor) -> Tensor:
-    """1/K sum_k ||y_k - mean_j y_j||^2 of K outputs (Xu et al. 2022, eq. 9); (K, ..., d) -> (...)."""
-    return (outputs - outputs.mean(0)).square().sum(-1).mean(0)
-
-
-# What `intra_distillation` may minimise beside the cross entropy, all from log-probabilities.
-DIVERGENCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {"x": x_divergence, "js": js_divergence, "mse": lambda log_p: mean_squared(log_p.exp())}
-)
-
-
-def teacher_divergence(log_p: Tensor, teacher: Tensor) -> Tensor:
-    """KL(q || p) for a teacher's probabilities q (Xu et al. 2022, eq. 3); (..., V) -> (...)."""
-    entropy: Tensor = torch.special.entr(teacher)
-    return -(entropy + teacher * log_p).sum(-1)
 
 
 class _Penalty(torch.autograd.Function):
