@@ -41,6 +41,7 @@ COMMANDS = {
     "train": "train one method of a data set, or fine-tune; called again, go on",
     "reproduce": "prepare, train, evaluate and report a matrix of methods, pairs and seeds",
     "evaluate": "translate test sets, or label them, and score that",
+    "compare": "compare two runs sentence by sentence",
     "translate": "translate a text by a run, or by an ensemble of several",
     "average": "write the mean of several checkpoints as one",
     "report": "collect scored runs into the papers' tables, with significance",
