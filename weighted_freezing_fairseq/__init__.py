@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .core.fused import passes_loss as passes_loss
     from .core.guided import GuidedOptimizer as GuidedOptimizer
     from .core.importance import METRICS as METRICS
+    from .core.model_optimizers import FishMask as FishMask
+    from .core.model_optimizers import LfrCm as LfrCm
+    from .core.model_optimizers import Sage as Sage
+    from .core.model_optimizers import WeightedFreeze as WeightedFreeze
     from .core.penalties import alignments as alignments
     from .core.penalties import quadratic_penalty as quadratic_penalty
     from .core.pruner import IterativePruning as IterativePruning
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "WeightedFreeze": "core.model_optimizers",
+    "Sage": "core.model_optimizers",
+    "FishMask": "core.model_optimizers",
+    "LfrCm": "core.model_optimizers",
     "GuidedOptimizer": "core.guided",
     "FixedMaskOptimizer": "core.fixed",
     "MaskedReduce": "core.sparse_reduce",
