@@ -32,6 +32,7 @@ COMMANDS = {
     "rules": "print the table of methods",
     "doctor": "check this machine and say what to type where something is wrong",
     "user-dir": "print the path for fairseq's --user-dir",
+    "configs": "print the folder of the YAML files, or copy it",
     "pack": "store a tuned checkpoint as what differs from its base",
     "unpack": "give back the checkpoint that pack stored",
     "fisher": "measure the Fisher information of a checkpoint, or make a mask of it",
