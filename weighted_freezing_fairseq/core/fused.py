@@ -1,7 +1,7 @@
 """Cross entropy and divergence of K passes over a large vocabulary, computed exactly in chunks of rows.
 
-The formulas of `losses.py` hold a dozen tensors of size K x T x V (K passes, T tokens, V words). Here each chunk of
-rows goes from features through the output projection to loss and gradients, in float32 and in log space, so that no
+The formulas of `divergences.py` hold a dozen tensors of size K x T x V (K passes, T tokens, V words). Here each chunk
+of rows goes from features through the output projection to loss and gradients, in float32 and in log space, and no
 tensor of size T x V is kept. With l_k = log p_k, the derivative of every divergence by the scores z_k has the form
 
     dD/dz_k = 1/K * (p_k * c_k - b),

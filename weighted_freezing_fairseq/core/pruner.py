@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import kernels_c
 from .gates import Gates
-from .losses import quadratic_penalty
+from .penalties import quadratic_penalty
 from .pruning import METHODS, Layer, scores_of, select
 from .schedules import PRUNE_SCHEDULES, pruning_steps, sparsity
 from .scope import Slot

@@ -1,6 +1,6 @@
 """`--criterion alignreg`: iterative pruning during training, aligned with a reference network (O'Neill et al. 2021).
 
-The mathematics is in `core/losses.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
+The mathematics is in `core/penalties.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
 reference, and the reactions to the trainer's events. Left out on purpose: pruning of a finished checkpoint, which is
 `wff prune`.
 """
@@ -21,7 +21,7 @@ from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.losses import alignments, quadratic_penalty
+from ..core.penalties import alignments, quadratic_penalty
 from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
