@@ -90,11 +90,7 @@ class SquaredGradients(Generic[Item]):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        log_likelihoods: LogLikelihoods[Item],
-        probe: Sequence[Item],
-        memory: int = 512 << 20,
+        self, model: nn.Module, log_likelihoods: LogLikelihoods[Item], probe: Sequence[Item], memory: int = 512 << 20
     ) -> None:
         self.model, self.log_likelihoods, self.memory = model, log_likelihoods, memory
         self.batched: dict[str, Tensor] = dict(trainable(model))

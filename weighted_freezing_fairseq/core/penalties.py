@@ -80,10 +80,7 @@ def _row_sums(theta: Tensor, reference: Tensor) -> Tensor:
 
 
 def alignments(
-    thetas: Sequence[Tensor],
-    references: Sequence[Tensor],
-    level: str = "unit",
-    exacts: Sequence[Tensor] | None = None,
+    thetas: Sequence[Tensor], references: Sequence[Tensor], level: str = "unit", exacts: Sequence[Tensor] | None = None
 ) -> Tensor:
     """The mean over units of |cos(W_i, W~_i)| for each layer (O'Neill et al. 2021, eq. 2).
 

@@ -146,17 +146,12 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> _Call:
-    def weight_use(x: Tensor, g: Tensor) -> Use:
-        return _Vector((F.layer_norm(x, list(normalized_shape), eps=eps) * g).sum(1))
+    shape = list(normalized_shape)
+    leading = input.dim() - len(shape)
+    return _Call(input, leading, weight, bias, lambda x, g: _Vector((F.layer_norm(x, shape, eps=eps) * g).sum(1)))
 
-    return _Call(input, input.dim() - len(normalized_shape), weight, bias, weight_use)
 
-
-_LAYERS: Mapping[Any, Callable[..., _Call]] = {
-    F.linear: _linear,
-    F.embedding: _embedding,
-    F.layer_norm: _layer_norm,
-}
+_LAYERS: Mapping[Any, Callable[..., _Call]] = {F.linear: _linear, F.embedding: _embedding, F.layer_norm: _layer_norm}
 
 Site = tuple[str, int]  # the name of a parameter, and the index of its use in the forward pass
 
@@ -190,14 +185,13 @@ class Watch(TorchFunctionMode):
         names = [self.names[p] for p in (call.weight, call.bias) if p is not None and p in self.names]
         if not names:
             return func(*args, **kwargs)
-        sites = []
+        site = names[0], self.pending[names[0]]  # its axis is that of the bias too
         for name in names:
-            sites.append((name, self.pending[name]))
+            self.shapes[name, self.pending[name]] = tuple(call.input.shape[: call.leading])
             self.pending[name] += 1
-            self.shapes[sites[-1]] = tuple(call.input.shape[: call.leading])
         if self.axes is None:
             return func(*args, **kwargs)
-        axis = self.axes.get(sites[0])
+        axis = self.axes.get(site)
         if axis is None:
             raise ValueError(
                 f"{names[0]} is used more often for this batch than for the probe; give a probe of its kind"

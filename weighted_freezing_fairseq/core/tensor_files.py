@@ -115,10 +115,7 @@ def _unusual(tensor: Tensor) -> tuple[str, str] | None:
 
 
 def refuse_bad_numbers(
-    tensors: Mapping[str, Tensor],
-    what: str,
-    remedy: str = "give another checkpoint",
-    least: float = -math.inf,
+    tensors: Mapping[str, Tensor], what: str, remedy: str = "give another checkpoint", least: float = -math.inf
 ) -> None:
     """UserError unless all tensors are floating point, finite and at least `least`.
 
