@@ -194,7 +194,7 @@ class IterativePruning:
     def keep_masks(self, state: dict[str, Any]) -> None:
         """Load the masks of a state of any method, and start the schedule at their sparsity."""
         self._load_masks(state["masks"])
-        rounding = len(self.slots) / sum(map(len, self.slots))  # at most half a weight in each layer
+        rounding = len(self.slots) / sum(map(len, self.slots))  # each layer rounds by at most half a weight
         goals = [sparsity(step, self.amount, self.target, self.schedule) for step in range(1, self._last_step + 1)]
         self.steps = sum(goal <= self.sparsity + rounding for goal in goals)
 

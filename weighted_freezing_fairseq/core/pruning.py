@@ -99,8 +99,7 @@ def lookahead(layer: Layer, network: Network) -> Tensor:
     return scores * (norms[None, :] if position == "below" else norms[:, None])
 
 
-# The neighbour of a layer, and its position: above and beside, its norms are factors of the units out; below, of the
-# units in.
+# The neighbour of each layer. Its norms multiply the rows of the layer (above, beside) or the columns (below).
 _NEIGHBOURS: Mapping[str, tuple[str, Literal["above", "below", "beside"]]] = {
     "fc1": ("fc2", "above"),
     "fc2": ("fc1", "below"),
