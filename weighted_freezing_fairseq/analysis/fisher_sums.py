@@ -8,7 +8,6 @@ import contextlib
 import logging
 import multiprocessing
 import queue
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ..errors import UserError
 from ..files import whole
 from ..workspace.checkpoints import save
 from ..workspace.processes import end_with_parent, refuse_when_stopping, without_interrupts
+from ..workspace.progress import Progress
 
 _SECONDS_BETWEEN_SAVES = 30.0
 _SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
@@ -115,9 +115,7 @@ def measure(trained: Any, settings: FisherSettings, key: dict[str, Any], out: Pa
         key: settings of the measurement; partial sums beside `out` with another key are not used.
         count: the number of drawn sentences.
     """
-    from tqdm import tqdm
-
-    with tqdm(total=count, unit="sentence", disable=None, file=sys.stderr) as bar:
+    with Progress(total=count, unit="sentence") as bar:
         if settings.processes == 1:
             _measure_share(trained, settings, key, out, 0, bar.update)
         else:

@@ -5,7 +5,6 @@ depend on the data and the seed alone. Left out on purpose: what is made of a gr
 gradients of single sentences (`fisher.py`).
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core import fisher
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 
 
 @dataclass(frozen=True)
@@ -51,13 +50,11 @@ def of_batches(
 
     One backward pass of a batch serves whatever is made of it.
     """
-    from tqdm import tqdm
-
     # DEVIATION: Xu et al. appendix B does not say which loss its 100 batches have, whether dropout is on, nor whether
     # their gradients are summed before or after the absolute value; here the loss is the mean negative log-likelihood
     # per token, dropout is off, each batch is scored by itself, and the scores are averaged.
     with fisher.without_dropout(trained.model):
-        for ids in tqdm(batches, unit="batch", disable=None, file=sys.stderr):
+        for ids in Progress(batches, unit="batch"):
             pairs = trained.gold(ids)
             loss = -trained.log_likelihoods(pairs).sum() / sum(len(pair["target"]) for pair in pairs)
             yield list(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True))

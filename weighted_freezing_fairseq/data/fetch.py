@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import json
 import shlex
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +21,7 @@ from ..errors import UserError
 from ..files import naming, write_atomically
 from ..forms import read_json
 from ..workspace.locks import alone_in
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 from .recipe import Archive
 
 RECORD = "fetched.json"
@@ -221,9 +220,7 @@ def _broken_off(error: Exception) -> _BrokenOff:
 
 
 def _with_bar(chunks: Iterable[bytes], name: str, total: int | None, begun: int) -> Iterator[bytes]:
-    from tqdm import tqdm
-
-    with tqdm(desc=name, total=total, initial=begun, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
+    with Progress(desc=name, total=total, initial=begun, unit="B", unit_scale=True) as bar:
         for chunk in chunks:
             yield chunk
             bar.update(len(chunk))

@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import shlex
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from ..errors import UserError
 from ..files import whole_folder, write_atomically
 from ..forms import Content, read_json_rows
 from ..workspace.contents import MANIFEST, manifest_of
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 from ..workspace.steps import once
 from . import archives, binary, lines, parts, steps, subwords
 from .fetch import sha256
@@ -495,11 +494,7 @@ def lines_to(path: Path) -> Iterator[IO[str]]:
 
 def with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
     """`items`, with a progress bar where somebody looks."""
-    from tqdm import tqdm
-
-    return iter(
-        tqdm(items, desc=name, total=total, unit=" lines", unit_scale=True, leave=False, disable=None, file=sys.stderr)
-    )
+    return iter(Progress(items, desc=name, total=total, unit="line", unit_scale=True))
 
 
 def versions(*packages: str) -> dict[str, dict[str, str]]:

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR, reason, refuse_when_stopping, started
-from ..workspace.progress import progress, say
+from ..workspace.progress import Progress, say
 from ..workspace.runs import Run
 from .scores import all_scores, read_lines, refuse_processed
 
@@ -64,9 +64,9 @@ def generate(
     decode: Decode,
     machine: Machine,
     pieces: Pieces = Pieces(),  # noqa: B008
-    watch: Callable[[int], None] = lambda done: None,
+    watch: Callable[[int], Any] = lambda count: None,
 ) -> list[str]:
-    """The detokenised hypotheses of `subset`, in the order of the set; `watch` is told how many there are."""
+    """The detokenised hypotheses of `subset`, in the order of the set; `watch` gets the number of new ones."""
     refuse_missing_checkpoint(checkpoint)
     words = [
         data, "--user-dir", USER_DIR, "--path", checkpoint, "--gen-subset", subset,
@@ -90,7 +90,7 @@ def generate(
             if line.startswith("D-"):
                 name, _, text = line.split("\t", 2)
                 found[int(name[2:])] = text
-                watch(len(found))
+                watch(1)
         process.wait()
         errors.seek(0)
         said = errors.read().decode("utf-8", errors="replace").strip()
@@ -115,8 +115,8 @@ def translated(
     subset, choice = about["subset"], about["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
     say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
-    watch = progress(run.name, len(lines))
-    made = generate(checkpoint, data, split, Decode(**about["decode"]), machine, pieces, watch)
+    with Progress(desc=run.name, total=len(lines), unit="sentence", lines=True) as bar:
+        made = generate(checkpoint, data, split, Decode(**about["decode"]), machine, pieces, bar.update)
     found = {
         **about, "checkpoint": str(checkpoint.relative_to(run.folder)), "reference": str(reference),
         **all_scores(made, lines, language),

@@ -21,7 +21,7 @@ from ..scoring.sentences import evaluate as sentences
 from ..workspace.contents import MANIFEST, content_hash
 from ..workspace.locks import alone_in
 from ..workspace.machine import Machine
-from ..workspace.progress import progress
+from ..workspace.progress import Progress
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
 from ..workspace.steps import DONE, OPEN, OTHER, read_stamp, state_of
@@ -151,9 +151,9 @@ def _of_checkpoint(
     language = language or reference.suffix.lstrip(".")
 
     def work() -> dict[str, dict[str, Any]]:
-        watch = progress(checkpoint.name, max(1, len(lines)))
         decode = Decode(**binarised_set.search)
-        hypotheses = translate.generate(checkpoint, data, subset, decode, machine, pieces, watch)
+        with Progress(desc=checkpoint.name, total=len(lines), unit="sentence", lines=True) as bar:
+            hypotheses = translate.generate(checkpoint, data, subset, decode, machine, pieces, bar.update)
         scores = {**about, **all_scores(hypotheses, lines, language)}
         if binarised_set.out:
             name = f"{checkpoint.parent.name}-{checkpoint.stem}" if several else checkpoint.stem

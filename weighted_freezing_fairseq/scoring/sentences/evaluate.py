@@ -16,7 +16,7 @@ from ...errors import UserError
 from ...files import whole_folder, write_atomically
 from ...workspace.machine import Machine
 from ...workspace.processes import reason, refuse_when_stopping, started
-from ...workspace.progress import progress, say
+from ...workspace.progress import Progress, say
 from ...workspace.runs import Run
 from ..scores import read_lines
 from .measures import MEASURES, all_scores, as_numbers
@@ -59,18 +59,18 @@ def _predict(
     """A file of labels for each split of `rows`, which holds the number of its rows."""
     total = sum(rows.values())
     say(f"{run.name}: predicting {total:,} labels with {checkpoint.name}")
-    watch = progress(run.name, total)
     words = [checkpoint, data, out, *rows, "--batch", _BATCH, "--scale", scale or 1]
     words += ["--device", machine.device, "--progress", _PROGRESS]
     with (
         machine.environment() as env,
         tempfile.TemporaryFile() as errors,
         started(_PREDICT, words, stdout=subprocess.PIPE, stderr=errors, env=env, text=True) as process,
+        Progress(desc=run.name, total=total, unit="label", lines=True) as bar,
     ):
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(_PROGRESS):
-                watch(int(line.removeprefix(_PROGRESS)))
+                bar.update(int(line.removeprefix(_PROGRESS)) - bar.n)
         process.wait()
         errors.seek(0)
         stderr = errors.read().decode("utf-8", errors="replace")
