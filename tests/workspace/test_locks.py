@@ -95,7 +95,7 @@ def test_ctrl_c_ends_the_waiting(lock, tmp_path):
         process.send_signal(signal.SIGINT)
         (last,) = process.stderr.read().splitlines()
         assert process.wait(20) == 128 + signal.SIGINT
-    assert last.startswith("wff: stopped by SIGINT; to go on, type the same again: wff prepare multi30k")
+    assert last.startswith("wff: stopped by SIGINT; to continue, type the same again: wff prepare multi30k")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")

@@ -17,7 +17,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import write_atomically
 from ..workspace.machine import Machine
-from ..workspace.processes import USER_DIR, reason, refuse_when_stopping, started
+from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
 from ..workspace.progress import Progress, say
 from ..workspace.runs import Run
 from .scores import all_scores, read_lines, refuse_processed
@@ -81,7 +81,7 @@ def generate(
     with (
         machine.environment() as env,
         tempfile.TemporaryFile() as errors,
-        started("fairseq_cli.generate", words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
+        start_module("fairseq_cli.generate", words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
     ):
         assert process.stdout is not None
         for raw in process.stdout:  # bytes: a line ends at a line feed, whatever is inside
@@ -96,7 +96,7 @@ def generate(
         said = errors.read().decode("utf-8", errors="replace").strip()
     if process.returncode != 0:
         refuse_when_stopping()
-        raise UserError(f"fairseq-generate failed on {checkpoint}: {reason(said or last, process.returncode)}")
+        raise UserError(f"fairseq-generate failed on {checkpoint}: {failure_reason(said or last, process.returncode)}")
     missing = sorted(set(range(max(found, default=-1) + 1)) - found.keys())
     if missing:
         raise UserError(f"fairseq-generate left out sentences {missing[:3]} of {subset}")

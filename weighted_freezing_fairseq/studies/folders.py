@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from ..data.workers import Workers
 from ..errors import UserError
 from ..workspace.locks import alone_in
-from ..workspace.processes import threads
+from ..workspace.processes import thread_pool
 from ..workspace.progress import say
 
 
@@ -45,7 +45,7 @@ def make_folders(
         return ""
 
     # The processes go first: the threads that feed them live longer.
-    with threads(at_once) as pool, Workers(processes) as workers:
+    with thread_pool(at_once) as pool, Workers(processes) as workers:
         errors = [error for error in pool.map(error_of, jobs) if error]
     if errors:
         raise UserError("\n".join(errors))

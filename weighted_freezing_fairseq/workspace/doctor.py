@@ -293,8 +293,8 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_fairseq,
     check_configuration,
     check_mends,
-    # numpy 2 works with fairseq 0.12.2, which uses `np.int` and `np.float` in pre-training tasks and a CRF layer only. If
-    # its compiled batching was built for another numpy, fairseq does not import.
+    # numpy 2 works with fairseq 0.12.2, which uses `np.int` and `np.float` in pre-training tasks and a CRF layer only.
+    # If its compiled batching was built for another numpy, fairseq does not import.
     required("numpy", "1.21.3"),
     required("sacrebleu", "2.4"),
     optional("sentencepiece", "needed to prepare data"),

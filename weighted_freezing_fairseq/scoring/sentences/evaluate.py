@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import UserError
 from ...files import whole_folder, write_atomically
 from ...workspace.machine import Machine
-from ...workspace.processes import reason, refuse_when_stopping, started
+from ...workspace.processes import failure_reason, refuse_when_stopping, start_module
 from ...workspace.progress import Progress, say
 from ...workspace.runs import Run
 from ..scores import read_lines
@@ -64,7 +64,7 @@ def _predict(
     with (
         machine.environment() as env,
         tempfile.TemporaryFile() as errors,
-        started(_PREDICT, words, stdout=subprocess.PIPE, stderr=errors, env=env, text=True) as process,
+        start_module(_PREDICT, words, stdout=subprocess.PIPE, stderr=errors, env=env, text=True) as process,
         Progress(desc=run.name, total=total, unit="label", lines=True) as bar,
     ):
         assert process.stdout is not None
@@ -76,7 +76,7 @@ def _predict(
         stderr = errors.read().decode("utf-8", errors="replace")
     if process.returncode != 0:
         refuse_when_stopping()
-        raise UserError(f"predicting with {checkpoint} failed: {reason(stderr, process.returncode)}")
+        raise UserError(f"predicting with {checkpoint} failed: {failure_reason(stderr, process.returncode)}")
     for split, number in rows.items():
         if (count := len(read_lines(out / split))) != number:
             raise UserError(f"{count} labels of {split} were predicted, where it has {number} rows")
