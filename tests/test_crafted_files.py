@@ -169,11 +169,11 @@ PACKED = {
     "gaps of numbers": ("difference.gaps", torch.ones(6), "its gaps are not a row of bytes"),
     "expanded gaps": ("difference.gaps", LONG[:1].expand(6), "the tensor gaps is an expanded view"),
     "short values": ("difference.values", LONG, "the values of w are cut off"),
-    "other values": ("difference.values", LONG[:1].repeat(12), "it does not give back what was packed"),
+    "other values": ("difference.values", LONG[:1].repeat(12), "it does not restore the packed model"),
     "values of squares": ("difference.values", torch.ones(3, 4, dtype=torch.uint8), "values are not a row of bytes"),
     "no rest": ("rest", DELETE, "it has no 'rest'"),
     "rest without a model": ("rest.model", DELETE, "rest has no 'model'"),
-    "a second model": ("rest.model.u", torch.ones(2), "its rest has a model of its own"),
+    "a second model": ("rest.model.u", torch.ones(2), "it holds a second model"),
 }
 
 

@@ -13,7 +13,7 @@ from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import fisher, masks, scope, snapshot
-from weighted_freezing_fairseq.workspace.locks import alone_at
+from weighted_freezing_fairseq.workspace.locks import lock_file
 
 # fairseq's own attention, which the references below use as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
@@ -242,7 +242,7 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
 
 def test_part_files_belong_to_one_call(wff):
     wff("--samples", 10)
-    (said,) = waits_for(alone_at(wff.out / "f.pt"), lambda: wff("--samples", 10))
+    (said,) = waits_for(lock_file(wff.out / "f.pt"), lambda: wff("--samples", 10))
     assert "is there already, from the same settings" in said
 
 

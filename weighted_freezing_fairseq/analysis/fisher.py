@@ -19,7 +19,7 @@ from ..core import fisher, masks, scope, snapshot
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..workspace.checkpoints import read_checkpoint
-from ..workspace.locks import alone_at
+from ..workspace.locks import lock_file
 from .fisher_sums import FisherSettings, load_trained, measure, plan, remove_partial_sums
 
 ESTIMATORS = ("per-sample", "expected", "sampled", "batch")
@@ -55,7 +55,7 @@ def write_fisher(settings: FisherSettings, out: Path, mask: MaskSettings | None,
         raise UserError(
             f"torch sees {torch.cuda.device_count()} GPUs; type --processes with at most that, or --device cpu"
         )
-    with alone_at(out):
+    with lock_file(out):
         trained = load_trained(settings, "cuda:0" if settings.device == "cuda" else "cpu")
         trained.refuse(settings.estimator)
         planned = plan(trained, settings)

@@ -27,7 +27,7 @@ from ..scoring.scores import Score, read_lines, refuse_processed, score
 from ..scoring.translate import generate, refuse_missing
 from ..workspace.checkpoints import read_checkpoint
 from ..workspace.labels import as_file_name, reuse
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
 from ..workspace.progress import say
 from ..workspace.tables import as_csv
@@ -158,7 +158,7 @@ def write_curve(
     refuse_missing(translation.data)
     curve = CurveFolder(folder, [(label, m.name, f) for label in paths for m in methods for f in fractions])
     machine = Machine.of(sample.device, jobs, len(curve.points))
-    with alone_in(folder):
+    with lock_folder(folder):
         shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)  # of a call that was killed
         for label, path in paths.items():
             _add_points(curve, label, path, sample, translation, machine)

@@ -28,7 +28,7 @@ from ..figures import drawing
 from ..files import whole, write_atomically
 from ..workspace.checkpoints import read_checkpoint
 from ..workspace.labels import as_file_name, reuse
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.progress import say
 from ..workspace.tables import as_csv
 from .gradients import Sample, draw_batches, of_batches
@@ -129,7 +129,7 @@ def compare(paths: Mapping[str, Path], scope: Scope, sample: Sample, folder: Pat
         if not path.is_file():  # now, and not after hours spent on the others
             raise UserError(f"there is no checkpoint {path}; give the path of a fairseq checkpoint")
     rows: list[dict[str, Any]] = []
-    with alone_in(folder):
+    with lock_folder(folder):
         for number, (label, path) in enumerate(paths.items(), 1):
             say(f"checkpoint {number} of {len(paths)}: {label}")
             rows += [{"checkpoint": label, **row} for row in _rows_of(label, path, scope, sample, folder)]

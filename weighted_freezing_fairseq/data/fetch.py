@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import naming, write_atomically
 from ..forms import read_json
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.progress import Progress, say
 from .recipe import Archive
 
@@ -83,7 +83,7 @@ def obtain(
     found = at_hand(needs, folder, given)
     if found.keys() == needs.keys():
         return found
-    with alone_in(folder):
+    with lock_folder(folder):
         return _downloaded(needs, folder, at_hand(needs, folder, given), go_on)
 
 

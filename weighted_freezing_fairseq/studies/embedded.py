@@ -21,7 +21,7 @@ from ..scoring.scores import Score, read_lines
 from ..scoring.translate import translated
 from ..workspace.commands import fairseq
 from ..workspace.configs import methods_in
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
 from ..workspace.progress import say
 from ..workspace.provenance import EMBEDDED
@@ -81,7 +81,7 @@ class EmbeddedStudy:
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder of the pair against other processes."""
-        return alone_in(self.folder)
+        return lock_folder(self.folder)
 
     def runs(self, methods: Iterable[str]) -> list[Run]:
         """A run for each seed and method, all methods of a seed together."""

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from ..data.workers import Workers
 from ..errors import UserError
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.processes import thread_pool
 from ..workspace.progress import say
 
@@ -36,7 +36,7 @@ def make_folders(
     def error_of(name: str) -> str:
         job = jobs[name]
         try:
-            with alone_in(job.folder):
+            with lock_folder(job.folder):
                 if not is_done(job):  # by a process that had the folder until now
                     make(job, workers)
         except UserError as error:
