@@ -284,7 +284,7 @@ def test_damaged_json_is_refused(tmp_path, name, case):
     path.write_bytes(data)
     with pytest.raises(UserError) as error:
         read(path)
-    assert f"{path} is not a whole file of JSON: " in str(error.value)
+    assert f"{path} is not a valid JSON file: " in str(error.value)
     assert said in str(error.value) and remedy in str(error.value)
 
 

@@ -19,7 +19,7 @@ import torch
 from ..core import fisher
 from ..core.tensor_files import read
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..workspace.checkpoints import save
 from ..workspace.processes import end_with_parent, refuse_when_stopping, without_interrupts
 from ..workspace.progress import Progress
@@ -65,7 +65,7 @@ class PartialSums:
     sums: tuple[fisher.Totals, fisher.Totals]
 
     def save(self, path: Path) -> None:
-        with whole(path) as part:
+        with atomic_file(path) as part:
             save({"key": self.key, "done": self.done, "sums": self.sums}, part)
 
     @classmethod

@@ -18,7 +18,7 @@ from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
 from .gradients import Sample, draw_batches, of_batches
 
@@ -63,7 +63,7 @@ class Dense:
         content = {**self.rest, "model": copy.copy(self.rest["model"])}  # a container with fairseq's attributes
         content["model"].update(tensors)
         content.pop(OPTIMIZER_STATE, None)
-        with whole(path) as part:
+        with atomic_file(path) as part:
             save(content, part)
 
 

@@ -25,7 +25,7 @@ from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..figures import drawing
-from ..files import whole, write_atomically
+from ..files import atomic_file, write_atomically
 from ..workspace.checkpoints import read_checkpoint
 from ..workspace.labels import as_file_name, reuse
 from ..workspace.locks import lock_folder
@@ -158,7 +158,7 @@ def _rows_of(label: str, path: Path, scope: Scope, sample: Sample, folder: Path)
     content = reuse(goal, settings, folder, {"rows": [{"by": str}]})
     if content is None or not sample_path(folder, label).is_file():
         rows, drawn = summarise(measure(path, scope, sample), sample.seed)
-        with whole(sample_path(folder, label)) as part, part.open("wb") as file:
+        with atomic_file(sample_path(folder, label)) as part, part.open("wb") as file:
             np.save(file, drawn)
         content = {"path": str(path), "settings": settings, "rows": rows}
         write_atomically(goal, json.dumps(content, indent=2) + "\n")  # last: it says that the sample is complete

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import naming, write_atomically
+from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
 from ..workspace.locks import lock_folder
 from ..workspace.progress import Progress, say
@@ -198,7 +198,7 @@ def _receive(address: str, part: Path, note: Path, have: int, tag: str | None) -
         if not resumed:
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
             write_atomically(note, json.dumps({"address": address, "tag": tag, "bytes": total}))
-        with naming(part), part.open("ab" if resumed else "wb") as file:
+        with filename_in_errors(part), part.open("ab" if resumed else "wb") as file:
             for chunk in _with_bar(_chunks(response), part.stem, total, have * resumed):
                 file.write(chunk)
     size = part.stat().st_size

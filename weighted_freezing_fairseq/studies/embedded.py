@@ -15,7 +15,7 @@ from ..data import embedded as corpus
 from ..data import subwords
 from ..data.recipe import Decode
 from ..errors import UserError
-from ..files import whole_folder, write_atomically
+from ..files import atomic_folder, write_atomically
 from ..scoring.scored_runs import read_scores
 from ..scoring.scores import Score, read_lines
 from ..scoring.translate import translated
@@ -173,7 +173,7 @@ def _binarise(folder: Path, source: str, target: str, like: Path | None) -> None
     """fairseq-preprocess, into a folder that appears when it is whole: fairseq refuses to go on in a half-made one."""
     if (folder / "bin").is_dir():
         return
-    with whole_folder(folder / "bin") as half:
+    with atomic_folder(folder / "bin") as half:
         words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", half]
         if like is not None:
             words += ["--srcdict", like / "bin" / f"dict.{source}.txt"]

@@ -16,7 +16,7 @@ from ..core.difference import tied
 from ..core.snapshot import few, fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from .checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
 
 HEADER = "averaged"
@@ -75,7 +75,7 @@ def average(paths: Sequence[Path], out: Path) -> dict[str, Any]:
             means[key] = (total / len(paths)).to(dtypes[name]) if dtypes[name].is_floating_point else total
         rest["model"][name] = means[key]
     rest[HEADER] = {"by": f"weighted_freezing_fairseq {__version__}", "checkpoints": sources}
-    with whole(out) as part:
+    with atomic_file(out) as part:
         save(rest, part)
     return rest[HEADER]
 

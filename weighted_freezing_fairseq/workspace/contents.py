@@ -1,9 +1,9 @@
 """Hashes of the files and folders that a training starts from, so that stamps compare contents and not paths.
 
 A hash covers the size of a file and blocks that are spread evenly over it; for a checkpoint of torch, which is a zip
-archive, also the CRC of every tensor. It takes milliseconds for a large checkpoint, and differs for other weights; small
-changes between the blocks of a large file that is not a zip archive are not seen. The hash of a prepared folder is that
-of the SHA-256 sums in its manifest.
+archive, also the CRC of every tensor. It takes milliseconds for a large checkpoint, and differs for other weights.
+Small changes between the blocks of a large file that is not a zip archive are not seen. The hash of a prepared folder
+is that of the SHA-256 sums in its manifest.
 """
 
 import hashlib

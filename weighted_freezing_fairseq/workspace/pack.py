@@ -27,7 +27,7 @@ from ..core.difference import (
 )
 from ..core.snapshot import few, fingerprint, mismatches
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..forms import expect, expect_known
 from .checkpoints import OPTIMIZER_STATE, read_checkpoint, read_torch_file, refuse_to_overwrite, save
 
@@ -100,7 +100,7 @@ def pack(base_path: Path, tuned_path: Path, out: Path, optimizer_state: bool = F
         "difference": difference(base, tuned),
         "rest": rest,
     }
-    with whole(out) as part:
+    with atomic_file(out) as part:
         save(content, part)
         _verify_written(part, base, tuned)
     entries = content["difference"]["tensors"]
@@ -145,7 +145,7 @@ def unpack(base_path: Path, packed: Path, out: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{packed} is damaged: {error}; fetch or pack it again") from None
     content["rest"]["model"].update(model)
-    with whole(out) as part:
+    with atomic_file(out) as part:
         save(content["rest"], part)
     return content
 

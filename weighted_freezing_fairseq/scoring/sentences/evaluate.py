@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import whole_folder, write_atomically
+from ...files import atomic_folder, write_atomically
 from ...workspace.machine import Machine
 from ...workspace.processes import failure_reason, refuse_when_stopping, start_module
 from ...workspace.progress import Progress, say
@@ -39,7 +39,7 @@ def score_labels(run: Run, machine: Machine, folder: Path, manifest: Mapping[str
         raise UserError(f"there is no checkpoint {checkpoint}; type --choices with one that is there")
     rows = {split: manifest["rows"][split] for sets in manifest["subsets"].values() for split in sets.values()}
     predictions = run.folder / "predictions" / choice
-    with whole_folder(predictions) as part:
+    with atomic_folder(predictions) as part:
         _predict(run, machine, checkpoint, folder / "bin", part, rows, manifest["scale"])
     for subset, sets in manifest["subsets"].items():
         paths = {name: predictions / split for name, split in sets.items()}
