@@ -9,7 +9,7 @@ from typing import Any
 from .. import hydra_train
 from ..errors import UserError
 from .machine import environment
-from .processes import PACKAGE, FailureReason, failure_reason, refuse_when_stopping, start_module
+from .processes import PACKAGE, failure_reason, refuse_when_stopping, start_module
 
 
 def wff(words: Sequence[Any], threads: int) -> str:
@@ -41,18 +41,19 @@ def fairseq(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     module = hydra_train.__name__ if command == "hydra_train" else f"fairseq_cli.{command}"
-    reason = FailureReason()
     with start_module(
         module, words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
         cwd=log.parent, env=env or environment(1),
-    ) as process, log.open("a", encoding="utf-8") as file:  # fmt: skip
+    ) as process, log.open("a+", encoding="utf-8") as file:  # fmt: skip
         assert process.stdout is not None
+        start = file.tell()
         for line in process.stdout:
             file.write(line)
             file.flush()
-            reason.read(line)
             watch(line)
+        process.wait()
+        file.seek(start)
+        reason = failure_reason(file.read(), process.returncode) if process.returncode else ""
     if process.returncode != 0:
         refuse_when_stopping()
-        name = command.replace("_", "-")
-        raise UserError(f"fairseq-{name} failed: {reason.explain(process.returncode)}; the whole log is {log}")
+        raise UserError(f"fairseq-{command.replace('_', '-')} failed: {reason}; the whole log is {log}")

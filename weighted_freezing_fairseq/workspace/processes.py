@@ -38,6 +38,12 @@ if os.getppid() != parent:
 sys.path.append(package)  # last: an installed copy comes first
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
+# The frames of a traceback, its exception, and the line after it.
+_TRACEBACK = re.compile(
+    r"^[ \t]*Traceback \(most recent call last\):\n((?:[ \t].*\n|\n)*)(?!Traceback \()(\S.*)(?=\s*(.*))", re.MULTILINE
+)
+# Errors of destructors, while Python exits.
+_IGNORED = re.compile(r"^Exception ignored in.*\s*Traceback \(most recent call last\):$", re.MULTILINE)
 _children: "weakref.WeakSet[subprocess.Popen[Any]]" = weakref.WeakSet()
 _stop_signals: list[int] = []  # received by this process
 
@@ -158,46 +164,20 @@ def _kill_children() -> None:
         worker.kill()
 
 
-class FailureReason:
-    """Why a command failed, from the lines that it printed: its last exception, else its last line."""
-
-    def __init__(self) -> None:
-        self._exception = self._source_line = self._last_line = ""
-        self._in_traceback = self._message_continues = False
-
-    def read(self, line: str) -> None:
-        """Read the next line of the output."""
-        text = line.strip()
-        if not text:
-            return
-        if text == "Traceback (most recent call last):":
-            # "Exception ignored in" precedes errors of destructors, while Python exits.
-            self._in_traceback = not self._last_line.startswith("Exception ignored in")
-            self._message_continues, self._source_line = False, ""
-        elif self._in_traceback and not line[0].isspace():
-            name, colon, message = text.partition(": ")
-            name = name.rpartition(".")[2]
-            self._exception = message if name == "UserError" else name + (colon + message or f": {self._source_line}")
-            self._in_traceback, self._message_continues = False, text.endswith(":")
-        elif self._in_traceback and re.search(r"\w", text) and not text.startswith('File "'):
-            self._source_line = text
-        elif self._message_continues:
-            self._exception, self._message_continues = f"{self._exception} {text}", False
-        self._last_line = text
-
-    def explain(self, status: int) -> str:
-        """The reason of a command that ended with this status (as Popen.returncode)."""
-        if self._exception:
-            return self._exception
-        if status < 0:
-            memory = " (out of memory?)" if -status == signal.SIGKILL else ""
-            return f"killed by {signal.Signals(-status).name}{memory}"
-        return self._last_line or f"exit status {status}"
-
-
 def failure_reason(output: str, status: int) -> str:
-    """The reason of a command that printed `output` and ended with `status`."""
-    reason = FailureReason()
-    for line in output.splitlines():
-        reason.read(line)
-    return reason.explain(status)
+    """Why a command failed that printed `output` and ended with `status`: its last exception, else its last line."""
+    text = "\n".join(map(str.rstrip, output.splitlines())).strip()
+    tracebacks = _TRACEBACK.findall(_IGNORED.sub("", text))
+    if tracebacks:
+        frames, error, next_line = tracebacks[-1]
+        name, colon, message = error.partition(": ")
+        name = name.rpartition(".")[2]
+        if not colon:  # an assertion without a message: its source line
+            code = [line.strip() for line in frames.splitlines() if re.search(r"\w", line)]
+            message = next((line for line in reversed(code) if not line.startswith('File "')), "")
+        reason = message if name == "UserError" else f"{name}: {message}"
+        return f"{reason} {next_line}".strip() if error.endswith(":") else reason
+    if status < 0:
+        memory = " (out of memory?)" if -status == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{memory}"
+    return text.rpartition("\n")[2].strip() or f"exit status {status}"

@@ -16,6 +16,7 @@ from .contents import same_settings
 from .progress import say
 
 DONE, OPEN, OTHER = "done", "open", "other"
+_REMEDY = "give another --out, or move that folder away"
 
 
 def state_of(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
@@ -37,7 +38,7 @@ def once(
     name: str,
     settings: dict[str, Any],
     work: Callable[[], None],
-    remedy: str = "give another --out, or move that folder away",
+    remedy: str = _REMEDY,
 ) -> None:
     """Call `work` unless the step is done in `folder`; refuse a folder in which it has other settings.
 
@@ -57,7 +58,7 @@ def once_claimed(
     name: str,
     settings: dict[str, Any],
     work: Callable[[Callable[[], None]], None],
-    remedy: str = "give another --out, or move that folder away",
+    remedy: str = _REMEDY,
 ) -> None:
     """As `once`, but the settings are recorded when `work` calls its argument, not when it starts."""
     stamp, started = folder / f".{name}.json", folder / f".{name}.begun.json"
