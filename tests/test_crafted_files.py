@@ -173,7 +173,7 @@ PACKED = {
     "gaps of numbers": ("difference.gaps", torch.ones(6), "its gaps are not a flat tensor of bytes"),
     "expanded gaps": ("difference.gaps", LONG[:1].expand(6), "the tensor gaps is an expanded view"),
     "short values": ("difference.values", LONG, "the values of w are cut off"),
-    "other values": ("difference.values", LONG[:1].repeat(12), "it does not give back what was packed"),
+    "other values": ("difference.values", LONG[:1].repeat(12), "it does not restore the packed model"),
     "values of squares": (
         "difference.values",
         torch.ones(3, 4, dtype=torch.uint8),
@@ -181,7 +181,7 @@ PACKED = {
     ),
     "no rest": ("rest", DELETE, "it has no 'rest'"),
     "rest without a model": ("rest.model", DELETE, "rest has no 'model'"),
-    "a second model": ("rest.model.u", torch.ones(2), "its rest has a model of its own"),
+    "a second model": ("rest.model.u", torch.ones(2), "it holds a second model"),
 }
 
 
@@ -292,7 +292,7 @@ def test_damaged_json_is_refused(tmp_path, name, case):
     path.write_bytes(data)
     with pytest.raises(UserError) as error:
         read(path)
-    assert f"{path} is not a whole file of JSON: " in str(error.value)
+    assert f"{path} is not a valid JSON file: " in str(error.value)
     assert said in str(error.value) and remedy in str(error.value)
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import whole_folder
+from ..files import atomic_folder
 from ..workspace.configs import CONFIGS
 
 HELP = "Print the folder that holds the YAML files of all methods, or copy it."
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.copy.exists():
         raise UserError(f"{args.copy} exists and stays as it is; give another folder to --copy")
-    with whole_folder(args.copy) as part:
+    with atomic_folder(args.copy) as part:
         shutil.copytree(folder, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     print(args.copy)
     return 0

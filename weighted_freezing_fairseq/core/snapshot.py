@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..forms import expect
 from .tensor_files import read, refuse_bad_numbers, refuse_unusual
 
@@ -77,7 +77,7 @@ def save(
         "tensors": {name: pack_bits(t) for name, t in tensors.items()} if kind == "mask" else _alone(tensors),
         "weights": None if weights is None else _alone(weights),
     }
-    with whole(path) as part, part.open("wb") as stream:  # for a path, torch does not report why a write failed
+    with atomic_file(path) as part, part.open("wb") as stream:  # for a path, torch does not report why a write failed
         torch.save(content, stream)
 
 

@@ -11,7 +11,7 @@ from typing import IO
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..workspace.machine import Machine
-from ..workspace.processes import USER_DIR, reason, refuse_when_stopping, started
+from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
 from .translate import Pieces
 
 
@@ -61,7 +61,7 @@ class Interactive:
         refuse_when_stopping()
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", errors="replace")
-        return UserError(f"fairseq-interactive failed: {reason(said, status)}")
+        return UserError(f"fairseq-interactive failed: {failure_reason(said, status)}")
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def interactive(
     if machine.device == "cpu":
         words.append("--cpu")
     with machine.environment() as environment, tempfile.TemporaryFile() as errors:
-        process = started(
+        process = start_module(
             "fairseq_cli.interactive", words,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env={**environment, "PYTHONUTF8": "1"},
         )  # fmt: skip

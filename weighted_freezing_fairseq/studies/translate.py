@@ -6,7 +6,6 @@ a file that was interrupted goes on after the lines that are done.
 
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,14 +19,14 @@ from ..data.recipe import Decode
 from ..data.source_text import SourceText, recipe_of
 from ..data.workers import chunks
 from ..errors import UserError
-from ..files import naming, write_atomically
+from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
 from ..scoring.interactive import Hypothesis, interactive
 from ..scoring.translate import Pieces, refuse_missing_checkpoint
 from ..workspace.contents import MANIFEST, content_hash
-from ..workspace.locks import alone_at
+from ..workspace.locks import lock_file
 from ..workspace.machine import Machine
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 from ..workspace.runs import PROVENANCE, Run
 from .embedded import DECODE, EMBEDDED
 from .translation import pieces_of
@@ -276,7 +275,7 @@ def translate_file(translator: Translator, source: Path, output: Path, machine: 
         **asdict(form),
     }
     part, stamp = (output.with_name(f".{output.name}.{name}") for name in ("part", "part.json"))
-    with alone_at(output), naming(output):
+    with lock_file(output), filename_in_errors(output):
         done = _done(part, stamp, settings, form.nbest)
         if done:
             say(f"going on after {done:,} sentences of {source}")
@@ -286,7 +285,8 @@ def translate_file(translator: Translator, source: Path, output: Path, machine: 
         with source.open("rb") as stream, part.open("ab") as writer:
             sentences = islice(lines.read(stream, Counter()), done, None)
             rows = translate_lines(translator, sentences, machine, chunk, form, done)
-            count = _write(_shown(rows, source, done, total), writer, chunk)
+            bar = Progress(rows, desc=source.name, unit="sentence", initial=done, total=total)
+            count = _write(bar, writer, chunk)
         part.replace(output)
         stamp.unlink()
     return count
@@ -310,14 +310,6 @@ def _done(part: Path, stamp: Path, settings: Mapping[str, Any], nbest: int) -> i
         whole = (len(ends) - 1) - (size > 0 and not line.endswith(b"\n"))
         file.truncate(ends[whole - whole % nbest])
     return whole // nbest
-
-
-def _shown(rows: Iterable[list[str]], source: Path, done: int, total: int) -> Iterator[list[str]]:
-    """The rows, with a progress bar where somebody looks."""
-    from tqdm import tqdm
-
-    return iter(tqdm(rows, desc=source.name, initial=done, total=total, unit=" sentences", leave=False, disable=None,
-                     file=sys.stderr))  # fmt: skip
 
 
 def _write(rows: Iterable[list[str]], output: IO[bytes], chunk: int) -> int:
