@@ -120,7 +120,7 @@ def compare(
 
 def _scored(folder: Path, subset: str, choice: str | None, data: Path | None) -> ScoredRun:
     """The score of one run on one test set."""
-    Run.of(folder)
+    Run.load(folder)
     runs = [run for run in collect([folder], choice, data)[0] if run.folder == folder.resolve()]
     for run in runs:
         if run.setting.subset == subset:

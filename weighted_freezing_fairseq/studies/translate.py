@@ -127,7 +127,7 @@ def _part(path: Path, choice: str | None) -> tuple[Path, _Training]:
     settings = _settings(checkpoint)
     data, languages, decode = settings["data"], (settings["source_lang"], settings["target_lang"]), Decode()
     if (path / PROVENANCE).is_file():
-        about = Run.of(path).provenance()
+        about = Run.load(path).provenance()
         data, languages = about["data"], tuple(about["pair"].split("-"))
         decode = DECODE if about["dataset"] == EMBEDDED else decode
     return checkpoint, _Training(Path(data), languages, decode, settings["longest"])
