@@ -120,6 +120,6 @@ def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys
     copied = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
     assert copied == {path.name: path.read_bytes() for path in (CONFIGS / "toy").iterdir()} and copied
     assert main(["configs", "toy", "--copy", str(tmp_path / "mine")]) == 2
-    assert "exists and stays as it is; give another folder to --copy" in capsys.readouterr().err
+    assert "exists and is not overwritten; give another folder to --copy" in capsys.readouterr().err
     assert main(["configs", "nosuch"]) == 2
     assert "choose from: adapt, glue, iwslt14" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_at_least(args, ("most",), 0)
     if args.html is not None and args.html.exists():
-        raise UserError(f"{args.html} exists and stays as it is; give another --html, or type: rm {args.html}")
+        raise UserError(f"{args.html} exists and is not overwritten; give another --html, or type: rm {args.html}")
     found = compare(args.runs, args.subset, args.choice, args.data)
     print(comparison.as_text(found, args.most))
     if args.html is not None:

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         print(folder)
         return 0
     if args.copy.exists():
-        raise UserError(f"{args.copy} exists and stays as it is; give another folder to --copy")
+        raise UserError(f"{args.copy} exists and is not overwritten; give another folder to --copy")
     with atomic_folder(args.copy) as part:
         shutil.copytree(folder, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     print(args.copy)

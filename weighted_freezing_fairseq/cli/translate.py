@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if source is not None and not source.is_file():
         raise UserError(f"there is no file {source}; give --input a text file, or - for standard input")
     if output is not None and output.exists():
-        raise UserError(f"{output} exists and stays as it is; give another --output, or type: rm {output}")
+        raise UserError(f"{output} exists and is not overwritten; give another --output, or type: rm {output}")
     chunk = args.chunk or (1 if source is None and sys.stdin.isatty() else CHUNK)
     translator = translator_of(args.run_or_checkpoint, args.choice, args.data, args.subword_model, search_of(args))
     machine, form = Machine.of(args.device, 1, 1), Form(args.nbest, args.scores, args.skip_long)
