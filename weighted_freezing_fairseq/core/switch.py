@@ -75,8 +75,8 @@ class Router(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             exact = x.to(torch.promote_types(x.dtype, torch.float32))
             if jitter:
-                # DEVIATION: the pseudo-code of Fedus et al. adds this noise to the logits. Their text and their code
-                # multiply the input by it, as here.
+                # DEVIATION: the pseudo-code of Fedus et al. adds the router's noise to the logits. Their text and their
+                # code multiply its input by the noise, as here.
                 exact = exact * torch.empty_like(exact).uniform_(1 - jitter, 1 + jitter)
             return F.linear(exact, self.weight.to(exact.dtype))
 
