@@ -128,7 +128,7 @@ def test_a_trial_that_goes_wrong_leaves_the_steps_to_torch(broken, words, monkey
     kernels_triton.works.cache_clear()
     monkeypatch.setattr(kernels_c, "load", lambda: None)
     try:
-        found = kernels.that_read([torch.zeros(3)])
+        found = kernels.module_for([torch.zeros(3)])
     finally:
         kernels_triton.works.cache_clear()
     assert (found is None) == bool(words)
