@@ -109,20 +109,20 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
     [
         ("nothing", ""),
         ("uniform", "another mask than torch's"),
-        ("_sent", "another factor than torch's"),
-        ("_rows", "RuntimeError: no GPU"),
+        ("_to_device", "another factor than torch's"),
+        ("_table_rows", "RuntimeError: no GPU"),
     ],
 )
 def test_a_trial_that_goes_wrong_leaves_the_steps_to_torch(broken, words, monkeypatch, caplog):
-    whole = {name: getattr(kernels_triton, name) for name in ("uniform", "_sent")}
+    whole = {name: getattr(kernels_triton, name) for name in ("uniform", "_to_device")}
 
     def sent(values, dtype, device):
-        return whole["_sent"](values, dtype, device) * (1.001 if dtype.is_floating_point else 1)
+        return whole["_to_device"](values, dtype, device) * (1.001 if dtype.is_floating_point else 1)
 
     def rows(parts):
         raise RuntimeError("no GPU")
 
-    instead = {"uniform": lambda *given: 1 - whole["uniform"](*given), "_sent": sent, "_rows": rows}
+    instead = {"uniform": lambda *given: 1 - whole["uniform"](*given), "_to_device": sent, "_table_rows": rows}
     if broken in instead:
         monkeypatch.setattr(kernels_triton, broken, instead[broken])
     kernels_triton.works.cache_clear()
