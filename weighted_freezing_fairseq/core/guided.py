@@ -102,7 +102,8 @@ class GuidedOptimizer(WrappedOptimizer):
             )
         if keep is not None and not (rule.has_rate and 0 <= keep <= 1):
             raise ValueError(
-                f"keep is a share between 0 and 1 for variant 'random' of weighted_freeze; got {keep} for {rule.label}"
+                "keep must be between 0 and 1 and needs variant 'random' of weighted_freeze; "
+                f"got {keep} for {rule.label}"
             )
         self.beta, self.eps, self.state_dtype, self.keep = beta, eps, state_dtype, keep
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
@@ -138,7 +139,7 @@ class GuidedOptimizer(WrappedOptimizer):
             if not self._scale_by_kernel_(active, changes):
                 self._scale_(active, changes)
             self._step_base()
-        _apply_(list(changes.values()))
+        self._apply_(list(changes.values()))
 
     # 1. Statistics of the scores.
 
@@ -224,13 +225,12 @@ class GuidedOptimizer(WrappedOptimizer):
     # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
     def _scale_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
         """Stage `gradient`: grad <- -g(I) * grad. Stage `update`: set `old` and `factor` = -g(I) of each change."""
-        for slot in active if self.rule.averages else ():
-            for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
-                average.copy_(self._next_average(average, self._scores(weight, grad)))
         for slot, statistics in zip(active, self._statistics(active), strict=True):
             change = changes.get(slot.name)
             target = gradient(slot) if change is None else change.factor
             for start, (weight, grad, output, *averages) in self._blocks(slot, target, *self._average_input(slot)):
+                for average in averages:
+                    average.copy_(self._next_average(average, self._scores(weight, grad)))
                 factor = self._factor(slot, statistics, start, weight, grad, *averages)
                 if change is None:
                     output.mul_(factor)
@@ -265,20 +265,20 @@ class GuidedOptimizer(WrappedOptimizer):
         module = kernels.module_for(tensors)
         if module is None or kernel is None or (kernel.scales and self.stage == "gradient"):
             return False
-        action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
-        if self.stage == "gradient":
-            action = kernels_c.GRADIENT
+        change_action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
+        action = kernels_c.GRADIENT if self.stage == "gradient" else change_action
         guided_weights = []
         for slot, statistics in zip(active, self._statistics(active, without_range=True), strict=True):
             _, old, factor = changes.get(slot.name, (None, None, None))
-            average = next(iter(self._average_input(slot)), None)
             operand = statistics.get("rate", statistics.get("mean", 0.0))
-            if average is not None:
+            if self.rule.averages:
                 operand = self._correction(slot)
-            key = self._stream_key(slot)
+            average, key = self.averages.get(slot.name), self._stream_key(slot)
             guided_weights.append(GuidedWeight(action, slot.weight, gradient(slot), old, factor, average, key, operand))
         module.guide_(guided_weights, self.importance, kernel, self.norm == "global")
         return True
+
+    # 4. The change of the base's step.
 
     def _step_and_fill_factors_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
         """Step the base, and set `old` and `factor` = -g(I) of each change, for rows whose g reads the base's step.
@@ -298,10 +298,23 @@ class GuidedOptimizer(WrappedOptimizer):
             )
             factor.copy_(-self.rule.g.value(self._scores(old, gradient(slot)), quantities))
 
-    # 4. Statistics that are logged.
+    @staticmethod
+    def _apply_(changes: Sequence[Change]) -> None:
+        """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
+        module = kernels.module_for(tensor for change in changes for tensor in change)
+        if module is not None:
+            module.advance_(changes)
+            return
+        for change in changes:
+            for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):
+                new = weight.to(factor.dtype)
+                step = new - old.to(factor.dtype)
+                weight.copy_(torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step))
+
+    # The sums that are logged (`_record_statistics`).
 
     def _sums(self, active: Sequence[Slot]) -> Iterator[tuple[Slot, Tensor]]:
-        """Of each slot the sums that `_record_statistics` reads, before the step."""
+        """The sums of each slot before the base's step."""
         for slot, statistics in zip(active, self._statistics(active), strict=True):
             sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
             for start, (weight, grad, *averages) in self._blocks(slot, *self._average_input(slot)):
@@ -311,15 +324,15 @@ class GuidedOptimizer(WrappedOptimizer):
             yield slot, sums
 
     def _sums_of_changes(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> Iterator[tuple[Slot, Tensor]]:
-        """The same sums, from factors that are known already."""
+        """The sums of each slot after `_step_and_fill_factors_`."""
         for slot in active:
             _, old, factor = changes[slot.name]
             yield slot, self._block_sums(factor, self._scores(old, gradient(slot)))
 
     def _block_sums(self, factor: Tensor, scores: Tensor) -> Tensor:
-        effect = factor.double() if self.rule.scales else (factor == 0).double()
+        effect = factor.double().sum() if self.rule.scales else (factor == 0).sum().double()
         scores = scores.double()
-        return torch.stack([effect.sum(), scores.sum(), scores.square().sum()])
+        return torch.stack([effect, scores.sum(), scores.square().sum()])
 
 
 def _stack(numbers: Sequence[Tensor]) -> Tensor:
@@ -330,16 +343,3 @@ def _stack(numbers: Sequence[Tensor]) -> Tensor:
 def _copies(number: Tensor, slots: Sequence[Slot]) -> list[Tensor]:
     """`number` on the device of each slot."""
     return [number.to(slot.parameter.device) for slot in slots]
-
-
-def _apply_(changes: Sequence[Change]) -> None:
-    """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    module = kernels.module_for(tensor for change in changes for tensor in change)
-    if module is not None:
-        module.advance_(changes)
-        return
-    for change in changes:
-        for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):
-            new = weight.to(factor.dtype)
-            step = new - old.to(factor.dtype)
-            weight.copy_(torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step))
