@@ -7,7 +7,7 @@ from fused_steps import BASES, CASES, assert_same_bits, trained
 from guided_rows import ROWS, TABLE, a_model, guided_model, same, train
 from test_every_row import Awaits
 
-from weighted_freezing_fairseq.core import kernels, kernels_c, kernels_triton
+from weighted_freezing_fairseq.core import kernels, kernels_c, kernels_triton, triton_source
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.scope import scope_of
@@ -102,6 +102,22 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
     assert without_c == ["guide_"]
     torch.testing.assert_close(*results, rtol=0, atol=0, equal_nan=True)
     assert results[0][0][0].isnan() and any((grad == 0).any() for grad in results[0])
+
+
+@pytest.mark.parametrize("variant", range(len(kernels_c.MASKS)))
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_block_reads_bounds_behind_the_last_row(variant, shared, monkeypatch):
+    launched = []
+
+    class Guide:
+        def __getitem__(self, grid):
+            return lambda table, owner, bounds, *_, SHARED, **__: launched.append((SHARED, len(table), len(bounds)))
+
+    monkeypatch.setattr(triton_source, "guide", Guide())
+    weights = [kernels_c.GuidedWeight(kernels_c.GRADIENT, torch.ones(5), torch.ones(5)) for _ in range(3)]
+    kernels_triton.guide_(weights, "magnitude", kernels_c.Kernel(variant), shared)
+    ((reads_first, weight_count, row_count),) = launched
+    assert row_count == (1 if reads_first else weight_count)
 
 
 @pytest.mark.parametrize(

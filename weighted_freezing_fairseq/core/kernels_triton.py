@@ -46,9 +46,9 @@ def guide_(
     device = weights[0].weight.device
     launch = _Launch(weights, device)
     needs_range = kernel.variant != kernels_c.RANDOM and any(guided.action in kernels_c.MASKING for guided in weights)
-    bounds = _to_device([_NO_RANGE], torch.int32, device)
-    bounds = bounds.repeat(len(weights) if needs_range and not shared_range else 1, 1)
-    options = {"METRIC": kernels_c.METRICS.index(metric), "SHARED": shared_range}
+    shared = shared_range or not needs_range
+    bounds = _to_device([_NO_RANGE], torch.int32, device).repeat(1 if shared else len(weights), 1)
+    options = {"METRIC": kernels_c.METRICS.index(metric), "SHARED": shared}
     if needs_range:
         launch(triton_source.ranges, bounds, **options)
     beta, eps, max_scale = kernel.constants
