@@ -49,7 +49,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     ) -> None:
         _reject_closure(base)
         self.base = base
-        super().__setstate__({})  # torch's step hooks, without a second copy of param_groups and state
+        super().__setstate__({})  # sets up PyTorch's step hooks; __init__ would also create param_groups and a state
         self.slots = list(slots)
         self.rule = rule
         self.importance = choice("importance", importance or rule.metric, METRICS)
