@@ -59,7 +59,8 @@ def measure(log: Any, trainer: Any) -> None:
     log.clipped(trainer, torch.ones(()))
     for optimizer in log.guided:
         optimizer.record = True
-        optimizer._note([slot for slot in optimizer.slots if slot.grad is not None])
+        active = [slot for slot in optimizer.slots if slot.grad is not None]
+        optimizer._record_statistics(optimizer._sums(active))
     log.updated(trainer)
 
 

@@ -163,7 +163,7 @@ def test_what_the_fused_step_cannot_take_or_a_caller_watches_is_left_to_the_base
 
 
 def test_the_formula_is_that_of_the_very_class():
-    assert ADAMS[FairseqAdam].eps_of_raw_root and ADAMS[FairseqAdam].decoupled
+    assert ADAMS[FairseqAdam].eps_before_correction and ADAMS[FairseqAdam].decoupled
     # eps / sqrt(1 - 0.98) after one update, and eps itself when the correction is over
     group = {"eps": 1e-8, "betas": (0.9, 0.98)}
     assert ADAMS[FairseqAdam].eps(group, 1) == pytest.approx(1e-8 / 0.02**0.5)

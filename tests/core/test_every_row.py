@@ -162,13 +162,13 @@ def test_no_row_touches_the_stream_of_dropout(row):
 
 
 @every_row
-def test_a_plain_state_starts_afresh_and_another_base_or_row_is_refused(row, caplog):
+def test_a_plain_state_starts_at_update_0_and_another_base_or_row_is_refused(row, caplog):
     model = a_model()
     plain = BASES["adam"](model.parameters())
     train(model, plain, 2)
     optimizer = guided_model(row, model)
     optimizer.load_state_dict(copy.deepcopy(plain.state_dict()))
-    assert optimizer.updates == 0 and "starts afresh" in caplog.text
+    assert optimizer.updates == 0 and "starts at update 0" in caplog.text
     train(model, optimizer, 4)
     with pytest.raises(ValueError, match="saved with base 'Adam', but this run has 'SGD'"):
         guided_model(row, a_model(), "sgd").load_state_dict(optimizer.state_dict())
@@ -298,7 +298,7 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (GuidedOptimizer, {"method": "sage", "beta": 1.0}, r"beta must be in \[0, 1\).* got beta 1.0"),
         (FixedMaskOptimizer, {"density": 0.1, "source": "size"}, "choose one of: fisher, random, magnitude, bias"),
         (FixedMaskOptimizer, {"density": 1.5}, "density must be above 0 and at most 1, got 1.5"),
-        (FixedMaskOptimizer, {"density": 0.1, "observe": 0}, "observe >= 1"),
+        (FixedMaskOptimizer, {"density": 0.1, "observe": 0}, "observe must be at least 1, got 0"),
         (FixedMaskOptimizer, {"density": 0.1, "always": "decoder"}, "no parameter in scope .* such as 0.weight"),
         (FixedMaskOptimizer, {"density": 0.01, "source": "random", "always": "^3"}, "a density of at least 0.333334"),
         (FixedMaskOptimizer, {"source": "random"}, "fish_mask needs masks or density"),
@@ -357,9 +357,9 @@ def test_a_base_that_needs_a_closure_is_refused(row):
 @every_row
 def test_foreign_and_doubled_slots_are_refused(row):
     model, other = a_model(), a_model()
-    with pytest.raises(ValueError, match="build both from one model"):
+    with pytest.raises(ValueError, match="from the same model"):
         guided(row, model.parameters(), scope_of(other))
-    with pytest.raises(ValueError, match="a name of its own"):
+    with pytest.raises(ValueError, match="a unique name"):
         guided(row, model.parameters(), scope_of(model) * 2)
     with pytest.raises(ValueError, match="scope='all'"):
         guided(row, model.parameters(), [])

@@ -1,5 +1,7 @@
 """Rows that measure I in every update: what Weighted Freezing and SAGE do, number by number."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from guided_rows import BASES, a_model, same, train
@@ -7,6 +9,7 @@ from torch import nn
 
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
+from weighted_freezing_fairseq.core.rules import RULES, Term
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
 
@@ -76,6 +79,30 @@ def test_global_norm_freezes_by_the_range_of_all_weights():
     assert optimizer.recorded["importance_std"] == pytest.approx(total.std(correction=0).item())
     frozen = sum((slot.weight == old).sum() for slot, old in zip(optimizer.slots, before, strict=True))
     assert optimizer.recorded["frozen_fraction"] == pytest.approx(frozen.item() / len(total))
+
+
+# |theta| = 1, 2, 3 and 4, 6, 5, 9. rate = (hi - mean) / (hi - lo), with the mean of the tensor whatever the norm.
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        ("tensor", [(1, 3, 2, 1 / 2), (4, 9, 6, 3 / 5)]),
+        ("global", [(1, 9, 30 / 7, 7 / 8), (1, 9, 30 / 7, 3 / 8)]),
+    ],
+)
+def test_a_row_gets_every_statistic_that_it_needs(norm, expected):
+    statistics = []
+
+    def g(importance, quantities):
+        statistics.append([float(getattr(quantities, name)) for name in ("lo", "hi", "mean", "rate")])
+        return -torch.ones_like(importance)
+
+    rule = replace(RULES["weighted_freeze"], g=Term("-1", g), needs=("lo", "hi", "mean", "rate"))
+    parameters = [nn.Parameter(torch.tensor(values)) for values in ([1.0, -2.0, 3.0], [-4.0, 6.0, 5.0, 9.0])]
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    slots = [Slot(str(index), p, p.shape) for index, p in enumerate(parameters)]
+    GuidedOptimizer(torch.optim.SGD(parameters, lr=0.1), slots, rule, norm=norm).step()
+    assert statistics == [pytest.approx(row) for row in expected]
 
 
 def test_state_is_the_base_state_and_a_few_words():

@@ -23,5 +23,5 @@ def test_wff_native_0_means_plain_torch(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("WFF_NATIVE", "0")
     monkeypatch.setattr(kernels, "_triton", lambda: pytest.fail("asked for"))
-    assert kernels.that_read([torch.zeros(3)]) is None
-    assert kernels.that_read([]) is None
+    assert kernels.module_for([torch.zeros(3)]) is None
+    assert kernels.module_for([]) is None

@@ -137,10 +137,10 @@ def test_of_nothing_nothing_is_made():
 
 def test_other_devices_dtypes_and_layouts_are_left_to_torch():
     x = torch.zeros(4, 4)
-    assert kernels_c.suits(x, x)
-    assert not kernels_c.suits(x.double(), x.double())
-    assert not kernels_c.suits(x.t()[:, :2], x[:, :2])
-    assert not kernels_c.suits(torch.zeros(4, device="meta"), torch.zeros(4, device="meta"))
+    assert kernels_c.readable(x)
+    assert not kernels_c.readable(x.double())
+    assert not kernels_c.readable(x.t()[:, :2])
+    assert not kernels_c.readable(torch.zeros(4, device="meta"))
 
 
 def run_fresh(code, tmp_path, **environment):
@@ -222,5 +222,5 @@ def test_source_is_shipped():
 
 def test_work_is_done_side_by_side():
     together = threading.Barrier(3)
-    assert kernels_c._each(3, lambda index: (together.wait(20), 10 * index)[1]) == [0, 10, 20]
-    assert kernels_c._each(0, str) == [] and kernels_c._each(1, str) == ["0"]
+    assert kernels_c._in_threads(3, lambda index: (together.wait(20), 10 * index)[1]) == [0, 10, 20]
+    assert kernels_c._in_threads(0, str) == [] and kernels_c._in_threads(1, str) == ["0"]

@@ -120,7 +120,7 @@ def test_catalogue_is_in_the_order_of_parameters():
 def test_empty_scope_says_what_to_type():
     with pytest.raises(ValueError, match="use scope='all'"):
         scope_of(nn.Embedding(3, 2))
-    with pytest.raises(ValueError, match="choose one of linear, all"):
+    with pytest.raises(ValueError, match="choose one of: linear, all"):
         scope_of(nn.Linear(2, 2), "attention")  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ from fused_steps import BASES, CASES, assert_same_bits, trained
 from guided_rows import ROWS, TABLE, a_model, guided_model, same, train
 from test_every_row import Awaits
 
-from weighted_freezing_fairseq.core import kernels, kernels_c, kernels_triton
+from weighted_freezing_fairseq.core import kernels, kernels_c, kernels_triton, triton_source
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.scope import scope_of
@@ -104,31 +104,47 @@ def test_masks_are_those_of_torch_for_any_sizes_and_hide_no_overflow(sizes, with
     assert results[0][0][0].isnan() and any((grad == 0).any() for grad in results[0])
 
 
+@pytest.mark.parametrize("variant", range(len(kernels_c.MASKS)))
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_block_reads_bounds_behind_the_last_row(variant, shared, monkeypatch):
+    launched = []
+
+    class Guide:
+        def __getitem__(self, grid):
+            return lambda table, owner, bounds, *_, SHARED, **__: launched.append((SHARED, len(table), len(bounds)))
+
+    monkeypatch.setattr(triton_source, "guide", Guide())
+    weights = [kernels_c.GuidedWeight(kernels_c.GRADIENT, torch.ones(5), torch.ones(5)) for _ in range(3)]
+    kernels_triton.guide_(weights, "magnitude", kernels_c.Kernel(variant), shared)
+    ((reads_first, weight_count, row_count),) = launched
+    assert row_count == (1 if reads_first else weight_count)
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
         ("nothing", ""),
         ("uniform", "another mask than torch's"),
-        ("_sent", "another factor than torch's"),
-        ("_rows", "RuntimeError: no GPU"),
+        ("_to_device", "another factor than torch's"),
+        ("_table_rows", "RuntimeError: no GPU"),
     ],
 )
 def test_a_trial_that_goes_wrong_leaves_the_steps_to_torch(broken, words, monkeypatch, caplog):
-    whole = {name: getattr(kernels_triton, name) for name in ("uniform", "_sent")}
+    whole = {name: getattr(kernels_triton, name) for name in ("uniform", "_to_device")}
 
     def sent(values, dtype, device):
-        return whole["_sent"](values, dtype, device) * (1.001 if dtype.is_floating_point else 1)
+        return whole["_to_device"](values, dtype, device) * (1.001 if dtype.is_floating_point else 1)
 
     def rows(parts):
         raise RuntimeError("no GPU")
 
-    instead = {"uniform": lambda *given: 1 - whole["uniform"](*given), "_sent": sent, "_rows": rows}
+    instead = {"uniform": lambda *given: 1 - whole["uniform"](*given), "_to_device": sent, "_table_rows": rows}
     if broken in instead:
         monkeypatch.setattr(kernels_triton, broken, instead[broken])
     kernels_triton.works.cache_clear()
     monkeypatch.setattr(kernels_c, "load", lambda: None)
     try:
-        found = kernels.that_read([torch.zeros(3)])
+        found = kernels.module_for([torch.zeros(3)])
     finally:
         kernels_triton.works.cache_clear()
     assert (found is None) == bool(words)

@@ -140,7 +140,7 @@ def _write_mask(out: Path, information: fisher.Totals, metadata: dict[str, Any],
     if k == 0:
         raise UserError(f"--mask-density {density:g} selects none of {n:,} parameters; type a larger one")
     try:
-        mask = masks.largest_beside(information, density, re.compile(always) if always else None)
+        mask = masks.density_masks(information, density, re.compile(always) if always else None)
     except ValueError as error:
         raise UserError(f"{error}, or type --always ''") from None
     snapshot.save(out, "mask", mask, **metadata)

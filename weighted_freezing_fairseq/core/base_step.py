@@ -1,8 +1,8 @@
-"""The step of the base optimizer: its own, or for plain Adam torch's fused implementation of the same formula.
+"""The step of the base optimizer: `base.step()`, or PyTorch's fused implementation of it for a plain Adam.
 
-The fused step reads and writes the base's own state, so the base itself, or another machine, can go on at any update.
-It equals the base's step within rounding, and takes about a third of its time on a CPU. Left out on purpose: unusual
-options (amsgrad, other dtypes), and a first step, which creates the state: the base does that itself.
+The fused step works on the base's state, so `base.step()` can continue at any update. It equals the base's step up to
+rounding and takes about a third of its time on a CPU. The base itself makes the first step, which creates its state,
+and steps with unusual options or dtypes.
 """
 
 import math
@@ -19,35 +19,37 @@ Options = Mapping[str, Any]  # one entry of an optimizer's `param_groups`
 
 @dataclass(frozen=True)
 class AdamFormula:
-    """What distinguishes one Adam from another.
+    """How an implementation of Adam differs from `torch.optim.Adam`.
 
-    decoupled: weight decay shrinks the weight (AdamW) in place of adding to the gradient (Adam).
-    eps_of_raw_root: eps is added to sqrt(v) before v is corrected for its start at zero; torch adds it after.
+    decoupled: weight decay is applied to the weight (AdamW), not added to the gradient (Adam).
+    eps_before_correction: eps is added to sqrt(v) before the bias correction of v; PyTorch adds it afterwards.
     """
 
     decoupled: bool
-    eps_of_raw_root: bool = False
+    eps_before_correction: bool = False
 
     def eps(self, group: Options, step: float) -> float:
-        """The eps for torch's formula: eps / sqrt(1 - beta2 ** t) after the correction is eps before it."""
-        if not self.eps_of_raw_root:
+        """The eps of PyTorch's formula that has the same effect: eps / sqrt(1 - beta2 ** step) if added before."""
+        if not self.eps_before_correction:
             return float(group["eps"])
         return float(group["eps"]) / math.sqrt(1 - group["betas"][1] ** step)
 
 
-# By the very class: a subclass may step in another way. A host adds its own Adam here.
+# Looked up by exact class, since a subclass may compute another step. Users of other Adams add theirs here.
 ADAMS: dict[type[torch.optim.Optimizer], AdamFormula] = {
     torch.optim.Adam: AdamFormula(decoupled=False),
     torch.optim.AdamW: AdamFormula(decoupled=True),
 }
-# Options that ask for another step than the plain formula's, or for another implementation of it.
+# Options that select another formula or another implementation.
 _UNUSUAL = ("amsgrad", "maximize", "capturable", "differentiable", "foreach", "fused")
 
 
 def step_base(base: torch.optim.Optimizer, fused: bool = True) -> None:
-    """One step of `base`: by torch's fused Adam where `fused` is set and the base is a plain Adam, else by itself."""
+    """Step `base`, by PyTorch's fused Adam if `fused` is set and the base supports it."""
     formula = ADAMS.get(type(base))
-    batches = _batches(base) if fused and formula is not None and not _is_watched(base) else None
+    # Hooks of the base, or a replacement of its step (a scheduler's), expect that base.step is called.
+    hooked = "step" in vars(base) or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks
+    batches = _batches(base) if fused and formula is not None and not hooked else None
     if formula is None or batches is None:
         base.step()
         return
@@ -76,32 +78,31 @@ def step_base(base: torch.optim.Optimizer, fused: bool = True) -> None:
 
 
 def _batches(base: torch.optim.Optimizer) -> list[tuple[Options, float, list[Tensor]]] | None:
-    """Parameters with a gradient that share options and the number of their step; None if the base must step."""
+    """Parameters with a gradient, grouped by options and number of the step; None if the fused step does not fit."""
     batches: list[tuple[Options, float, list[Tensor]]] = []
     for group in base.param_groups:
-        numbers = (group["lr"], group["weight_decay"], group["eps"], *group["betas"])
-        if any(group.get(option) for option in _UNUSUAL) or any(isinstance(number, Tensor) for number in numbers):
+        options = (group["lr"], group["weight_decay"], group["eps"], *group["betas"])
+        if any(group.get(option) for option in _UNUSUAL) or any(isinstance(option, Tensor) for option in options):
             return None
         by_step: dict[float, list[Tensor]] = {}
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
             state = base.state.get(parameter)
-            if not state or not _suits(parameter, state):
+            if not state or not _supports(parameter, state):
                 return None
             by_step.setdefault(float(state["step"]) + 1, []).append(parameter)
         batches += [(group, step, parameters) for step, parameters in by_step.items()]
     return batches
 
 
-def _suits(parameter: Tensor, state: Mapping[str, Any]) -> bool:
-    """Whether torch's fused step takes this parameter: dense float32 on a device where it works."""
+def _supports(parameter: Tensor, state: Mapping[str, Any]) -> bool:
+    """Whether the fused step supports this parameter: dense float32 on a device that has a fused Adam."""
     tensors = (parameter, _gradient(parameter), state["exp_avg"], state["exp_avg_sq"])
-    alike = all(
+    return all(
         t.dtype is torch.float32 and t.layout is torch.strided and t.is_contiguous() and t.device == parameter.device
         for t in tensors
-    )
-    return alike and _works(parameter.device)
+    ) and _works(parameter.device)
 
 
 def _gradient(parameter: Tensor) -> Tensor:
@@ -109,14 +110,9 @@ def _gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def _is_watched(base: torch.optim.Optimizer) -> bool:
-    """Whether a caller would notice that `base.step` is not called: it has hooks, or its step was replaced."""
-    return bool("step" in vars(base) or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks)
-
-
 @cache
 def _works(device: torch.device) -> bool:
-    """Whether this torch has a fused Adam on this device."""
+    """Whether this version of PyTorch has a fused Adam on this device."""
     parameter = torch.nn.Parameter(torch.zeros(1, device=device))
     parameter.grad = torch.zeros(1, device=device)
     try:

@@ -1,11 +1,10 @@
-"""Guided by scores that are measured in every update: Weighted Freezing, SAGE, and whatever row measures its I.
+"""Optimizer rows whose importance I is measured in every update: Weighted Freezing, SAGE, cautious updates.
 
-The row of the table says by which factor -g(I) a weight's gradient (stage `gradient`) or its whole change (stage
-`update`) is multiplied; this module measures I, keeps what the row needs beside it, and applies the factor. Left out
-on purpose: masks that stay (`fixed.py`), rows that act inside the loss.
+The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
+whole change that the base optimizer makes at stage `update`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,11 +19,11 @@ from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
 STAGES = ("gradient", "update")
 
-Summary = dict[str, Tensor | float]
+Statistics = dict[str, Tensor | float]  # of the scores of one slot: lo and hi, mean, rate
 
 
 class Change(NamedTuple):
-    """A weight, what it was before the base's step, and the factor for its change."""
+    """A weight, its value before the base's step, and the factor for its change."""
 
     weight: Tensor
     old: Tensor
@@ -32,31 +31,44 @@ class Change(NamedTuple):
 
     @classmethod
     def of(cls, slot: Slot) -> "Change":
-        """For a slot, both still to be written; the factor is float32 at least."""
-        precise = torch.promote_types(slot.parameter.dtype, torch.float32)
-        return cls(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=precise))
+        """The change of a slot, with `old` and `factor` uninitialized; `factor` is at least float32."""
+        dtype = torch.promote_types(slot.parameter.dtype, torch.float32)
+        return cls(slot.weight, torch.empty_like(slot.weight), torch.empty_like(slot.weight, dtype=dtype))
 
 
 class GuidedOptimizer(WrappedOptimizer):
-    """`base` with its updates guided by the importance of each weight in `slots`, measured in every update.
+    """Scales the updates of `base` by a factor that depends on the importance I of each weight.
 
-    One step at stage `gradient`: I = metric(theta, grad); grad <- -g(I) * grad; `base.step()`. At stage `update`:
-    theta' = what `base` makes of theta; theta <- theta + -g(I) * (theta' - theta), so that g = 0 undoes momentum and
-    weight decay too. For plain SGD both are the row's f, g, h (`rules.py`).
+    In every step I = metric(theta, grad) is measured on the weights in `slots`. Then
 
-    method, variant: a row of the table, by name. slots: the weights that it acts on (`scope_of(model)`).
-    importance: another metric than the row's. norm: scores are summed up within a `tensor` or over all (`global`).
-    stage: where g acts; default is the row's. start: the first update (counted from 1) at which the method acts.
-    Variant `random` of weighted_freeze: keep, a fixed share of weights that is updated (default: as many as the variant
-    `important` would update in this tensor and update).
-    Rows with a factor (sage): eps, and the bound max_scale (default: max(1, beta / (1 - beta)), which the variant
-    `full` never exceeds). Rows with a moving average of I: its rate beta, and state_dtype, its precision; the average
-    of a tensor is divided by 1 - beta ** t after t updates in which this tensor had a gradient.
-    base_fused: the step of a plain Adam or AdamW is made by torch's fused implementation, equal within rounding; with
-    False the base steps itself, and neutral settings give its very bits.
+    - at stage `gradient`: grad <- -g(I) * grad; `base.step()`
+    - at stage `update`: theta' = theta after `base.step()`; theta <- theta + -g(I) * (theta' - theta), so that g = 0
+      also undoes momentum and weight decay.
 
-    Masked gradients do not freeze a weight under momentum or weight decay: use stage="update" for that. Measure
-    gradients before `step()`, which masks them in place. bfloat16 averages stand still when beta is above about 0.99.
+    For plain SGD both are the row's f, g, h (`rules.py`).
+
+    Args:
+        base: the optimizer that updates the parameters.
+        slots: the weights that the method acts on (`scope_of(model)`).
+        method, variant: a row of the table, by name.
+        importance: the metric (default: that of the row).
+        norm: compare scores within each `tensor`, or over all slots (`global`).
+        stage: where g acts (default: the row's stage).
+        start: the first update, counted from 1, in which the method acts.
+        seed: the seed of random masks.
+        beta: decay rate of the moving average of I, for rows that have one. The average of a tensor is divided by
+            1 - beta ** t after t updates in which the tensor had a gradient.
+        eps: added to numerator and denominator of factors.
+        max_scale: upper bound of factors (default: max(1, beta / (1 - beta)), which sage's `full` never exceeds).
+        state_dtype: dtype of the moving averages (default: that of the parameter, bfloat16 for float16).
+        keep: fraction of the weights that variant `random` of weighted_freeze updates (default: as many as variant
+            `important` would update in the same tensor and update).
+        base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
+            rounding. With False the base steps itself, and neutral settings are bit-identical to it.
+
+    Masking the gradient does not freeze a weight under momentum or weight decay; use stage="update" for that. If you
+    inspect gradients, do it before `step()`, which masks them in place. bfloat16 averages stop changing when beta is
+    above about 0.99.
     """
 
     def __init__(
@@ -90,92 +102,101 @@ class GuidedOptimizer(WrappedOptimizer):
             )
         if keep is not None and not (rule.has_rate and 0 <= keep <= 1):
             raise ValueError(
-                f"keep is a share between 0 and 1 for variant 'random' of weighted_freeze; got {keep} for {rule.label}"
+                "keep must be between 0 and 1 and needs variant 'random' of weighted_freeze; "
+                f"got {keep} for {rule.label}"
             )
         self.beta, self.eps, self.state_dtype, self.keep = beta, eps, state_dtype, keep
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
-        self.judged: dict[str, Change] = {}  # of the step that is recorded, for a row that follows it
         self.averages: dict[str, Tensor] = {}
-        self.averaged: dict[str, int] = {}  # updates that each average has seen
+        self.averaged: dict[str, int] = {}  # number of updates in each average
 
-    def _own_state(self) -> dict[str, Any]:
+    def _method_state(self) -> dict[str, Any]:
         return {"averages": dict(self.averages), "averaged": dict(self.averaged)} if self.averages else {}
 
-    def _load_own_state(self, own: dict[str, Any]) -> None:
-        saved = own.get("averages", {})
+    def _load_method_state(self, state: dict[str, Any]) -> None:
+        saved = state.get("averages", {})
         self.averages = {s.name: self._average_of(s).copy_(saved[s.name]) for s in self.slots if s.name in saved}
-        # States of earlier versions have no counts: there every average had seen all updates since the start.
-        since_start = own.get("updates", 0) - self.start + 1
-        self.averaged = {name: own.get("averaged", {}).get(name, since_start) for name in self.averages}
+        # States of earlier versions have no counts: every average had seen all updates since `start`.
+        since_start = state.get("updates", 0) - self.start + 1
+        self.averaged = {name: state.get("averaged", {}).get(name, since_start) for name in self.averages}
 
     @property
     def extra_bytes(self) -> int:
         return sum(average.numel() * average.element_size() for average in self.averages.values())
 
-    # One update: factors from the scores, the base's step, and its change times the factors.
-
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
             active = []
-        for slot in active if self.rule.averages else ():
-            self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
-        changes = [Change.of(slot) for slot in active] if self.stage == "update" else None
+        if self.rule.averages:
+            for slot in active:
+                self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
+        changes = {slot.name: Change.of(slot) for slot in active} if self.stage == "update" else {}
         if self.rule.follows_step:
-            self._judge_step_(active, changes or [])
+            self._step_and_fill_factors_(active, changes)
+            self._record_statistics(self._sums_of_changes(active, changes))
         else:
-            self._note(active)
-            self._factors_(active, changes)
+            self._record_statistics(self._sums(active))
+            if not self._scale_by_kernel_(active, changes):
+                self._scale_(active, changes)
             self._step_base()
-        _advance_(changes or [])
+        self._apply_(list(changes.values()))
 
-    # The scores: what is summed up over a tensor, or over all.
+    # 1. Statistics of the scores.
 
-    def _summed_up(self, active: Sequence[Slot], by_kernel: bool = False) -> Iterable[tuple[Slot, Summary]]:
-        """Each slot with what the row compares its scores with: their range, their mean, or a rate.
-
-        by_kernel: leave out the range, which the kernels find by themselves.
-        """
-        needs = self.rule.needs
-        if by_kernel and not {"rate", "mean"} & set(needs):
-            return [(slot, {}) for slot in active]
-        if "rate" in needs and self.keep is not None:
-            return [(slot, {"rate": self.keep}) for slot in active]
-        ranges = [self._range(slot) for slot in active] if {"rate", "lo"} & set(needs) else []
-        means = [self._mean(slot) for slot in active] if {"rate", "mean"} & set(needs) else []
-        if self.norm == "global" and ranges:
-            lo, hi = (_gathered(bounds) for bounds in zip(*ranges, strict=True))
-            ranges = [(lo.amin().to(slot.parameter.device), hi.amax().to(slot.parameter.device)) for slot in active]
+    def _statistics(self, slots: Sequence[Slot], without_range: bool = False) -> list[Statistics]:
+        """The statistics that the row `needs`, for each slot."""
+        if not slots:
+            return []
+        needs = set(self.rule.needs)
+        columns: dict[str, Sequence[Tensor | float]] = {}
+        if needs & {"lo", "hi"} and not without_range:
+            columns["lo"], columns["hi"] = self._ranges(slots)
+        if "mean" in needs:
+            columns["mean"] = self._means(slots)
         if "rate" in needs:
-            rates = [keep_probability(mean, *bounds) for mean, bounds in zip(means, ranges, strict=True)]
-            return [(slot, {"rate": rate}) for slot, rate in zip(active, rates, strict=True)]
-        if self.norm == "global" and means:
-            total = sum(map(len, active))
-            weighted = [mean.double() * (len(slot) / total) for mean, slot in zip(means, active, strict=True)]
-            mean = _gathered(weighted).sum().to(means[0].dtype)
-            means = [mean.to(slot.parameter.device) for slot in active]
-        if ranges:
-            return [(slot, {"lo": lo, "hi": hi}) for slot, (lo, hi) in zip(active, ranges, strict=True)]
-        if means:
-            return [(slot, {"mean": mean}) for slot, mean in zip(active, means, strict=True)]
-        return [(slot, {}) for slot in active]
+            columns["rate"] = self._rates(slots)
+        return [{name: column[index] for name, column in columns.items()} for index in range(len(slots))]
 
-    def _range(self, slot: Slot) -> tuple[Tensor, Tensor]:
-        """The smallest and the largest score of a slot."""
-        bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
-        return torch.stack([b.min for b in bounds]).amin(), torch.stack([b.max for b in bounds]).amax()
+    def _ranges(self, slots: Sequence[Slot]) -> tuple[list[Tensor], list[Tensor]]:
+        """The smallest and the largest score of each slot, or of all slots together."""
+        lo, hi = [], []
+        for slot in slots:
+            bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
+            lo.append(torch.stack([block.min for block in bounds]).amin())
+            hi.append(torch.stack([block.max for block in bounds]).amax())
+        if self.norm == "tensor":
+            return lo, hi
+        return _copies(_stack(lo).amin(), slots), _copies(_stack(hi).amax(), slots)
+
+    def _means(self, slots: Sequence[Slot]) -> list[Tensor]:
+        """The mean score of each slot, or of all slots together."""
+        means = [self._mean(slot) for slot in slots]
+        if self.norm == "tensor":
+            return means
+        total = sum(map(len, slots))
+        shares = [mean.double() * (len(slot) / total) for mean, slot in zip(means, slots, strict=True)]
+        return _copies(_stack(shares).sum().to(means[0].dtype), slots)
 
     def _mean(self, slot: Slot) -> Tensor:
-        """The mean score of a slot, summed up in float64."""
-        scores = (self._scores(weight, grad) for _, (weight, grad) in self._blocks(slot))
-        sums, dtypes = zip(*((s.sum(dtype=torch.float64), s.dtype) for s in scores), strict=True)
-        return (torch.stack(sums).sum() / len(slot)).to(dtypes[0])
+        """The mean score of a slot, accumulated in float64."""
+        sums = [self._scores(weight, grad).sum(dtype=torch.float64) for _, (weight, grad) in self._blocks(slot)]
+        return (torch.stack(sums).sum() / len(slot)).to(torch.promote_types(slot.parameter.dtype, torch.float32))
 
-    # The moving average of I.
+    def _rates(self, slots: Sequence[Slot]) -> Sequence[Tensor | float]:
+        """The fraction of each slot that is updated: `keep`, or the mean `keep_probability` of its scores."""
+        if self.keep is not None:
+            return [self.keep] * len(slots)
+        return [
+            keep_probability(self._mean(slot), lo, hi) for slot, lo, hi in zip(slots, *self._ranges(slots), strict=True)
+        ]
+
+    # 2. The moving average of I.
 
     def _average_of(self, slot: Slot) -> Tensor:
-        """The average of a slot, zero when it begins: in the parameter's precision, or bfloat16 for float16.
+        """The average of a slot, zero at first.
 
-        I is a product of two small numbers, which float16 rounds to nothing.
+        Its dtype is `state_dtype` or the parameter's, but bfloat16 in place of float16: I is a product of two small
+        numbers, which underflows in float16.
         """
         if slot.name not in self.averages:
             dtype = self.state_dtype or slot.parameter.dtype
@@ -183,19 +204,14 @@ class GuidedOptimizer(WrappedOptimizer):
             self.averages[slot.name] = torch.zeros(slot.shape, dtype=dtype, device=slot.parameter.device)
         return self.averages[slot.name]
 
-    def _average_read(self, slot: Slot) -> tuple[Tensor, ...]:
+    def _average_input(self, slot: Slot) -> tuple[Tensor, ...]:
+        """The average of a slot if the row has one, as a tuple to pass to `_blocks`."""
         return (self._average_of(slot),) if self.rule.averages else ()
 
-    def _learn(self, active: Sequence[Slot]) -> None:
-        """average <- beta * average + (1 - beta) * I, where the row has an average."""
-        for slot in active if self.rule.averages else ():
-            for _, (weight, grad, average) in self._blocks(slot, self._average_of(slot)):
-                average.copy_(self._moved(average, self._scores(weight, grad)))
-
-    def _moved(self, average: Tensor, scores: Tensor) -> Tensor:
-        """The average after this update, in its own precision."""
-        moved = average.to(scores.dtype, copy=True).mul_(self.beta).add_(scores * (1 - self.beta))
-        return moved.to(average.dtype)
+    def _next_average(self, average: Tensor, scores: Tensor) -> Tensor:
+        """beta * average + (1 - beta) * I, in the average's dtype."""
+        result = average.to(scores.dtype, copy=True).mul_(self.beta).add_(scores * (1 - self.beta))
+        return result.to(average.dtype)
 
     def _correction(self, slot: Slot) -> float:
         # DEVIATION: neither paper prints a correction of the average for its start at zero. The code of Liang et al.
@@ -203,125 +219,127 @@ class GuidedOptimizer(WrappedOptimizer):
         # is I itself and (but for eps) nothing moves.
         return 1 / (1 - self.beta ** self.averaged[slot.name])
 
-    # The factors -g(I).
+    # 3. The factors -g(I).
 
     # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
     # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
-    def _factors_(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> None:
-        """grad <- -g(I) * grad; with `changes` instead: the weight before the step, and -g(I) for its change."""
-        if self._by_kernel(active, changes):
-            return
-        self._learn(active)
-        for index, (slot, summary) in enumerate(self._summed_up(active)):
-            factor = () if changes is None else (changes[index].factor,)
-            for start, (weight, grad, *more) in self._blocks(slot, *factor, *self._average_read(slot)):
-                minus_g = self._minus_g(slot, summary, start, weight, grad, *more[len(factor) :])
-                if factor:
-                    more[0].copy_(minus_g)
+    def _scale_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
+        """Stage `gradient`: grad <- -g(I) * grad. Stage `update`: set `old` and `factor` = -g(I) of each change."""
+        for slot, statistics in zip(active, self._statistics(active), strict=True):
+            change = changes.get(slot.name)
+            target = gradient(slot) if change is None else change.factor
+            for start, (weight, grad, output, *averages) in self._blocks(slot, target, *self._average_input(slot)):
+                for average in averages:
+                    average.copy_(self._next_average(average, self._scores(weight, grad)))
+                factor = self._factor(slot, statistics, start, weight, grad, *averages)
+                if change is None:
+                    output.mul_(factor)
                 else:
-                    grad.mul_(minus_g)
-            if changes is not None:
-                changes[index].old.copy_(slot.weight)
+                    output.copy_(factor)
+            if change is not None:
+                change.old.copy_(slot.weight)
 
-    def _judge_step_(self, active: Sequence[Slot], changes: Sequence[Change]) -> None:
-        """The base's step, and then -g(I) for it, of whole tensors: a row that follows the step may compare numbers."""
-        for change in changes:
-            change.old.copy_(change.weight)
-        self._step_base()
-        for slot, (weight, old, factor) in zip(active, changes, strict=True):
-            grad = gradient(slot).to(factor.dtype)
-            step = weight.to(factor.dtype) - old.to(factor.dtype)
-            given = Given(step=step, grad=grad, eps=self.eps, max_scale=self.max_scale)
-            factor.copy_(-self.rule.g.value(self._scores(old, gradient(slot)), given))
-        self.judged = {slot.name: change for slot, change in zip(active, changes, strict=True)} if self.record else {}
-        self._note(active)
-        self.judged = {}
-
-    def _by_kernel(self, active: Sequence[Slot], changes: Sequence[Change] | None) -> bool:
-        """Have a kernel do it; False where none computes this row or reads these tensors."""
-        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
-        tensors += [tensor for change in changes or () for tensor in change]
-        averages = [average for slot in active for average in self._average_read(slot)]
-        module = kernels.that_read(tensors)
-        constants = (self.beta, self.eps, self.max_scale)
-        kernel = kernels_c.kernel_of(self.rule.g.value, self.importance, averages, constants)
-        if module is None or kernel is None or (kernel.scales and changes is None):
-            return False
-        action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
-        guided = []
-        for index, (slot, summary) in enumerate(self._summed_up(active, by_kernel=True)):
-            _, old, factor = changes[index] if changes is not None else (None, None, None)
-            guided.append(
-                GuidedWeight(
-                    kernels_c.GRADIENT if changes is None else action,
-                    slot.weight,
-                    gradient(slot),
-                    old,
-                    factor,
-                    average=next(iter(self._average_read(slot)), None),
-                    key=self._key(slot),
-                    operand=self._operand(slot, summary),
-                )
-            )
-        module.guide_(guided, self.importance, kernel, self.norm == "global")
-        return True
-
-    def _operand(self, slot: Slot, summary: Summary) -> Tensor | float:
-        """The number that a kernel needs for the row and does not compute."""
-        if self.rule.averages:
-            return self._correction(slot)
-        return summary.get("rate", summary.get("mean", 0.0))
-
-    def _minus_g(
-        self, slot: Slot, summary: Summary, start: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
+    def _factor(
+        self, slot: Slot, statistics: Statistics, at: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
     ) -> Tensor:
-        """-g(I) for one block."""
+        """-g(I) for the block of a slot that begins at number `at`."""
         scores = self._scores(weight, grad)
-        given = dict[str, Any](summary)
+        quantities: dict[str, Any] = {**statistics, "eps": self.eps, "max_scale": self.max_scale}
         if self.rule.draws:
-            given["u"] = uniform(scores.numel(), self._key(slot), start, scores.device).view(scores.shape)
+            u = uniform(scores.numel(), self._stream_key(slot), at, scores.device)
+            quantities["u"] = u.view(scores.shape)
         if average is not None:
-            given["average"] = average.to(scores.dtype) * self._correction(slot)
-        return -self.rule.g.value(scores, Given(**given, eps=self.eps, max_scale=self.max_scale))
+            quantities["average"] = average.to(scores.dtype) * self._correction(slot)
+        return -self.rule.g.value(scores, Given(**quantities))
 
-    def _key(self, slot: Slot) -> tuple[int, int]:
+    def _stream_key(self, slot: Slot) -> tuple[int, int]:
         return stream_key(self.seed, self.updates, slot.name)
 
-    # What is recorded.
+    def _scale_by_kernel_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> bool:
+        """Do `_scale_` in a kernel; returns False if no kernel computes this row or supports these tensors."""
+        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
+        tensors += [tensor for change in changes.values() for tensor in change]
+        averages = [average for slot in active for average in self._average_input(slot)]
+        constants = (self.beta, self.eps, self.max_scale)
+        kernel = kernels_c.kernel_of(self.rule.g.value, self.importance, averages, constants)
+        module = kernels.module_for(tensors)
+        if module is None or kernel is None or (kernel.scales and self.stage == "gradient"):
+            return False
+        change_action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
+        action = kernels_c.GRADIENT if self.stage == "gradient" else change_action
+        guided_weights = []
+        for slot, statistics in zip(active, self._statistics(active, without_range=True), strict=True):
+            _, old, factor = changes.get(slot.name, (None, None, None))
+            operand = statistics.get("rate", statistics.get("mean", 0.0))
+            if self.rule.averages:
+                operand = self._correction(slot)
+            average, key = self.averages.get(slot.name), self._stream_key(slot)
+            guided_weights.append(GuidedWeight(action, slot.weight, gradient(slot), old, factor, average, key, operand))
+        module.guide_(guided_weights, self.importance, kernel, self.norm == "global")
+        return True
 
-    def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
-        for slot in active if self.rule.follows_step else ():
-            change = self.judged[slot.name]
-            scores = self._scores(change.old, gradient(slot)).double()
-            yield slot, torch.stack([self._effect(change.factor), scores.sum(), scores.square().sum()])
-        if self.rule.follows_step:
+    # 4. The change of the base's step.
+
+    def _step_and_fill_factors_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
+        """Step the base, and set `old` and `factor` = -g(I) of each change, for rows whose g reads the base's step.
+
+        g is computed on whole tensors, since it may compare numbers within a tensor.
+        """
+        for change in changes.values():
+            change.old.copy_(change.weight)
+        self._step_base()
+        for slot in active:
+            weight, old, factor = changes[slot.name]
+            quantities = Given(
+                step=weight.to(factor.dtype) - old.to(factor.dtype),
+                grad=gradient(slot).to(factor.dtype),
+                eps=self.eps,
+                max_scale=self.max_scale,
+            )
+            factor.copy_(-self.rule.g.value(self._scores(old, gradient(slot)), quantities))
+
+    @staticmethod
+    def _apply_(changes: Sequence[Change]) -> None:
+        """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
+        module = kernels.module_for(tensor for change in changes for tensor in change)
+        if module is not None:
+            module.advance_(changes)
             return
-        for slot, summary in self._summed_up(active):
+        for change in changes:
+            for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):
+                new = weight.to(factor.dtype)
+                step = new - old.to(factor.dtype)
+                weight.copy_(torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step))
+
+    # The sums that are logged (`_record_statistics`).
+
+    def _sums(self, active: Sequence[Slot]) -> Iterator[tuple[Slot, Tensor]]:
+        """The sums of each slot before the base's step."""
+        for slot, statistics in zip(active, self._statistics(active), strict=True):
             sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
-            for start, (weight, grad, *average) in self._blocks(slot, *self._average_read(slot)):
+            for start, (weight, grad, *averages) in self._blocks(slot, *self._average_input(slot)):
                 scores = self._scores(weight, grad)
-                factor = self._minus_g(slot, summary, start, weight, grad, *(self._moved(a, scores) for a in average))
-                scores = scores.double()
-                sums += torch.stack([self._effect(factor), scores.sum(), scores.square().sum()])
+                averages = [self._next_average(average, scores) for average in averages]
+                sums += self._block_sums(self._factor(slot, statistics, start, weight, grad, *averages), scores)
             yield slot, sums
 
-    def _effect(self, factor: Tensor) -> Tensor:
-        return factor.double().sum() if self.rule.scales else (factor == 0).sum().double()
+    def _sums_of_changes(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> Iterator[tuple[Slot, Tensor]]:
+        """The sums of each slot after `_step_and_fill_factors_`."""
+        for slot in active:
+            _, old, factor = changes[slot.name]
+            yield slot, self._block_sums(factor, self._scores(old, gradient(slot)))
+
+    def _block_sums(self, factor: Tensor, scores: Tensor) -> Tensor:
+        effect = factor.double().sum() if self.rule.scales else (factor == 0).sum().double()
+        scores = scores.double()
+        return torch.stack([effect, scores.sum(), scores.square().sum()])
 
 
-def _gathered(values: Sequence[Tensor]) -> Tensor:
-    """Numbers of all slots as one vector, on the device of the first."""
-    return torch.stack([value.to(values[0].device) for value in values])
+def _stack(numbers: Sequence[Tensor]) -> Tensor:
+    """Numbers of several devices as one vector on the device of the first."""
+    return torch.stack([number.to(numbers[0].device) for number in numbers])
 
 
-def _advance_(changes: Sequence[Change]) -> None:
-    """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    module = kernels.that_read(tensor for change in changes for tensor in change)
-    if module is not None:
-        module.advance_(changes)
-        return
-    for change in changes:
-        for _, (weight, old, factor) in blocks(change.weight.numel(), block_size(change.weight), *change):
-            end = weight.to(factor.dtype)
-            step = end - old.to(factor.dtype)
-            weight.copy_(torch.where(factor < 0.5, old + factor * step, end - (1 - factor) * step))
+def _copies(number: Tensor, slots: Sequence[Slot]) -> list[Tensor]:
+    """`number` on the device of each slot."""
+    return [number.to(slot.parameter.device) for slot in slots]

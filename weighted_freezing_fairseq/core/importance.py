@@ -1,7 +1,6 @@
-"""How important a parameter is: the three metrics of Li et al. 2023, section 2.1.
+"""Importance I of a weight: the three metrics of Li et al. 2023, section 2.1.
 
-Each is one elementwise function of a weight and its gradient. What is left out on purpose: averaging over time and
-normalisation, which belong to the rows of the table (`rules.py`), not to a metric.
+Each is an elementwise function of a weight and its gradient. Averages over time belong to the rows (`rules.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ def magnitude(theta: Tensor, grad: Tensor) -> Tensor:
 def loss_preserving(theta: Tensor, grad: Tensor) -> Tensor:
     """I = |theta * grad|, the first-order change of the loss when theta is set to zero (Li et al. eq. 1).
 
-    Not for a converged model, whose gradient says nothing of what a weight is worth.
+    Not for a converged model, where the gradient is noise around zero.
     """
     return (theta * grad).abs()
 
@@ -28,7 +27,7 @@ def loss_preserving(theta: Tensor, grad: Tensor) -> Tensor:
 def fisher(theta: Tensor, grad: Tensor) -> Tensor:
     """I = grad ** 2, the diagonal of the empirical Fisher information when `grad` belongs to one sample.
 
-    With the gradient of a batch, as inside an optimizer step, it is a noisy stand-in: opposite gradients of two
+    With the gradient of a batch, as in an optimizer step, it is a noisy approximation: opposite gradients of two
     samples cancel before they are squared.
     """
     return grad * grad

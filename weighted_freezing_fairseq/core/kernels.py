@@ -1,7 +1,7 @@
-"""Which kernels guide an update: C on a CPU, Triton on a GPU, or none; then plain torch does it.
+"""Selects the kernels that guide an update: C on a CPU, Triton on a GPU, or None, which means plain PyTorch.
 
-Both modules of kernels have `guide_` and `advance_`. The torch path in `guided.py` gives the same masks and, within
-rounding, the same updates. Left out on purpose: what the kernels compute (`kernels_c.py`, `kernels_triton.py`).
+Both kernel modules have `guide_` and `advance_`. The PyTorch code in `guided.py` gives the same masks and, up to
+rounding, the same updates.
 """
 
 import logging
@@ -17,8 +17,8 @@ from . import kernels_c
 logger = logging.getLogger(__name__)
 
 
-def that_read(tensors: Iterable[Tensor]) -> ModuleType | None:
-    """The kernels that can read all of `tensors` on this machine, or None."""
+def module_for(tensors: Iterable[Tensor]) -> ModuleType | None:
+    """The kernel module that supports all of `tensors` on this machine, or None."""
     tensors = list(tensors)
     if not tensors or not kernels_c.allowed():
         return None
@@ -35,7 +35,7 @@ def that_read(tensors: Iterable[Tensor]) -> ModuleType | None:
 def _triton() -> ModuleType | None:
     try:
         from . import kernels_triton
-    except ImportError as error:  # torch for a GPU brings Triton along, on Linux
+    except ImportError as error:  # PyTorch for GPUs installs Triton, but only on Linux
         logger.info("guided optimizers run in plain torch, without Triton's kernels: %s", error)
         return None
     return kernels_triton

@@ -1,9 +1,8 @@
-"""The C kernels of what runs in every update, compiled on first use, loaded with ctypes; absent without a compiler.
+"""C kernels for float32 tensors on a CPU (`kernels.c`), compiled on first use and called by ctypes.
 
-A few hundred lines of torch headers would cost a minute to compile; plain C with pointers costs two seconds and is
-kept in the user's cache. A caller must be ready for None: the torch path gives the same bits (the sums of
-`row_sums`: within rounding). `WFF_NATIVE=0` switches the kernels off. Left out on purpose: other devices, and other
-dtypes than float32.
+Plain C compiles in two seconds, without PyTorch's headers, and the library is stored in the user's cache. Without a
+compiler, or with `WFF_NATIVE=0`, `load` returns None and callers use PyTorch, which gives the same bits (for
+`row_sums` the same up to rounding).
 """
 
 import ctypes
@@ -48,7 +47,7 @@ METRICS = ("magnitude", "loss-preserving", "fisher")  # the order of the enum in
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept; `XDG_CACHE_HOME` moves it."""
+    """The folder of compiled kernels, in `XDG_CACHE_HOME` or ~/.cache."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "weighted_freezing_fairseq"
     except RuntimeError:
@@ -56,40 +55,40 @@ def cache_folder() -> Path:
 
 
 def _compile(library: Path) -> None:
-    """Compile beside the goal and rename, so that no process ever loads half a file."""
+    """Compile in a temporary folder, then rename, so that no process loads an incomplete file."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise OSError("no C compiler (cc) on the PATH")
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder) / library.name
-        command = [*compiler.split(), *_FLAGS, "-o", str(made), str(SOURCE)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode != 0:
-            raise OSError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
-        made.replace(library)
+        output = Path(folder) / library.name
+        command = [*compiler.split(), *_FLAGS, "-o", str(output), str(SOURCE)]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if process.returncode != 0:
+            raise OSError(f"{' '.join(command)} failed: {process.stderr.strip().splitlines()[-1:]}")
+        output.replace(library)
 
 
-_used: ContextVar[bool] = ContextVar("whether kernels are used", default=True)
+_enabled: ContextVar[bool] = ContextVar("whether kernels are enabled", default=True)
 
 
 @contextmanager
 def switched_off() -> Iterator[None]:
-    """Plain torch while this lasts."""
-    token = _used.set(False)
+    """A context in which no kernels are used, only PyTorch."""
+    token = _enabled.set(False)
     try:
         yield
     finally:
-        _used.reset(token)
+        _enabled.reset(token)
 
 
 def allowed() -> bool:
-    """Whether anything but plain torch may be used."""
-    return _used.get() and os.environ.get("WFF_NATIVE") != "0"
+    """Whether kernels, in C or Triton, may be used."""
+    return _enabled.get() and os.environ.get("WFF_NATIVE") != "0"
 
 
 def load() -> ctypes.CDLL | None:
-    """The compiled kernels, or None with the reason in the log."""
+    """The compiled kernels, or None; the log says why they cannot be loaded."""
     return _load() if allowed() else None
 
 
@@ -105,7 +104,7 @@ def _load() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning(
             "guided optimizers run in plain torch, slower than with their C kernels: %s; "
-            "these need a C compiler, and a cache folder that can be written (set XDG_CACHE_HOME)",
+            "install a C compiler (cc), or set XDG_CACHE_HOME to a writable folder",
             error,
         )
         return None
@@ -114,30 +113,26 @@ def _load() -> ctypes.CDLL | None:
     return kernels
 
 
-def suits(weight: Tensor, grad: Tensor) -> bool:
-    """Whether the kernels can read this pair."""
-    return readable(weight) and readable(grad)
-
-
 def readable(tensor: Tensor) -> bool:
-    """Whether a kernel can read this tensor: numbers of float32, one after the other, in the CPU's memory."""
+    """Whether the kernels support this tensor: float32, contiguous, on the CPU."""
     return tensor.is_cpu and tensor.dtype is torch.float32 and not tensor.is_sparse and tensor.is_contiguous()
 
 
 def ready(pairs: Iterable[tuple[Tensor, Tensor]]) -> bool:
-    """Whether the kernels are there and can read every pair."""
-    return all(suits(*pair) for pair in pairs) and load() is not None
+    """Whether the kernels are loaded and support all tensors of `pairs`."""
+    return all(readable(tensor) for pair in pairs for tensor in pair) and load() is not None
 
 
-# The functions of the table that kernels compute, in the order of the enums in kernels.c; torch computes all others.
+# The functions g of the table that the kernels compute, in the order of the enums in kernels.c.
 MASKS = (rules.freeze_important, rules.freeze_printed, rules.freeze_smooth, rules.freeze_random)
 FACTORS = (rules.sage_full, rules.sage_li, rules.sage_light)
 
 
 class Kernel(NamedTuple):
-    """Which -g(I) a kernel computes: a position in `MASKS`, or in `FACTORS` with what these need.
+    """The function -g(I) that a kernel computes.
 
-    half: averages are bfloat16. constants: beta, eps, max_scale.
+    variant: an index into `FACTORS` if `scales` is set, else into `MASKS`. half: whether averages are bfloat16, not
+    float32. constants: beta, eps and max_scale of factors.
     """
 
     variant: int = 0
@@ -149,12 +144,12 @@ class Kernel(NamedTuple):
 def kernel_of(
     g: Callable[..., Tensor], importance: str, averages: Iterable[Tensor], constants: tuple[float, float, float]
 ) -> Kernel | None:
-    """The kernel for a row whose third term is the function `g`; None for another function, metric or precision."""
+    """The kernel for a row with the function `g`, or None if the function, metric or dtype is not supported."""
     if g in MASKS:
         return Kernel(MASKS.index(g))
     dtypes = {average.dtype for average in averages}
-    readable_averages = dtypes in (set(), {torch.float32}, {torch.bfloat16})
-    if g in FACTORS and importance == "loss-preserving" and readable_averages:
+    supported = dtypes in (set(), {torch.float32}, {torch.bfloat16})
+    if g in FACTORS and importance == "loss-preserving" and supported:
         return Kernel(FACTORS.index(g), True, dtypes == {torch.bfloat16}, constants)
     return None
 
@@ -164,43 +159,38 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="wff")
 
 
-def _each(count: int, work: Callable[[int], _T]) -> list[_T]:
-    """[work(0), work(1), ...], side by side: ctypes releases the interpreter's lock."""
+def _in_threads(count: int, work: Callable[[int], _T]) -> list[_T]:
+    """[work(0), work(1), ...], each in its own thread; ctypes releases the GIL."""
     if count <= 1:
         return list(map(work, range(count)))
-    others = [_threads(count - 1).submit(work, index) for index in range(1, count)]
-    return [work(0), *(other.result() for other in others)]
-
-
-def _shares(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of whole tensors for each thread, largest first to the least loaded."""
-    shares: list[list[int]] = [[] for _ in range(torch.get_num_threads())]
-    load = [0] * len(shares)
-    for index in sorted(range(len(tensors)), key=lambda i: -tensors[i].numel()):
-        least = load.index(min(load))
-        shares[least].append(index)
-        load[least] += tensors[index].numel()
-    return [share for share in shares if share]
+    futures = [_threads(count - 1).submit(work, index) for index in range(1, count)]
+    return [work(0), *(future.result() for future in futures)]
 
 
 def _on_shares(tensors: Sequence[Tensor], work: Callable[[list[int]], _T]) -> list[_T]:
-    """`work` on the share of each thread."""
-    shares = _shares(tensors)
-    return _each(len(shares), lambda index: work(shares[index]))
+    """Divide `tensors` among threads, the largest first to the least loaded thread; work(indices) in each thread."""
+    shares: list[list[int]] = [[] for _ in range(torch.get_num_threads())]
+    sizes = [0] * len(shares)
+    for index in sorted(range(len(tensors)), key=lambda i: -tensors[i].numel()):
+        smallest = sizes.index(min(sizes))
+        shares[smallest].append(index)
+        sizes[smallest] += tensors[index].numel()
+    shares = [share for share in shares if share]
+    return _in_threads(len(shares), lambda index: work(shares[index]))
 
 
 def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, float]:
     """The smallest and the largest importance in all (weight, gradient) of `pairs` together."""
     kind = ctypes.c_int(METRICS.index(metric))
-    weights, grads = ([part for pair in pairs for part in pair[k].view(-1).split(_LONG)] for k in (0, 1))
+    weights, grads = ([part for pair in pairs for part in pair[k].view(-1).split(_JOB_SIZE)] for k in (0, 1))
 
-    def range_of(share: list[int]) -> list[float]:
-        found = (ctypes.c_float * (2 * len(share)))()
-        _loaded().wff_ranges(*_sizes(weights, share), _at(weights, share), _at(grads, share), kind, found)
-        return list(found)
+    def bounds_of(share: list[int]) -> list[float]:
+        bounds = (ctypes.c_float * (2 * len(share)))()
+        _loaded().wff_ranges(*_sizes(weights, share), _pointers(weights, share), _pointers(grads, share), kind, bounds)
+        return list(bounds)
 
-    found = torch.tensor([number for share in _on_shares(weights, range_of) for number in share]).view(-1, 2)
-    return float(found[:, 0].amin()), float(found[:, 1].amax())  # of torch: a NaN is the largest
+    bounds = torch.tensor([bound for share in _on_shares(weights, bounds_of) for bound in share]).view(-1, 2)
+    return float(bounds[:, 0].amin()), float(bounds[:, 1].amax())  # amax, because in PyTorch NaN is the largest
 
 
 GRADIENT, CHANGE, SCALE_CHANGE = range(1, 4)  # the enum of actions in kernels.c
@@ -208,10 +198,10 @@ MASKING = (GRADIENT, CHANGE)
 
 
 class GuidedWeight(NamedTuple):
-    """A weight, its gradient, and what is done to them before the base steps.
+    """The tensors of one weight, and the action of `guide_` on them.
 
-    GRADIENT masks the gradient in place. CHANGE and SCALE_CHANGE write the weight to `old`, and to `factor` the share
-    of its change that it will keep (`advance_`).
+    GRADIENT masks the gradient in place. CHANGE and SCALE_CHANGE copy the weight to `old`, and write to `factor` the
+    mask or scale for its change, which `advance_` applies after the base's step.
     """
 
     action: int
@@ -219,58 +209,63 @@ class GuidedWeight(NamedTuple):
     grad: Tensor
     old: Tensor | None = None
     factor: Tensor | None = None
-    average: Tensor | None = None  # of SCALE_CHANGE, where the row has one
-    key: tuple[int, int] = (0, 0)  # of the stream of masks
-    operand: Tensor | float = 0.0  # of the row: the rate, the mean of the scores, or the correction of the average
+    average: Tensor | None = None  # for SCALE_CHANGE, if the row has one
+    key: tuple[int, int] = (0, 0)  # the stream of random numbers
+    operand: Tensor | float = 0.0  # the rate, the mean of the scores, or the correction of the average
 
 
 IMPORTANT = Kernel()
-RANDOM = MASKS.index(rules.freeze_random)  # whose masks do not depend on scores
-_JOB = struct.Struct("@5P2q2I3f2i0q")  # the structs of kernels.c, field for field
+RANDOM = MASKS.index(rules.freeze_random)
+_JOB = struct.Struct("@5P2q2I3f2i0q")  # the structs of kernels.c, field by field
 _SETTINGS = struct.Struct("@P3i0q")
-# More numbers than this are shared out among threads, and do not stay in a cache between two passes.
-_LONG = 1 << 19
+# The largest job. Longer weights are divided among threads, and do not fit into a cache between two passes.
+_JOB_SIZE = 1 << 19
 
 
 def guide_(
     weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
 ) -> None:
-    """Do for every weight what its action says, in one pass over its numbers; all tensors must be `readable`.
+    """Perform the action of every weight; all tensors must be `readable`.
 
-    With `shared_range` one minimum and maximum of the scores serve all weights that are frozen.
+    shared_range: compare scores with their minimum and maximum over all weights, not within each weight.
     """
     kernels = _loaded()
-    frozen = [(guided.weight, guided.grad) for guided in weights if guided.action in MASKING]
-    shared = (0.0, 0.0) if kernel.variant == RANDOM else ranges(frozen, metric) if shared_range and frozen else None
-    jobs = [job for guided in weights for job in _jobs(guided, metric, shared)]
-    table = b"".join(jobs)
-    taken = ctypes.c_int64(0)
+    masked = [(guided.weight, guided.grad) for guided in weights if guided.action in MASKING]
+    bounds = None
+    if kernel.variant == RANDOM:
+        bounds = (0.0, 0.0)  # not read
+    elif shared_range and masked:
+        bounds = ranges(masked, metric)
+    jobs = [job for guided in weights for job in _jobs(guided, metric, bounds)]
+    job_array = b"".join(jobs)
+    next_job = ctypes.c_int64(0)
     beta, eps, max_scale = kernel.constants
     constants = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
     settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), kernel.variant, kernel.half)
 
     def work(_: int) -> None:
-        kernels.wff_guide(ctypes.c_int64(len(jobs)), table, ctypes.byref(taken), settings)
+        kernels.wff_guide(ctypes.c_int64(len(jobs)), job_array, ctypes.byref(next_job), settings)
 
-    _each(min(torch.get_num_threads(), len(jobs)), work)
+    _in_threads(min(torch.get_num_threads(), len(jobs)), work)
 
 
 def _jobs(guided: GuidedWeight, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
-    """A weight as jobs of kernels.c, none of them long; `bounds` of the scores, where they are not the weight's own."""
+    """The jobs of a weight; bounds: smallest and largest score, or None if a job computes them itself."""
     action, weight, grad, old, factor, average, (key0, key1), operand = guided
     count = weight.numel()
-    if count > _LONG and bounds is None and action in MASKING:
+    if count > _JOB_SIZE and bounds is None and action in MASKING:
         bounds = ranges([(weight, grad)], metric)
     lo, hi = bounds or (0.0, 0.0)
-    columns = [
-        (t.data_ptr(), t.element_size()) if t is not None else (0, 0) for t in (weight, grad, old, factor, average)
+    addresses = [
+        (0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size())
+        for tensor in (weight, grad, old, factor, average)
     ]
     return [
         _JOB.pack(
-            *(address + at * size for address, size in columns),
-            min(_LONG, count - at), at, key0, key1, lo, hi, operand, action, bounds is not None,
+            *(address + start * size for address, size in addresses),
+            min(_JOB_SIZE, count - start), start, key0, key1, lo, hi, operand, action, bounds is not None,
         )
-        for at in range(0, count, _LONG)
+        for start in range(0, count, _JOB_SIZE)
     ]  # fmt: skip
 
 
@@ -279,36 +274,36 @@ def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     _on_columns("wff_advance", changes)
 
 
-def restore_(held: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
+def restore_(triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
     """weight <- old where the mask is 0, for each (weight, old, mask)."""
-    _on_columns("wff_restore", held)
+    _on_columns("wff_restore", triples)
 
 
 def mask_(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """tensor *= mask for each (tensor, bool mask) of one shape."""
+    """tensor *= mask for each (tensor, bool mask) of the same shape."""
     _on_columns("wff_mask", pairs)
 
 
 def row_sums(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """For each (w, r) of matrices: the sums over each row of w r, w^2 and r^2, (rows, 3) in float64."""
-    weights, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    sums = [torch.zeros(w.shape[0], 3, dtype=torch.float64) for w in weights]
+    """For each pair of matrices (w, r): the sums over each row of w r, w^2 and r^2, (rows, 3) in float64."""
+    ws, rs = [w for w, _ in pairs], [r for _, r in pairs]
+    sums = [torch.zeros(w.shape[0], 3, dtype=torch.float64) for w in ws]
 
-    def add_up(share: list[int]) -> None:
-        widths = (ctypes.c_int64 * len(share))(*(weights[i].shape[1] for i in share))
-        _loaded().wff_row_sums(
-            *_sizes(weights, share), *(_at(t, share) for t in (weights, others)), widths, _at(sums, share)
-        )
+    def work(share: list[int]) -> None:
+        columns = (ctypes.c_int64 * len(share))(*(ws[i].shape[1] for i in share))
+        pointers = _pointers(ws, share), _pointers(rs, share), columns, _pointers(sums, share)
+        _loaded().wff_row_sums(*_sizes(ws, share), *pointers)
 
-    _on_shares(weights, add_up)
+    _on_shares(ws, work)
     return sums
 
 
 def _on_columns(kernel: str, tuples: Sequence[tuple[Tensor, ...]]) -> None:
+    """Call a kernel whose arguments are one array of pointers for each position in `tuples`."""
     columns = list(zip(*tuples, strict=True))
 
     def work(share: list[int]) -> None:
-        getattr(_loaded(), kernel)(*_sizes(columns[0], share), *(_at(column, share) for column in columns))
+        getattr(_loaded(), kernel)(*_sizes(columns[0], share), *(_pointers(column, share) for column in columns))
 
     if columns:
         _on_shares(columns[0], work)
@@ -321,10 +316,9 @@ def _loaded() -> ctypes.CDLL:
 
 
 def _sizes(tensors: Sequence[Tensor], share: list[int]) -> tuple[object, object]:
-    """How many tensors a share has, and their lengths."""
+    """The arguments `count` and `n` of a kernel: the number of tensors in a share, and their sizes."""
     return ctypes.c_int64(len(share)), (ctypes.c_int64 * len(share))(*(tensors[i].numel() for i in share))
 
 
-def _at(tensors: Sequence[Tensor], share: list[int]) -> object:
-    """Where their numbers begin."""
+def _pointers(tensors: Sequence[Tensor], share: list[int]) -> object:
     return (ctypes.c_void_p * len(share))(*(tensors[i].data_ptr() for i in share))

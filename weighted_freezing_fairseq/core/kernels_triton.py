@@ -1,10 +1,9 @@
-"""The steps of guided optimizers on a GPU: Triton's kernels, one launch for all weights of a model.
+"""Triton kernels for float32 tensors on one GPU: two launches for all weights of a model.
 
-A model has hundreds of small weights, and a step of several operations on each; what that costs on a GPU is launches,
-of which there are two here. Nothing is read back: a table of addresses goes to the GPU, and bounds stay there. Results
-are those of kernels.c, up to the rounding of x * y + z; masks are the same bits. `works` is False, with the
-reason in the log, where the trial on a device failed. Under Triton's own switch TRITON_INTERPRET=1 the CPU runs the
-kernels, slowly: so they are tested. Left out on purpose: other dtypes than float32, and weights on several devices.
+A model has hundreds of small weights, so that with several operations on each the launches would dominate the cost.
+A table of addresses is sent to the GPU, and nothing is read back. Results are those of kernels.c: masks are
+bit-identical, factors up to rounding of x * y + z. `works` tries the kernels once on a device and logs why they fail.
+With TRITON_INTERPRET=1 Triton interprets the kernels on the CPU, for tests.
 """
 
 import logging
@@ -23,12 +22,12 @@ from .masks import keep_mask, stream_key, uniform
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1024
-_NO_RANGE = (0x7FFFFFFF, 0)  # the bits of a minimum and a maximum of nothing
+_NO_RANGE = (0x7FFFFFFF, 0)  # the bits of the minimum and the maximum of an empty set
 _DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether a kernel can read this tensor: numbers of float32, one after the other, in the GPU's memory."""
+    """Whether the kernels support this tensor: float32, contiguous, on a GPU."""
     return (
         tensor.device.type == _DEVICE
         and tensor.dtype is torch.float32
@@ -40,21 +39,22 @@ def readable(tensor: Tensor) -> bool:
 def guide_(
     weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
 ) -> None:
-    """`kernels_c.guide_`, in two launches."""
+    """The same as `kernels_c.guide_`."""
     weights = [guided for guided in weights if guided.weight.numel()]
     if not weights:
         return
     device = weights[0].weight.device
     launch = _Launch(weights, device)
-    frozen = kernel.variant != kernels_c.RANDOM and any(guided.action in kernels_c.MASKING for guided in weights)
-    bounds = _sent([_NO_RANGE], torch.int32, device).repeat(1 if shared_range or not frozen else len(weights), 1)
-    ways = {"METRIC": kernels_c.METRICS.index(metric), "SHARED": shared_range}
-    if frozen:
-        launch(triton_source.ranges, bounds, **ways)
+    needs_range = kernel.variant != kernels_c.RANDOM and any(guided.action in kernels_c.MASKING for guided in weights)
+    shared = shared_range or not needs_range
+    bounds = _to_device([_NO_RANGE], torch.int32, device).repeat(1 if shared else len(weights), 1)
+    options = {"METRIC": kernels_c.METRICS.index(metric), "SHARED": shared}
+    if needs_range:
+        launch(triton_source.ranges, bounds, **options)
     beta, eps, max_scale = kernel.constants
-    constants = _sent([beta, 1 - beta, eps, max_scale], torch.float32, device)
-    ways |= {"VARIANT": kernel.variant, "HALF": kernel.half}
-    launch(triton_source.guide, bounds, _operands(weights, device), constants, **ways)
+    constants = _to_device([beta, 1 - beta, eps, max_scale], torch.float32, device)
+    options |= {"VARIANT": kernel.variant, "HALF": kernel.half}
+    launch(triton_source.guide, bounds, _operands(weights, device), constants, **options)
 
 
 def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -65,12 +65,12 @@ def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
 
 
 class _Launch:
-    """A table of weights on their device, and the blocks that they are cut into."""
+    """Launches kernels on a table of weights, with one program for each block of `_BLOCK` numbers."""
 
     def __init__(self, weights: Sequence[GuidedWeight], device: torch.device) -> None:
         self.device = device
         self.owner = _owners(tuple(guided.weight.numel() for guided in weights), device)
-        self.table = _sent(list(_rows(weights)), torch.int64, device)
+        self.table = _to_device(list(_table_rows(weights)), torch.int64, device)
 
     def __call__(self, kernel: object, *tensors: Tensor, **constants: int) -> None:
         with nullcontext() if self.device.type == "cpu" else torch.cuda.device(self.device):
@@ -79,76 +79,78 @@ class _Launch:
             )
 
 
-def _rows(weights: Sequence[GuidedWeight]) -> Iterator[tuple[int, ...]]:
-    """The columns of triton_source.py."""
-    first = 0
+def _table_rows(weights: Sequence[GuidedWeight]) -> Iterator[tuple[int, ...]]:
+    """One row for each weight; triton_source.py names the columns."""
+    first_block = 0
     for guided in weights:
         tensors = (guided.weight, guided.grad, guided.old, guided.factor, guided.average)
         count = guided.weight.numel()
-        yield *(0 if t is None else t.data_ptr() for t in tensors), count, first, guided.action, *guided.key
-        first += -(-count // _BLOCK)
+        yield *(0 if t is None else t.data_ptr() for t in tensors), count, first_block, guided.action, *guided.key
+        first_block += -(-count // _BLOCK)
 
 
 @lru_cache(maxsize=8)
 def _owners(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    """For each block the weight that it belongs to; the same in every update."""
+    """For each block the index of its weight; cached, since it is the same in every update."""
     blocks = torch.tensor([-(-count // _BLOCK) for count in counts], device="cpu")
     return torch.arange(len(counts), dtype=torch.int32, device="cpu").repeat_interleave(blocks).to(device)
 
 
-def _sent(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Values on their way to the device, which nobody waits for."""
+def _to_device(values: Sequence[object], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copy values to the device asynchronously."""
     table = torch.tensor(values, dtype=dtype, device="cpu")
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
 def _operands(weights: Sequence[GuidedWeight], device: torch.device) -> Tensor:
-    """The operand of each weight; those that were computed on the device stay there."""
+    """The operand of each weight; operands that are tensors on the device are not copied to the CPU."""
     operands = [guided.operand for guided in weights]
     if not any(isinstance(operand, Tensor) for operand in operands):
-        return _sent(operands, torch.float32, device)
-    absent = torch.zeros((), device=device)
-    return torch.stack([operand.float() if isinstance(operand, Tensor) else absent for operand in operands])
-
-
-# Whether it works here ------------------------------------------------------------------------------------------------
+        return _to_device(operands, torch.float32, device)
+    zero = torch.zeros((), device=device)
+    return torch.stack([operand.float() if isinstance(operand, Tensor) else zero for operand in operands])
 
 
 @cache
 def works(device: torch.device) -> bool:
-    """Whether a trial on this device went well."""
-    wrong = trial(device)
-    if wrong:
-        words = "guided optimizers run in plain torch on %s, which is slower: the trial of their kernels failed (%s)"
-        logger.warning(words, device, wrong)
-    return not wrong
+    """Whether the kernels work on this device, by a trial."""
+    problem = trial(device)
+    if problem:
+        logger.warning(
+            "guided optimizers run in plain torch on %s, which is slower: the trial of their kernels failed (%s)",
+            device,
+            problem,
+        )
+    return not problem
 
 
 def trial(device: torch.device) -> str:
-    """What is wrong where not all is as torch has it on the CPU: masks to the bit, factors within rounding."""
+    """Compare the kernels with PyTorch on the CPU; returns the problem, or "" if there is none."""
     try:
-        return _differs(device)
-    except Exception as error:  # noqa: BLE001  compiler, driver, GPU: whatever fails, torch can do without
+        return _difference_from_torch(device)
+    except Exception as error:  # noqa: BLE001  compiler, driver and GPU raise many types; PyTorch can replace them all
         return f"{type(error).__name__}: {error}"
 
 
-def _differs(device: torch.device) -> str:
-    """One update of freezing, and one of sage, with numbers of all sizes."""
+def _difference_from_torch(device: torch.device) -> str:
+    """Run one update of weighted_freeze and one of sage on numbers of many magnitudes."""
     generator = torch.Generator("cpu").manual_seed(1)
-    drawn = torch.empty(3, 3 * _BLOCK - 5, device="cpu").normal_(generator=generator)
-    w, g, average = drawn * drawn.roll(1, 1).exp() * 1e-2
+    normal = torch.empty(3, 3 * _BLOCK - 5, device="cpu").normal_(generator=generator)
+    w, g, average = normal * normal.roll(1, 1).exp() * 1e-2
     average, key = average.abs(), stream_key(1, 1, "trial")
-    size, score = w.abs(), (w * g).abs()
-    masked = g * keep_mask(size, size.amin(), size.amax(), uniform(len(w), key))
-    moved = average.double() * 0.75 + score.double() * 0.25
-    factor = (((score - moved).abs() + 1e-12) / (moved + 1e-12)).clamp_max(3.0)
-    sent = [tensor.to(device, copy=True) for tensor in (w, g, g, average, w, w)]
-    weight, masked_here, grad, average_here, old_here, factor_here = sent
-    guide_([GuidedWeight(kernels_c.GRADIENT, weight, masked_here, key=key)], "magnitude")
-    scaled = GuidedWeight(kernels_c.SCALE_CHANGE, weight, grad, old_here, factor_here, average_here, operand=1.0)
+    magnitude, score = w.abs(), (w * g).abs()
+    expected_grad = g * keep_mask(magnitude, magnitude.amin(), magnitude.amax(), uniform(len(w), key))
+    expected_average = average.double() * 0.75 + score.double() * 0.25
+    expected_factor = ((score - expected_average).abs() + 1e-12) / (expected_average + 1e-12)
+    copies = [tensor.to(device, copy=True) for tensor in (w, g, g, average, w, w)]
+    weight, masked_grad, grad, average, old, factor = copies
+    guide_([GuidedWeight(kernels_c.GRADIENT, weight, masked_grad, key=key)], "magnitude")
+    scaled = GuidedWeight(kernels_c.SCALE_CHANGE, weight, grad, old, factor, average, operand=1.0)
     guide_([scaled], "loss-preserving", Kernel(0, True, constants=(0.75, 1e-12, 3.0)))
-    if not torch.equal(masked_here.cpu(), masked):
+    if not torch.equal(masked_grad.cpu(), expected_grad):
         return "another mask than torch's"
-    pairs = ((average_here, moved), (factor_here, factor))
-    alike = all(torch.allclose(mine.cpu().double(), exact, rtol=1e-5, atol=1e-9) for mine, exact in pairs)
-    return "" if alike and torch.equal(old_here.cpu(), w) else "another factor than torch's"
+    close = all(
+        torch.allclose(result.cpu().double(), expected, rtol=1e-5, atol=1e-9)
+        for result, expected in ((average, expected_average), (factor, expected_factor.clamp_max(3.0)))
+    )
+    return "" if close and torch.equal(old.cpu(), w) else "another factor than torch's"

@@ -1,7 +1,6 @@
-"""Groups of parameters: by the type of their module, and by layer.
+"""Groups of parameters, by type of module and by layer, for tables and figures.
 
-The groups follow from names of modules (`ATTENTION`, `FEED_FORWARD`: data) and from types of owners, so that figures of
-several models stand side by side. Left out on purpose: which parameters a method acts on (`scope.py`).
+Groups depend only on names and types of modules, so that those of several models can be compared.
 """
 
 import re
@@ -11,26 +10,25 @@ from torch import nn
 
 from .scope import Entry
 
-Group = tuple[str, str]  # by what parameters are grouped, and the group
+Group = tuple[str, str]  # the kind of group ("model", "type" or "layer") and its name
 
-_BY = ("model", "type", "layer")
-# Names that modules have in Transformers; a caller may add its own.
+_KINDS = ("model", "type", "layer")
+# Names of modules in Transformers; callers may add names.
 ATTENTION = {"self_attn": "self-attention", "encoder_attn": "cross-attention"}
 FEED_FORWARD = {"fc1", "fc2"}
 OUTPUT = {"output_projection"}
 
 
 def module_type(entry: Entry) -> str:
-    """Its kind of module, in encoder and decoder alike: `self-attention q`, `fc1`, `embedding`, `norm`, `bias` ...
+    """The type of a parameter: `self-attention q`, `fc1`, `embedding`, `norm`, `bias` ...
 
-    A matrix with several names goes by the first, and an embedding that is tied to the output projection is an
-    embedding. What has no name here keeps its own, without the numbers of layers.
+    Encoder and decoder have the same types. An embedding that is tied to the output projection is an embedding. Other
+    types are the parameter's name without the indices of layers.
     """
-    *path, own = entry.name.split(".")
-    module, parent = ("", "", *path)[-1], ("", "", *path)[-2]
+    parent, module, attribute = ["", "", *entry.name.split(".")][-3:]
     if any(issubclass(owner, nn.LayerNorm) for owner in entry.owners) or re.search(r"layer_?norm", module):
         return "norm"
-    if "bias" in own:
+    if "bias" in attribute:
         return "bias"
     if any(issubclass(owner, nn.Embedding) for owner in entry.owners):
         return "embedding"
@@ -44,17 +42,17 @@ def module_type(entry: Entry) -> str:
 
 
 def layer(entry: Entry) -> str | None:
-    """The layer that it lies in, as `encoder.layers.0`; None for what lies outside of all (embeddings, last norms)."""
-    found = re.match(r"(.*?\.\d+)\.", entry.name)
-    return found and found[1]
+    """The layer of a parameter, such as `encoder.layers.0`; None outside of layers (embeddings, last norms)."""
+    match = re.match(r"(.*?\.\d+)\.", entry.name)
+    return match and match[1]
 
 
 def groups_of(entry: Entry) -> list[Group]:
-    """The groups that a parameter counts in: the whole model, its type, its layer if it lies in one."""
-    own = layer(entry)
-    return [("model", "all"), ("type", module_type(entry)), *([("layer", own)] if own else [])]
+    """The groups of a parameter: the whole model, its type, and its layer if it has one."""
+    layers = [("layer", name)] if (name := layer(entry)) else []
+    return [("model", "all"), ("type", module_type(entry)), *layers]
 
 
 def in_order(groups: Iterable[Group]) -> list[Group]:
-    """The rows of a table: the model, then its types, then its layers, each in the order that they come in."""
-    return sorted(groups, key=lambda group: _BY.index(group[0]))
+    """Sort groups for a table: the model, types, layers; within a kind the order does not change."""
+    return sorted(groups, key=lambda group: _KINDS.index(group[0]))

@@ -1,4 +1,4 @@
-"""Strengths that change while training: plain functions of the number of the update."""
+"""Schedules of the strength of intra-distillation and of the sparsity of pruning, as functions of the update."""
 
 import math
 
@@ -6,9 +6,9 @@ import math
 def adaptive_alpha(update: int, updates: int, alpha: float, p: float, q: float) -> float:
     """alpha' = alpha * (p x / N)^gamma up to update N / p, then alpha (Xu et al. 2022, eq. 11 and 12).
 
-    x: `update`, counted from 0. N: `updates`, of the whole training. gamma = log_(p/q)(1 / alpha), so that alpha' is 1
-    at N / q and alpha from N / p on: slow at first, because the divergence of an untrained model's passes holds it
-    back. q > p > 0; alpha <= 1 is constant, as in the paper.
+    x: `update`, counted from 0. N: `updates`, the length of the training. gamma = log_(p/q)(1 / alpha), so that alpha'
+    is 1 at N / q and alpha from N / p on. It grows slowly at first, because the large divergence between passes of an
+    untrained model slows down learning. q > p > 0; alpha <= 1 is constant, as in the paper.
 
     >>> [round(adaptive_alpha(x, 1000, 5.0, p=5, q=10), 3) for x in (0, 50, 100, 200, 900)]
     [0.0, 0.2, 1.0, 5.0, 5.0]
@@ -23,10 +23,10 @@ PRUNE_SCHEDULES = ["uniform", "geometric", "cubic"]
 
 
 def sparsity(step: int, amount: float, target: float, schedule: str) -> float:
-    """The share of the weights that is pruned after pruning step `step`; `target` from step `pruning_steps` on.
+    """The fraction of the weights that is pruned after pruning step `step`; `target` from step `pruning_steps` on.
 
-    uniform: amount * step. geometric: 1 - (1 - amount)^step, a share of what is left.
-    cubic: target (1 - (1 - step / n)^3) over the n steps of uniform (Zhu and Gupta 2017, eq. 1).
+    uniform: amount * step. geometric: 1 - (1 - amount)^step, a constant fraction of the remaining weights.
+    cubic: target (1 - (1 - step / n)^3), with the n steps of uniform (Zhu and Gupta 2017, eq. 1).
 
     >>> [round(sparsity(k, 0.1, 0.35, "uniform"), 3) for k in range(5)]
     [0.0, 0.1, 0.2, 0.3, 0.35]
@@ -34,7 +34,8 @@ def sparsity(step: int, amount: float, target: float, schedule: str) -> float:
     # DEVIATION: O'Neill et al. section 4 speaks of pruning 10 % of the parameters at each step, but the 31 % and 28 %
     # that remain in Table 1 and Figure 8 are 0.9^11 and 0.9^12: 10 % of what is left. That is `geometric`;
     # the default is what the sentence says.
-    if step >= (steps := pruning_steps(amount, target, schedule)):
+    steps = pruning_steps(amount, target, schedule)
+    if step >= steps:
         return target
     if schedule == "cubic":
         return target * (1 - (1 - step / steps) ** 3)
@@ -42,6 +43,6 @@ def sparsity(step: int, amount: float, target: float, schedule: str) -> float:
 
 
 def pruning_steps(amount: float, target: float, schedule: str) -> int:
-    """How many pruning steps reach `target`."""
+    """The number of pruning steps until `target` is reached."""
     exact = math.log1p(-target) / math.log1p(-amount) if schedule == "geometric" else target / amount
     return math.ceil(round(exact, 9))

@@ -1,8 +1,7 @@
-"""Which tensors a method acts on, and under which name.
+"""Selects the weights that a method acts on.
 
-A `Slot` is one weight matrix as a method sees it: a stable name, and where its numbers lie in the parameter that the
-optimizer holds, which is a slice of one long tensor where a trainer flattens parameters. Left out on purpose: how a
-trainer's tensors are matched to names.
+A `Slot` is one named weight: the whole parameter that the optimizer holds, or a slice of it if a trainer flattens
+parameters into one tensor.
 """
 
 import math
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 Scope = Literal["linear", "all"]
 SCOPES: tuple[Scope, ...] = ("linear", "all")
 
-# 64 Ki numbers: the temporaries of one block stay in the second-level cache of a CPU core.
+# 64 Ki numbers: the temporaries of a block fit into the L2 cache of a CPU core.
 CPU_BLOCK = 1 << 16
-# Modules behind the last layer, by the name they have in a model: the projection onto the vocabulary, and the heads
-# that fine-tuning adds. None is attention or feed-forward. `pooler` is among them: models that were pretrained without
-# a loss on sentences (RoBERTa, XLM-R, DeBERTa) get a new one in fine-tuning, and a name means the same in all models.
+# Names of modules after the last layer: the output projection, and the heads that fine-tuning adds. `pooler` is one,
+# because fine-tuning initializes it anew in models that were pretrained without a loss on sentences (RoBERTa, XLM-R,
+# DeBERTa), and a name means the same in all models.
 HEADS = frozenset(
     """
     output_projection lm_head classification_heads
@@ -29,13 +28,13 @@ HEADS = frozenset(
     generator_lm_head generator_predictions discriminator_predictions
     """.split()
 )
-# What modules that only wrap another one call it: torch.compile, DDP, activation checkpointing.
+# Attributes in which wrappers hold the wrapped module: torch.compile, DDP, activation checkpointing.
 _WRAPPED = frozenset(("_orig_mod", "module", "_checkpoint_wrapped_module"))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter of a model: counted once however many names it has."""
+    """A parameter of a model. A tied parameter is one entry with several names."""
 
     name: str
     aliases: tuple[str, ...]
@@ -43,10 +42,10 @@ class Entry:
     shape: torch.Size
 
     def within(self, scope: Scope, heads: Set[str] = HEADS) -> bool:
-        """Whether `scope` holds this parameter.
+        """Whether this parameter is in `scope`.
 
-        linear: weight matrices of attention projections and feed-forward layers; never embeddings, norms, biases, nor
-        what is inside a module named in `heads`. all: every parameter.
+        linear: weight matrices of attention projections and feed-forward layers, without embeddings, norms, biases and
+        parameters inside a module named in `heads`. all: every parameter.
         """
         if scope == "all":
             return True
@@ -61,7 +60,7 @@ class Entry:
 def catalogue(model: nn.Module) -> list[tuple[Entry, nn.Parameter]]:
     """Every parameter of `model` with all its names and owners, in the order of `model.parameters()`.
 
-    Names leave out wrappers: masks are drawn by name, and must be the same with and without torch.compile or DDP.
+    Names do not contain wrappers: masks are drawn by name, and must not depend on torch.compile or DDP.
     """
     names: dict[nn.Parameter, list[str]] = {}
     owners: dict[nn.Parameter, list[type[nn.Module]]] = {}
@@ -76,9 +75,9 @@ def catalogue(model: nn.Module) -> list[tuple[Entry, nn.Parameter]]:
 
 
 def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module with its name, without the parts of it that come from wrappers.
+    """Every module with its name, without the parts of the name that come from wrappers.
 
-    A wrapper is a module with one child of a name in `_WRAPPED` and nothing else, so that two names stay two.
+    A wrapper has a child named in `_WRAPPED` and no other children or parameters, so that names stay unique.
     """
     modules = dict(model.named_modules())
     names: dict[str, str] = {}
@@ -91,24 +90,24 @@ def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @dataclass(frozen=True)
 class Slot:
-    """The numbers of one named weight inside the tensor that the optimizer holds."""
+    """A named weight, and its position inside the parameter that the optimizer holds."""
 
     name: str
     parameter: Tensor
     shape: torch.Size
-    start: int | None = None  # offset in a flat parameter; None where the parameter is the weight itself
+    start: int | None = None  # offset in a flat parameter; None if the parameter is the weight itself
 
     def __len__(self) -> int:
         return math.prod(self.shape)
 
     @property
     def weight(self) -> Tensor:
-        """The weight: a view, so that a change of it is a change of the model."""
+        """The weight, as a view of the parameter."""
         return self.part(self.parameter.detach())
 
     @property
     def grad(self) -> Tensor | None:
-        """Its gradient likewise, or None."""
+        """The gradient, as a view, or None."""
         if self.parameter.grad is None:
             return None
         if self.parameter.grad.is_sparse:
@@ -116,20 +115,20 @@ class Slot:
         return self.part(self.parameter.grad)
 
     def part(self, tensor: Tensor) -> Tensor:
-        """Its numbers in a tensor of the parameter's shape."""
+        """The part of a tensor of the parameter's shape that belongs to this weight."""
         return tensor if self.start is None else tensor[self.start : self.start + len(self)].view(self.shape)
 
 
 def block_size(tensor: Tensor) -> int:
-    """How many numbers of `tensor` to work on at a time: what stays in a CPU's cache, all on other devices."""
+    """How many numbers of `tensor` to process at a time: a block that fits a CPU's cache, all on other devices."""
     return CPU_BLOCK if tensor.device.type == "cpu" else tensor.numel()
 
 
 def blocks(count: int, size: int, *tensors: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """Views of `tensors`, all of `count` numbers, `size` numbers at a time, each with the position of its first.
+    """Split `tensors`, each of `count` numbers, into views of `size` numbers; yields the position of each block too.
 
-    Elementwise work on short blocks stays in the cache and needs no copy of a whole weight. A tensor that is not
-    contiguous cannot be cut without a copy: then all come whole, and positions still count in logical order.
+    Elementwise operations on blocks stay in the cache, and their temporaries are small. If a tensor is not contiguous,
+    the tensors are yielded whole, since views of its blocks do not exist.
     """
     if size >= count or not all(t.is_contiguous() for t in tensors):
         yield 0, tensors
@@ -140,22 +139,22 @@ def blocks(count: int, size: int, *tensors: Tensor) -> Iterator[tuple[int, tuple
 
 
 def scope_of(model: nn.Module, scope: Scope = "linear", heads: Set[str] = HEADS) -> list[Slot]:
-    """The slots of `model` that `scope` holds, ready for `GuidedOptimizer`.
+    """The slots of the trainable parameters of `model` in `scope`, for `GuidedOptimizer`.
 
-    heads: names of modules that scope "linear" leaves out, with all that is inside; one of your own is added by
-    `heads=HEADS | {"my_head"}`. Each is compared with whole parts of a dotted name: "score" is not "scored".
+    heads: names of modules that scope "linear" excludes with everything inside them. To exclude another module, give
+    `heads=HEADS | {"my_head"}`. A name is compared with whole parts of a dotted name: "score" does not match "scored".
 
     >>> [slot.name for slot in scope_of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)))]
     ['0.weight']
     """
     if scope not in SCOPES:
-        raise ValueError(f"unknown scope {scope!r}; choose one of {', '.join(SCOPES)}")
+        raise ValueError(f"unknown scope {scope!r}; choose one of: {', '.join(SCOPES)}")
     slots = [Slot(e.name, p, e.shape) for e, p in catalogue(model) if p.requires_grad and e.within(scope, heads)]
     return nonempty(slots, scope)
 
 
 def nonempty(slots: Sequence[Slot], scope: Scope, remedy: str = "use scope='all'") -> list[Slot]:
-    """`slots`, or an error that ends with `remedy`: a method without weights would silently do nothing."""
+    """Return `slots`, or raise an error that ends with `remedy`: a method without weights would have no effect."""
     if not slots:
         raise ValueError(f"no weight of this model is in scope {scope!r}; {remedy}")
     return list(slots)

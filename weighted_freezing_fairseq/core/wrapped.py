@@ -1,8 +1,7 @@
-"""What every guided optimizer is: a torch optimizer around another one that it never patches and never subclasses.
+"""The base class of guided optimizers: a `torch.optim.Optimizer` that wraps another one.
 
-The base answers whatever an optimizer is asked; state is the base's with one more key. The two
-ways to guide, by scores measured in every update (`guided.py`) and by a mask that stays (`fixed.py`), are subclasses.
-Left out on purpose: any mathematics.
+Parameter groups and state are those of the wrapped optimizer; the state dict has one more key. `guided.py` holds the
+subclass that measures scores in every update, `fixed.py` the one with a fixed mask.
 """
 
 import inspect
@@ -21,7 +20,7 @@ from .scope import Slot, block_size, blocks
 
 logger = logging.getLogger(__name__)
 
-NORMS = ("tensor", "global")  # over what scores are compared: within each tensor, or over all slots
+NORMS = ("tensor", "global")  # scores are compared within each tensor, or over all slots
 STATE_KEY = "guided"
 # Labels under which earlier versions saved a row.
 _EARLIER_LABELS = {
@@ -32,10 +31,11 @@ _EARLIER_LABELS = {
 
 
 class WrappedOptimizer(torch.optim.Optimizer, ABC):
-    """`base` with its updates changed on the weights in `slots`, as one optimizer row of the table says.
+    """Changes the updates of `base` on the weights in `slots` according to an optimizer row of the table.
 
-    A base that needs a closure (LBFGS) is refused. `record = True` before a step has statistics measured into
-    `recorded`, and what they come from of each slot into `noted`; nothing is synchronised.
+    A base that needs a closure (LBFGS) is rejected. With `record = True` a step also measures statistics: `recorded`
+    holds those of all slots as tensors, and `frozen_counts` the frozen numbers of each slot. Measuring does not
+    synchronize with the GPU.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         seed: int,
         base_fused: bool,
     ) -> None:
-        _refuse_closure(base)
+        _reject_closure(base)
         self.base = base
-        super().__setstate__({})  # torch's step hooks, without a second copy of param_groups and state
+        super().__setstate__({})  # sets up PyTorch's step hooks; __init__ would also create param_groups and a state
         self.slots = list(slots)
         self.rule = rule
         self.importance = choice("importance", importance or rule.metric, METRICS)
@@ -57,11 +57,11 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self.base_fused = base_fused
         self.updates = 0
         self.record = False
-        self.noted: dict[str, Tensor] = {}
+        self._slot_sums: dict[str, Tensor] = {}
         self.recorded: dict[str, Tensor] = {}
         _check_slots(base, self.slots)
 
-    # What a torch optimizer is asked for, answered by the base.
+    # The interface of torch.optim.Optimizer, delegated to the base.
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -84,16 +84,16 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
                     p.grad.detach_().zero_()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Hand new parameters to the base; they are not guided."""
+        """Add parameters to the base; they are not guided."""
         self.base.add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: no hooks, nor what a schedule put in place of `step`, as in torch's optimizers.
+        """The attributes to copy or pickle: without hooks and a scheduler's replacement of `step`, as in PyTorch.
 
-        A row of the table goes by name, so that a copy has that very row.
+        A row of the table is stored by name, since its functions cannot be pickled.
         """
-        own = {k: v for k, v in vars(self).items() if k != "step" and not k.endswith("_hooks")}
-        return {**own, "rule": (self.rule.name, self.rule.variant)} if self.rule in rows() else own
+        attributes = {k: v for k, v in vars(self).items() if k != "step" and not k.endswith("_hooks")}
+        return {**attributes, "rule": (self.rule.name, self.rule.variant)} if self.rule in rows() else attributes
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rule = state["rule"]
@@ -102,32 +102,30 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.rule.name}, {len(self.slots)} slots, base={self.base!r})"
 
-    # State: the base's, and one small entry beside it.
+    # State.
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's state dict with one more key: what is needed to go on with the same masks and averages."""
-        own = {"method": self.rule.label, "base": type(self.base).__name__, "updates": self.updates}
-        return {**self.base.state_dict(), STATE_KEY: {**own, **self._own_state()}}
+        """The base's state dict with one more key, the state of the method."""
+        state = {"method": self.rule.label, "base": type(self.base).__name__, "updates": self.updates}
+        return {**self.base.state_dict(), STATE_KEY: {**state, **self._method_state()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state of this method, or of the bare base optimizer, whose updates then count as none."""
-        own = state_dict.get(STATE_KEY)
-        if own is None:
-            logger.warning("this state is of a plain optimizer: %s starts afresh on it", self.rule.name)
+        """Load a state of this method, or one of the bare base optimizer, with which the method starts at update 0."""
+        state = state_dict.get(STATE_KEY, {})
+        if not state:
+            logger.warning("the optimizer state was saved without %s, which starts at update 0", self.rule.name)
         else:
-            method = _EARLIER_LABELS.get(own["method"], own["method"])
-            for what, saved, expected in (
-                ("method", method, self.rule.label),
-                ("base", own["base"], type(self.base).__name__),
-            ):
+            method = _EARLIER_LABELS.get(state["method"], state["method"])
+            base = type(self.base).__name__
+            for name, saved, expected in (("method", method, self.rule.label), ("base", state["base"], base)):
                 if saved != expected:
-                    raise ValueError(f"this state was saved with {what} {saved!r}, but this run has {expected!r}")
-        self._load_own_state(own or {})
+                    raise ValueError(f"this state was saved with {name} {saved!r}, but this run has {expected!r}")
+        self._load_method_state(state)
         self._load_base_state({key: value for key, value in state_dict.items() if key != STATE_KEY})
-        self.updates = 0 if own is None else int(own["updates"])
+        self.updates = int(state.get("updates", 0))
 
     def _load_base_state(self, state_dict: dict[str, Any]) -> None:
-        """Load the base, and undo torch's cast of its state to the precision of half-precision parameters."""
+        """Load the base's state in its saved dtype: PyTorch casts it to the dtype of half-precision parameters."""
         self.base.load_state_dict(state_dict)
         saved_ids = [index for group in state_dict["param_groups"] for index in group["params"]]
         params = [p for group in self.base.param_groups for p in group["params"]]
@@ -140,21 +138,21 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
 
     @property
     def extra_bytes(self) -> int:
-        """What is kept in memory beside the base's state."""
+        """Memory that the method needs beside the base's state."""
         return 0
 
-    def _own_state(self) -> dict[str, Any]:
-        """Tensors and plain values beside the base's state."""
+    def _method_state(self) -> dict[str, Any]:
+        """Tensors and plain values that the method saves."""
         return {}
 
-    def _load_own_state(self, own: dict[str, Any]) -> None:
-        """Take them back; an empty dict means a start on a plain state."""
+    def _load_method_state(self, state: dict[str, Any]) -> None:
+        """Load them; the dict is empty if the method was not used before."""
 
     # The step.
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One update of the base, guided. `closure` recomputes loss and gradients first, as in torch."""
+        """One guided step of the base. `closure`, if given, first computes loss and gradients, as in PyTorch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -170,61 +168,57 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     def _update(self, active: Sequence[Slot]) -> None:
         """Guide and step the base; `active` are the slots that have a gradient."""
 
-    # What an update does, measured where it is asked for.
+    # Statistics of an update.
 
-    def _note(self, active: Sequence[Slot]) -> None:
-        """Have I and its effect measured, if this update is recorded; empty where the row does not act yet.
+    def _record_statistics(self, sums_of_slots: Iterable[tuple[Slot, Tensor]]) -> None:
+        """Set `recorded` if `record` is set; empty before the method's first update.
 
-        Costs one pass more: record only the updates that are logged.
+        sums_of_slots: for each slot the sums of the effect, of I and of I ** 2, in float64. The effect on a number is
+        its factor if the row `scales`, else 1 if the number is frozen. They are computed only when they are recorded,
+        which takes one more pass over the weights.
         """
-        self.noted = {slot.name: sums for slot, sums in self._sums(active)} if self.record else {}
+        sums = list(sums_of_slots) if self.record else []
+        self._slot_sums = {slot.name: slot_sums for slot, slot_sums in sums}
         self.recorded = {}
-        if self.noted:
-            device = active[0].parameter.device
-            total = torch.stack([sums.to(device) for sums in self.noted.values()]).sum(0)
-            mean_effect, mean, squares = total / sum(map(len, active))
-            deviation = (squares - mean.square()).clamp_min(0).sqrt()
-            effect = "scale_mean" if self.rule.scales else "frozen_fraction"
-            self.recorded = {effect: mean_effect, "importance_mean": mean, "importance_std": deviation}
-
-    @abstractmethod
-    def _sums(self, active: Sequence[Slot]) -> Iterable[tuple[Slot, Tensor]]:
-        """Of each slot the sums of the effect, of I and of I ** 2, in float64.
-
-        The effect on a number is its factor where the row `scales`, and else 1 if it is frozen.
-        """
+        if sums:
+            device = sums[0][1].device
+            total = torch.stack([slot_sums.to(device) for _, slot_sums in sums]).sum(0)
+            effect, mean, mean_square = total / sum(len(slot) for slot, _ in sums)
+            std = (mean_square - mean.square()).clamp_min(0).sqrt()
+            name = "scale_mean" if self.rule.scales else "frozen_fraction"
+            self.recorded = {name: effect, "importance_mean": mean, "importance_std": std}
 
     @property
-    def frozen(self) -> dict[str, float] | None:
-        """How many numbers of each slot are frozen in an update that was recorded; None for a row that scales."""
-        return None if self.rule.scales else {name: float(sums[0]) for name, sums in self.noted.items()}
+    def frozen_counts(self) -> dict[str, float] | None:
+        """How many numbers of each slot were frozen in the last recorded update; None for a row that scales."""
+        return None if self.rule.scales else {name: float(sums[0]) for name, sums in self._slot_sums.items()}
 
-    # What both ways to guide need.
+    # Helpers of the subclasses.
 
     def _blocks(self, slot: Slot, *more: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
-        """Weight, gradient and `more` of a slot, a block at a time, with the position of each block."""
+        """Blocks of a slot: the position of each, and its part of weight, gradient and `more`."""
         weight = slot.weight
         return blocks(len(slot), block_size(weight), weight, gradient(slot), *more)
 
     def _scores(self, weight: Tensor, grad: Tensor) -> Tensor:
-        """I, in float32 at least: half precision cannot hold a square of a gradient."""
+        """I, at least in float32, because a squared gradient underflows in half precision."""
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return METRICS[self.importance](weight.to(dtype), grad.to(dtype))
 
 
-def choice(what: str, value: str, known: Iterable[str]) -> str:
-    """`value`, or an error that lists what there is."""
-    if value not in known:
-        raise ValueError(f"unknown {what} {value!r}; choose one of: {', '.join(known)}")
+def choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is among `choices`, else raise an error that lists them."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
     return value
 
 
 def optimizer_row(method: str | Rule, variant: str, measured: bool) -> Rule:
-    """The available optimizer row `method` whose I is measured in every update, or whose mask stays."""
+    """The optimizer row named `method`; measured: whether it must be one that measures I in every update."""
     if isinstance(method, Rule):
         return method
-    known = [row.name for row in RULES.values() if row.kind == "optimizer" and row.measured == measured]
-    return rule_of(choice("or not yet available optimizer method", method, known), variant)
+    names = [row.name for row in RULES.values() if row.kind == "optimizer" and row.measured == measured]
+    return rule_of(choice("optimizer method", method, names), variant)
 
 
 def gradient(slot: Slot) -> Tensor:
@@ -234,8 +228,8 @@ def gradient(slot: Slot) -> Tensor:
     return grad
 
 
-def _refuse_closure(base: torch.optim.Optimizer) -> None:
-    """A base that computes the loss several times in one step changes weights between two measurements of I."""
+def _reject_closure(base: torch.optim.Optimizer) -> None:
+    """Reject a base that computes the loss several times in one step: its weights change after I was measured."""
     closure = inspect.signature(base.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise ValueError(
@@ -245,12 +239,14 @@ def _refuse_closure(base: torch.optim.Optimizer) -> None:
 
 
 def _check_slots(base: torch.optim.Optimizer, slots: Sequence[Slot]) -> None:
-    """Every slot lies in a parameter that the base updates, and no two share a name (or they would share a mask)."""
-    held = {id(p) for group in base.param_groups for p in group["params"]}
-    strangers = [slot.name for slot in slots if id(slot.parameter) not in held]
-    if strangers:
-        raise ValueError(f"the base optimizer does not hold {', '.join(strangers[:3])}; build both from one model")
+    """Check that the base updates every slot, and that names are unique: random masks are drawn by name."""
+    base_ids = {id(p) for group in base.param_groups for p in group["params"]}
+    missing = [slot.name for slot in slots if id(slot.parameter) not in base_ids]
+    if missing:
+        raise ValueError(
+            f"the base optimizer does not hold {', '.join(missing[:3])}; build slots and optimizer from the same model"
+        )
     if len({slot.name for slot in slots}) != len(slots):
-        raise ValueError("two weights have the same name; give each slot a name of its own")
+        raise ValueError("two slots have the same name; give each slot a unique name")
     if not slots:
-        raise ValueError("there is no weight to guide; build the slots with scope_of(model, scope='all')")
+        raise ValueError("slots is empty; build it with scope_of(model, scope='all')")

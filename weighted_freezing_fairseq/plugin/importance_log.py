@@ -139,7 +139,7 @@ class ImportanceLog(TrainerListener):
     def updated(self, trainer: Trainer) -> None:
         """Write what was measured and what the step froze; the progress bar keeps showing the latest."""
         if self.measured:
-            frozen = [frozen for optimizer in self.guided if (frozen := optimizer.frozen) is not None]
+            frozen = [frozen for optimizer in self.guided if (frozen := optimizer.frozen_counts) is not None]
             frozen_counts = {name: count for counts in frozen for name, count in counts.items()} if frozen else None
             rows = [
                 {"update": trainer.get_num_updates(), **row} for row in contribution.rows(self.measured, frozen_counts)

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 BASES = tuple(sorted(name for name in OPTIMIZER_REGISTRY if name != "composite"))
 
 
-ADAMS[Adam] = AdamFormula(decoupled=True, eps_of_raw_root=True)
+ADAMS[Adam] = AdamFormula(decoupled=True, eps_before_correction=True)
 STATE_DTYPES = {"parameter": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
