@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.optim import OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import Adam
 from omegaconf import II, DictConfig, OmegaConf
 
@@ -51,8 +51,7 @@ class Setting(NamedTuple):
 
 def base_settings(base: str) -> dict[str, Setting]:
     """The settings of a base optimizer by name, from its dataclass or, if it has none, from its flags."""
-    cls = OPTIMIZER_REGISTRY[base]
-    config = getattr(cls, "__dataclass", None)
+    config = OPTIMIZER_DATACLASS_REGISTRY.get(base)
     if config is not None:
         return {
             f.name: Setting(f.type, None if f.default is dataclasses.MISSING else f.default, dict(f.metadata))
@@ -60,7 +59,7 @@ def base_settings(base: str) -> dict[str, Setting]:
             if f.name != "_name"
         }
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    cls.add_args(parser)
+    OPTIMIZER_REGISTRY[base].add_args(parser)
     settings = {"lr": Setting(list[float], II("optimization.lr"), {})}
     for action in parser._actions:
         metadata = {"help": action.help}
@@ -100,8 +99,7 @@ def build_base(base: str, cfg: DictConfig, params: list[torch.nn.Parameter]) -> 
     values = {
         name: setting.default if cfg[name] is None else cfg[name] for name, setting in base_settings(base).items()
     }
-    cls = OPTIMIZER_REGISTRY[base]
-    config = getattr(cls, "__dataclass", None)
+    cls, config = OPTIMIZER_REGISTRY[base], OPTIMIZER_DATACLASS_REGISTRY.get(base)
     if config is None:
         lr = OmegaConf.to_container(values.pop("lr"))
         return cls(argparse.Namespace(optimizer=base, lr=lr, **values), params)
@@ -278,7 +276,7 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
         self.base = build_base(cfg.base_optimizer, cfg, params)
         slots = parameters.match(tensors, cfg.importance_scope or RULES[self.method].scope)
         self._optimizer = self._wrap_base(slots)
-        # Under --memory-efficient-fp16 fairseq replaces a loaded state by an uncast copy, unless the base has this.
+        # Without this flag, --memory-efficient-fp16 replaces the state that the base has loaded by the saved one.
         self._optimizer.disable_mem_eff_fp16_loading_hack = True
         logger.info(
             "%s around %s: %d weights in %d tensors are guided by %s",
