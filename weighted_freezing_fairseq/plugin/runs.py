@@ -33,10 +33,15 @@ def build_trainer(cfg: DictConfig, task: Any = None) -> Trainer:
     return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
 
 
+def placeholder_dictionary(size: int) -> Dictionary:
+    """A dictionary of `size` words that have no meaning, for models without data."""
+    dictionary = Dictionary()
+    for index in range(size - len(dictionary)):
+        dictionary.add_symbol(f"word{index}")
+    return dictionary
+
+
 def translation_task(vocabulary: int) -> TranslationTask:
     """A translation task without data; both languages share a dictionary of `vocabulary` words."""
-    words = Dictionary()
-    for index in range(vocabulary - len(words)):
-        words.add_symbol(f"w{index}")
-    words.finalize(padding_factor=1)
+    words = placeholder_dictionary(vocabulary)
     return TranslationTask(OmegaConf.structured(TranslationConfig()), words, words)

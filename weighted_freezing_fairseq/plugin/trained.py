@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, models, tasks, utils
-from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.data import LanguagePairDataset
 from fairseq.modules import MultiheadAttention
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationTask
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..core.fisher import categorical
 from ..core.masks import stream_key, uniform
 from ..errors import UserError
+from .runs import placeholder_dictionary
 
 # A sample of a fairseq data set. In translation: `source` and `target`, both with their end of sentence, and `id`.
 Pair = dict[str, Any]
@@ -247,12 +248,8 @@ def _with_placeholder_dictionaries(checkpoint: Path) -> nn.Module:
     cfg, task = state["cfg"], tasks.TASK_REGISTRY[state["cfg"].task._name]
     if not issubclass(task, TranslationTask):
         raise TypeError(f"its task is {cfg.task._name}")
-    dictionaries = []
-    for side in ("encoder", "decoder"):
-        dictionary = Dictionary()
-        for number in range(len(state["model"][f"{side}.embed_tokens.weight"]) - len(dictionary)):
-            dictionary.add_symbol(f"word {number}")
-        dictionaries.append(dictionary)
+    sizes = [len(state["model"][f"{side}.embed_tokens.weight"]) for side in ("encoder", "decoder")]
+    dictionaries = [placeholder_dictionary(size) for size in sizes]
     with torch.device("meta"):
         model: nn.Module = models.build_model(cfg.model, task(cfg.task, *dictionaries), from_checkpoint=True)
     return model
