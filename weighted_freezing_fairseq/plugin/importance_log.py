@@ -109,11 +109,9 @@ class ImportanceLog(TrainerListener):
             if not COPIES_OF_0_12_2.fullmatch(entry.name) and not entry.name.startswith(parameters.OF_CRITERION)
         ]
         self.guided_optimizers = _guided_optimizers(trainer.optimizer.optimizer)
-        for (
-            optimizer
-        ) in self.guided_optimizers:  # runs after the adapter's own hook, which sets `record` for its own log
+        for optimizer in self.guided_optimizers:  # after the adapter's hook, which sets `record` for its own log
             optimizer.register_step_pre_hook(self._request_record)
-        self.first_update: int | None = None  # at which this run began or was resumed
+        self.start: int | None = None  # number of finished updates when this run began or was resumed
         self.contributions: dict[Group, Contribution] = {}  # of the current update, if it is measured
         self.progress_values: dict[str, float] = {}  # of the last measured update
         logger.info("importance of %d tensors every %d updates in %s", len(self.weights), self.interval, self.path)
@@ -121,7 +119,7 @@ class ImportanceLog(TrainerListener):
     def clipped(self, trainer: Trainer, norm: Tensor) -> None:
         """Measure every `interval`-th update, if its gradients are finite."""
         num_updates = trainer.get_num_updates()
-        if self.first_update is None:
+        if self.start is None:
             self._open_table(num_updates)
         self.contributions = {}
         if (num_updates + 1) % self.interval:
@@ -162,7 +160,7 @@ class ImportanceLog(TrainerListener):
 
     def _open_table(self, num_updates: int) -> None:
         """Drop the rows after update `num_updates`, which a killed run may have written."""
-        self.first_update = num_updates
+        self.start = num_updates
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
         if lines and lines[0] != _HEAD:
             raise UserError(f"{self.path} was written by another version, with other columns; move it away and retry")
@@ -184,9 +182,7 @@ class ImportanceLog(TrainerListener):
         """Writes to a sub-folder of fairseq's; drops values that a killed run wrote after its last checkpoint."""
         if not self.tensorboard or progress_bar.SummaryWriter is None:  # fairseq then logs what to install
             return None
-        return progress_bar.SummaryWriter(
-            Path(self.tensorboard) / "importance", purge_step=(self.first_update or 0) + 1
-        )
+        return progress_bar.SummaryWriter(Path(self.tensorboard) / "importance", purge_step=(self.start or 0) + 1)
 
 
 def _stepped_tensors(optimizer: Any) -> list[Tensor]:

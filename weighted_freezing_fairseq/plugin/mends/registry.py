@@ -111,13 +111,15 @@ def report() -> list[dict[str, Any]]:
     versions, rows = Versions.installed(), []
     for entry in MENDS.values():
         state = "left out" if entry.need.holds(versions) else "not needed"
-        rows.append({
-            "name": entry.name,
-            "state": "applied" if entry.name in _applied else state,
-            "reason": entry.reason,
-            "needed_by": entry.need.text,
-            "protects": entry.protects,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": entry.name,
+                "state": "applied" if entry.name in _applied else state,
+                "reason": entry.reason,
+                "needed_by": entry.need.text,
+                "protects": entry.protects,
+            }
+        )
     return rows
 
 

@@ -76,7 +76,7 @@ def stop_at_max_update() -> None:
 @mend("a finished command aborts now and then (status 134), because its thread still reads batches ahead")
 def stop_readers_at_exit() -> None:
     # At exit Python ends a thread that waits for the interpreter lock, and C++ aborts with "terminate called without an
-    # active exception". So the threads are stopped before.
+    # active exception". So the threads are stopped before the exit.
     create = iterators.BackgroundConsumer.__init__
     exiting = threading.Event()
     readers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
