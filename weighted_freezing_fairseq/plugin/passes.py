@@ -127,7 +127,7 @@ def _checkpointed_forward(model: nn.Module) -> Iterator[None]:
     """Within this context, forward passes of the model store no activations; the backward pass recomputes them."""
     device = next(model.parameters()).device
     patched = {name: value for name, value in vars(model).items() if name == "forward"}  # on this instance, if any
-    model.forward = partial(  # type: ignore[method-assign]
+    model.forward = partial(
         checkpoint,
         model.forward,
         use_reentrant=False,

@@ -130,5 +130,5 @@ def replace_torch_functions(module: types.ModuleType, **functions: Callable[...,
         def __getattr__(self, name: str) -> Any:
             return getattr(torch, name)
 
-    module.torch = PatchedTorch("torch")  # type: ignore[attr-defined]
+    module.torch = PatchedTorch("torch")
     vars(module.torch).update(functions)
