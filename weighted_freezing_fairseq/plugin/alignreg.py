@@ -1,7 +1,7 @@
 """`--criterion alignreg`: iterative pruning during training, aligned with a reference network (O'Neill et al. 2021).
 
-The mathematics is in `core/losses.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the reference
-network and the listeners to the trainer's events.
+The mathematics is in `core/penalties.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
+reference network and the listeners to the trainer's events.
 """
 
 import logging
@@ -20,7 +20,7 @@ from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.losses import alignments, quadratic_penalty
+from ..core.penalties import alignments, quadratic_penalty
 from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
@@ -104,7 +104,7 @@ class AlignReg(GuidedCriterion):
 
     def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         if self._pruning is not None and not model.training:
-            self._pruning.settle()
+            self._pruning.close_gates()
         return super().forward(model, sample, reduce)
 
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
@@ -205,8 +205,8 @@ class AlignReg(GuidedCriterion):
                 strength=self.cfg.prune_lambda,
                 gate_lr=self.cfg.prune_gate_lr,
                 elapsed=self._elapsed,
-                seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._weights],
-                pruned=_forget_best,
+                model_slots=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._weights],
+                after_pruning=_forget_best,
             )
             self._pruning.attach(optimizer)
 

@@ -1,7 +1,7 @@
 """`--criterion intra_distillation`, `ewc`, `self_distillation`: the loss of a task plus one term.
 
-The loss of the task is fairseq's own (`guided_criterion.py`). The mathematics is in `core/losses.py` and
-`core/fused.py`, the forward passes in `passes.py`.
+The loss of the task is fairseq's own (`guided_criterion.py`). The mathematics is in `core/divergences.py`,
+`core/penalties.py` and `core/fused.py`, the forward passes in `passes.py`.
 """
 
 import logging
@@ -18,7 +18,8 @@ from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.losses import DIVERGENCES, quadratic_penalty
+from ..core.divergences import DIVERGENCES
+from ..core.penalties import quadratic_penalty
 from ..core.rules import RULES
 from ..core.schedules import adaptive_alpha
 from ..core.scope import SCOPES, Slot

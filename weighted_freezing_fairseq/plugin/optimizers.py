@@ -467,6 +467,6 @@ _register(Sage, SageConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
 for name, rule in RULES.items():  # the other methods have no settings of their own
-    if rule.kind == "optimizer" and rule.status == "available" and rule.measured and name not in OPTIMIZER_REGISTRY:
+    if rule.kind == "optimizer" and rule.measured and name not in OPTIMIZER_REGISTRY:
         # The class name is saved in checkpoints.
         _register(type(name.title().replace("_", ""), (MeasuringOptimizer,), {"method": name}), MeasuredConfig)
