@@ -57,7 +57,7 @@ def main() -> None:
 def measure(log: Any, trainer: Any) -> None:
     """What a measured update does beside the others, on the gradients of the last one."""
     log.clipped(trainer, torch.ones(()))
-    for optimizer in log.guided:
+    for optimizer in log.guided_optimizers:
         optimizer.record = True
         active = [slot for slot in optimizer.slots if slot.grad is not None]
         optimizer._record_statistics(optimizer._sums(active))

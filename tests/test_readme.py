@@ -89,7 +89,7 @@ def test_every_option_is_named_with_its_default(section, configs):
     named = dict(re.findall(r"^\| `--([\w-]+)` \|([^|]*)\|", table, re.MULTILINE))
     named.pop(section.removesuffix("s"))
     fields = {f.name: f for path in configs.split() for f in dataclasses.fields(adapter(path))}
-    stock = (LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig)
+    stock = (LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig, adapter("optimizers.BaseSettings"))
     known = {f.name for config in stock for f in dataclasses.fields(config)}
     known |= {"_name", "seed", "log_interval", "max_update", "max_epoch"}
     assert {name.replace("-", "_") for name in named} == fields.keys() - known

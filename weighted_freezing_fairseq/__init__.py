@@ -1,11 +1,11 @@
 """Importance-guided training for machine translation, as a plugin for unmodified fairseq.
 
-The mathematics lives in `core` (pure torch), the adapters in `plugin` (the only place that imports fairseq).
-Importing this package changes nothing and loads neither torch nor fairseq. `register()`, or fairseq's --user-dir,
-adds the methods to fairseq.
+The mathematics is in `core` (pure torch), the adapters are in `plugin` (the only package that imports fairseq).
+Importing this package does not import torch or fairseq. `register()`, or fairseq's --user-dir, adds the methods to
+fairseq.
 """
 
-from __future__ import annotations  # an older Python must get as far as saying that it is too old
+from __future__ import annotations  # so that an older Python can report that it is too old
 
 import importlib
 import sys
@@ -68,15 +68,15 @@ def __getattr__(name: str) -> Any:
 
 
 def register() -> None:
-    """Add the methods to fairseq and repair it, as `--user-dir` does, for a script that calls fairseq itself.
+    """Add the methods to fairseq and apply the mends, like `--user-dir`, in a script that calls fairseq.
 
-    Before or after `import fairseq`; a second call does nothing.
+    It can be called before or after `import fairseq`; a second call does nothing.
     """
     importlib.import_module(f"{__name__}.plugin")
 
 
 def _is_user_dir() -> bool:
-    """Whether fairseq is importing this folder as its --user-dir: it notes the path before it imports."""
+    """Whether fairseq is importing this folder as its --user-dir; it stores the path before it imports."""
     load = getattr(sys.modules.get("fairseq.utils"), "import_user_module", None)
     return Path(__file__).resolve().parent in {Path(path).resolve() for path in getattr(load, "memo", ())}
 

@@ -304,7 +304,7 @@ def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     assert "make it with fairseq-preprocess" in wff(data=tmp_path / "no", ok=False)
     assert "give a checkpoint and --data, or --from" in wff(checkpoint=None, ok=False)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
-    assert "give a whole fairseq checkpoint" in wff(checkpoint=tmp_path / "bad.pt", ok=False)
+    assert "give an intact fairseq checkpoint" in wff(checkpoint=tmp_path / "bad.pt", ok=False)
     (tmp_path / "empty").mkdir()
     assert "could not be loaded with the dictionaries of" in wff(data=tmp_path / "empty", ok=False)
     missing = wff("--from", tmp_path / "no.pt", "--mask-density", 0.1, checkpoint=None, ok=False)

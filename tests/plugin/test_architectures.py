@@ -17,7 +17,7 @@ from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import SwitchFeedForward
 from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.plugin.architectures import OPTIONS
+from weighted_freezing_fairseq.plugin.architectures import SWITCH_FIELDS
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 pytestmark = [
@@ -248,4 +248,6 @@ def test_impossible_settings_say_what_to_type(setting, words):
 def test_every_option_is_in_the_readme_with_its_default():
     table = (Path(CONFIGS).parent / "README.md").read_text().split("### Architectures")[1].split("\n\n")[2]
     named = dict(re.findall(r"^\| `--(switch-[\w-]+)` \| ([^|]*) \|", table, re.MULTILINE))
-    assert {f.name.replace("_", "-"): f.default for f in OPTIONS} == {name: float(text) for name, text in named.items()}
+    assert {f.name.replace("_", "-"): f.default for f in SWITCH_FIELDS} == {
+        name: float(text) for name, text in named.items()
+    }

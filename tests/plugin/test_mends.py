@@ -356,7 +356,7 @@ def test_a_run_that_reached_max_update_makes_no_more_when_it_is_started_again(fa
     last = fairseq.folder / "run/checkpoint_last.pt"
     finished = last.read_bytes()
     again = fairseq.train("run", *flags, 3)
-    assert f"{last} is at update 3 already: --max-update 3 leaves nothing to train; raise it to train on" in again
+    assert f"{last} is at update 3 already: --max-update 3 leaves nothing to train; raise it to continue" in again
     assert "done training" in again and last.read_bytes() == finished
     others = {**environment(), "WFF_MENDS": ",".join(registry.MENDS.keys() - {"stop_at_max_update"})}
     shutil.copytree(fairseq.folder / "run", fairseq.folder / "stock")

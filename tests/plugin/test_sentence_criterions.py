@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import alignreg, criterions
-from weighted_freezing_fairseq.plugin.teachers import Teachers, _other_task
+from weighted_freezing_fairseq.plugin.teachers import Teachers, _task_difference
 
 pytestmark = [  # fairseq's own, and old torch's
     pytest.mark.filterwarnings("ignore:.*torch.(cpu|cuda).amp.autocast"),
@@ -244,7 +244,7 @@ def test_a_sum_over_the_batch_counts_the_sentences_of_the_whole_update(folder, r
     assert [logged[name] for name in ("loss", "ce_loss", "divergence")] == pytest.approx(bits, abs=1e-3)
     assert logged["alpha"] == 0.5
     trainer.criterion.update_begun(trainer, [parts[0], {}])  # nothing is counted where the last batch is a stand-in
-    assert trainer.criterion._batch == 0
+    assert trainer.criterion._update_size == 0
 
 
 def test_a_sum_of_one_sentence_is_its_mean_and_a_neutral_one_needs_no_trainer(folder, a_task):
@@ -297,16 +297,17 @@ def test_a_teacher_is_the_mean_of_an_ensemble(task):
 def test_a_teacher_of_another_task_or_dictionary_is_not_taken(a_task, tmp_path):
     mine, scores = a_task(), a_task(regression=True)
     its = OmegaConf.merge(mine.cfg, {"_name": "sentence_prediction"})
-    assert _other_task(its, mine) is None
-    assert _other_task(OmegaConf.merge(scores.cfg, {"_name": "sentence_prediction"}), mine).endswith("True there")
-    assert _other_task(OmegaConf.merge(its, {"_name": "translation"}), mine) == "its task is translation"
+    assert _task_difference(its, mine) is None
+    assert _task_difference(OmegaConf.merge(scores.cfg, {"_name": "sentence_prediction"}), mine).endswith("True there")
+    assert _task_difference(OmegaConf.merge(its, {"_name": "translation"}), mine) == "its task is translation"
     for side in ("input0", "label"):
         other = tmp_path / side
         shutil.copytree(its.data, other)
         first, *rest = (other / side / "dict.txt").read_text().splitlines()
         (other / side / "dict.txt").write_text("\n".join([*rest, first]) + "\n")
-        assert f"{side}/dict.txt are not this run's" in _other_task(OmegaConf.merge(its, {"data": str(other)}), mine)
-    assert _other_task(OmegaConf.merge(its, {"data": str(tmp_path / "gone")}), mine) is None
+        difference = _task_difference(OmegaConf.merge(its, {"data": str(other)}), mine)
+        assert f"{side}/dict.txt are not this run's" in difference
+    assert _task_difference(OmegaConf.merge(its, {"data": str(tmp_path / "gone")}), mine) is None
 
 
 @pytest.mark.skipif(not REPORTS, reason="fairseq 0.12.2 has no reports")

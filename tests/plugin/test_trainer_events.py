@@ -14,7 +14,7 @@ from weighted_freezing_fairseq.plugin.trainers import LISTENERS
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
 
 EVENTS = [name for name in vars(TrainerListener) if not name.startswith("_") and name != "for_trainer"]
-BUILT = ["optimizer_wanted", "optimizer_built"]
+BUILT = ["optimizer_requested", "optimizer_built"]
 UPDATE = ["update_begun", "gradients_final", "clipped", "updated"]
 
 
@@ -29,12 +29,12 @@ class Recorder(TrainerListener):
         self.events.append(event)
         self.told.setdefault(event, []).append((trainer.get_num_updates(), *told))
 
-    def state_out(self, trainer: Trainer, extra_state: dict) -> None:
-        self.note("state_out", trainer, extra_state)
+    def checkpoint_saving(self, trainer: Trainer, extra_state: dict) -> None:
+        self.note("checkpoint_saving", trainer, extra_state)
         extra_state["recorder"] = trainer.get_num_updates()
 
 
-for _name in set(EVENTS) - {"state_out"}:
+for _name in set(EVENTS) - {"checkpoint_saving"}:
     setattr(Recorder, _name, lambda self, *told, event=_name: self.note(event, *told))
 
 
@@ -49,12 +49,12 @@ def test_a_resumed_run_reports_every_event_in_the_documented_order(here: Here, c
     """Four batches of 75 sentences an epoch make two updates of two micro-batches."""
     caplog.set_level("INFO")
     first = recorded(here, "optimization.update_freq=[2]", "optimization.max_update=2")
-    assert first.events == ["batches_built", *BUILT, "epoch_begun", *UPDATE * 2, "state_out"]
+    assert first.events == ["batches_built", *BUILT, "epoch_begun", *UPDATE * 2, "checkpoint_saving"]
     second = recorded(here, "optimization.update_freq=[2]", "optimization.max_update=3")
-    assert second.events == [*BUILT, "state_in", "batches_built", "epoch_begun", *UPDATE, "state_out"]
+    assert second.events == [*BUILT, "checkpoint_loaded", "batches_built", "epoch_begun", *UPDATE, "checkpoint_saving"]
     positions = [EVENTS.index(event) for event in dict.fromkeys(second.events)]
     assert all(earlier < later for earlier, later in pairwise(positions)) and len(positions) == len(EVENTS) - 1
-    updates, extra_state, path, reset = second.told["state_in"][0]
+    updates, extra_state, path, reset = second.told["checkpoint_loaded"][0]
     assert (updates, extra_state["recorder"], reset) == (2, 2, False) and path.endswith("checkpoint_last.pt")
     assert [len(samples) for _, samples in second.told["update_begun"]] == [2]
     assert [told[0] for told in second.told["updated"]] == [3]  # and not where the checkpoint's count was loaded

@@ -1,8 +1,4 @@
-"""The only place that imports fairseq: thin adapters, registered when this package is imported.
-
-fairseq imports sub-folders called `tasks` and `models` only, and not even those in every way of loading, so that
-everything is imported here.
-"""
+"""The adapters to fairseq, registered when this package is imported; no other package imports fairseq."""
 
 from fairseq.optim import OPTIMIZER_REGISTRY
 

@@ -1,7 +1,7 @@
 """`--arch switch_transformer_iwslt_de_en` and `..._vaswani_wmt_en_de_big`: fairseq's Transformer with Switch layers.
 
 The mathematics is in `core/switch.py`. This module has the flags, the fairseq layers with several experts, and the
-listener that adds their loss and statistics to any criterion. Left out on purpose: experts spread over processes.
+listener that adds their loss and statistics to any criterion. Every process has all experts.
 """
 
 from collections.abc import Callable
@@ -50,13 +50,13 @@ class SwitchConfig(TransformerConfig):
     )
 
 
-OPTIONS = [f for f in fields(SwitchConfig) if f.name.startswith("switch_")]
+SWITCH_FIELDS = [f for f in fields(SwitchConfig) if f.name.startswith("switch_")]
 
 
 class SwitchEncoderLayer(TransformerEncoderLayerBase):
     def __init__(self, cfg: SwitchConfig, return_fc: bool = False) -> None:
         super().__init__(cfg, return_fc)
-        _switch(self, cfg, cfg.encoder.ffn_embed_dim, cfg.switch_eval_capacity)
+        _add_experts(self, cfg, cfg.encoder.ffn_embed_dim, cfg.switch_eval_capacity)
 
     def forward(self, x: Tensor, encoder_padding_mask: Tensor | None, *args: Any, **kwargs: Any) -> Any:
         self.fc1.padding = encoder_padding_mask
@@ -70,15 +70,15 @@ class SwitchEncoderLayer(TransformerEncoderLayerBase):
 class SwitchDecoderLayer(TransformerDecoderLayerBase):
     def __init__(self, cfg: SwitchConfig, no_encoder_attn: bool = False) -> None:
         super().__init__(cfg, no_encoder_attn)
-        # In generation the final length, and so the capacity, is unknown: no token is dropped.
-        _switch(self, cfg, cfg.decoder.ffn_embed_dim, eval_capacity=0.0)
+        # In generation the final length is unknown, and so is the capacity: no token is dropped.
+        _add_experts(self, cfg, cfg.decoder.ffn_embed_dim, eval_capacity=0.0)
 
     def forward(self, x: Tensor, *args: Any, self_attn_padding_mask: Tensor | None = None, **kwargs: Any) -> Any:
         self.fc1.padding = self_attn_padding_mask
         return super().forward(x, *args, self_attn_padding_mask=self_attn_padding_mask, **kwargs)
 
 
-def _switch(layer: Any, cfg: SwitchConfig, hidden: int, eval_capacity: float) -> None:
+def _add_experts(layer: Any, cfg: SwitchConfig, hidden: int, eval_capacity: float) -> None:
     """Replace fc1 of `layer` by the experts, and the rest of its feed-forward block by the identity."""
     # DEVIATION: Fedus et al. initialise all weights with a tenth of the usual scale (section 2.4), as a remedy for
     # unstable training at their size. Here experts are initialised as fairseq's feed-forward layers, the router as in
@@ -104,40 +104,40 @@ def _switch(layer: Any, cfg: SwitchConfig, hidden: int, eval_capacity: float) ->
 
 
 def _is_switch(cfg: SwitchConfig, number: int) -> bool:
-    """Whether layer `number` (from 1) has several experts."""
+    """Whether layer `number`, counted from 1, has several experts."""
     return cfg.switch_experts > 1 and number % cfg.switch_every == 0
 
 
-def _wrapped(layer: nn.Module, cfg: SwitchConfig) -> nn.Module:
-    """`layer` with the wrappers that fairseq gives its own layers."""
+def _with_fairseq_wrappers(layer: nn.Module, cfg: SwitchConfig) -> nn.Module:
+    """Wrap `layer` for activation checkpointing and FSDP, as fairseq wraps its own layers."""
     if cfg.checkpoint_activations:
         layer = checkpoint_wrapper(layer, offload_to_cpu=cfg.offload_activations)
     return fsdp_wrap(layer, min_num_params=0 if cfg.checkpoint_activations else cfg.min_params_to_wrap)
 
 
 class SwitchEncoder(TransformerEncoderBase):
-    built = 0
+    layers_built = 0
 
     def build_encoder_layer(self, cfg: SwitchConfig) -> nn.Module:
-        self.built += 1
-        if not _is_switch(cfg, self.built):
+        self.layers_built += 1
+        if not _is_switch(cfg, self.layers_built):
             return super().build_encoder_layer(cfg)
-        return _wrapped(SwitchEncoderLayer(cfg, self.return_fc), cfg)
+        return _with_fairseq_wrappers(SwitchEncoderLayer(cfg, self.return_fc), cfg)
 
 
 class SwitchDecoder(TransformerDecoderBase):
-    built = 0
+    layers_built = 0
 
     def build_decoder_layer(self, cfg: SwitchConfig, no_encoder_attn: bool = False) -> nn.Module:
-        self.built += 1
-        if not _is_switch(cfg, self.built):
+        self.layers_built += 1
+        if not _is_switch(cfg, self.layers_built):
             return super().build_decoder_layer(cfg, no_encoder_attn)
-        return _wrapped(SwitchDecoderLayer(cfg, no_encoder_attn), cfg)
+        return _with_fairseq_wrappers(SwitchDecoderLayer(cfg, no_encoder_attn), cfg)
 
 
 @register_model("switch_transformer")
 class SwitchTransformer(TransformerModel):
-    """Fedus et al. 2021."""
+    """The Switch Transformer of Fedus et al. 2021."""
 
     @classmethod
     def add_args(cls, parser: Any) -> None:
@@ -146,7 +146,7 @@ class SwitchTransformer(TransformerModel):
     @classmethod
     def build_model(cls, args: Any, task: Any) -> nn.Module:
         cfg = SwitchConfig.from_namespace(args)
-        _refuse_wrong(cfg)
+        _refuse_invalid(cfg)
         return super().build_model(cfg, task)
 
     @classmethod
@@ -158,38 +158,38 @@ class SwitchTransformer(TransformerModel):
         return SwitchDecoder(cfg, tgt_dict, embed_tokens, no_encoder_attn=cfg.no_cross_attention)
 
 
-def _refuse_wrong(cfg: SwitchConfig) -> None:
-    """Refuse values that the types of the dataclass allow."""
-    for option in OPTIONS:
-        least = 1 if option.type is int else 0
-        value, flag = getattr(cfg, option.name), f"--{option.name.replace('_', '-')}"
-        if value < least:
-            raise UserError(f"{flag} must be at least {least}, got {value:g}; type {flag} {option.default}")
+def _refuse_invalid(cfg: SwitchConfig) -> None:
+    """Raise UserError for values out of range."""
+    for setting in SWITCH_FIELDS:
+        minimum = 1 if setting.type is int else 0
+        value, flag = getattr(cfg, setting.name), f"--{setting.name.replace('_', '-')}"
+        if value < minimum:
+            raise UserError(f"{flag} must be at least {minimum}, got {value:g}; type {flag} {setting.default}")
     if cfg.switch_jitter >= 1:
         raise UserError(f"--switch-jitter must be less than 1, got {cfg.switch_jitter:g}; type 0.01")
-    deepest = max(cfg.encoder.layers, cfg.decoder.layers)
-    if cfg.switch_experts > 1 and cfg.switch_every > deepest:
+    depth = max(cfg.encoder.layers, cfg.decoder.layers)
+    if cfg.switch_experts > 1 and cfg.switch_every > depth:
         raise UserError(
-            f"--switch-every {cfg.switch_every} leaves no Switch layer among {deepest}; type --switch-every {deepest}"
+            f"--switch-every {cfg.switch_every} leaves no Switch layer among {depth}; type --switch-every {depth}"
         )
 
 
 def _register(dense: Callable[[Any], None]) -> None:
-    """Register the architecture `dense` of fairseq with experts."""
+    """Register a variant with experts of fairseq's architecture `dense`."""
 
     @register_model_architecture("switch_transformer", f"switch_{dense.__name__}")
-    def sizes(args: Any) -> None:
+    def set_defaults(args: Any) -> None:
         dense(args)
-        for option in OPTIONS:  # stored in checkpoints, so that later defaults do not change the model
-            setattr(args, option.name, getattr(args, option.name, option.default))
+        for setting in SWITCH_FIELDS:  # stored in checkpoints, so that later defaults do not change the model
+            setattr(args, setting.name, getattr(args, setting.name, setting.default))
 
 
 _register(transformer_iwslt_de_en)
 _register(transformer_vaswani_wmt_en_de_big)
 
 
-class _Scaling(torch.autograd.Function):
-    """The identity on the loss; its backward pass tells the Switch layers what the loss was multiplied by."""
+class _StoreScale(torch.autograd.Function):
+    """The identity on the loss; its backward pass stores the scale of the loss in the Switch layers."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, sample_size: Any, layers: list[SwitchFeedForward]) -> Tensor:
@@ -198,18 +198,18 @@ class _Scaling(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        exact = grad.to(torch.promote_types(grad.dtype, torch.float32))  # half precision ends at 65,504
+        scale = grad.to(torch.promote_types(grad.dtype, torch.float32))  # half precision overflows above 65,504
         for layer in ctx.layers:
-            layer.auxiliary_scale = exact * ctx.sample_size / max(1, len(layer.statistics))
+            layer.auxiliary_scale = scale * ctx.sample_size / max(1, len(layer.statistics))
         return grad, None, None
 
 
 class JoinedLosses(TrainerListener):
-    """Adds the loss of the Switch layers to every training loss of the trainer's criterion.
+    """Adds the loss of the Switch layers to the training loss of any criterion.
 
-    A criterion returns a sum that the trainer divides by the sample size. The sum may be scaled (--fp16), multiplied by
-    0 (a placeholder batch) or come from several passes, over which the layers' loss is averaged. All of that is known
-    when the gradient of the loss arrives, which is before the gradient of any layer.
+    A criterion returns a sum, which the trainer divides by the sample size. The sum may be scaled (--fp16), multiplied
+    by 0 (a placeholder batch) or computed from several passes, over which the loss of the layers is averaged. The
+    backward pass knows all of that when it reaches the loss, which is before it reaches any layer.
     """
 
     def trainer_built(self, trainer: Trainer) -> None:
@@ -219,7 +219,7 @@ class JoinedLosses(TrainerListener):
             for layer in layers:
                 layer.reset()
 
-        def scale(criterion: Any, inputs: Any, outputs: tuple[Tensor, Any, Any]) -> tuple[Tensor, Any, Any] | None:
+        def add_loss(criterion: Any, inputs: Any, outputs: tuple[Tensor, Any, Any]) -> tuple[Tensor, Any, Any] | None:
             statistics = [values for layer in layers for values in layer.statistics]
             loss, sample_size, logged = outputs
             if not statistics or not loss.requires_grad:  # validation
@@ -227,8 +227,8 @@ class JoinedLosses(TrainerListener):
             means = torch.stack(statistics).mean(0)
             for priority, (name, value) in enumerate(zip(STATISTICS, means, strict=True), start=610):
                 metrics.log_scalar(f"switch_{name}", value, weight=1, priority=priority, round=4)
-            return _Scaling.apply(loss, sample_size, layers), sample_size, logged
+            return _StoreScale.apply(loss, sample_size, layers), sample_size, logged
 
         if layers:
             trainer.get_criterion().register_forward_pre_hook(begin)
-            trainer.get_criterion().register_forward_hook(scale)
+            trainer.get_criterion().register_forward_hook(add_loss)

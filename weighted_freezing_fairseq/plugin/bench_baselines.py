@@ -1,6 +1,6 @@
-"""What `wff bench` measures methods against: torch's fused AdamW, and Intra-Distillation as its equations read.
+"""Baselines of `wff bench`: torch's fused AdamW, and Intra-Distillation without fused kernels.
 
-Neither is meant for training: importing this module, which only `wff bench` does, registers them.
+They are for measurements only. Importing this module registers them, which only `wff bench` does.
 """
 
 from collections.abc import Iterable
@@ -18,15 +18,15 @@ from .criterions import IntraDistillation, IntraDistillationConfig
 
 
 def has_criterion(name: str) -> bool:
-    """Whether this fairseq, with this package, has a criterion."""
+    """Whether a criterion is registered in fairseq."""
     return name in CRITERION_REGISTRY
 
 
 @register_optimizer("adamw_of_torch", dataclass=FairseqAdamConfig)
 class FusedAdamW(FairseqAdam):
-    """`--optimizer adam` by the fastest plain implementation of its step that torch has.
+    """`--optimizer adam` with torch's fused step.
 
-    fairseq offers it on no CPU, and on a GPU only apex's, where that is installed.
+    fairseq has a fused step only on a GPU, by apex.
     """
 
     def __init__(self, cfg: Any, params: Iterable[torch.Tensor]) -> None:
@@ -36,10 +36,10 @@ class FusedAdamW(FairseqAdam):
 
 @register_criterion("intra_distillation_plain", dataclass=IntraDistillationConfig)
 class PlainIntraDistillation(IntraDistillation):
-    """Xu et al. 2022, eq. 8 to 10, written out: the loss and the gradients of `--pass-mode loop` at the plain cost.
+    """The loss and gradients of `--pass-mode loop`, computed directly by Xu et al. 2022, eq. 8 to 10.
 
-    K forward passes give K sets of log-probabilities, a cross entropy of each, their mean distribution, and the
-    divergences to and from it, all over whole float32 tensors of tokens x vocabulary, as in the authors' code.
+    Like the authors' code, it stores the log-probabilities of K passes, their mean distribution and the divergences to
+    and from the mean as full float32 tensors of tokens x vocabulary.
     """
 
     def guided(self, model: nn.Module, sample: dict[str, Any], sample_size: Any) -> tuple[Tensor, dict[str, Any]]:

@@ -1,12 +1,11 @@
-"""`--criterion intra_distillation`, `ewc`, `self_distillation`: the loss of a task and one more term.
+"""`--criterion intra_distillation`, `ewc`, `self_distillation`: the loss of a task plus one term.
 
-The loss of the task, validation and neutral settings are fairseq's own `label_smoothed_cross_entropy`, or for sentences
-its `sentence_prediction` (`guided_criterion.py`). Left out on purpose: the mathematics (`core/divergences.py`,
-`core/fused.py`), the passes (`passes.py`), and the criterion that prunes (`alignreg.py`).
+The loss of the task is fairseq's own (`guided_criterion.py`). The mathematics is in `core/divergences.py`,
+`core/penalties.py` and `core/fused.py`, the forward passes in `passes.py`.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -37,11 +36,11 @@ logger = logging.getLogger(__name__)
 @dataclass
 class IntraDistillationConfig(CriterionConfig):
     num_passes: int = field(default=3, metadata={"help": "K, passes of each batch, each with its own dropout"})
-    divergence: ChoiceEnum(list(DIVERGENCES)) = field(  # type: ignore[valid-type]
+    divergence: ChoiceEnum(list(DIVERGENCES)) = field(
         default="x",
         metadata={"help": "difference of the passes: X-divergence, Jensen-Shannon divergence, squared difference"},
     )
-    divergence_reduction: ChoiceEnum(["mean", "sum"]) = field(  # type: ignore[valid-type]
+    divergence_reduction: ChoiceEnum(["mean", "sum"]) = field(
         default="mean",
         metadata={
             "help": "with --task sentence_prediction: add to the mean loss the mean of the sentences' divergences, or, "
@@ -49,13 +48,13 @@ class IntraDistillationConfig(CriterionConfig):
         },
     )
     alpha: float = field(default=5.0, metadata={"help": "strength of the divergence; 0: plain training in one pass"})
-    alpha_schedule: ChoiceEnum(["adaptive", "constant"]) = field(  # type: ignore[valid-type]
+    alpha_schedule: ChoiceEnum(["adaptive", "constant"]) = field(
         default="adaptive",
         metadata={"help": "adaptive: rises from 0 to 1 at update N/q and to alpha at N/p, with N = --max-update"},
     )
     alpha_p: float = field(default=5.0, metadata={"help": "p: alpha is reached at update N/p"})
     alpha_q: float = field(default=10.0, metadata={"help": "q: strength 1 is reached at update N/q"})
-    pass_mode: ChoiceEnum(list(PASS_MODES)) = field(  # type: ignore[valid-type]
+    pass_mode: ChoiceEnum(list(PASS_MODES)) = field(
         default="concat",
         metadata={
             "help": "concat: one forward pass of K copies; loop: K forward passes; "
@@ -66,19 +65,20 @@ class IntraDistillationConfig(CriterionConfig):
 
 
 class IntraDistillation(GuidedCriterion):
-    """The loss of an update of N sentences (or tokens), over all micro-batches and processes:
+    """Cross entropy CE_n plus the divergence D_n of K passes. For an update of N sentences (or tokens), over all
+    micro-batches and processes, with alpha' the strength at this update, the loss is
 
         mean:  1/N sum_n (CE_n + alpha' D_n)
         sum:   1/N sum_n CE_n + alpha' sum_n D_n  =  1/N sum_n (CE_n + N alpha' D_n)
 
     fairseq's trainer divides the summed gradients by N after the last pass. `sum` counts N before the first pass
-    (`update_begun`), so that the gradient does not depend on how a batch is split. The log's `divergence` is the factor
-    of alpha'.
+    (`update_begun`), so that the gradient does not depend on how a batch is split into micro-batches. The logged
+    `divergence` is the term that alpha' multiplies.
     """
 
     method = "intra_distillation"
-    in_bits = ("divergence",)
-    as_is = ("alpha",)
+    logged_in_bits = ("divergence",)
+    logged_unscaled = ("alpha",)
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -91,8 +91,8 @@ class IntraDistillation(GuidedCriterion):
                 "--divergence-reduction sum is a sum over sentences: it works with --task sentence_prediction, "
                 f"not with {type(task).__name__}; type --divergence-reduction mean"
             )
-        self._batch = 0.0  # N
-        self._compared = False
+        self._update_size = 0.0  # N
+        self._passes_compared = False
         self._warn_of_no_effect()
         if self.neutral or cfg.alpha_schedule == "constant" or cfg.alpha <= 1:
             return
@@ -139,31 +139,31 @@ class IntraDistillation(GuidedCriterion):
 
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         outputs = PASS_MODES[str(self.cfg.pass_mode)](model, sample, self.cfg.num_passes, self.loss.one_pass)
-        if not self._compared and not differ(outputs[0].detach()):
+        if not self._passes_compared and not differ(outputs[0].detach()):
             no_effect.warn(
                 f"--num-passes {self.cfg.num_passes}: all passes of the first batch are the same, so their divergence "
                 "is 0; the model seems to have no dropout; type --dropout 0.1"
             )
-        self._compared = True
-        strength, factor = self.strength, self._batch if self._summed else 1.0
+        self._passes_compared = True
+        strength, factor = self.strength, self._update_size if self._summed else 1.0
         loss, logged = self.loss.of_passes(outputs, sample, str(self.cfg.divergence), strength * factor)
         return loss, {**logged, "divergence": factor * logged["divergence"], "alpha": strength * sample_size}
 
     def update_begun(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
-        """Count the sentences that the trainer will divide the gradient of this update by."""
+        """Count the sentences of this update, by which the trainer will divide its gradient."""
         if not self._summed or self.neutral:
             return
         # An empty batch is a placeholder. If the last one is, the trainer counts no sentence of this process.
-        counted = sum(self.loss.sizes(sample)["sample_size"] for sample in samples if sample) if samples[-1] else 0
-        total = torch.tensor(float(counted), device=trainer.device)
+        count = sum(self.loss.sizes(sample)["sample_size"] for sample in samples if sample) if samples[-1] else 0
+        total = torch.tensor(float(count), device=trainer.device)
         if trainer.data_parallel_world_size > 1:
             distributed_utils.all_reduce(total, group=trainer.data_parallel_process_group)
-        self._batch = float(total)
+        self._update_size = float(total)
 
 
 @dataclass
 class EwcConfig(CriterionConfig):
-    ewc_lambda: Optional[float] = field(  # noqa: UP045
+    ewc_lambda: Optional[float] = field(
         default=None, metadata={"help": "strength of the penalty on the distance to the anchor; 0: plain training"}
     )
     ewc_anchor: str = field(
@@ -173,21 +173,21 @@ class EwcConfig(CriterionConfig):
             "or a snapshot made by `wff fisher` on the old task"
         },
     )
-    ewc_start: Optional[int] = field(  # noqa: UP045
+    ewc_start: Optional[int] = field(
         default=None,
         metadata={"help": "first update with the penalty (default: the first one; with previous, after the warm-up)"},
     )
-    importance_scope: Optional[ChoiceEnum(SCOPES)] = field(  # type: ignore[valid-type]  # noqa: UP045
+    importance_scope: Optional[ChoiceEnum(SCOPES)] = field(
         default=None,
         metadata={"help": "linear: matrices of attention and feed-forward layers; all: every parameter (default)"},
     )
 
 
 class Ewc(GuidedCriterion):
-    """Keeps F and theta_A of each weight in scope, by name, both in float32."""
+    """A quadratic penalty on the distance to an anchor; keeps F and theta_A of the weights in scope in float32."""
 
     method = "ewc"
-    in_bits = ("ewc",)
+    logged_in_bits = ("ewc",)
     needs_whole_weights = True
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
@@ -202,19 +202,15 @@ class Ewc(GuidedCriterion):
         self._weights: list[tuple[nn.Parameter, Slot]] = []
         self._fisher: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
-        self._clipping: float | Tensor = 1.0  # the factor of the gradients of the current update
+        self._clip_factor: float | Tensor = 1.0  # by which the gradients of the current update are clipped
 
     @property
     def neutral(self) -> bool:
         return self.cfg.ewc_lambda == 0
 
     @property
-    def held(self) -> Iterable[Tensor]:
-        return [*self._fisher.values(), *self._anchor.values()]
-
-    @property
     def start(self) -> int:
-        """The first update with the penalty."""
+        """The first update with the penalty, counted from 1."""
         if self.cfg.ewc_start is not None:
             return int(self.cfg.ewc_start)
         warm_up = getattr(self.trainer.cfg.lr_scheduler, "warmup_updates", 0)
@@ -257,47 +253,47 @@ class Ewc(GuidedCriterion):
         named = parameters.by_name()
         self._weights = [(named[slot.name], slot) for slot in slots]
         if self.cfg.ewc_anchor == "previous":
-            optimizer.register_step_pre_hook(self._remember)
+            optimizer.register_step_pre_hook(self._update_anchor)
         elif not self._anchor:
             self._load_anchor(Path(self.cfg.ewc_anchor), slots)
 
     def _load_anchor(self, path: Path, slots: Sequence[Slot]) -> None:
         """Load Fisher information and weights of the old task."""
-        wanted = [(slot.name, slot.shape) for slot in slots]
-        fisher, weights = snapshot.fisher_and_weights(snapshot.load(path, "fisher"), path, wanted)
+        shapes = [(slot.name, slot.shape) for slot in slots]
+        fisher, weights = snapshot.fisher_and_weights(snapshot.load(path, "fisher"), path, shapes)
         for slot in slots:
             self._fisher[slot.name] = fisher[slot.name].to(slot.weight.device, torch.float32)
             self._anchor[slot.name] = weights[slot.name].to(slot.weight.device, torch.float32)
 
     @torch.no_grad()
-    def _remember(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
-        """Before a step, keep the weights that it starts from and the square of its gradient."""
-        # DEVIATION: Li et al. section 3.1 does not say which loss the Fisher information of the previous mini-batch is
-        # of. It is the squared gradient of the cross entropy, averaged over the batch and clipped: not the mean of
-        # squared gradients per sentence, which is what `wff fisher` measures, and without the penalty's own part, which
-        # would feed on itself and grow without bound.
+    def _update_anchor(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
+        """Before a step, store the current weights as theta_A and the square of their gradient as F."""
+        # DEVIATION: Li et al. section 3.1 does not say which loss gives the Fisher information of the previous
+        # mini-batch. Here it is the squared gradient of the cross entropy, averaged over the batch and clipped. `wff
+        # fisher` measures the mean of squared gradients per sentence. The gradient of the penalty is subtracted first:
+        # otherwise the penalty would increase its own F without bound.
         if self.update < self.start - 1:
             return
-        active = self.active
+        active = self.active  # before the loop below stores anchors
         for _, slot in self._weights:
             if slot.name not in self._anchor:
                 self._anchor[slot.name] = torch.empty_like(slot.weight, dtype=torch.float32)
                 self._fisher[slot.name] = torch.zeros_like(self._anchor[slot.name])
             fisher, anchor = self._fisher[slot.name], self._anchor[slot.name]
-            # Minus the gradient of the penalty, which is part of slot.grad.
-            pull = anchor.sub_(slot.weight).mul_(fisher).mul_(self.cfg.ewc_lambda * self._clipping) if active else None
+            if active:  # minus the gradient of the penalty, which is part of slot.grad
+                minus_penalty = anchor.sub_(slot.weight).mul_(fisher).mul_(self.cfg.ewc_lambda * self._clip_factor)
             if slot.grad is None:
                 fisher.zero_()
             else:  # a fused half-precision optimizer unscales its gradients only inside its step
                 fisher.copy_(slot.grad).div_(kwargs.get("scale", 1.0))
-                if pull is not None:
-                    fisher.add_(pull)
+                if active:
+                    fisher.add_(minus_penalty)
                 fisher.square_()
             anchor.copy_(slot.weight)
 
     def clipped(self, trainer: Trainer, norm: Tensor) -> None:
         limit = trainer.cfg.optimization.clip_norm
-        self._clipping = (limit / (norm + 1e-6)).clamp_max(1) if limit > 0 else 1.0
+        self._clip_factor = (limit / (norm + 1e-6)).clamp_max(1) if limit > 0 else 1.0
 
     def state_to_save(self) -> dict[str, Any]:
         if self.cfg.ewc_anchor != "previous" or not self._anchor:
@@ -317,7 +313,7 @@ class Ewc(GuidedCriterion):
 
 @dataclass
 class SelfDistillationConfig(CriterionConfig):
-    teacher: Optional[str] = field(  # noqa: UP045
+    teacher: Optional[str] = field(
         default=None, metadata={"help": "checkpoint of the teacher, or PATH:PATH... for an ensemble"}
     )
     teacher_weight: float = field(
@@ -327,7 +323,7 @@ class SelfDistillationConfig(CriterionConfig):
 
 class SelfDistillation(GuidedCriterion):
     method = "self_distillation"
-    in_bits = ("teacher_kl", "teacher_mse")
+    logged_in_bits = ("teacher_kl", "teacher_mse")
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         super().__init__(task, cfg)
@@ -342,10 +338,6 @@ class SelfDistillation(GuidedCriterion):
     @property
     def neutral(self) -> bool:
         return self.cfg.teacher_weight == 0
-
-    @property
-    def held(self) -> Iterable[Tensor]:
-        return [] if self._teachers is None else [p for m in self._teachers.models for p in m.parameters()]
 
     def trainer_built(self, trainer: Trainer) -> None:
         super().trainer_built(trainer)

@@ -1,8 +1,8 @@
-"""Settings of a checkpoint that fairseq passes to `eval` when it builds a task or a model from them.
+"""Refuses checkpoints with code in the settings that fairseq passes to `eval`.
 
-A file loaded without pickled code can still run code through these. They may hold literals, and sums and repetitions
-of literals such as `[(512, 3)] * 20`, which is what fairseq's own architectures write. Left out on purpose: settings
-that other plugins evaluate, and the files that a setting names.
+A file loaded without pickled code can still run code through these settings. Allowed are literals, and sums and
+repetitions of literals such as `[(512, 3)] * 20`, which fairseq's own architectures use. Settings that other plugins
+evaluate are not checked, nor are the files that a setting names.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from ..errors import UserError
 
-# tests/plugin/test_evaluated_settings.py compares them with the source of the installed fairseq.
+# tests/plugin/test_evaluated_settings.py compares these names with the source of the installed fairseq.
 EVALUATED = frozenset(
     """
     adafactor_eps adam_betas adamax_betas adaptive_input_cutoff adaptive_softmax_cutoff character_filters
@@ -27,7 +27,7 @@ EVALUATED = frozenset(
     xformers_att_config
     """.split()
 )
-_LONGEST = 10_000  # characters of a setting, and elements of a sequence that it makes
+_MAX_LENGTH = 10_000  # of the text of a setting, and of its value
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another setting
 
 
@@ -37,32 +37,32 @@ def literal(text: str) -> Any:
     >>> literal("[(512, 3)] * 2 + [(1024, 1)]")
     [(512, 3), (512, 3), (1024, 1)]
     """
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         raise ValueError("too long")
     try:
-        value = _value(ast.parse(text.strip(), mode="eval").body)
+        value = _evaluated(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(str(error)) from None
-    if isinstance(value, str):  # text in text is code once it is evaluated twice
+    if isinstance(value, str):  # fairseq may evaluate it again
         raise ValueError("text")
     return value
 
 
-def _value(node: ast.expr) -> Any:
+def _evaluated(node: ast.expr) -> Any:
     if isinstance(node, ast.List | ast.Tuple):
         kind = list if isinstance(node, ast.List) else tuple
-        return kind(_value(element) for element in node.elts)
+        return kind(_evaluated(element) for element in node.elts)
     if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Mult):
         return ast.literal_eval(node)
-    left, right = _value(node.left), _value(node.right)
+    left, right = _evaluated(node.left), _evaluated(node.right)
     lengths = [len(side) if hasattr(side, "__len__") else side for side in (left, right)]
     if isinstance(node.op, ast.Add):
         value = left + right
-    elif lengths != [left, right] and lengths[0] * lengths[1] > _LONGEST:
+    elif lengths != [left, right] and lengths[0] * lengths[1] > _MAX_LENGTH:
         raise ValueError("too long")
     else:
         value = left * right
-    if hasattr(value, "__len__") and len(value) > _LONGEST:
+    if hasattr(value, "__len__") and len(value) > _MAX_LENGTH:
         raise ValueError("too long")
     return value
 
@@ -86,7 +86,7 @@ def refuse_code(state: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting with its dotted name, references to other settings as they are written."""
+    """Yield every setting with its dotted name; references to other settings are not resolved."""
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=False)
     if isinstance(value, argparse.Namespace):

@@ -1,12 +1,11 @@
-"""What all criterions of this package share: a task's loss from fairseq and, in training, one more term.
+"""The base class of the package's criterions: fairseq's loss of a task and, in training, one more term.
 
-The loss follows from the task: `token_loss.py` for words, `sentence_loss.py` for sentences. So each row has one
-criterion and one name for both. Left out on purpose: the rows themselves (`criterions.py`, `alignreg.py`).
+The task selects the loss: `token_loss.py` for words, `sentence_loss.py` for labels of sentences.
 """
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,16 +34,16 @@ _STATE_KEY = "guided_criterion"
 
 @dataclass
 class CriterionConfig(LabelSmoothedCrossEntropyCriterionConfig, SentencePredictionConfig):
-    """The settings of both losses. A setting of the loss that a run does not use is refused."""
+    """The settings of both losses. A setting of the loss that the task does not use is an error."""
 
 
 class GuidedCriterion(FairseqCriterion, TrainerListener):
-    """A task's loss and, in training, one more term, by a row of the table. The trainer's events keep it informed."""
+    """The loss of a task and, in training, the term of one method. It follows the trainer as a listener."""
 
     method: str
-    in_bits: tuple[str, ...] = ()  # logged terms of the loss, converted to base 2 as the loss is
-    as_is: tuple[str, ...] = ()  # other logged values
-    needs_whole_weights = False  # True: unless neutral, training that shards weights over processes is refused
+    logged_in_bits: tuple[str, ...] = ()  # logged terms of the loss, converted to base 2 like the loss
+    logged_unscaled: tuple[str, ...] = ()  # other logged values
+    needs_whole_weights = False  # True: refuse training that shards weights over processes, unless neutral
 
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         loss = SentenceLoss if isinstance(task, SentencePredictionTask) else TokenLoss
@@ -61,20 +60,15 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
 
     @property
     def neutral(self) -> bool:
-        """Whether the settings leave nothing but the task's loss."""
+        """Whether the settings switch the method off, so that only the loss of the task remains."""
         raise NotImplementedError
 
-    @property
-    def held(self) -> Iterable[Tensor]:
-        """The tensors it keeps in memory beside the model."""
-        return ()
-
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
-        """The loss of one batch and the values to log, both summed over the batch like the task's loss."""
+        """Return the loss of one batch and the values to log, both summed over the batch like the task's loss."""
         raise NotImplementedError
 
     def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
-        """Loss, sample size and logged values; in validation, without `reduce`, and if neutral: the task's loss."""
+        """Return loss, sample size and logged values; if neutral or not in training, of the task's loss alone."""
         if self.neutral or not model.training or not reduce:
             return self.loss(model, sample, reduce)
         sizes = self.loss.sizes(sample)
@@ -82,10 +76,10 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
         return loss, sizes["sample_size"], {**logged, "loss": loss.detach(), **sizes}
 
     def penalised(self, model: nn.Module, sample: Sample, sample_size: Any, terms: Mapping[str, Tensor]) -> LossAndLog:
-        """The task's loss plus `terms`, which depend on the weights only; each is logged under its name.
+        """Return the task's loss plus `terms`, which depend on the weights only; each term is logged under its name.
 
-        Compute the terms before the call. Autograd runs backward through the latest operations first, so the gradients
-        of the terms, as large as the weights, are then allocated after the activations are freed.
+        Compute the terms before the call: autograd runs backward through the latest operations first, so that the
+        gradients of the terms, as large as the weights, are allocated after the activations are freed.
         """
         loss, _, logged = self.loss(model, sample)
         logged[self.loss.loss_name] = logged["loss"]
@@ -97,12 +91,12 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Log the loss as fairseq does, and the other values, from sums over processes and micro-batches."""
-        # fairseq calls this on the class. Only the loss of words logs nll_loss.
+        # fairseq calls this on the class, which does not know the task. Only the loss of words logs nll_loss.
         loss = TokenLoss if any("nll_loss" in log for log in logging_outputs) else SentenceLoss
         loss.reduce_metrics(logging_outputs)
         size = sum(log["sample_size"] for log in logging_outputs)
-        in_bits = loss.loss_names + cls.in_bits
-        for key in in_bits + cls.as_is:
+        in_bits = loss.loss_names + cls.logged_in_bits
+        for key in in_bits + cls.logged_unscaled:
             if all(key in log for log in logging_outputs):
                 unit = math.log(2) if key in in_bits else 1
                 metrics.log_scalar(key, sum(log[key] for log in logging_outputs) / size / unit, size, round=6)
@@ -113,21 +107,21 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
     # State in checkpoints, and events of the trainer.
 
     def state_to_save(self) -> dict[str, Any]:
-        """Tensors and plain values that a resumed run needs."""
+        """Return the tensors and plain values that a resumed run needs."""
         return {}
 
     def restore_state(self, saved: dict[str, Any]) -> None:
-        """Restore them; an empty dict comes from a checkpoint of another criterion."""
+        """Restore what `state_to_save` returned; `saved` is empty for a checkpoint of another criterion."""
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called with every optimizer that the trainer builds, while `parameters` knows the names of its tensors."""
+        """Called with every torch optimizer that the trainer builds, while `parameters` knows its tensors' names."""
 
     @property
     def trainer(self) -> Trainer:
         """The trainer that this criterion trains in."""
         trainer = None if self._trainer is None else self._trainer()
         if trainer is None:
-            raise RuntimeError(f"{self.method} trains only through fairseq's Trainer, which counts its updates")
+            raise RuntimeError(f"{self.method} works only in fairseq's Trainer, which counts the updates")
         return trainer
 
     @classmethod
@@ -138,19 +132,21 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
     def trainer_built(self, trainer: Trainer) -> None:
         self._trainer = weakref.ref(trainer)
 
-    def optimizer_wanted(self, trainer: Trainer) -> None:
+    def optimizer_requested(self, trainer: Trainer) -> None:
         if self.needs_whole_weights and not self.neutral:
             refuse_sharding(trainer.cfg, self.method)
 
     def optimizer_built(self, trainer: Trainer) -> None:
         self.use_optimizer(trainer.optimizer.optimizer)
 
-    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
+    def checkpoint_loaded(
+        self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool
+    ) -> None:
         saved = saved_state(extra_state)
         if not reset_optimizer:
             self.restore_state(saved if saved.get("method") == self.method else {})
 
-    def state_out(self, trainer: Trainer, extra_state: dict[str, Any]) -> None:
+    def checkpoint_saving(self, trainer: Trainer, extra_state: dict[str, Any]) -> None:
         if saved := self.state_to_save():
             extra_state[_STATE_KEY] = {"method": self.method, **saved}
 
@@ -161,7 +157,7 @@ def saved_state(extra_state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_settings_of_other_loss(cfg: DictConfig, loss: type[TaskLoss], task: Any) -> None:
-    """Refuse a setting of the loss that is not used, which would have no effect."""
+    """Refuse a setting of the loss that this task does not use; it would have no effect."""
     used = {field.name for field in fields(loss.settings)}
     for field in fields(CriterionConfig):
         value = getattr(cfg, field.name, field.default)
@@ -172,6 +168,6 @@ def _refuse_settings_of_other_loss(cfg: DictConfig, loss: type[TaskLoss], task: 
 
 
 def register(criterion: type[GuidedCriterion], settings: type[CriterionConfig]) -> None:
-    """Register a criterion under the name of its row."""
+    """Register a criterion under the name of its method."""
     criterion.__doc__ = f"{RULES[criterion.method].source}."
     register_criterion(criterion.method, dataclass=settings)(criterion)

@@ -1,14 +1,15 @@
 """`--log-importance N`: at every N-th update, how much each part of the model contributes, for any training method.
 
-Computes the statistics of `core/contribution.py` on the gradient that the optimizer is about to use. Writes them to
-importance.csv in the save folder and to TensorBoard if that is on, and three for the whole model to the progress bar.
-Left out on purpose: all processes but the first, since all have the same weights and gradients.
+Computes the statistics of `core/contribution.py` from the gradient that the optimizer uses next. Writes them to
+importance.csv in the save folder and to TensorBoard if that is enabled, and three of the whole model to the progress
+bar. Only the first process measures, since all processes have the same weights and gradients.
 """
 
 import csv
 import dataclasses
 import io
 import logging
+from collections import ChainMap
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ COLUMNS = (
     "update", "by", "group", "parameters", "mean", "std", "std_over_mean", "gini", "share_top20", "mean_top20",
     "mean_bottom80", "top20_over_bottom80", "weight_norm", "gradient_norm", "frozen",
 )  # fmt: skip
-# Not called importance_*: a guided optimizer logs an importance_std of its own metric and scope.
+# Logged as sensitivity_*: a guided optimizer logs an importance_std of its own metric and scope.
 _IN_PROGRESS_BAR = ("std", "gini", "top20_over_bottom80")
 # On a CPU a measurement takes up to half as long as a short update (benchmarks/log_importance.py): 0.2 % of training.
 DEFAULT_INTERVAL = 200
@@ -58,10 +59,10 @@ class _Setting:
 
 
 def add_setting() -> None:
-    """Add a field to fairseq's CommonConfig, from which both the flags and Hydra's schema are made.
+    """Add the setting to fairseq's CommonConfig, which defines both the flags and Hydra's schema.
 
-    In place, since modules of fairseq hold references to the class. Hydra stored a copy of its fields, so that is
-    stored again.
+    The class is changed in place, because modules of fairseq refer to it. Hydra has a copy of its fields, which
+    `hydra_init` replaces.
     """
     (setting,) = dataclasses.fields(_Setting)
     CommonConfig.__dataclass_fields__[setting.name] = setting
@@ -71,13 +72,15 @@ def add_setting() -> None:
 
 
 def interval_of(cfg: Any) -> int:
-    """The N of --log-importance, 0 for never; refused where importance cannot be measured."""
-    # Hydra may have composed the settings before this plugin was imported; old omegaconf then returns None.
+    """The N of --log-importance, 0 for never; raises UserError where importance cannot be measured."""
+    # Hydra may have composed the settings before this plugin was imported; older omegaconf then returns None.
     interval = getattr(cfg.common, "log_importance", None)
     interval = 0 if interval is None else interval
     if not isinstance(interval, int) or interval < 0:
-        remedy = f"type --log-importance {DEFAULT_INTERVAL}, or 0: never"
-        raise UserError(f"--log-importance must be a number of updates, got {interval}; {remedy}")
+        raise UserError(
+            f"--log-importance must be a number of updates, got {interval}; type --log-importance {DEFAULT_INTERVAL}, "
+            "or 0: never"
+        )
     if interval:
         parameters.refuse_sharding(cfg, "--log-importance")
         if cfg.optimization.use_bmuf:
@@ -99,71 +102,72 @@ class ImportanceLog(TrainerListener):
         return cls(trainer.cfg, interval) if interval and is_master(trainer.cfg.distributed_training) else None
 
     def optimizer_built(self, trainer: Trainer) -> None:
-        self.model = parameters.by_name()
+        self.parameters = parameters.by_name()
         self.weights = [
             (entry, slot)
             for entry, slot in parameters.match_all(_stepped_tensors(trainer.optimizer))
             if not COPIES_OF_0_12_2.fullmatch(entry.name) and not entry.name.startswith(parameters.OF_CRITERION)
         ]
-        self.guided = _guided_optimizers(trainer.optimizer.optimizer)
-        for optimizer in self.guided:  # runs after the adapter's own hook, which sets `record` for its own log
+        self.guided_optimizers = _guided_optimizers(trainer.optimizer.optimizer)
+        for optimizer in self.guided_optimizers:  # after the adapter's hook, which sets `record` for its own log
             optimizer.register_step_pre_hook(self._request_record)
-        self.resumed: int | None = None  # the update at which this run began or was resumed
-        self.measured: dict[Group, Contribution] = {}
-        self.shown: dict[str, float] = {}
+        self.start: int | None = None  # number of finished updates when this run began or was resumed
+        self.contributions: dict[Group, Contribution] = {}  # of the current update, if it is measured
+        self.progress_values: dict[str, float] = {}  # of the last measured update
         logger.info("importance of %d tensors every %d updates in %s", len(self.weights), self.interval, self.path)
 
     def clipped(self, trainer: Trainer, norm: Tensor) -> None:
-        """Measure, if this update is one of every `interval` and its gradients are finite."""
+        """Measure every `interval`-th update, if its gradients are finite."""
         num_updates = trainer.get_num_updates()
-        if self.resumed is None:
+        if self.start is None:
             self._open_table(num_updates)
-        self.measured = {}
+        self.contributions = {}
         if (num_updates + 1) % self.interval:
             return
         if not bool(torch.isfinite(norm).all()):
             logger.info("the gradients of update %d overflow: their importance is not measured", num_updates + 1)
             return
-        # The wrappers of half precision unscale and clip gradients only when they step.
+        # fairseq's half-precision optimizers unscale and clip gradients only in their step.
         scale = getattr(trainer.optimizer, "_multiply_factor", 1.0)
         # DEVIATION: Xu et al. Figure 2 does not say on which batches sensitivity is measured while a model trains. Here
         # it is the batch of the update as it is trained on: with dropout, the whole loss of the method, and the
         # gradient averaged and clipped; not a mean over batches, as `wff sensitivity` takes it.
-        self.measured = contribution.measure(
-            [(entry, slot) for entry, slot in self.weights if self.model[entry.name].grad is not None], scale
+        self.contributions = contribution.measure(
+            [(entry, slot) for entry, slot in self.weights if self.parameters[entry.name].grad is not None], scale
         )
 
     def _request_record(self, optimizer: WrappedOptimizer, *_: Any) -> None:
-        optimizer.record |= bool(self.measured)
+        optimizer.record |= bool(self.contributions)
 
     def updated(self, trainer: Trainer) -> None:
-        """Write what was measured and what the step froze; the progress bar keeps showing the latest."""
-        if self.measured:
-            frozen = [frozen for optimizer in self.guided if (frozen := optimizer.frozen_counts) is not None]
-            frozen_counts = {name: count for counts in frozen for name, count in counts.items()} if frozen else None
+        """Write the contributions and the frozen shares; the progress bar repeats the last values in every update."""
+        if self.contributions:
+            counts = [frozen for optimizer in self.guided_optimizers if (frozen := optimizer.frozen_counts) is not None]
+            frozen_counts = dict(ChainMap(*counts)) if counts else None
             rows = [
-                {"update": trainer.get_num_updates(), **row} for row in contribution.rows(self.measured, frozen_counts)
+                {"update": trainer.get_num_updates(), **row}
+                for row in contribution.rows(self.contributions, frozen_counts)
             ]
-            self.measured = {}
+            self.contributions = {}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_as_lines(rows))
-            self._to_tensorboard(rows)
-            self.shown = {
+            self._write_to_tensorboard(rows)
+            self.progress_values = {
                 f"sensitivity_{name}": rows[0][name] for name in _IN_PROGRESS_BAR if rows[0][name] is not None
             }
-        for priority, (name, value) in enumerate(self.shown.items(), start=610):
+        for priority, (name, value) in enumerate(self.progress_values.items(), start=610):
             metrics.log_scalar(name, value, weight=0, priority=priority)
 
     def _open_table(self, num_updates: int) -> None:
-        """Keep the rows up to update `num_updates`; a killed run may have written later ones."""
-        self.resumed = num_updates
+        """Drop the rows after update `num_updates`, which a killed run may have written."""
+        self.start = num_updates
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
         if lines and lines[0] != _HEAD:
             raise UserError(f"{self.path} was written by another version, with other columns; move it away and retry")
-        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= num_updates]
-        write_atomically(self.path, "".join([_HEAD, *kept]))
+        rows = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= num_updates]
+        write_atomically(self.path, "".join([_HEAD, *rows]))
 
-    def _to_tensorboard(self, rows: list[dict[str, Any]]) -> None:
+    def _write_to_tensorboard(self, rows: list[dict[str, Any]]) -> None:
         if self._writer is None:
             return
         for row in rows:
@@ -175,20 +179,20 @@ class ImportanceLog(TrainerListener):
 
     @cached_property
     def _writer(self) -> Any:
-        """Writes to a folder beside fairseq's own; drops what a killed run wrote after its last checkpoint."""
+        """Writes to a sub-folder of fairseq's; drops values that a killed run wrote after its last checkpoint."""
         if not self.tensorboard or progress_bar.SummaryWriter is None:  # fairseq then logs what to install
             return None
-        return progress_bar.SummaryWriter(Path(self.tensorboard) / "importance", purge_step=(self.resumed or 0) + 1)
+        return progress_bar.SummaryWriter(Path(self.tensorboard) / "importance", purge_step=(self.start or 0) + 1)
 
 
 def _stepped_tensors(optimizer: Any) -> list[Tensor]:
-    """The tensors of the optimizer, in the model's order, which groups of a composite optimizer do not keep."""
+    """The tensors of the optimizer in the model's order, which a composite optimizer's groups do not keep."""
     tensors = getattr(optimizer, "fp32_params", optimizer.params)
     return list(tensors.values() if isinstance(tensors, dict) else tensors)
 
 
 def _guided_optimizers(optimizer: torch.optim.Optimizer) -> list[WrappedOptimizer]:
-    """The optimizer itself, or the parts of a composite one, as far as they are guided."""
+    """The guided ones among the parts of a composite optimizer, or else the optimizer itself if guided."""
     parts = [part.optimizer for part in getattr(optimizer, "optimizers", {}).values()]
     return [part for part in parts or [optimizer] if isinstance(part, WrappedOptimizer)]
 

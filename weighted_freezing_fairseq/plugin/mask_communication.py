@@ -1,9 +1,8 @@
 """`--mask-communication`: processes exchange the gradients of the weights that the mask updates, and no others.
 
-The model's wrapper exchanges gradients: torch's calls a hook, fairseq's is called between backward pass and clipping.
-In a single process that call zeroes what several processes would not send, so that clipping sees the same gradients
-for any number of processes. Left out on purpose: the exchange itself (`core/sparse_reduce.py`), and wrappers that
-average weights, which are refused.
+The model's wrapper exchanges gradients: torch's wrapper calls a hook, fairseq's wrapper is called between backward pass
+and clipping. In a single process, that call zeroes the gradients that several processes would not exchange, so that
+clipping sees the same gradients for any number of processes. The exchange itself is in `core/sparse_reduce.py`.
 """
 
 from fairseq.distributed import LegacyDistributedDataParallel
@@ -23,13 +22,13 @@ class MaskCommunication(TrainerListener):
         return cls() if getattr(trainer.cfg.optimizer, "mask_communication", False) else None
 
     def optimizer_built(self, trainer: Trainer) -> None:
-        """Change how the model's wrapper exchanges gradients."""
+        """Replace the gradient exchange of the model's wrapper."""
         if trainer.cfg.optimization.use_bmuf:
             raise UserError("--mask-communication needs a gradient exchange in every update; leave out --use-bmuf")
         if trainer.cfg.distributed_training.ddp_comm_hook != "none":
             raise UserError("--mask-communication excludes other communication hooks; leave out --ddp-comm-hook")
-        known = (DistributedDataParallel, LegacyDistributedDataParallel)
-        wrapper = next((module for module in unwrapped(trainer.model) if isinstance(module, known)), None)
+        supported = (DistributedDataParallel, LegacyDistributedDataParallel)
+        wrapper = next((module for module in unwrapped(trainer.model) if isinstance(module, supported)), None)
         reduce = MaskedReduce(trainer.optimizer.optimizer, parameters.by_name(), trainer.data_parallel_process_group)
         if isinstance(wrapper, DistributedDataParallel):
             _replace_hook(wrapper, reduce)
@@ -46,7 +45,7 @@ class MaskCommunication(TrainerListener):
 
 
 def _replace_hook(wrapper: DistributedDataParallel, reduce: MaskedReduce) -> None:
-    """torch takes one hook only: when a checkpoint is loaded, the hook there is gets the new optimizer."""
+    """Register the hook, or give a registered one the new optimizer: torch accepts one hook only."""
     registered = vars(wrapper).get("masked_reduce")
     if registered is not None:
         registered.optimizer = reduce.optimizer
@@ -56,7 +55,7 @@ def _replace_hook(wrapper: DistributedDataParallel, reduce: MaskedReduce) -> Non
 
 
 def _replace_exchange(wrapper: LegacyDistributedDataParallel, reduce: MaskedReduce) -> None:
-    """Parameters that each process has for itself (`expert`) are not exchanged, as in fairseq's own method."""
+    """Replace fairseq's exchange, which also leaves out parameters that are not shared by processes (`expert`)."""
     shared = [p for p in wrapper.module.parameters() if p.requires_grad and not hasattr(p, "expert")]
 
     def all_reduce_grads() -> None:

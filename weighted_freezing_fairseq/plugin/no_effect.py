@@ -1,7 +1,6 @@
-"""Warnings of settings that have no effect: one for each, with its value, the reason, and what to type.
+"""Warnings of settings that have no effect, with the value, the reason, and what to type.
 
-Left out on purpose: settings that are documented to switch a method off (`--alpha 0`), and invalid settings, which are
-refused where they are read.
+Settings that are documented to switch a method off (`--alpha 0`) give no warning.
 """
 
 import functools
@@ -15,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def warn(message: str) -> None:
-    """Log a warning once in this process: an optimizer is built again when a checkpoint is loaded."""
+    """Log a warning once per process; an optimizer is built again when a checkpoint is loaded."""
     logger.warning(message)
 
 

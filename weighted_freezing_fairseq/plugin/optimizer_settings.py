@@ -1,15 +1,16 @@
-"""Checks of a guided optimizer's settings against its run: refuses sharding, warns of settings without effect."""
+"""Checks of a guided optimizer's settings: refuses sharding, and warns of settings that have no effect."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import partial
 
-from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
 from ..core.rules import RULES
 from . import no_effect
-from .optimizers import BASES, base_settings
+from .optimizers import BaseSettings, base_settings
 from .parameters import refuse_sharding
 from .trainer_events import TrainerListener
 
@@ -19,16 +20,15 @@ class OptimizerSettings(TrainerListener):
     def for_trainer(cls, trainer: Trainer) -> "OptimizerSettings | None":
         return cls() if getattr(trainer.cfg.optimizer, "_name", None) in RULES else None
 
-    def optimizer_wanted(self, trainer: Trainer) -> None:
+    def optimizer_requested(self, trainer: Trainer) -> None:
         refuse_sharding(trainer.cfg, str(trainer.cfg.optimizer._name))
 
     def optimizer_built(self, trainer: Trainer) -> None:
         settings, last_update = trainer.cfg.optimizer, trainer.cfg.optimization.max_update
         method, base = settings._name, str(settings.base_optimizer)
-        known = getattr(OPTIMIZER_REGISTRY[method], "__dataclass")  # noqa: B009  # a class would mangle the name
-        warn_of = partial(no_effect.warn_of, settings, known)
-        others = {name for other in BASES for name in base_settings(other)} - base_settings(base).keys()
-        warn_of(sorted(others), f"--base-optimizer {base} has no such setting; leave it out")
+        warn_of = partial(no_effect.warn_of, settings, OPTIMIZER_DATACLASS_REGISTRY[method])
+        other_bases = {field.name for field in fields(BaseSettings)} - base_settings(base).keys() - {"_name"}
+        warn_of(sorted(other_bases), f"--base-optimizer {base} has no such setting; leave it out")
         if method == "sage" and settings.sage_variant == "light":
             reason = "--sage-variant light has no moving average; leave it out, or type --sage-variant full"
             warn_of(("sage_beta", "sage_state_dtype"), reason)
@@ -55,4 +55,4 @@ def _warn_of_fish_mask(settings: DictConfig, warn_of: Callable[[Iterable[str], s
             f"at --max-update {last_update}; type --fish-updates {max(1, last_update // 10)}"
         )
     if source == "bias":
-        warn_of(("fish_density",), "--fish-source bias takes all biases and nothing else; leave it out")
+        warn_of(("fish_density",), "--fish-source bias updates all biases and no other weights; leave it out")

@@ -1,23 +1,23 @@
-"""`--optimizer weighted_freeze`, `sage`, `fish_mask`, `lfr_cm`: one adapter class a row, no mathematics.
+"""`--optimizer weighted_freeze`, `sage`, `fish_mask`, `lfr_cm`, `cautious`: one adapter class for each method.
 
-An adapter builds any base optimizer of fairseq from that optimizer's own settings, wraps its torch optimizer in the one
-of `core` that its row asks for, and hands everything else through. Settings are one dataclass: ours plus the union of
-all bases', where None means "the base's own default", so that command line and YAML both know them.
+An adapter builds any base optimizer of fairseq and wraps its torch optimizer in the optimizer of `core` that applies
+the method. The settings of a method include the settings of every base optimizer, where None is the base's default.
 """
 
 import argparse
 import dataclasses
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.optim import OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
+from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY, FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import Adam
 from omegaconf import II, DictConfig, OmegaConf
 
@@ -34,29 +34,97 @@ from . import no_effect, parameters
 
 logger = logging.getLogger(__name__)
 
-# A composite has no settings of its own to wrap: inside one, give each group a guided optimizer.
+# Without composite: it has no update of its own. Each of its groups can have a guided optimizer instead.
 BASES = tuple(sorted(name for name in OPTIMIZER_REGISTRY if name != "composite"))
-
+STATE_DTYPES = {"parameter": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 ADAMS[Adam] = AdamFormula(decoupled=True, eps_before_correction=True)
-STATE_DTYPES = {"parameter": None, "fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Setting(NamedTuple):
+    """One setting of a base optimizer."""
+
+    type: Any
+    default: Any
+    metadata: dict[str, Any]
+
+
+def base_settings(base: str) -> dict[str, Setting]:
+    """The settings of a base optimizer by name, from its dataclass or, if it has none, from its flags."""
+    config = OPTIMIZER_DATACLASS_REGISTRY.get(base)
+    if config is not None:
+        return {
+            f.name: Setting(f.type, None if f.default is dataclasses.MISSING else f.default, dict(f.metadata))
+            for f in dataclasses.fields(config)
+            if f.name != "_name"
+        }
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    OPTIMIZER_REGISTRY[base].add_args(parser)
+    settings = {"lr": Setting(list[float], II("optimization.lr"), {})}
+    for action in parser._actions:
+        metadata = {"help": action.help}
+        if len(action.option_strings) > 1:
+            metadata["argparse_alias"] = action.option_strings[-1]
+        settings[action.dest] = Setting(bool if action.nargs == 0 else action.type or str, action.default, metadata)
+    return settings
+
+
+def _fields_of_bases() -> list[tuple[str, Any, Any]]:
+    """The settings of all base optimizers as fields of one dataclass; bases share a setting of the same name."""
+    settings: dict[str, dict[str, Setting]] = defaultdict(dict)
+    for base in BASES:
+        for name, setting in base_settings(base).items():
+            settings[name][base] = setting
+    entries = []
+    for name, by_base in settings.items():
+        *_, (kind, default, _) = by_base.values()
+        if str(default).startswith("${"):  # taken from another section of the settings
+            entries.append((name, kind, field(default=default)))
+            continue
+        metadata = {key: value for setting in by_base.values() for key, value in setting.metadata.items()}
+        metadata["help"] = f"{metadata.get('help') or name} (base: {', '.join(by_base)}; default: the base's)"
+        if kind not in (bool, Any):  # fairseq cannot make a flag of Optional[Any]
+            kind = Optional[kind]
+        entries.append((name, kind, field(default=False if kind is bool else None, metadata=metadata)))
+    return entries
+
+
+BaseSettings = make_dataclass(
+    "BaseSettings", _fields_of_bases(), bases=(FairseqDataclass,), namespace={"__module__": __name__}
+)
+
+
+def build_base(base: str, cfg: DictConfig, params: list[torch.nn.Parameter]) -> FairseqOptimizer:
+    """Build the base optimizer with its settings in `cfg`, and its own defaults where `cfg` has None."""
+    values = {
+        name: setting.default if cfg[name] is None else cfg[name] for name, setting in base_settings(base).items()
+    }
+    cls, config = OPTIMIZER_REGISTRY[base], OPTIMIZER_DATACLASS_REGISTRY.get(base)
+    if config is None:
+        lr = OmegaConf.to_container(values.pop("lr"))
+        return cls(argparse.Namespace(optimizer=base, lr=lr, **values), params)
+    base_cfg = OmegaConf.structured(config)
+    for name, value in values.items():
+        if value is not None:
+            base_cfg[name] = value
+    return cls(base_cfg, params)
 
 
 @dataclass
-class GuidedConfig(FairseqDataclass):
-    """Settings that every guided optimizer has."""
+class GuidedConfig(BaseSettings):
+    """Settings of every guided optimizer, and of its base."""
 
-    base_optimizer: ChoiceEnum(BASES) = field(  # type: ignore[valid-type]
+    base_optimizer: ChoiceEnum(BASES) = field(
         default="adam", metadata={"help": "optimizer that makes the update; its own flags stay usable"}
     )
     base_fused: str = field(
         default="true",
         metadata={
-            "help": "true or false: make the step of base adam by torch's fused implementation, equal within rounding; "
-            "with false the base steps itself, and neutral settings give its very bits"
+            "help": "true or false: compute the step of base adam by torch's fused implementation, equal within "
+            "rounding; with false, neutral settings give the same bits as the base"
         },
     )
-    importance_scope: Optional[ChoiceEnum(SCOPES)] = field(  # type: ignore[valid-type]  # noqa: UP045
+    importance_scope: Optional[ChoiceEnum(SCOPES)] = field(
         default=None,
         metadata={
             "help": "linear: matrices of attention and feed-forward layers; all: every parameter "
@@ -69,12 +137,12 @@ class GuidedConfig(FairseqDataclass):
 
 @dataclass
 class MeasuredConfig(GuidedConfig):
-    """Settings of the rows that measure the importance in every update."""
+    """Settings of the methods that measure the importance in every update."""
 
-    importance: Optional[ChoiceEnum(list(METRICS))] = field(  # type: ignore[valid-type]  # noqa: UP045
+    importance: Optional[ChoiceEnum(list(METRICS))] = field(
         default=None, metadata={"help": "importance metric (default: the method's own, see `wff rules`)"}
     )
-    importance_norm: ChoiceEnum(NORMS) = field(  # type: ignore[valid-type]
+    importance_norm: ChoiceEnum(NORMS) = field(
         default="tensor", metadata={"help": "range and mean of scores: within each tensor or over the whole scope"}
     )
     importance_start: int = field(default=1, metadata={"help": "first update at which the method acts"})
@@ -82,7 +150,7 @@ class MeasuredConfig(GuidedConfig):
 
 @dataclass
 class FreezeConfig(MeasuredConfig):
-    freeze_rule: ChoiceEnum([row.variant for row in forms("weighted_freeze")]) = field(  # type: ignore[valid-type]
+    freeze_rule: ChoiceEnum([row.variant for row in forms("weighted_freeze")]) = field(
         default="important",
         metadata={
             "help": "which weights are frozen more often. important: those with large scores (Li et al. section 3.3); "
@@ -90,11 +158,11 @@ class FreezeConfig(MeasuredConfig):
             "probability sqrt(p / 2) (the authors' --smooth-scores); random: any, as many as important would freeze"
         },
     )
-    freeze_keep: Optional[float] = field(  # noqa: UP045
+    freeze_keep: Optional[float] = field(
         default=None,
         metadata={"help": "with --freeze-rule random: fixed share of the weights that is updated, between 0 and 1"},
     )
-    freeze_apply: ChoiceEnum(STAGES) = field(  # type: ignore[valid-type]
+    freeze_apply: ChoiceEnum(STAGES) = field(
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
     )
@@ -102,23 +170,23 @@ class FreezeConfig(MeasuredConfig):
 
 @dataclass
 class SageConfig(MeasuredConfig):
-    sage_variant: ChoiceEnum([row.variant for row in forms("sage")]) = field(  # type: ignore[valid-type]
+    sage_variant: ChoiceEnum([row.variant for row in forms("sage")]) = field(
         default="full",
         metadata={
             "help": "full: |I - average| / average (Liang et al.); li: |I - average| / I (Li et al. eq. 2); "
             "light: mean(I) / I without moving average or state (SAGE* of Li et al.)"
         },
     )
-    sage_denominator: Optional[str] = field(  # noqa: UP045
+    sage_denominator: Optional[str] = field(
         default=None, metadata={"help": "removed; use --sage-variant full (was: average) or li (was: importance)"}
     )
     sage_beta: float = field(default=0.75, metadata={"help": "rate of the moving average of I"})
-    sage_eps: float = field(default=1e-12, metadata={"help": "smoothing, above and below the line"})
-    sage_max_scale: Optional[float] = field(  # noqa: UP045
+    sage_eps: float = field(default=1e-12, metadata={"help": "epsilon, in numerator and denominator"})
+    sage_max_scale: Optional[float] = field(
         default=None,
         metadata={"help": "upper bound of the factor on a learning rate (default: max(1, beta / (1 - beta)))"},
     )
-    sage_state_dtype: ChoiceEnum(list(STATE_DTYPES)) = field(  # type: ignore[valid-type]
+    sage_state_dtype: ChoiceEnum(list(STATE_DTYPES)) = field(
         default="parameter",
         metadata={"help": "precision of the moving average; parameter: as the weights (bf16 for fp16 weights)"},
     )
@@ -126,12 +194,12 @@ class SageConfig(MeasuredConfig):
 
 @dataclass
 class FixedConfig(GuidedConfig):
-    """Settings of the rows whose mask stays."""
+    """Settings of the methods with a fixed mask."""
 
     mask_communication: bool = field(
         default=False,
         metadata={
-            "help": "send gradients of what the mask lets move, and of nothing else, between processes; "
+            "help": "exchange between processes only the gradients of weights that the mask updates; "
             "--clip-norm and gnorm then see only these"
         },
     )
@@ -139,20 +207,20 @@ class FixedConfig(GuidedConfig):
 
 @dataclass
 class FishConfig(FixedConfig):
-    fish_density: Optional[float] = field(  # noqa: UP045
+    fish_density: Optional[float] = field(
         default=None, metadata={"help": "fraction of the parameters in scope that is updated"}
     )
-    fish_mask: Optional[str] = field(  # noqa: UP045
+    fish_mask: Optional[str] = field(
         default=None, metadata={"help": "mask made by `wff fisher --mask-density` (default: estimated while training)"}
     )
     fish_updates: int = field(
         default=32, metadata={"help": "estimate the mask in this many first updates, in which no weight moves"}
     )
-    fish_source: ChoiceEnum(["fisher", *SOURCES]) = field(  # type: ignore[valid-type]
+    fish_source: ChoiceEnum(["fisher", *SOURCES]) = field(
         default="fisher",
         metadata={"help": "what chooses the mask; baselines: random, magnitude, bias (BitFit, needs no density)"},
     )
-    fish_always: Optional[str] = field(  # noqa: UP045
+    fish_always: Optional[str] = field(
         default=None,
         metadata={
             "help": "regular expression: parameters with such a name are always updated, and count in --fish-density "
@@ -167,20 +235,20 @@ _NORMS_AND_POSITIONS = r"layer_?norm|embed_positions"
 
 @dataclass
 class LfrConfig(FixedConfig):
-    fisher: Optional[str] = field(  # noqa: UP045
+    fisher: Optional[str] = field(
         default=None, metadata={"help": "Fisher information of the old domain, made by `wff fisher`"}
     )
-    lfr_threshold: Optional[float] = field(  # noqa: UP045
+    lfr_threshold: Optional[float] = field(
         default=None, metadata={"help": "weights with Fisher information up to this are trained"}
     )
-    lfr_quantile: Optional[float] = field(  # noqa: UP045
+    lfr_quantile: Optional[float] = field(
         default=None, metadata={"help": "this fraction of the weights, those with the least Fisher, is trained"}
     )
-    lfr_norm: ChoiceEnum(NORMS) = field(  # type: ignore[valid-type]
+    lfr_norm: ChoiceEnum(NORMS) = field(
         default="tensor",
         metadata={"help": "take the fraction of each tensor (Gu et al.), or over the whole scope (global)"},
     )
-    lfr_always_frozen: Optional[str] = field(  # noqa: UP045
+    lfr_always_frozen: Optional[str] = field(
         default=None,
         metadata={
             "help": "regular expression: parameters with such a name are never trained; '' for none "
@@ -189,120 +257,52 @@ class LfrConfig(FixedConfig):
     )
 
 
-def base_settings(name: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
-    """Type, default and metadata of each setting of the base optimizer `name`, whatever its generation."""
-    cls = OPTIMIZER_REGISTRY[name]
-    settings_class = getattr(cls, "__dataclass", None)
-    if settings_class is not None:
-        return {
-            f.name: (f.type, f.default if f.default is not dataclasses.MISSING else None, dict(f.metadata))
-            for f in dataclasses.fields(settings_class)
-            if f.name != "_name"
-        }
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    cls.add_args(parser)
-    found: dict[str, tuple[Any, Any, dict[str, Any]]] = {"lr": (list[float], II("optimization.lr"), {})}
-    for action in parser._actions:
-        metadata = {"help": action.help}
-        if len(action.option_strings) > 1:
-            metadata["argparse_alias"] = action.option_strings[-1]
-        kind = bool if action.nargs == 0 else (action.type or str)
-        found[action.dest] = (kind, action.default, metadata)
-    return found
-
-
-def _with_base_settings(own: type[GuidedConfig]) -> type[GuidedConfig]:
-    """`own` and the union of all bases' settings as one dataclass; a setting that several bases share appears once."""
-    merged: dict[str, tuple[str, Any, Any]] = {}
-    users: dict[str, list[str]] = {}
-    aliases: dict[str, str] = {}
-    for name in BASES:
-        for key, (kind, default, metadata) in base_settings(name).items():
-            users.setdefault(key, []).append(name)
-            if "argparse_alias" in metadata:
-                aliases[key] = metadata["argparse_alias"]
-            if isinstance(default, str) and default.startswith("${"):  # filled in by another part of the settings
-                merged[key] = (key, kind, field(default=default))
-            elif kind is bool:
-                merged[key] = (key, bool, field(default=False, metadata=metadata))
-            elif kind is Any:
-                merged[key] = (key, Any, field(default=None, metadata=metadata))
-            else:
-                kind = getattr(kind, "__args__", (kind,))[0]  # Optional[float] -> float
-                merged[key] = (key, Optional[kind], field(default=None, metadata=metadata))  # noqa: UP045
-    for key, (_, _, spec) in merged.items():
-        if spec.metadata:
-            text = f"{spec.metadata.get('help') or key} (base: {', '.join(users[key])}; default: the base's)"
-            alias = {"argparse_alias": aliases[key]} if key in aliases else {}
-            spec.metadata = {"help": text, **alias}
-    taken = {f.name for f in dataclasses.fields(own)}
-    name = f"{own.__name__}WithBase"
-    both = make_dataclass(name, [entry for key, entry in merged.items() if key not in taken], bases=(own,))
-    both.__module__ = __name__
-    globals()[name] = both  # where pickle looks for it
-    return both
-
-
-def build_base(name: str, settings: DictConfig, params: list[torch.nn.Parameter]) -> FairseqOptimizer:
-    """The base optimizer `name`, with what `settings` says of it and its own defaults for the rest."""
-    values = {}
-    for key, (_, default, _) in base_settings(name).items():
-        given = settings[key]
-        values[key] = default if given is None else given
-    cls = OPTIMIZER_REGISTRY[name]
-    settings_class = getattr(cls, "__dataclass", None)
-    if settings_class is None:
-        lr = values.pop("lr")
-        return cls(argparse.Namespace(optimizer=name, lr=OmegaConf.to_container(lr), **values), params)
-    config = OmegaConf.structured(settings_class)
-    for key, value in values.items():
-        if value is not None:
-            config[key] = value
-    return cls(config, params)
-
-
 class GuidedFairseqOptimizer(FairseqOptimizer):
-    """A base optimizer of fairseq, guided by one row of the table; subclasses say how the row is built."""
+    """A base optimizer of fairseq, guided by one method; subclasses build the optimizer of `core` that applies it."""
 
     method: str
 
     def __init__(self, cfg: DictConfig, params: Iterable[torch.nn.Parameter]):
         super().__init__(cfg)
         params = list(params)
-        grouped = isinstance(params[0], dict)  # as a composite optimizer does
-        if grouped and getattr(cfg, "mask_communication", False):
-            raise UserError("a part of a composite optimizer cannot say what is sent; leave out mask_communication")
-        flat = [p for group in params for p in group["params"]] if grouped else params
+        if isinstance(params[0], dict):  # parameter groups, from a composite optimizer
+            if getattr(cfg, "mask_communication", False):
+                raise UserError(
+                    "mask_communication does not work in parts of a composite optimizer; leave out mask_communication"
+                )
+            tensors = [p for group in params for p in group["params"]]
+        else:
+            tensors = params
         self.base = build_base(cfg.base_optimizer, cfg, params)
-        slots = parameters.match(flat, cfg.importance_scope or RULES[self.method].scope)
-        self._optimizer = self._guide(slots)
-        # Under --memory-efficient-fp16 fairseq copies a loaded state over the base's, which was not cast to begin with.
+        slots = parameters.match(tensors, cfg.importance_scope or RULES[self.method].scope)
+        self._optimizer = self._wrap_base(slots)
+        # Without this flag, --memory-efficient-fp16 replaces the state that the base has loaded by the saved one.
         self._optimizer.disable_mem_eff_fp16_loading_hack = True
         logger.info(
             "%s around %s: %d weights in %d tensors are guided by %s",
             self.method, cfg.base_optimizer, sum(map(len, slots)), len(slots), self._optimizer.importance,
         )  # fmt: skip
-        # Hooks, since not every wrapper of fairseq calls `step` of this class: --amp steps the torch optimizer.
-        self._optimizer.register_step_pre_hook(self._record)
-        self._optimizer.register_step_post_hook(self._log)
+        # Hooks, because --amp steps the torch optimizer and does not call `step` of this class.
+        self._optimizer.register_step_pre_hook(self._request_record)
+        self._optimizer.register_step_post_hook(self._log_record)
 
-    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
-        """The row's optimizer around the base's."""
+    def _wrap_base(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        """The optimizer of `core` around the torch optimizer of the base."""
         raise NotImplementedError
 
-    def _record(self, guided: WrappedOptimizer, *_: Any) -> None:
-        """Before a step: have it measured if this update is logged."""
-        guided.record = (guided.updates + 1) % self.cfg.log_interval == 0
+    def _request_record(self, optimizer: WrappedOptimizer, *_: Any) -> None:
+        """Before a step that is logged, ask the optimizer to record its statistics."""
+        optimizer.record = (optimizer.updates + 1) % self.cfg.log_interval == 0
 
-    def _log(self, guided: WrappedOptimizer, *_: Any) -> None:
-        """After a step: hand what was measured to the progress bar and TensorBoard, if this update is logged."""
-        if guided.updates % self.cfg.log_interval:
+    def _log_record(self, optimizer: WrappedOptimizer, *_: Any) -> None:
+        """After a step that is logged, log the recorded statistics to the progress bar and TensorBoard."""
+        if optimizer.updates % self.cfg.log_interval:
             return
-        for priority, (key, value) in enumerate(guided.recorded.items(), start=600):
-            metrics.log_scalar(key, value, weight=1, priority=priority, round=6)
+        for priority, (name, value) in enumerate(optimizer.recorded.items(), start=600):
+            metrics.log_scalar(name, value, weight=1, priority=priority, round=6)
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
-        """Load the state of a run of this method; a run of another method or base is refused with what to type."""
+        """Load the state of a run with the same method and base; for another run, raise ValueError."""
         try:
             super().load_state_dict(state_dict, optimizer_overrides)
         except ValueError as error:
@@ -326,79 +326,71 @@ class GuidedFairseqOptimizer(FairseqOptimizer):
 
     @property
     def supports_step_with_scale(self) -> bool:
-        """Never: the gradient must be unscaled before its importance is measured."""
-        return False
+        return False  # the gradient must be unscaled before its importance is measured
 
     @property
     def supports_groups(self) -> bool:
-        """Never: the guided step takes all parameters."""
-        return False
+        return False  # the guided step takes all parameters
 
     def average_params(self) -> None:
         self.base.average_params()
 
 
-def _register(adapter: type[GuidedFairseqOptimizer], settings: type[GuidedConfig]) -> None:
-    """Register an adapter under the name of its row, which is also its docstring."""
-    rule = RULES[adapter.method]
-    adapter.__doc__ = f"{rule.source}; g(I) = {rule.g.text}."
-    register_optimizer(adapter.method, dataclass=_with_base_settings(settings))(adapter)
+class MeasuringOptimizer(GuidedFairseqOptimizer):
+    """A method that measures the importance in every update."""
+
+    def _wrap_base(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+        return GuidedOptimizer(
+            self.base.optimizer,
+            slots,
+            self.method,
+            importance=self.cfg.importance,
+            norm=self.cfg.importance_norm,
+            start=self.cfg.importance_start,
+            **self._settings_of_method(),
+            **_common_settings(self.cfg),
+        )
+
+    def _settings_of_method(self) -> dict[str, Any]:
+        """The arguments of `GuidedOptimizer` that only this method has."""
+        return {}
 
 
-class WeightedFreeze(GuidedFairseqOptimizer):
+class WeightedFreeze(MeasuringOptimizer):
     method = "weighted_freeze"
 
-    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+    def _settings_of_method(self) -> dict[str, Any]:
         cfg = self.cfg
         if cfg.freeze_keep is not None and cfg.freeze_rule != "random":
             raise UserError(f"--freeze-keep {cfg.freeze_keep} needs --freeze-rule random, not {cfg.freeze_rule}")
         if cfg.freeze_keep is not None and not 0 <= cfg.freeze_keep <= 1:
             raise UserError(f"--freeze-keep must be between 0 and 1, got {cfg.freeze_keep}")
-        return GuidedOptimizer(
-            self.base.optimizer,
-            slots,
-            self.method,
-            variant=str(cfg.freeze_rule),
-            stage=cfg.freeze_apply,
-            keep=cfg.freeze_keep,
-            **_measured(cfg),
-        )
+        return {"variant": str(cfg.freeze_rule), "stage": cfg.freeze_apply, "keep": cfg.freeze_keep}
 
 
-class Sage(GuidedFairseqOptimizer):
+class Sage(MeasuringOptimizer):
     method = "sage"
 
-    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+    def _settings_of_method(self) -> dict[str, Any]:
         cfg = self.cfg
         if cfg.sage_denominator is not None:
             variant = "full" if cfg.sage_denominator == "average" else "li"
             raise UserError(
                 f"--sage-denominator {cfg.sage_denominator} is no longer an option; type --sage-variant {variant}"
             )
-        return GuidedOptimizer(
-            self.base.optimizer,
-            slots,
-            self.method,
-            variant=str(cfg.sage_variant),
-            beta=cfg.sage_beta,
-            eps=cfg.sage_eps,
-            max_scale=cfg.sage_max_scale,
-            state_dtype=STATE_DTYPES[cfg.sage_state_dtype],
-            **_measured(cfg),
-        )
-
-
-class MeasuredRow(GuidedFairseqOptimizer):
-    """A row without settings of its own."""
-
-    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
-        return GuidedOptimizer(self.base.optimizer, slots, self.method, **_measured(self.cfg))
+        return {
+            "variant": str(cfg.sage_variant),
+            "beta": cfg.sage_beta,
+            "eps": cfg.sage_eps,
+            "max_scale": cfg.sage_max_scale,
+            "state_dtype": STATE_DTYPES[cfg.sage_state_dtype],
+        }
 
 
 class FishMask(GuidedFairseqOptimizer):
     method = "fish_mask"
 
-    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+    def _wrap_base(self, slots: Sequence[Slot]) -> WrappedOptimizer:
         cfg = self.cfg
         if cfg.fish_mask is None and cfg.fish_density is None and cfg.fish_source != "bias":
             raise UserError("--optimizer fish_mask needs --fish-density 0.005, or --fish-mask FILE made by wff fisher")
@@ -413,19 +405,19 @@ class FishMask(GuidedFairseqOptimizer):
             self.base.optimizer,
             slots,
             self.method,
-            masks=None if cfg.fish_mask is None else _tensors_of(cfg.fish_mask, "mask", slots),
+            masks=None if cfg.fish_mask is None else _load_tensors(cfg.fish_mask, "mask", slots),
             density=cfg.fish_density,
             source=str(cfg.fish_source),
             observe=cfg.fish_updates,
             always=always,
-            **_shared(cfg),
+            **_common_settings(cfg),
         )
 
 
 class LfrCm(GuidedFairseqOptimizer):
     method = "lfr_cm"
 
-    def _guide(self, slots: Sequence[Slot]) -> WrappedOptimizer:
+    def _wrap_base(self, slots: Sequence[Slot]) -> WrappedOptimizer:
         cfg = self.cfg
         if cfg.fisher is None:
             raise UserError("--optimizer lfr_cm needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
@@ -442,44 +434,39 @@ class LfrCm(GuidedFairseqOptimizer):
             self.method,
             tau=cfg.lfr_threshold,
             quantile=cfg.lfr_quantile,
-            source=_tensors_of(cfg.fisher, "fisher", slots),
+            source=_load_tensors(cfg.fisher, "fisher", slots),
             norm=cfg.lfr_norm,
             never=_NORMS_AND_POSITIONS if frozen is None else frozen,
-            **_shared(cfg),
+            **_common_settings(cfg),
         )
 
 
-def _register_plain_rows() -> None:
-    """An adapter for every other optimizer row that measures I: `MeasuredConfig` has all its settings."""
-    for name, rule in RULES.items():
-        if rule.kind == "optimizer" and rule.measured and name not in OPTIMIZER_REGISTRY:
-            title = name.title().replace("_", "")
-            settings = dataclass(type(f"{title}Config", (MeasuredConfig,), {"__module__": __name__}))
-            _register(type(title, (MeasuredRow,), {"method": name}), settings)
-
-
-def _shared(cfg: DictConfig) -> dict[str, Any]:
-    """What `GuidedConfig` says, as optimizers of `core` take it."""
+def _common_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments that all optimizers of `core` take, from the settings in `GuidedConfig`."""
     fused = str(cfg.base_fused).lower()
     if fused not in ("true", "false"):
         raise UserError(f"--base-fused must be true or false, got {cfg.base_fused}; type --base-fused false")
     return {"base_fused": fused == "true", "seed": cfg.seed}
 
 
-def _measured(cfg: DictConfig) -> dict[str, Any]:
-    """What `MeasuredConfig` says, as `GuidedOptimizer` takes it."""
-    metric = {"importance": cfg.importance, "norm": cfg.importance_norm, "start": cfg.importance_start}
-    return {**metric, **_shared(cfg)}
+def _load_tensors(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
+    """Load the tensors of a snapshot for these slots."""
+    loaded = snapshot.load(Path(path), kind)
+    return snapshot.of_this_model(loaded, Path(path), [(slot.name, slot.shape) for slot in slots])
 
 
-def _tensors_of(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
-    """The snapshot's tensors for these slots."""
-    found = snapshot.load(Path(path), kind)
-    return snapshot.of_this_model(found, Path(path), [(slot.name, slot.shape) for slot in slots])
+def _register(adapter: type[GuidedFairseqOptimizer], config: type[GuidedConfig]) -> None:
+    """Register an adapter under the name of its method."""
+    rule = RULES[adapter.method]
+    adapter.__doc__ = f"{rule.source}; g(I) = {rule.g.text}."
+    register_optimizer(adapter.method, dataclass=config)(adapter)
 
 
 _register(WeightedFreeze, FreezeConfig)
 _register(Sage, SageConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
-_register_plain_rows()
+for name, rule in RULES.items():  # the other methods have no settings of their own
+    if rule.kind == "optimizer" and rule.measured and name not in OPTIMIZER_REGISTRY:
+        # The class name is saved in checkpoints.
+        _register(type(name.title().replace("_", ""), (MeasuringOptimizer,), {"method": name}), MeasuredConfig)

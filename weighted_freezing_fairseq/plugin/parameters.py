@@ -1,9 +1,9 @@
 """Names for the tensors of an optimizer.
 
 fairseq passes an optimizer tensors without names: the model's parameters (fp32, --amp, memory-efficient modes), float32
-copies (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). While a trainer builds its optimizer, the names
-of its parameters are published (`trainer_events.py`); the adapter matches tensors with them by identity, by order and
-shape, or by offset. Sharded training, where no process holds a whole weight, is refused.
+copies (--bf16, --fp16-no-flatten-grads), or one flat tensor (--fp16). While a trainer builds its optimizer, this module
+has the names of its parameters (`trainer_events.py`), and the optimizer matches its tensors with them by identity, by
+order and shape, or by offset. Sharded training, where no process has a whole weight, is refused.
 """
 
 import re
@@ -27,9 +27,9 @@ _published: ContextVar[Catalogue | None] = ContextVar("catalogue of the trainer'
 def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[None]:
     """Within this context, an optimizer that is built can look up the names of these modules' parameters."""
     entries = catalogue(model)
-    known = {id(parameter) for _, parameter in entries}
+    ids_of_model = {id(parameter) for _, parameter in entries}
     for entry, parameter in catalogue(criterion) if criterion is not None else []:
-        if id(parameter) not in known:
+        if id(parameter) not in ids_of_model:
             names = tuple(OF_CRITERION + alias for alias in entry.aliases)
             entries.append((Entry(names[0], names, entry.owners, entry.shape), parameter))
     token = _published.set([(entry, p) for entry, p in entries if p.requires_grad])
@@ -40,18 +40,18 @@ def published(model: nn.Module, criterion: nn.Module | None = None) -> Iterator[
 
 
 def classifiers_in(names: Iterable[str]) -> str:
-    """`CLASSIFIERS` where it matches one of these names of parameters, else an empty expression."""
+    """`CLASSIFIERS` if it matches the name of a parameter, else an empty expression."""
     return CLASSIFIERS if any(re.search(CLASSIFIERS, name) for name in names) else ""
 
 
 def match(params: Sequence[Tensor], scope: Scope) -> list[Slot]:
-    """Slots of the weights in `scope`, for the tensors that an optimizer is built with."""
+    """Match the tensors of an optimizer with names; return the slots of the weights in `scope`."""
     slots = [slot for entry, slot in match_all(params) if entry.within(scope)]
     return nonempty(slots, scope, "use --importance-scope all")
 
 
 def match_all(params: Sequence[Tensor]) -> list[tuple[Entry, Slot]]:
-    """Every weight and its slot, for the tensors that an optimizer is built with."""
+    """Match the tensors of an optimizer with names; return the entry and the slot of every weight."""
     entries = _published.get()
     if entries is None:
         raise RuntimeError(
@@ -78,7 +78,7 @@ def match_all(params: Sequence[Tensor]) -> list[tuple[Entry, Slot]]:
 
 
 def refuse_sharding(cfg: Any, method: str) -> None:
-    """Refuse settings under which a process holds shards of weights."""
+    """Raise ValueError for settings with which a process has only shards of the weights."""
     if cfg.distributed_training.ddp_backend == "fully_sharded":
         raise ValueError(f"{method} needs whole weights; replace --ddp-backend fully_sharded by legacy_ddp or c10d")
     if cfg.distributed_training.zero_sharding != "none":

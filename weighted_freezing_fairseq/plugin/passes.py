@@ -1,8 +1,7 @@
-"""K passes of one batch through a model, each with its own dropout, in the form that the fused loss takes.
+"""K forward passes of one batch through a model, each with its own dropout, as input of the fused loss.
 
-Calls the model, never its encoder or decoder, so that wrappers for several processes see every pass. If the model can
-return the features before its output projection, the scores of all words are never in memory at once.
-Left out on purpose: the loss of the passes (`core/fused.py`).
+The passes call the model, not its encoder or decoder, so that wrappers for several processes see them. If the model can
+return the features before its output projection, the scores of the whole vocabulary are never in memory at once.
 """
 
 import random
@@ -25,12 +24,12 @@ Sample = Mapping[str, Any]  # a batch, as fairseq's data sets collate it
 LossAndLog = tuple[Tensor, dict[str, Any]]  # summed over a batch: the loss, and what is logged
 # Of one batch: features (K, B * T, D) and the projection's weight, or log-probabilities (K, B * T, V) and None.
 Outputs = tuple[Tensor, Tensor | None]
-# One pass: takes the model, the batch and the model's inputs; returns rows of outputs, and the projection's weight.
+# One pass: takes the model, the batch and the model's inputs; returns outputs, and the projection's weight or None.
 OnePass = Callable[[nn.Module, Sample, Mapping[str, Any]], Outputs]
 
 
 def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
-    """The model's wrappers, outermost first, and then the model itself."""
+    """Yield the wrappers of the model, outermost first, and then the model itself."""
     yield model
     while isinstance(inner := getattr(model, "module", None), nn.Module):
         model = inner
@@ -38,10 +37,10 @@ def unwrapped(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def output_weight(model: nn.Module) -> Tensor | None:
-    """The weight of the output projection if features times this weight are the scores of `model`; else None.
+    """The weight of the output projection, if the scores of `model` are its features times this weight; else None.
 
-    That holds for fairseq's own transformer only. It may not for a subclass with another forward pass, output layer or
-    normalisation, nor in sharded training, where no process holds the weight.
+    This is so for fairseq's own transformer. A subclass may have another forward pass, output layer or normalisation,
+    and in sharded training no process has the whole weight.
     """
     *wrappers, inner = unwrapped(model)
     decoder = getattr(inner, "decoder", None)
@@ -62,7 +61,7 @@ def output_weight(model: nn.Module) -> Tensor | None:
     for wrapper in wrappers:
         if type(wrapper).__name__ == "FullyShardedDataParallel":
             return None
-        # It marks parameters that the forward pass does not use as unused: an untied projection is used after it.
+        # find_unused_parameters marks what the forward pass does not use. The loss uses the projection after that pass.
         untied = projection.weight is not decoder.embed_tokens.weight
         if isinstance(wrapper, DistributedDataParallel) and wrapper.find_unused_parameters and untied:
             return None
@@ -70,39 +69,39 @@ def output_weight(model: nn.Module) -> Tensor | None:
 
 
 def one_pass(model: nn.Module, sample: Sample, inputs: Mapping[str, Any]) -> Outputs:
-    """Features and the weight to project them with, or log-probabilities; (rows, T, D or V)."""
+    """One forward pass: features and the projection's weight, or log-probabilities and None; (rows, T, D or V)."""
     weight = output_weight(model)
     if weight is not None:
         return model(**inputs, features_only=True)[0], weight
     return model.get_normalized_probs(model(**inputs), log_probs=True, sample=sample), None
 
 
-def concatenated(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
+def concatenated(model: nn.Module, sample: Sample, passes: int, forward: OnePass = one_pass) -> Outputs:
     """One forward pass of K copies of the batch."""
     size = len(sample["target"])
     copies = {
         key: torch.cat([value] * passes) if isinstance(value, Tensor) and value.dim() and len(value) == size else value
         for key, value in sample["net_input"].items()
     }
-    outputs, weight = once(model, sample, copies)
+    outputs, weight = forward(model, sample, copies)
     return outputs.reshape(passes, -1, outputs.shape[-1]), weight
 
 
-def looped(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
+def looped(model: nn.Module, sample: Sample, passes: int, forward: OnePass = one_pass) -> Outputs:
     """K forward passes of the batch."""
-    return _stacked([once(model, sample, sample["net_input"]) for _ in range(passes)])
+    return _stacked([forward(model, sample, sample["net_input"]) for _ in range(passes)])
 
 
-def recomputed(model: nn.Module, sample: Sample, passes: int, once: OnePass = one_pass) -> Outputs:
-    """K forward passes, of which only the last keeps its activations.
+def recomputed(model: nn.Module, sample: Sample, passes: int, forward: OnePass = one_pass) -> Outputs:
+    """K forward passes, of which only the last one stores its activations.
 
-    The backward pass recomputes those of the others, one pass at a time, with the same dropout. It reruns the forward
-    method inside the call of the model, so that wrappers for several processes see K passes as in the other modes.
+    The backward pass recomputes the other passes one at a time, with the same dropout. Only the forward method inside
+    the call of the model is run again, so that wrappers for several processes see K passes as in the other modes.
     """
     *_, inner = unwrapped(model)
     with _checkpointed_forward(inner):
-        outputs = [once(model, sample, sample["net_input"]) for _ in range(passes - 1)]
-    return _stacked([*outputs, once(model, sample, sample["net_input"])])
+        outputs = [forward(model, sample, sample["net_input"]) for _ in range(passes - 1)]
+    return _stacked([*outputs, forward(model, sample, sample["net_input"])])
 
 
 PASS_MODES: Mapping[str, Callable[[nn.Module, Sample, int, OnePass], Outputs]] = {
@@ -125,15 +124,15 @@ def _stacked(passes: list[Outputs]) -> Outputs:
 
 @contextmanager
 def _checkpointed_forward(model: nn.Module) -> Iterator[None]:
-    """Within this context, forward passes of the model keep no activations; the backward pass recomputes them."""
+    """Within this context, forward passes of the model store no activations; the backward pass recomputes them."""
     device = next(model.parameters()).device
-    patched = {name: value for name, value in vars(model).items() if name == "forward"}  # set on the instance before
-    model.forward = partial(  # type: ignore[method-assign]
+    patched = {name: value for name, value in vars(model).items() if name == "forward"}  # on this instance, if any
+    model.forward = partial(
         checkpoint,
         model.forward,
         use_reentrant=False,
-        preserve_rng_state=False,  # torch does not restore Python's and numpy's, nor devices of keyword arguments
-        context_fn=lambda: _recorded_and_replayed(device),
+        preserve_rng_state=False,  # it omits Python's and numpy's generators, and devices of keyword arguments
+        context_fn=lambda: _record_and_replay(device),
     )
     try:
         yield
@@ -142,18 +141,18 @@ def _checkpointed_forward(model: nn.Module) -> Iterator[None]:
         vars(model).update(patched)
 
 
-def _recorded_and_replayed(device: torch.device) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Two contexts: in the second, every random number generator starts in the state that it had in the first."""
+def _record_and_replay(device: torch.device) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a pass and its recomputation, in which random number generators start in the state of the pass."""
     start = _random_state(device)
 
     @contextmanager
     def replay() -> Iterator[None]:
-        now = _random_state(device)
+        current = _random_state(device)
         _set_random_state(device, start)
         try:
             yield
         finally:
-            _set_random_state(device, now)
+            _set_random_state(device, current)
 
     return nullcontext(), replay()
 

@@ -1,8 +1,7 @@
-"""`python -m ...plugin.predict`: the labels that a fine-tuned checkpoint predicts for whole sets, in their order.
+"""`python -m ...plugin.predict`: write the labels that a fine-tuned checkpoint predicts for whole data sets.
 
-It runs as a process of its own, as fairseq-generate does for translation, writes one line a sentence to OUT/SPLIT, and
-prints how many sentences are done after --progress. Left out on purpose: scores, which need no model
-(`scoring/sentences/evaluate.py`).
+It runs in a separate process, like fairseq-generate for translation. It writes one line per sentence to OUT/SPLIT, in
+the order of the set, and prints the number of finished sentences after the text of --progress.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from weighted_freezing_fairseq import register
 
 
 def predictions(model: Any, task: Any, split: str, batch: int, scale: float, device: str) -> Iterator[tuple[int, str]]:
-    """The index of each sentence in the set and its label; sentences of similar length share a batch."""
+    """Yield the index of each sentence in the set and its label; sentences of similar length share a batch."""
     task.load_dataset(split)
     dataset = task.dataset(split)
     order = sorted(range(len(dataset)), key=lambda index: int(dataset.num_tokens(index)))
@@ -50,16 +49,16 @@ def main() -> None:
     model.eval()
     if args.device == "cuda":
         model.cuda()
-    done = 0
+    finished = 0
     for split in args.splits:
         labels: dict[int, str] = {}
         for index, label in predictions(model, task, split, args.batch, args.scale, args.device):
             labels[index] = label
-            if (done := done + 1) % args.batch == 0:
-                print(f"{args.progress}{done}", flush=True)
+            if (finished := finished + 1) % args.batch == 0:
+                print(f"{args.progress}{finished}", flush=True)
         (args.out / split).write_text("".join(f"{labels[index]}\n" for index in range(len(labels))), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    register()  # the checkpoint may name what this registers
+    register()  # the checkpoint may use classes of this package
     main()

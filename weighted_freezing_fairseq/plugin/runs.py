@@ -1,6 +1,6 @@
-"""A training run from its YAML, inside this process: for measurements that must hold several runs side by side.
+"""Builds a training run from its YAML in this process, for measurements on several runs side by side.
 
-fairseq-hydra-train reads the same files; what Hydra adds (sweeps, its own output folders) is left out on purpose.
+The files are those of fairseq-hydra-train; sweeps and output folders of Hydra are not supported.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
-    """The complete settings of a run, as fairseq-hydra-train would resolve them; overrides are `part.key=value`."""
+    """The complete settings of a run, as fairseq-hydra-train resolves them; overrides are `section.key=value`."""
     cfg = OmegaConf.structured(FairseqConfig)
     OmegaConf.set_struct(cfg, False)
     cfg = OmegaConf.merge(cfg, OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
@@ -28,15 +28,20 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
 
 
 def build_trainer(cfg: DictConfig, task: Any = None) -> Trainer:
-    """The trainer of one run, its model freshly initialised."""
+    """The trainer of a run, with a newly initialised model."""
     task = tasks.setup_task(cfg.task) if task is None else task
     return Trainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
 
 
+def placeholder_dictionary(size: int) -> Dictionary:
+    """A dictionary of `size` words that have no meaning, for models without data."""
+    dictionary = Dictionary()
+    for index in range(size - len(dictionary)):
+        dictionary.add_symbol(f"word{index}")
+    return dictionary
+
+
 def translation_task(vocabulary: int) -> TranslationTask:
-    """A translation task whose two languages share a dictionary of `vocabulary` words; it has no data."""
-    words = Dictionary()
-    for index in range(vocabulary - len(words)):
-        words.add_symbol(f"w{index}")
-    words.finalize(padding_factor=1)
+    """A translation task without data; both languages share a dictionary of `vocabulary` words."""
+    words = placeholder_dictionary(vocabulary)
     return TranslationTask(OmegaConf.structured(TranslationConfig()), words, words)

@@ -1,7 +1,7 @@
-"""The loss of tasks that predict a label of a sentence: fairseq's `sentence_prediction`, for one pass or K.
+"""The loss of tasks that predict a label of a sentence: fairseq's `sentence_prediction`, for one pass or K passes.
 
-Classification compares distributions over its few classes, regression takes the squared difference of its outputs (Xu
-et al. 2022, section 3.2 and eq. 9). Left out on purpose: the strength of the term that a row adds (`criterions.py`).
+The divergence of passes compares distributions over the classes in a classification, and is the squared difference of
+outputs in a regression (Xu et al. 2022, section 3.2 and eq. 9).
 """
 
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ class SentenceLoss(SentencePredictionCriterion):
 
     @property
     def loss_name(self) -> str:
-        """Its name in the log beside another term."""
+        """The name of this loss in the log of a criterion that adds a term."""
         return "mse_loss" if self.regression_target else "ce_loss"
 
     def sizes(self, sample: Sample) -> dict[str, Any]:
-        """The counts that sums over a batch are divided by; fairseq counts each regression target as a sentence."""
+        """The counts of a batch for averages; fairseq counts each regression target as a sentence."""
         count = sample["target"].numel()
         return {"ntokens": sample["ntokens"], "nsentences": count, "sample_size": count}
 
@@ -51,22 +51,23 @@ class SentenceLoss(SentencePredictionCriterion):
 
     def of_passes(self, outputs: Outputs, sample: Sample, divergence: str, strength: float) -> LossAndLog:
         """The mean loss of K passes plus `strength` times their divergence (eq. 10)."""
-        y = _exact(outputs[0])
+        y = _in_float32(outputs[0])
         mean_loss, logged = self._mean_over_passes(y, sample)
-        apart = (mean_squared(y) if self.regression_target else DIVERGENCES[divergence](y.log_softmax(-1))).sum()
-        return mean_loss + strength * apart, {**logged, "divergence": apart.detach()}
+        per_sentence = mean_squared(y) if self.regression_target else DIVERGENCES[divergence](y.log_softmax(-1))
+        term = per_sentence.sum()
+        return mean_loss + strength * term, {**logged, "divergence": term.detach()}
 
     def with_teachers(self, model: nn.Module, sample: Sample, teachers: Teachers, weight: float) -> LossAndLog:
         """The loss of one pass plus `weight` times KL(teachers || student), or their squared difference."""
-        of_teachers = torch.stack([_exact(outputs) for outputs, _ in teachers.outputs(sample, self.one_pass)])
-        y = _exact(looped(model, sample, 1, self.one_pass)[0])
+        teacher_outputs = torch.stack([_in_float32(outputs) for outputs, _ in teachers.outputs(sample, self.one_pass)])
+        y = _in_float32(looped(model, sample, 1, self.one_pass)[0])
         loss, logged = self._mean_over_passes(y, sample)
         if self.regression_target:
-            name, apart = "teacher_mse", (y[0] - of_teachers.mean(0)).square().sum()
+            name, term = "teacher_mse", (y[0] - teacher_outputs.mean(0)).square().sum()
         else:
-            q = of_teachers.softmax(-1).mean(0)
-            name, apart = "teacher_kl", teacher_divergence(y[0].log_softmax(-1), q).sum()
-        return loss + weight * apart, {**logged, name: apart.detach()}
+            q = teacher_outputs.softmax(-1).mean(0)
+            name, term = "teacher_kl", teacher_divergence(y[0].log_softmax(-1), q).sum()
+        return loss + weight * term, {**logged, name: term.detach()}
 
     def _mean_over_passes(self, y: Tensor, sample: Sample) -> LossAndLog:
         """The mean of fairseq's loss over K passes with outputs `y`, (K, sentences, outputs)."""
@@ -81,6 +82,6 @@ class SentenceLoss(SentencePredictionCriterion):
         return loss, {self.loss_name: loss.detach(), "ncorrect": correct}
 
 
-def _exact(outputs: Tensor) -> Tensor:
-    """In float32 at least."""
+def _in_float32(outputs: Tensor) -> Tensor:
+    """In float32, or in float64 if the outputs are."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -1,8 +1,7 @@
-"""Whether fairseq knows every setting of a YAML, and takes its value, told before anything is built.
+"""Checks of the settings in a YAML, before anything is built: unknown names and invalid values.
 
-fairseq finds the same faults, but seconds after a training was started, one stack of exceptions deep. Left out on
-purpose: what only the built parts can judge (two settings that exclude each other, a file that is missing), and tasks
-and criterions that are registered without a dataclass.
+fairseq reports them only seconds after training was started, as a long traceback. Not checked here: settings that
+exclude each other, missing files, and tasks and criterions that are registered without a dataclass.
 """
 
 import argparse
@@ -26,9 +25,9 @@ from ..errors import UserError
 
 
 def refuse_invalid(settings: DictConfig) -> None:
-    """Raise for the first setting that fairseq does not know, or whose value it would not take.
+    """Raise UserError for the first setting with an unknown name or an invalid value.
 
-    Values that are still open (`???`) or refer to others (`${...}`) are left to those who fill them in.
+    Missing values (`???`) and references to other settings (`${...}`) are not checked.
     """
     sections = {field.name: field for field in dataclasses.fields(FairseqConfig) if field.name != "_name"}
     for name, section in settings.items():
@@ -36,35 +35,35 @@ def refuse_invalid(settings: DictConfig) -> None:
             raise _unknown("section", str(name), name, sections)
         kind: Any = sections[name].type
         if kind is Any:
-            kind = _registered(name, section)
+            kind = _registered_settings(name, section)
         elif not OmegaConf.is_dict(section):
             raise UserError(f"setting {name} must be a mapping of keys to values, got {section!r}")
         if kind is not None and OmegaConf.is_dict(section):
             _refuse_invalid_keys(name, section, kind)
 
 
-def _registered(section: str, given: Any) -> Any:
-    """The dataclass of what a section names; None if that has none."""
-    name = given.get("_name") if OmegaConf.is_dict(given) else given
+def _registered_settings(section: str, value: Any) -> Any:
+    """The dataclass of the settings of the task, model, ... that `value` names; None if it has none."""
+    name = value.get("_name") if OmegaConf.is_dict(value) else value
     if section == "task":
-        known, classes = TASK_REGISTRY, TASK_DATACLASS_REGISTRY
+        registry, dataclasses_by_name = TASK_REGISTRY, TASK_DATACLASS_REGISTRY
     elif section == "model":
-        known, classes = {**MODEL_REGISTRY, **ARCH_MODEL_REGISTRY}, MODEL_DATACLASS_REGISTRY
+        registry, dataclasses_by_name = {**MODEL_REGISTRY, **ARCH_MODEL_REGISTRY}, MODEL_DATACLASS_REGISTRY
     else:
-        known, classes = REGISTRIES[section]["registry"], REGISTRIES[section]["dataclass_registry"]
+        registry, dataclasses_by_name = REGISTRIES[section]["registry"], REGISTRIES[section]["dataclass_registry"]
     if name is None:
-        raise UserError(f"setting {section}._name is missing; must be one of {_listed(known)}")
-    if name not in known:
-        raise _unknown("value", f"{section}._name={name}", name, known)
+        raise UserError(f"setting {section}._name is missing; must be one of {_listed(registry)}")
+    if name not in registry:
+        raise _unknown("value", f"{section}._name={name}", name, registry)
     if section != "model":
-        return classes.get(name)
-    return classes.get(ARCH_MODEL_NAME_REGISTRY.get(name, name)) or _of_flags(known[name])
+        return dataclasses_by_name.get(name)
+    return dataclasses_by_name.get(ARCH_MODEL_NAME_REGISTRY.get(name, name)) or _dataclass_of_flags(registry[name])
 
 
-def _of_flags(model: Any) -> Any:
-    """The settings of a model that only declares flags; those of a Transformer may also be nested (`encoder.layers`).
+def _dataclass_of_flags(model: Any) -> Any:
+    """A dataclass of the flags of a model without one; settings of a Transformer may also be nested (`encoder.layers`).
 
-    fairseq itself ignores a setting of such a model that nobody reads, and trains another model than was asked for.
+    fairseq itself ignores an unknown setting of such a model, and trains another model than the user expects.
     """
     base = TransformerConfig if issubclass(model, TransformerModelBase) else FairseqDataclass
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -73,22 +72,22 @@ def _of_flags(model: Any) -> Any:
         action.dest: bool if action.nargs == 0 else action.type if action.type in (int, float, str) else Any
         for action in parser._actions
     }
-    more = [
-        (name, Optional[kind], dataclasses.field(default=None))  # noqa: UP045
+    fields = [
+        (name, Optional[kind], dataclasses.field(default=None))
         for name, kind in kinds.items()
         if name not in base.__dataclass_fields__
     ]
-    return dataclasses.make_dataclass(f"FlagsOf{model.__name__}", more, bases=(base,))
+    return dataclasses.make_dataclass(f"FlagsOf{model.__name__}", fields, bases=(base,))
 
 
 def _refuse_invalid_keys(path: str, section: DictConfig, kind: Any) -> None:
-    """`kind`: a dataclass, or one of its instances, whose values are its defaults."""
+    """Check a section against `kind`, a dataclass or an instance of one."""
     kind = kind if isinstance(kind, type) else type(kind)
     hints, typed = get_type_hints(kind), OmegaConf.structured(kind)
     for key in section:
         name = f"{path}.{key}"
         if key not in hints:
-            raise _unknown("setting", name, key, (own for own in hints if own != "_name"))
+            raise _unknown("setting", name, key, hints.keys() - {"_name"})
         if OmegaConf.is_missing(section, key) or OmegaConf.is_interpolation(section, key):
             continue
         value = section[key]
@@ -102,18 +101,18 @@ def _refuse_invalid_keys(path: str, section: DictConfig, kind: Any) -> None:
 
 
 def _invalid(name: str, value: Any, kind: Any) -> UserError:
-    choices = _choices(kind)
-    if choices:
-        return _unknown("value", f"{name}={value}", value, choices)
+    inner, _ = _without_none(kind)
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return _unknown("value", f"{name}={value}", value, [choice.value for choice in inner])
     return UserError(f"invalid value {name}={value}: must be {_described(kind)}")
 
 
-def _unknown(what: str, shown: str, word: Any, known: Iterable[Any]) -> UserError:
-    """Says which words there are instead of `word`, and which of them are nearly the same."""
-    known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(word), known, n=2)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return UserError(f"unknown {what} {shown}: {hint}must be one of {_listed(known)}")
+def _unknown(role: str, shown: str, word: Any, allowed: Iterable[Any]) -> UserError:
+    """The error for an unknown `word`: lists the allowed words, and suggests those that are similar."""
+    allowed = list(map(str, allowed))
+    similar = difflib.get_close_matches(str(word), allowed, n=2)
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    return UserError(f"unknown {role} {shown}: {hint}must be one of {_listed(allowed)}")
 
 
 def _listed(names: Iterable[Any]) -> str:
@@ -121,24 +120,19 @@ def _listed(names: Iterable[Any]) -> str:
 
 
 def _without_none(kind: Any) -> tuple[Any, bool]:
-    """X and True of Optional[X]."""
+    """X and True for Optional[X]; other types and False."""
     if get_origin(kind) is Union and type(None) in get_args(kind):
-        return next(each for each in get_args(kind) if each is not type(None)), True
+        return next(member for member in get_args(kind) if member is not type(None)), True
     return kind, False
 
 
-def _choices(kind: Any) -> list[str]:
-    kind, _ = _without_none(kind)
-    return [str(each.value) for each in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
-
-
 def _described(kind: Any) -> str:
-    kind, or_none = _without_none(kind)
-    if or_none:
+    kind, optional = _without_none(kind)
+    if optional:
         return f"{_described(kind)}, or null"
     if get_origin(kind) is list:
-        (of,) = get_args(kind) or (Any,)
-        return f"a list, as [1]: each {_described(of)}"
+        (element,) = get_args(kind) or (Any,)
+        return f"a list, as [1]: each {_described(element)}"
     if dataclasses.is_dataclass(kind) or get_origin(kind) in (dict, Mapping):
         return "a mapping of keys to values"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -1,7 +1,4 @@
-"""Teachers of `self_distillation`: checkpoints with the student's architecture and dictionaries, in eval mode.
-
-Left out on purpose: teachers of another architecture, which would be general knowledge distillation.
-"""
+"""Teachers of `self_distillation`: checkpoints with the student's architecture and dictionaries, in eval mode."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,7 +24,7 @@ _NOT_WEIGHTS = ("version", "_float_tensor")
 
 
 class Teachers:
-    """One teacher or an ensemble, whose probabilities are averaged."""
+    """One teacher, or an ensemble of which the probabilities are averaged."""
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         self.models = [model.eval().requires_grad_(False) for model in models]
@@ -40,18 +37,18 @@ class Teachers:
         return cls([model.to(device=weight.device, dtype=weight.dtype) for model in models])
 
     @torch.no_grad()
-    def outputs(self, sample: Sample, once: OnePass = one_pass) -> list[Outputs]:
+    def outputs(self, sample: Sample, forward: OnePass = one_pass) -> list[Outputs]:
         """The outputs of each teacher for a batch."""
-        return [once(model, sample, sample["net_input"]) for model in self.models]
+        return [forward(model, sample, sample["net_input"]) for model in self.models]
 
     def probabilities(self, sample: Sample, rows: Tensor) -> Teacher:
-        """The teachers' mean distributions for the targets `rows` of a batch, computed for a slice of rows on call."""
+        """A function of (start, stop): the mean distributions of the teachers for the targets `rows[start:stop]`."""
         ensemble = [
             (outputs.reshape(-1, outputs.shape[-1]).index_select(0, rows), weight)
             for outputs, weight in self.outputs(sample)
         ]
 
-        def of(start: int, stop: int) -> Tensor:
+        def mean_probabilities(start: int, stop: int) -> Tensor:
             mean: Tensor | None = None
             for outputs, weight in ensemble:
                 scores = outputs[start:stop]
@@ -62,14 +59,14 @@ class Teachers:
             assert mean is not None
             return mean.div_(len(ensemble))
 
-        return of
+        return mean_probabilities
 
 
 def _load(path: Path, student: nn.Module, task: Any) -> nn.Module:
-    """One teacher; refused, with the reason, if it does not fit the student."""
+    """Load one teacher; raises UserError, with the reason, if it does not fit the student."""
     remedy = "give --teacher the path of a checkpoint, or PATH:PATH for several"
     state = checkpoints.read(path, "teacher", remedy)
-    if (reason := _other_task(state["cfg"].task, task)) or (reason := _other_shape(state["model"], student)):
+    if reason := _task_difference(state["cfg"].task, task) or _shape_difference(state["model"], student):
         raise UserError(
             f"{path} cannot teach this model: {reason}; "
             "give a checkpoint of the same architecture, trained on the same binarised data"
@@ -78,8 +75,8 @@ def _load(path: Path, student: nn.Module, task: Any) -> nn.Module:
     return models[0]
 
 
-def _other_shape(weights: Mapping[str, Tensor], student: nn.Module) -> str | None:
-    """How the weights of a checkpoint differ in name or shape from the student's; None if they do not."""
+def _shape_difference(weights: Mapping[str, Tensor], student: nn.Module) -> str | None:
+    """The first difference between the weights of a checkpoint and the student's in name or shape; None if equal."""
     students, teachers = (
         {name: tuple(t.shape) for name, t in state.items() if not name.endswith(_NOT_WEIGHTS)}
         for state in (student.state_dict(), weights)
@@ -93,25 +90,28 @@ def _other_shape(weights: Mapping[str, Tensor], student: nn.Module) -> str | Non
     return f"it has {extra}, which is missing here" if extra else None
 
 
-def _other_task(teachers: Any, task: Any) -> str | None:
-    """How the task settings of a checkpoint differ from this run's in kind, languages or dictionaries."""
+def _task_difference(cfg: Any, task: Any) -> str | None:
+    """The first difference between the task settings `cfg` of a checkpoint and this run's task; None if equal.
+
+    Compares the type of the task, languages and dictionaries.
+    """
     sentences = isinstance(task, SentencePredictionTask)
-    if issubclass(TASK_REGISTRY.get(teachers._name, object), SentencePredictionTask) != sentences:
-        return f"its task is {teachers._name}"
+    if issubclass(TASK_REGISTRY.get(cfg._name, object), SentencePredictionTask) != sentences:
+        return f"its task is {cfg._name}"
     dictionaries: list[tuple[str, str, Dictionary]] = []
     if sentences:
-        if teachers.regression_target != task.cfg.regression_target:
-            return f"--regression-target is {teachers.regression_target} there"
+        if cfg.regression_target != task.cfg.regression_target:
+            return f"--regression-target is {cfg.regression_target} there"
         dictionaries.append(("input", "input0/dict.txt", task.source_dictionary))
         if not task.cfg.regression_target:
             dictionaries.append(("label", "label/dict.txt", task.label_dictionary))
     else:
         for side, dictionary in (("source", task.source_dictionary), ("target", task.target_dictionary)):
-            language, other = (getattr(cfg, f"{side}_lang") for cfg in (task.cfg, teachers))
+            language, other = (getattr(settings, f"{side}_lang") for settings in (task.cfg, cfg))
             if other not in (None, language):  # None: fairseq took it from the names of the data files
                 return f"its {side} language is {other} and not {language}"
             dictionaries.append((side, f"dict.{language}.txt", dictionary))
-    folder = Path(str(teachers.data).split(":")[0])
+    folder = Path(str(cfg.data).split(":")[0])
     for side, name, dictionary in dictionaries:
         path = folder / name
         if not path.is_file():

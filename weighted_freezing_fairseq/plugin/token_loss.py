@@ -1,7 +1,6 @@
-"""The loss of tasks that predict words: fairseq's label-smoothed cross entropy, for one pass or K.
+"""The loss of tasks that predict words: fairseq's label-smoothed cross entropy, for one pass or K passes.
 
-Left out on purpose: the mathematics over a large vocabulary (`core/fused.py`), and the strength of the term that a row
-adds (`criterions.py`).
+`core/fused.py` computes it over large vocabularies.
 """
 
 from typing import Any
@@ -20,7 +19,7 @@ from .teachers import Teachers
 
 class TokenLoss(LabelSmoothedCrossEntropyCriterion):
     settings = LabelSmoothedCrossEntropyCriterionConfig
-    loss_name = "ce_loss"  # its name in the log beside another term
+    loss_name = "ce_loss"  # its name in the log of a criterion that adds a term
     loss_names = ("ce_loss",)
     one_pass = staticmethod(one_pass)
 
@@ -34,7 +33,7 @@ class TokenLoss(LabelSmoothedCrossEntropyCriterion):
         )
 
     def sizes(self, sample: Sample) -> dict[str, Any]:
-        """The counts that sums over a batch are divided by."""
+        """The counts of a batch for averages."""
         nsentences = sample["target"].size(0)
         sample_size = nsentences if self.sentence_avg else sample["ntokens"]
         return {"ntokens": sample["ntokens"], "nsentences": nsentences, "sample_size": sample_size}
@@ -52,7 +51,7 @@ class TokenLoss(LabelSmoothedCrossEntropyCriterion):
     ) -> LossAndLog:
         """Cross entropy plus `strength` times a divergence, which is logged as `term`.
 
-        Targets that are padding or in an ignored prefix are dropped before anything is computed.
+        Targets that are padding or in an ignored prefix are dropped first.
         """
         target = sample["target"]
         counts = target.ne(self.padding_idx)

@@ -1,7 +1,7 @@
-"""A trained model of translation, or of sentences' classes, with binarised data, as measurements of importance need it.
+"""A trained model of translation or sentence prediction with one split of its data, to measure importance on.
 
-Log-likelihoods of samples with gold targets or with targets drawn from the model itself; and the shape of a model
-alone, which needs no data. Left out on purpose: other tasks, and search, which is fairseq-generate's.
+Gives log-likelihoods of samples, with gold targets or targets drawn from the model. `shape_of` builds a model without
+data, for the names and shapes of its parameters.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, models, tasks, utils
-from fairseq.data import Dictionary, LanguagePairDataset
+from fairseq.data import LanguagePairDataset
 from fairseq.modules import MultiheadAttention
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationTask
@@ -21,33 +21,34 @@ from torch import Tensor, nn
 from ..core.fisher import categorical
 from ..core.masks import stream_key, uniform
 from ..errors import UserError
+from .runs import placeholder_dictionary
 
-# One sample as fairseq's data set gives it. Of translation: `source` and `target`, each with its end, and `id`.
+# A sample of a fairseq data set. In translation: `source` and `target`, both with their end of sentence, and `id`.
 Pair = dict[str, Any]
 
 
 @contextmanager
 def attention_by_layers(model: nn.Module) -> Iterator[None]:
-    """Attention that calls its four projections as layers, where fairseq would hand their weights to one function.
+    """Within this context, attention calls its four projections as layers, so that hooks on them run.
 
-    The output is the same up to rounding; the projections can then be watched.
+    By default fairseq passes their weights to one function. The output is the same up to rounding.
     """
-    changed = [
+    attentions = [
         module
         for module in model.modules()
         if isinstance(module, MultiheadAttention) and getattr(module, "skip_embed_dim_check", None) is False
     ]
-    for module in changed:
+    for module in attentions:
         module.skip_embed_dim_check = True
     try:
         yield
     finally:
-        for module in changed:
+        for module in attentions:
             module.skip_embed_dim_check = False
 
 
 class Trained:
-    """A model and one split of sentence pairs. `limits` are the longest source and target that the model takes."""
+    """A translation model and one split of its data. `limits`: the longest source and target that the model takes."""
 
     def __init__(self, model: nn.Module, dataset: Any, device: str, limits: Any) -> None:
         self.model = model.to(device=device, dtype=torch.float32)
@@ -55,7 +56,7 @@ class Trained:
 
     @classmethod
     def load(cls, checkpoint: Path, data: Path, split: str, device: str) -> "Trained":
-        """A checkpoint's model, in float32, and one split of a binarised folder."""
+        """Load the model of a checkpoint, in float32, and one split of a binarised folder."""
         if not checkpoint.is_file():
             raise UserError(f"there is no checkpoint {checkpoint}; give the path of a fairseq checkpoint")
         if not data.is_dir():
@@ -70,7 +71,7 @@ class Trained:
         return cls(model, dataset, device, limits)
 
     def refuse(self, estimator: str) -> None:
-        """An estimator of Fisher information that this kind of target does not allow."""
+        """Raise UserError for an estimator of Fisher information that is not possible with these targets."""
         if estimator == "expected":
             raise UserError(
                 "an expectation over all targets needs a few classes, and a translation may be any sequence of words; "
@@ -78,23 +79,23 @@ class Trained:
             )
 
     def draw(self, samples: int, seed: int) -> tuple[list[int], int]:
-        """The ids of up to `samples` sentences, without replacement, and how many are too long for the model."""
+        """Draw the ids of up to `samples` sentences without replacement; also count those too long for the model."""
         fitting, too_long = self.dataset.filter_indices_by_size(np.arange(len(self.dataset)), self.limits)
         if len(fitting) < 2:
             raise UserError(f"{len(fitting)} sentences of the split fit the model; give a larger --split")
         order = torch.randperm(len(fitting), generator=torch.Generator().manual_seed(seed))[:samples]
-        return [int(fitting[place]) for place in order], len(too_long)
+        return [int(fitting[index]) for index in order], len(too_long)
 
     def gold(self, ids: Sequence[int]) -> list[Pair]:
-        """Sentences with the targets of the data set."""
-        return [self.dataset[number] for number in ids]
+        """The samples with the targets of the data set."""
+        return [self.dataset[index] for index in ids]
 
     def length(self, pair: Pair) -> int:
-        """What a pair costs in a batch: the longer of its sides."""
+        """The length that a pair takes in a batch: of its longer side."""
         return max(len(pair["source"]), len(pair["target"]))
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> Tensor:
-        """log p(target | source): the plain sum over its tokens and its end, in the order of `pairs`."""
+        """log p(target | source) of each pair, summed over the target's tokens and its end of sentence."""
         sample = self._collate(pairs)
         output = self.model(**sample["net_input"])
         log_p = self.model.get_normalized_probs(output, log_probs=True, sample=sample)
@@ -104,16 +105,16 @@ class Trained:
         return sums[sample["id"].argsort()]
 
     def _collate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        """fairseq's own batch, which is in another order: `id` says which pair is where."""
-        sample = self.dataset.collater([{**pair, "id": place} for place, pair in enumerate(pairs)])
+        """A batch of fairseq, which sorts the pairs by length: `id` is then the index in `pairs`."""
+        sample = self.dataset.collater([{**pair, "id": index} for index, pair in enumerate(pairs)])
         return utils.move_to_cuda(sample, self.device) if self.device.startswith("cuda") else sample
 
     @torch.no_grad()
     def sampled(self, ids: Sequence[int], draw: int, seed: int) -> list[Pair]:
-        """Sentences with targets drawn from the model, token by token.
+        """The samples with targets drawn from the model, token by token.
 
         Token t of sentence `id` is the inverse of the model's cumulative distribution at uniform number t of the stream
-        (seed, draw, id): the target does not depend on the batch, up to rounding.
+        (seed, draw, id), so that the target does not depend on the batch, up to rounding.
         """
         # DEVIATION: Sung et al. eq. 3 takes the expectation over all targets of the model. Padding and beginning of
         # sentence are never drawn here, and a target without an end after twice the source's tokens + 10, or at the
@@ -137,15 +138,16 @@ class Trained:
             tokens = torch.cat([tokens, categorical(scores, u[:, step])[:, None]], dim=1)
             if bool((tokens[:, 1:] == eos).any(1).all()):
                 break
-        drawn = dict(zip(rows, tokens[:, 1:].cpu(), strict=True))
-        targets = [_until_end(drawn[place], caps[rows.index(place)], eos) for place in range(len(pairs))]
-        return [{**pair, "target": target} for pair, target in zip(pairs, targets, strict=True)]
+        targets = {
+            row: _until_end(drawn, cap, eos) for row, drawn, cap in zip(rows, tokens[:, 1:].cpu(), caps, strict=True)
+        }
+        return [{**pair, "target": targets[row]} for row, pair in enumerate(pairs)]
 
 
 class TrainedOnSentences(Trained):
-    """The same of fairseq's `sentence_prediction`: a sample is a text, its target a class or, in a regression, numbers.
+    """A model of fairseq's `sentence_prediction`: a sample is a text, its target a class or, in a regression, numbers.
 
-    A regression has no likelihoods; minus the squared error, which is minus its loss, stands in their place.
+    A regression has no likelihood; the negative squared error, which is the negative loss, replaces it.
     """
 
     def __init__(self, model: nn.Module, dataset: Any, device: str, limits: Any, task: Any) -> None:
@@ -160,77 +162,78 @@ class TrainedOnSentences(Trained):
         return len(pair["net_input.src_tokens"])
 
     def log_likelihoods(self, pairs: Sequence[Pair]) -> Tensor:
-        """log p(class | text), minus the loss of fairseq's criterion; times the weight of a pair that has one."""
+        """log p(class | text) of each pair, fairseq's negative loss, times the weight of a pair that has one."""
         outputs, target = self._outputs(pairs)
         if self.regression:
             return -(outputs - target.to(outputs.dtype).view_as(outputs)).square().sum(1)
-        found = outputs.log_softmax(1).gather(1, target.view(-1, 1)).squeeze(1)
-        return found * found.new_tensor([pair.get("weight", 1.0) for pair in pairs])
+        log_p = outputs.log_softmax(1).gather(1, target.view(-1, 1)).squeeze(1)
+        return log_p * log_p.new_tensor([pair.get("weight", 1.0) for pair in pairs])
 
     def _outputs(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-        """Scores of classes, or numbers, of each text; and the targets."""
-        sample = self.dataset.collater(list(pairs))
-        sample = utils.move_to_cuda(sample, self.device) if self.device.startswith("cuda") else sample
+        """The scores of all classes, or the predicted numbers, for each text; and the targets."""
+        sample = self._collate(pairs)
         return self.model(**sample["net_input"], classification_head_name=self.head)[0], sample["target"]
 
     @torch.no_grad()
     def sampled(self, ids: Sequence[int], draw: int, seed: int) -> list[Pair]:
-        """Texts with classes drawn from the model, of the stream (seed, draw, id)."""
+        """The samples with classes drawn from the model, by a uniform number of the stream (seed, draw, id)."""
         pairs = self.gold(ids)
-        streams = [stream_key(seed, draw, f"target of sentence {number}") for number in ids]
+        streams = [stream_key(seed, draw, f"target of sentence {index}") for index in ids]
         scores, _ = self._outputs(pairs)
         u = torch.cat([uniform(1, key, device=self.device) for key in streams])
         return [{**pair, "target": c[None]} for pair, c in zip(pairs, categorical(scores, u).cpu(), strict=True)]
 
     @torch.no_grad()
     def every_class(self, ids: Sequence[int]) -> list[Pair]:
-        """Texts with each class c in turn, of weight sqrt(p(c | text)): the squared gradients of a text's weighted
-        log-likelihoods add up to their expectation, sum_c p(c | text) (d log p(c | text) / d theta)^2.
+        """Every sample once with each class c as target, and the weight sqrt(p(c | text)).
+
+        The squared gradients of the weighted log-likelihoods of a text add up to their expectation,
+        sum_c p(c | text) (d log p(c | text) / d theta)^2.
         """
         pairs = self.gold(ids)
         weights = self._outputs(pairs)[0].softmax(1).sqrt().tolist()
         return [
-            {**pair, "target": torch.tensor([number]), "weight": weight}
-            for pair, row in zip(pairs, weights, strict=True)
-            for number, weight in enumerate(row)
+            {**pair, "target": torch.tensor([c]), "weight": weight}
+            for pair, weights_of_classes in zip(pairs, weights, strict=True)
+            for c, weight in enumerate(weights_of_classes)
         ]
 
 
 def _until_end(tokens: Tensor, cap: int, eos: int) -> Tensor:
-    """The tokens before the first end, `cap` at most, and the end."""
+    """The tokens before the first end of sentence, `cap` at most, and the end of sentence."""
     ends = (tokens == eos).nonzero().view(-1)
     stop = min(int(ends[0]) if len(ends) else len(tokens), cap)
     return torch.cat([tokens[:stop], tokens.new_tensor([eos])])
 
 
 def _load(checkpoint: Path, data: Path) -> tuple[nn.Module, Any]:
-    """The model and its task, with the dictionaries of `data`."""
-    # Recomputed activations would hide the layers from whoever watches them.
+    """Load the model and its task, with the dictionaries of `data`."""
+    # With activation checkpointing, hooks on layers would run again in the backward pass.
     settings = {"data": str(data), "checkpoint_activations": False, "offload_activations": False}
     try:
-        loaded, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=settings)
+        [model], _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], arg_overrides=settings)
     except UserError:
         raise
-    except Exception as error:  # fairseq tells of a file that is no checkpoint in a dozen ways
+    except Exception as error:  # for an invalid checkpoint fairseq raises many types of exceptions
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{checkpoint} could not be loaded with the dictionaries of {data}: {reason or type(error).__name__}; "
-            "give a whole fairseq checkpoint and the folder that it was trained on"
+            "give an intact fairseq checkpoint and the folder that it was trained on"
         ) from error
-    return loaded[0], task
+    return model, task
 
 
 def shape_of(checkpoint: Path, data: Path | None = None) -> nn.Module:
-    """A checkpoint's model for the names, shapes and owners of its parameters; its numbers are not to be used.
+    """Build the model of a checkpoint for the names, shapes and owners of its parameters, without their values.
 
-    It is built on the meta device, where numbers take no memory, with stand-ins for the dictionaries, as large as its
-    embeddings are. Only where this fails are the dictionaries of `data` needed.
+    It is built on the meta device, with placeholder dictionaries of the sizes of its embeddings. If an architecture
+    does not allow that, the model is loaded with the dictionaries of `data`.
     """
     try:
-        return _with_stand_ins(checkpoint)
+        return _with_placeholder_dictionaries(checkpoint)
     except UserError:
         raise
-    except Exception as error:  # an architecture may ask its task for anything
+    except Exception as error:  # an architecture may use anything of its task
         if data is not None:
             return _load(checkpoint, data)[0]
         reason = " ".join(str(error).split())[:300]
@@ -240,37 +243,30 @@ def shape_of(checkpoint: Path, data: Path | None = None) -> nn.Module:
         ) from error
 
 
-def _with_stand_ins(checkpoint: Path) -> nn.Module:
+def _with_placeholder_dictionaries(checkpoint: Path) -> nn.Module:
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     cfg, task = state["cfg"], tasks.TASK_REGISTRY[state["cfg"].task._name]
     if not issubclass(task, TranslationTask):
         raise TypeError(f"its task is {cfg.task._name}")
-    words = [_stand_in(len(state["model"][f"{side}.embed_tokens.weight"])) for side in ("encoder", "decoder")]
+    sizes = [len(state["model"][f"{side}.embed_tokens.weight"]) for side in ("encoder", "decoder")]
+    dictionaries = [placeholder_dictionary(size) for size in sizes]
     with torch.device("meta"):
-        model: nn.Module = models.build_model(cfg.model, task(cfg.task, *words), from_checkpoint=True)
+        model: nn.Module = models.build_model(cfg.model, task(cfg.task, *dictionaries), from_checkpoint=True)
     return model
 
 
-def _stand_in(size: int) -> Dictionary:
-    """A dictionary of `size` words."""
-    found = Dictionary()
-    for number in range(size - len(found)):
-        found.add_symbol(f"word {number}")
-    return found
-
-
 def _open(task: Any, data: Path, split: str) -> Any:
-    """One split of `data`."""
+    """Load one split of `data`, which must have targets."""
     sentences = isinstance(task, SentencePredictionTask)
     try:
         task.load_dataset(split)
-    except (FileNotFoundError, AssertionError):  # of sentences, fairseq asserts that there is one
+    except (FileNotFoundError, AssertionError):  # fairseq asserts that a split of sentences exists
         folder = data / "input0" if sentences else data
         names = sorted({path.name.split(".")[0] for path in folder.glob("*.idx")})
         raise UserError(f"{data} has no split {split!r}; type --split {' or '.join(names) or 'train'}") from None
     dataset = task.dataset(split)
     if sentences and "target" not in dataset[0]:
-        raise UserError(f"{split} of {data} has no labels; give a split that has")
+        raise UserError(f"{split} of {data} has no labels; give a split with labels")
     if not sentences and (not isinstance(dataset, LanguagePairDataset) or dataset.tgt is None):
         raise UserError(
             f"{split} of {data} holds no sentence pairs; give the data of translation or sentence_prediction"

@@ -1,9 +1,8 @@
-"""The life of a training run in fairseq's Trainer, as events, and the base class of what listens to them.
+"""Events of fairseq's Trainer, and the base class of their listeners.
 
-An optimizer is not told the names of its tensors. A criterion is not told which update it is part of, does not see the
-optimizer, and is saved only if it has Parameters, which breaks --finetune-from-model. So this module wraps the methods
-of fairseq's Trainer, once, and reports what happens in them. No other module patches the Trainer's methods. Left out on
-purpose: which listeners there are (`trainers.py`), and what each of them does.
+An optimizer is not given the names of its tensors. A criterion does not know the current update or the optimizer, and
+is saved only if it has Parameters, which breaks --finetune-from-model. So this module wraps methods of fairseq's
+Trainer, once, and reports events to listeners; no other module patches them. `trainers.py` lists the listeners.
 """
 
 import functools
@@ -19,35 +18,37 @@ _Method = Callable[..., Any]
 
 
 class TrainerListener:
-    """Base class of listeners: one method for each event, in the order in which a resumed run reports them.
+    """Base class of listeners: one method per event, in the order of a resumed run.
 
-    A run without a checkpoint builds its batches first and the optimizer after them. An update is `update_begun`, the
-    passes of the criterion, `gradients_final`, `clipped`, the step of the optimizer, `updated`. If its gradients
-    overflow, it ends after `gradients_final` (--fp16), or after `clipped` (--amp, which then begins it again).
+    A run without a checkpoint builds its batches before the optimizer. An update is `update_begun`, the forward and
+    backward passes, `gradients_final`, `clipped`, the step of the optimizer, `updated`. If the gradients overflow, the
+    update ends after `gradients_final` (--fp16), or after `clipped` (--amp, which then repeats it).
     """
 
     @classmethod
     def for_trainer(cls, trainer: Trainer) -> "TrainerListener | None":
-        """The listener for a new trainer, or None if this run has no use for it."""
+        """Return the listener for a new trainer, or None if this run does not need it."""
         return cls()
 
     def trainer_built(self, trainer: Trainer) -> None:
         """Model, criterion and task are set; there is no optimizer yet."""
 
-    def optimizer_wanted(self, trainer: Trainer) -> None:
-        """The optimizer is about to be built: when a checkpoint is loaded, or else before the first epoch."""
+    def optimizer_requested(self, trainer: Trainer) -> None:
+        """The optimizer will be built next: when a checkpoint is loaded, or else before the first epoch."""
 
     def optimizer_built(self, trainer: Trainer) -> None:
-        """The optimizer is built, with its wrappers, and replaces any earlier one. `parameters` knows its tensors."""
+        """The optimizer is built, with its wrappers, and replaces an earlier one. `parameters` knows its tensors."""
 
-    def state_in(self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool) -> None:
-        """A checkpoint was loaded. With `reset_optimizer`, the run takes its weights only."""
+    def checkpoint_loaded(
+        self, trainer: Trainer, extra_state: Mapping[str, Any], path: str, reset_optimizer: bool
+    ) -> None:
+        """A checkpoint was loaded; with `reset_optimizer`, only its weights."""
 
     def batches_built(self, trainer: Trainer, batches: Any) -> None:
         """The epoch iterator over training batches was built, for a new or a resumed epoch."""
 
     def epoch_begun(self, trainer: Trainer, epoch: int) -> None:
-        """An epoch begins, or goes on after a resume; epochs count from 1."""
+        """An epoch begins, or continues after a resume; epochs are counted from 1."""
 
     def update_begun(self, trainer: Trainer, samples: Sequence[Mapping[str, Any]]) -> None:
         """An update begins with these micro-batches of this process; an empty one is a placeholder."""
@@ -59,26 +60,26 @@ class TrainerListener:
         """The gradients, whose norm was `norm`, are clipped to `--clip-norm`; the optimizer's step comes next."""
 
     def updated(self, trainer: Trainer) -> None:
-        """The optimizer has made its step, and the trainer has counted it."""
+        """The optimizer has stepped, and the trainer has counted the update."""
 
-    def state_out(self, trainer: Trainer, extra_state: dict[str, Any]) -> None:
-        """A checkpoint is about to be taken. Entries put into `extra_state` are saved, and come back in `state_in`."""
+    def checkpoint_saving(self, trainer: Trainer, extra_state: dict[str, Any]) -> None:
+        """A checkpoint will be saved, with the entries added to `extra_state`; `checkpoint_loaded` receives them."""
 
 
-def install(kinds: Sequence[type[TrainerListener]]) -> None:
-    """Have listeners of these kinds, in this order, hear every event of each trainer that is built from now on."""
+def install(classes: Sequence[type[TrainerListener]]) -> None:
+    """Report events of every trainer built from now on to listeners of these classes, in this order."""
     Trainer.listeners = ()
     Trainer.in_update = False
 
     @_wrap("__init__")
     def build(original: _Method, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
-        trainer.listeners = tuple(listener for kind in kinds if (listener := kind.for_trainer(trainer)) is not None)
+        trainer.listeners = tuple(listener for cls in classes if (listener := cls.for_trainer(trainer)) is not None)
         _report(trainer, "trainer_built")
 
     @_wrap("_build_optimizer")
     def build_optimizer(original: _Method, trainer: Trainer) -> None:
-        _report(trainer, "optimizer_wanted")
+        _report(trainer, "optimizer_requested")
         with published(trainer.get_model(), trainer.get_criterion()):
             original()
             _report(trainer, "optimizer_built")
@@ -88,8 +89,8 @@ def install(kinds: Sequence[type[TrainerListener]]) -> None:
         original: _Method, trainer: Trainer, filename: str, reset_optimizer: bool = False, *args: Any, **kw: Any
     ) -> Any:
         extra_state = original(filename, reset_optimizer, *args, **kw)
-        if extra_state is not None:  # None: there is no such file
-            _report(trainer, "state_in", extra_state, filename, reset_optimizer)
+        if extra_state is not None:  # None: the file does not exist
+            _report(trainer, "checkpoint_loaded", extra_state, filename, reset_optimizer)
         return extra_state
 
     @_wrap("get_train_iterator")
@@ -122,30 +123,30 @@ def install(kinds: Sequence[type[TrainerListener]]) -> None:
     @_wrap("set_num_updates")
     def count(original: _Method, trainer: Trainer, num_updates: int) -> None:
         original(num_updates)
-        if trainer.in_update:  # else a checkpoint is loaded
+        if trainer.in_update:  # otherwise a checkpoint is being loaded
             _report(trainer, "updated")
 
     @_wrap("state_dict")
     def state_dict(original: _Method, trainer: Trainer) -> dict[str, Any]:
         extra_state: dict[str, Any] = {}
-        _report(trainer, "state_out", extra_state)
+        _report(trainer, "checkpoint_saving", extra_state)
         state: dict[str, Any] = original()
         state["extra_state"].update(extra_state)
         return state
 
 
 def _wrap(name: str) -> Callable[[_Method], None]:
-    """Replace a method of Trainer by a function of the bound original, the trainer, and the method's arguments."""
+    """Replace a method of Trainer by the decorated function, which takes the bound original before its arguments."""
     method = getattr(Trainer, name)
 
-    def put(replacement: _Method) -> None:
+    def replace(replacement: _Method) -> None:
         @functools.wraps(method)
         def wrapped(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
             return replacement(functools.partial(method, trainer), trainer, *args, **kwargs)
 
         setattr(Trainer, name, wrapped)
 
-    return put
+    return replace
 
 
 def _report(trainer: Trainer, event: str, *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which parts of this package listen to fairseq's Trainer, and in which order each event reaches them."""
+"""The listeners to fairseq's Trainer, in the order in which they receive events."""
 
 import logging
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class FirstUpdate(TrainerListener):
-    """Logs a run's first update: a recipe that shares the machine waits for this line (`hydra_train.py`)."""
+    """Logs the first update of a run; recipes wait for this line (`hydra_train.py`)."""
 
     logged = False
 
@@ -29,16 +29,16 @@ class FirstUpdate(TrainerListener):
 
 
 LISTENERS: tuple[type[TrainerListener], ...] = (
-    OptimizerSettings,  # first, since it refuses what no later listener could work with
+    OptimizerSettings,  # first: refuses settings that no other listener supports
     JoinedLosses,
     MaskCommunication,
     GuidedCriterion,
-    PrunedStart,  # after the criterion took back its own masks
-    ImportanceLog,  # measures the gradients as all others leave them
+    PrunedStart,  # after the criterion has restored its masks
+    ImportanceLog,  # after all listeners that change gradients
     FirstUpdate,
 )
 
 
 def install() -> None:
-    """Have them listen to every trainer that is built from now on."""
+    """Attach the listeners to every trainer that is built from now on."""
     trainer_events.install(LISTENERS)

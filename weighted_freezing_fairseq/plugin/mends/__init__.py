@@ -1,7 +1,6 @@
-"""Repairs of fairseq: what current Python, torch and numpy break in it, and faults of its own.
+"""Mends: patches of fairseq, for its own faults and for incompatibilities with current Python, torch and numpy.
 
 Each mend is one function with its reason and the versions that need it, applied once when the plugin is registered.
-Left out on purpose: anything that would need a copy of a fairseq file.
 """
 
 from . import checkpoints, commands, training

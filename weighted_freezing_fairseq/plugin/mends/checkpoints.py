@@ -1,4 +1,4 @@
-"""Mends of checkpoints: loading them without running their code, copying them, sending them to other processes."""
+"""Mends of checkpoints: loading without running pickled code, copying, and broadcasting to other processes."""
 
 import argparse
 import codecs
@@ -20,15 +20,15 @@ from ...errors import UserError
 from ..evaluated_settings import refuse_code
 from .registry import FAIRSEQ_AFTER_0_12_2, TORCH_BEFORE_2_6, TORCH_FROM_2_6, Versions, mend, replace_torch_functions
 
-# Copies of other weights that only the encoder layers of fairseq 0.12.2 have, for a fast path of its time.
+# Copies of other weights that only the encoder layers of fairseq 0.12.2 have, for PyTorch's fast path.
 COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
 
 
 def safe_classes() -> list[Any]:
-    """The classes that a fairseq checkpoint may hold beside tensors and plain Python values.
+    """The classes that a fairseq checkpoint may contain beside tensors and plain Python values.
 
-    Model settings are a Namespace; checkpoints of fairseq 0.9 and older hold meters; --eval-bleu leaves numpy numbers.
-    None of them runs code of the file when it is rebuilt.
+    Model settings are a Namespace; checkpoints of fairseq 0.9 and older contain meters; --eval-bleu adds numpy numbers.
+    Unpickling them runs no code of the file.
     """
     import numpy as np
 
@@ -40,7 +40,7 @@ def safe_classes() -> list[Any]:
         np.ndarray,
         np.dtype,
         *{type(number) for number in numbers},
-        # numpy 2 moved these; files of either numpy name either module
+        # numpy 2 moved these functions; a file may name the old or the new module
         *((function, f"numpy.{module}.multiarray.{function.__name__}") for function in (scalar, rebuild)
           for module in ("core", "_core")),
     ]  # fmt: skip
@@ -50,7 +50,7 @@ def safe_classes() -> list[Any]:
 def allow_fairseq_checkpoints() -> None:
     classes = safe_classes()
     if not TORCH_FROM_2_6.holds(Versions.installed()):
-        # Before torch 2.5 a class goes by its own name alone; and numpy 1 writes its bytes as encoded text.
+        # Before torch 2.5 a class can only be allowed under its own name. numpy 1 pickles bytes as encoded text.
         classes = [c[0] if isinstance(c, tuple) else c for c in classes] + [codecs.encode]
     torch.serialization.add_safe_globals(classes)
 
@@ -61,14 +61,14 @@ def load_without_code() -> None:
 
 
 def _wrap_load(change: Callable[[Callable[..., Any], str], dict[str, Any]]) -> None:
-    """Replace fairseq's loading of a checkpoint by `change(load, path)`, where load() is what it was."""
+    """Replace fairseq's loading of a checkpoint by `change(load, path)`, where `load()` is the previous loading."""
     load = checkpoint_utils.load_checkpoint_to_cpu
 
     @functools.wraps(load)
-    def changed(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def wrapped(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return change(functools.partial(load, path, *args, **kwargs), path)
 
-    checkpoint_utils.load_checkpoint_to_cpu = changed
+    checkpoint_utils.load_checkpoint_to_cpu = wrapped
 
 
 @mend("the error for a checkpoint with code in it advises the user to run that code")
@@ -80,7 +80,7 @@ def explain_refused_checkpoints() -> None:
             code = re.search(r"GLOBAL (\S+)|global,? `?([\w.]+)`?|class `?([\w.]+)", str(error))
             if code is None:
                 raise UserError(
-                    f"{path} was not loaded: it is damaged, or not a checkpoint; give a whole fairseq checkpoint"
+                    f"{path} was not loaded: it is damaged, or not a checkpoint; give an intact fairseq checkpoint"
                 ) from None
             raise UserError(
                 f"{path} was not loaded: it holds something other than tensors and settings "
@@ -104,7 +104,7 @@ def refuse_code_in_settings() -> None:
 @mend("damaged checkpoints load, because nothing compares them with their checksums", protects=True)
 def verify_checksums() -> None:
     def verify_and_load(load: Callable[[], dict[str, Any]], path: str) -> dict[str, Any]:
-        if Path(path).is_file():  # fairseq may be set to read from elsewhere
+        if Path(path).is_file():  # fairseq can also read from remote storage
             refuse_damaged(Path(path), "checkpoint", "give an earlier checkpoint")
         return load()
 
@@ -123,11 +123,11 @@ def drop_copied_weights() -> None:
 
 @mend("resuming on several processes fails: torch refuses the settings that rank 0 sends", TORCH_FROM_2_6)
 def broadcast_checkpoints() -> None:
-    # The bytes come from rank 0 of this run, not from a file, so that torch may unpickle them.
+    # Unpickling is safe here: the bytes come from rank 0 of this run, not from a file.
     def broadcast(obj: Any, src_rank: int, group: Any, dist_device: torch.device) -> Any:
-        box = [obj]
-        torch.distributed.broadcast_object_list(box, src=src_rank, group=group, device=dist_device)
-        return box[0]
+        objects = [obj]
+        torch.distributed.broadcast_object_list(objects, src=src_rank, group=group, device=dist_device)
+        return objects[0]
 
     distributed_utils._broadcast_object_slow = broadcast
 

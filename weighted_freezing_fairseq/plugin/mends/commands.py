@@ -1,7 +1,8 @@
-"""Mends of fairseq's commands: their log, their flags, and --user-dir."""
+"""Mends of fairseq's commands: log, flags and --user-dir."""
 
 import argparse
 import functools
+import itertools
 import logging
 import sys
 import warnings
@@ -64,27 +65,26 @@ def use_bf16_without_tpu() -> None:
 
 @mend("--help does not list the flags of the chosen optimizer, criterion and task")
 def show_every_flag_in_help() -> None:
-    # It ends fairseq's first parse, before these flags are known.
+    # --help ends fairseq's first parse, which does not know these flags yet.
     parse = options.parse_args_and_arch
 
     @functools.wraps(parse)
     def parse_or_help(parser: Any, input_args: Any = None, *args: Any, modify_parser: Any = None, **kwargs: Any) -> Any:
         words = sys.argv[1:] if input_args is None else input_args
-        wanted = [word for word in words if word not in ("-h", "--help")]
-        if len(wanted) == len(words):
+        without_help = [word for word in words if word not in ("-h", "--help")]
+        if len(without_help) == len(words):
             return parse(parser, input_args, *args, modify_parser=modify_parser, **kwargs)
-        if "--arch" in parser._option_string_actions and not {"--arch", "-a"} & set(wanted):
-            wanted += ["--arch", "transformer"]  # without one, fairseq stops in the middle of its parse
-        calls = []
+        if "--arch" in parser._option_string_actions and not {"--arch", "-a"} & set(without_help):
+            without_help += ["--arch", "transformer"]  # without --arch, fairseq ends with an error
+        calls = itertools.count(1)
 
-        def help_on_second_call(complete: Any) -> None:  # the second call comes when all flags are known
+        def help_on_second_call(parser: Any) -> None:  # at the second call the parser has all flags
             if modify_parser is not None:
-                modify_parser(complete)
-            calls.append(complete)
-            if len(calls) == 2:
-                complete.print_help()
-                complete.exit()
+                modify_parser(parser)
+            if next(calls) == 2:
+                parser.print_help()
+                parser.exit()
 
-        return parse(parser, wanted, *args, modify_parser=help_on_second_call, **kwargs)
+        return parse(parser, without_help, *args, modify_parser=help_on_second_call, **kwargs)
 
     options.parse_args_and_arch = parse_or_help

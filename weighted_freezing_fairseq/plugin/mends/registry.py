@@ -1,7 +1,7 @@
-"""The registry of mends: what each one repairs in fairseq, which versions need it, and which ones were applied.
+"""The registry of mends: what each mend repairs in fairseq, which versions need it, and whether it was applied.
 
-`WFF_MENDS` selects them: unset, every mend that this machine needs; `none`; or a comma-separated list of names, which
-shows how stock fairseq behaves without the others. Left out on purpose: applying a mend that is not needed here.
+The environment variable `WFF_MENDS` selects mends: unset, all that the installed versions need; `none`; or a
+comma-separated list of names. A mend that is not needed is never applied.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ Repair = Callable[[], None]
 
 @dataclass(frozen=True)
 class Versions:
-    """What decides which mends are needed."""
+    """The installed versions, which decide the mends that are needed."""
 
     torch: tuple[int, ...]
     fairseq: tuple[int, ...]
@@ -56,7 +56,7 @@ NO_TORCH_XLA = Need("torch_xla not installed", lambda versions: not versions.tor
 
 @dataclass(frozen=True)
 class Mend:
-    """One repair of fairseq. `reason`: what happens without it. `protects`: from unsafe checkpoints."""
+    """A patch of fairseq. `reason`: what happens without it. `protects`: whether it refuses unsafe checkpoints."""
 
     name: str
     reason: str
@@ -70,7 +70,7 @@ _applied: set[str] = set()
 
 
 def mend(reason: str, need: Need = ALWAYS, protects: bool = False) -> Callable[[Repair], Repair]:
-    """Register a function that repairs fairseq, under its own name."""
+    """Register a function that patches fairseq, under its own name."""
 
     def register(function: Repair) -> Repair:
         MENDS[function.__name__] = Mend(function.__name__, reason, need, function, protects)
@@ -80,7 +80,7 @@ def mend(reason: str, need: Need = ALWAYS, protects: bool = False) -> Callable[[
 
 
 def selected(setting: str | None) -> frozenset[str]:
-    """The names that a value of WFF_MENDS selects; an unknown name is an error."""
+    """The names that a value of WFF_MENDS selects; raises UserError for an unknown name."""
     if not setting:
         return frozenset(MENDS)
     names = frozenset(name.strip() for name in setting.split(",") if name.strip())
@@ -108,25 +108,27 @@ def apply_mends() -> None:
 
 def report() -> list[dict[str, Any]]:
     """Every mend with its state in this process, as `wff doctor` prints it."""
-    versions = Versions.installed()
-
-    def state(entry: Mend) -> str:
-        if entry.name in _applied:
-            return "applied"
-        return "left out" if entry.need.holds(versions) else "not needed"
-
-    return [
-        {"name": m.name, "state": state(m), "reason": m.reason, "needed_by": m.need.text, "protects": m.protects}
-        for m in MENDS.values()
-    ]
+    versions, rows = Versions.installed(), []
+    for entry in MENDS.values():
+        state = "left out" if entry.need.holds(versions) else "not needed"
+        rows.append(
+            {
+                "name": entry.name,
+                "state": "applied" if entry.name in _applied else state,
+                "reason": entry.reason,
+                "needed_by": entry.need.text,
+                "protects": entry.protects,
+            }
+        )
+    return rows
 
 
 def replace_torch_functions(module: types.ModuleType, **functions: Callable[..., Any]) -> None:
-    """Give one module of fairseq a `torch` with these functions in place of torch's own."""
+    """Replace functions of `torch` inside one module of fairseq only."""
 
-    class Torch(types.ModuleType):
+    class PatchedTorch(types.ModuleType):
         def __getattr__(self, name: str) -> Any:
             return getattr(torch, name)
 
-    module.torch = Torch("torch")  # type: ignore[attr-defined]
+    module.torch = PatchedTorch("torch")
     vars(module.torch).update(functions)

@@ -1,4 +1,4 @@
-"""Mends of training: the same batches and updates after a resume, several processes, precision, numbers not finite."""
+"""Mends of training: batches and updates after a resume, several processes, precision, NaN and infinite gradients."""
 
 import atexit
 import contextlib
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
     FAIRSEQ_AFTER_0_12_2,
 )
 def keep_batches_on_resume() -> None:
-    # fairseq groups by seed + the epoch that the process started in; an uninterrupted run groups once, in epoch 1.
+    # fairseq groups sentences by seed + first epoch of the process; an uninterrupted run groups once, in epoch 1.
     build = FairseqTask.get_batch_iterator
 
     @functools.wraps(build)
     def build_as_in_epoch_one(self: FairseqTask, dataset: Any, *args: Any, epoch: int = 1, **kwargs: Any) -> Any:
-        changing = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")
-        if changing or not self.can_reuse_epoch_itr(dataset) or dataset in self.dataset_to_epoch_iter:
+        rebuilt = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")  # in every epoch
+        if rebuilt or not self.can_reuse_epoch_itr(dataset) or dataset in self.dataset_to_epoch_iter:
             return build(self, dataset, *args, epoch=epoch, **kwargs)
         iterator = build(self, dataset, *args, epoch=1, **kwargs)
         dataset.set_epoch(epoch)
@@ -52,20 +52,20 @@ def keep_batches_on_resume() -> None:
 
 @mend("a finished run that is started again makes one more update, and saves it")
 def stop_at_max_update() -> None:
-    # fairseq compares with --max-update after an update. A run that is killed after its last checkpoint, and started
+    # fairseq checks --max-update only after an update. So a run that is killed after its last checkpoint, and started
     # again by the same command, would end with other weights.
     load = checkpoint_utils.load_checkpoint
-    no_epoch = types.SimpleNamespace(next_epoch_idx=math.nan)  # not <= --max-epoch, nor <= infinity where there is none
+    no_epoch = types.SimpleNamespace(next_epoch_idx=math.nan)  # fairseq trains while this is <= --max-epoch or infinity
 
     @functools.wraps(load)
     def load_unless_finished(cfg: Any, loader: trainer.Trainer, **kwargs: Any) -> tuple[Any, Any]:
         extra_state, iterator = load(cfg, loader, **kwargs)
         updates, limit = loader.get_num_updates(), loader.cfg.optimization.max_update or 0
-        # A file that --restore-file names may be of another run: one update saves it in the folder of this one.
+        # A checkpoint that --restore-file names may be from another run: one update then saves it in this run's folder.
         if not 0 < limit <= updates or cfg.restore_file != "checkpoint_last.pt":
             return extra_state, iterator
         logger.warning(
-            "%s/%s is at update %d already: --max-update %d leaves nothing to train; raise it to train on",
+            "%s/%s is at update %d already: --max-update %d leaves nothing to train; raise it to continue",
             cfg.save_dir, cfg.restore_file, updates, limit,
         )  # fmt: skip
         return extra_state, no_epoch
@@ -75,15 +75,15 @@ def stop_at_max_update() -> None:
 
 @mend("a finished command aborts now and then (status 134), because its thread still reads batches ahead")
 def stop_readers_at_exit() -> None:
-    # Python ends such a thread when it asks for the interpreter's lock, and C++ answers "terminate called without an
-    # active exception". So the thread is stopped before Python exits.
+    # At exit Python ends a thread that waits for the interpreter lock, and C++ aborts with "terminate called without an
+    # active exception". So the threads are stopped before the exit.
     create = iterators.BackgroundConsumer.__init__
-    leaving = threading.Event()
+    exiting = threading.Event()
     readers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     def until_exit(source: Iterable[Any]) -> Iterator[Any]:
         for item in source:
-            if leaving.is_set():
+            if exiting.is_set():
                 return
             yield item
 
@@ -93,11 +93,11 @@ def stop_readers_at_exit() -> None:
         readers.add(self)
 
     def stop() -> None:
-        leaving.set()
-        deadline = time.monotonic() + 10  # a reader that waits for another process may never come back
+        exiting.set()
+        deadline = time.monotonic() + 10  # a reader that waits for another process may wait forever
         for reader in list(readers):
             while reader.is_alive() and time.monotonic() < deadline:
-                with contextlib.suppress(queue.Empty):  # make room, or it waits for ever to put its batch
+                with contextlib.suppress(queue.Empty):  # make room, or the reader waits forever to put its batch
                     reader._queue.get_nowait()
                 reader.join(0.01)
 
@@ -119,7 +119,7 @@ def wrap_cpu_models() -> None:
 
 @mend("--report-mcc and similar reports fail on several processes: fairseq tries to add their lists of predictions")
 def gather_predictions() -> None:
-    # fairseq's slower way for lists is used in validation only. Its buffers are on a GPU, and there may be none.
+    # In validation, use fairseq's slower gathering of lists. Its buffers are on a GPU, so CPU buffers replace them.
     gather = distributed_utils.all_gather_list
 
     def summable(self: SentencePredictionCriterion) -> bool:
@@ -140,7 +140,7 @@ def gather_predictions() -> None:
 
 @mend("--amp unscales gradients twice, so that SGD and every importance of a gradient see them too small")
 def unscale_once_under_amp() -> None:
-    # Clipping marks the inner optimizer as unscaled, the step looks at the outer one.
+    # Clipping marks the inner optimizer as unscaled, but the step checks the outer one.
     def step(self: AMPOptimizer) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -150,11 +150,11 @@ def unscale_once_under_amp() -> None:
 
 @mend("an update whose gradient overflows crashes on a machine without a GPU")
 def skip_overflows_on_cpu() -> None:
-    # The trainer moves a zero to the GPU, whether there is one or not.
+    # The trainer calls .cuda() on a zero even without a GPU.
     def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         result = torch.tensor(*args, **kwargs)
         if not torch.cuda.is_available():
-            result.cuda = lambda: result  # type: ignore[method-assign, assignment, misc]
+            result.cuda = lambda: result
         return result
 
     replace_torch_functions(trainer, tensor=tensor)
@@ -162,23 +162,23 @@ def skip_overflows_on_cpu() -> None:
 
 @mend("a NaN or infinite gradient ends in a StopIteration, which does not say where it came from")
 def name_nonfinite_module() -> None:
-    # fairseq repeats such an update with backward hooks, which torch broke. Hooks on outputs of modules find the same.
-    detect, leave = NanDetector._detect, NanDetector.__exit__
+    # fairseq repeats such an update with backward hooks on modules, which fail in current torch. Hooks on the modules'
+    # outputs replace them.
+    detect, end = NanDetector._detect, NanDetector.__exit__
 
     def detect_and_keep(self: NanDetector, tensor: torch.Tensor, name: str, backward: bool) -> str | None:
         error: str | None = detect(self, tensor, name, backward)
         if error is not None and self.first is None:
-            where = f"pass of {self.finite}, which comes to" if backward else "pass, in"
-            way = "backward" if backward else "forward"
-            self.first = f"{error.split()[0]} appeared first in the {way} {where} the output of {name}"
+            where = f"backward pass of {self.last_finite}, which comes to" if backward else "forward pass, in"
+            self.first = f"{error.split()[0]} appeared first in the {where} the output of {name}"
         elif backward:
-            self.finite = name
+            self.last_finite = name
         elif tensor.requires_grad:
             tensor.register_hook(lambda gradient: self._detect(gradient, name, True) and None)
         return error
 
-    def leave_with_what_to_try(self: NanDetector, kind: type[BaseException] | None, *error: Any) -> None:
-        leave(self, kind, *error)
+    def end_with_advice(self: NanDetector, kind: type[BaseException] | None, *error: Any) -> None:
+        end(self, kind, *error)
         if kind is None:
             raise FloatingPointError(
                 f"the gradient of this update is NaN or infinite: {self.first or 'but no output of a module is'}. "
@@ -187,10 +187,10 @@ def name_nonfinite_module() -> None:
             )
 
     NanDetector.first = None
-    NanDetector.finite = "the loss"  # the last module whose output had a finite gradient
+    NanDetector.last_finite = "the loss"  # the last module with a finite gradient of its output
     NanDetector.__init__ = functools.partialmethod(NanDetector.__init__, backward=False)
     NanDetector._detect = detect_and_keep
-    NanDetector.__exit__ = leave_with_what_to_try
+    NanDetector.__exit__ = end_with_advice
 
 
 @mend("evaluation crashes, because torch 2 changed a private function that fairseq calls", FAIRSEQ_UP_TO_0_12_2)

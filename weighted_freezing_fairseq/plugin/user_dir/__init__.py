@@ -1,8 +1,8 @@
-"""Which copy of this package a --user-dir names.
+"""The copy of this package that a --user-dir refers to.
 
-fairseq imports a --user-dir by its last path component, and skips a name that is imported already. `wff user-dir`
-prints the sub-folder here, whose name nothing else imports, so that it registers the plugin also where a script
-imported this package before.
+fairseq imports a --user-dir by its last path component, and skips a name that is already imported. So `wff user-dir`
+prints the sub-folder here, which has a different name than the package: fairseq then registers the plugin even if a
+script has imported the package before.
 """
 
 import re
@@ -13,7 +13,7 @@ _FOLDER = Path("plugin/user_dir/register_weighted_freezing")
 
 
 def package_of(user_dir: Path) -> Path | None:
-    """The package folder that a --user-dir names, directly or by the sub-folder here; None for another plugin."""
+    """The package folder of a --user-dir that is the package or the sub-folder here; None for another plugin."""
     user_dir = user_dir.resolve()
     for package in (user_dir, *user_dir.parents[2:3]):
         if package.name == PACKAGE.name and user_dir in (package, package / _FOLDER) and _version_of(package):
@@ -22,7 +22,7 @@ def package_of(user_dir: Path) -> Path | None:
 
 
 def refuse_other_version(package: Path) -> None:
-    """Raise unless this folder holds the version of this package."""
+    """Raise ImportError if the package in this folder has another version than this package."""
     if (other := _version_of(package)) != (version := _version_of(PACKAGE)):
         raise ImportError(
             f"--user-dir: {package} holds version {other}, but version {version} is imported from {PACKAGE}; type "

@@ -1,4 +1,4 @@
-"""The folder for fairseq's --user-dir: importing it registers the plugin, also from a folder that is not installed."""
+"""The folder for fairseq's --user-dir: importing it registers the plugin, even if the package is not installed."""
 
 import sys
 from pathlib import Path
@@ -12,4 +12,4 @@ weighted_freezing_fairseq.register()
 
 from weighted_freezing_fairseq.plugin.user_dir import refuse_other_version  # noqa: E402
 
-refuse_other_version(package)  # where another copy was imported before
+refuse_other_version(package)  # another copy may have been imported before
