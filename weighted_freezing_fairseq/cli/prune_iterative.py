@@ -1,4 +1,4 @@
-"""`wff prune-iterative`: a trained model, pruned step by step by every method."""
+"""`wff prune-iterative`: prune a model step by step with several methods."""
 
 import argparse
 from pathlib import Path
@@ -9,22 +9,23 @@ from ..studies.prune_iterative import ALIGNMENTS, prune
 from ..workspace.configs import CONFIGS
 from .arguments import add_embedded_study, embedded_study, split
 
-HELP = "Train a model, prune it step by step with several methods while it trains on, and score all at one sparsity."
+HELP = "Train a model, prune it step by step with several methods during further training, and compare their BLEU."
 EXAMPLE = "wff prune-iterative --pair de-en --methods magnitude,lamp,random --sparsity 0.7 --out runs/prune"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to compare, how far to prune, and where."""
     parser.add_argument(
         "--methods", default=",".join(METHODS), help=f"comma-separated (default: all: {', '.join(METHODS)})"
     )
     parser.add_argument(
         "--alignreg",
         default=",".join(ALIGNMENTS),
-        help=f"comma-separated, each with a lambda if wanted, as in cosine@0.5 (default: {','.join(ALIGNMENTS)})",
+        help=f"comma-separated, optionally with a lambda, as in cosine@0.5 (default: {','.join(ALIGNMENTS)})",
     )
-    parser.add_argument("--sparsity", type=float, default=0.7, help="share of weights that is pruned (default 0.7)")
-    parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
+    parser.add_argument(
+        "--sparsity", type=float, default=0.7, help="fraction of weights that is pruned in the end (default 0.7)"
+    )
+    parser.add_argument("--parent-config", type=Path, help="YAML of the parents (default: configs/toy/standard.yaml)")
     add_embedded_study(parser, seeds="parents and children of seeds 1 to N", out="runs/prune", configs="prune")
 
 
