@@ -46,6 +46,11 @@ def adapt(
     parents, children = study.runs([PARENT]), study.runs(methods)
     machine = study.machine(len(children))
 
+    def train_parent(run: Run) -> None:
+        study.train(run, parent_config, old, machine)
+        _measure(run, "fisher", old, [], samples, machine)
+        _measure(run, "mask", new, ["--mask-density", density], samples, machine)
+
     def adapt_child(run: Run) -> None:
         parent, config = parents[run.seed - 1], configs[run.method]
         fisher = parent.folder / "fisher.pt"
@@ -53,38 +58,33 @@ def adapt(
         start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
         study.train(run, config, new, machine, {**start, **fill_open_settings(config, files)})
 
+    def evaluate_domains(run: Run) -> tuple[Score, Score]:
+        return evaluate(run, old, machine, "old"), evaluate(run, new, machine, "new")
+
     with study.lock():
         old = study.prepare("old", OLD)
         new = study.prepare("new", NEW, vocabulary=old)
         say(f"training {len(parents)} parents on {', '.join(OLD)}")
-        machine.map(lambda run: study.train(run, parent_config, old, machine), parents)
-        machine.map(lambda run: _measure(run, old, new, density, samples, machine), parents)
+        machine.map(train_parent, parents)
         say(f"adapting {len(children)} times to {', '.join(NEW)}")
         machine.map(adapt_child, children)
         runs = [*parents, *children]
-        by_domain = [
-            machine.map(lambda run, data=data, name=name: evaluate(run, data, machine, name), runs)
-            for name, data in (("old", old), ("new", new))
-        ]
+        scores = machine.map(evaluate_domains, runs)
         packed = {run: _pack(run, parents[run.seed - 1], machine) for run in children}
-        text, rows = table(dict(zip(runs, zip(*by_domain, strict=True), strict=True)), packed, study.pair)
+        text, rows = table(dict(zip(runs, scores, strict=True)), packed, study.pair)
         study.write_results(text, rows)
     return text
 
 
-def _measure(
-    parent: Run, old: PreparedCorpus, new: PreparedCorpus, density: float, samples: int, machine: Machine
-) -> None:
-    """Write the Fisher information of the parent on the old domain, and the mask of its largest on the new one."""
-    for name, data, options in (("fisher", old, []), ("mask", new, ["--mask-density", density])):
+def _measure(parent: Run, name: str, data: PreparedCorpus, options: list[Any], samples: int, machine: Machine) -> None:
+    """Write NAME.pt of the parent with `wff fisher`: its Fisher information on `data`, or a mask."""
+
+    def work() -> None:
+        say(f"{parent.name}: Fisher information on the {data.folder.name} domain ({name})")
         words = ["fisher", parent.checkpoint, "--data", data.binarised, "--out", parent.folder / f"{name}.pt"]
-        words += ["--samples", samples, "--device", machine.device, *options]
+        wff([*words, "--samples", samples, "--device", machine.device, *options], machine.threads)
 
-        def work(words: Sequence[Any] = words, domain: str = data.folder.name, name: str = name) -> None:
-            say(f"{parent.name}: Fisher information on the {domain} domain ({name})")
-            wff(words, machine.threads)
-
-        once(parent.folder, name, {"samples": samples, "more": options}, work)
+    once(parent.folder, name, {"samples": samples, "more": options}, work)
 
 
 def _pack(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:

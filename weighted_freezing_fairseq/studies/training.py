@@ -92,13 +92,14 @@ def train(
 
         def claim_folder() -> None:
             nonlocal claimed
-            claimed = True
-            write_provenance()
-            claim()
+            if not claimed:
+                claimed = True
+                write_provenance()
+                claim()
 
         def watch(line: str) -> None:
             nonlocal last_report
-            if hydra_train.FIRST_UPDATE in line and not claimed:
+            if hydra_train.FIRST_UPDATE in line:
                 claim_folder()
             elif "train_inner" in line and '"num_updates"' in line:
                 values = json.loads(line[line.index("{") :])
@@ -113,8 +114,7 @@ def train(
         words = ["--config-dir", run.folder, "--config-name", "run", "hydra.run.dir=.", "hydra.output_subdir=null"]
         with machine.environment() as env:
             fairseq("hydra_train", words, run.folder / "train.log", env, watch)
-        if not claimed:  # the last checkpoint had all updates already
-            claim_folder()
+        claim_folder()  # without an update where the last checkpoint had all of them
         say(f"{run.name}: trained in {time.monotonic() - start:.0f} s")
 
     once_claimed(run.folder, "training", stamp_of(defined), work)
