@@ -28,6 +28,7 @@ wff bench --quick
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
+        type=split,
         help="comma-separated: each has a YAML in --configs, or is one of the variants "
         f"{', '.join(VARIANTS)} (default: all of both)",
     )
@@ -114,7 +115,7 @@ def _table(args: argparse.Namespace, measurable: Sequence[str]) -> CostTable:
     """The cost table that the options describe, with standard training as its first method."""
     quick = TABLES["quick"]
     if args.methods is not None:
-        methods = split(args.methods)
+        methods = args.methods
     else:
         methods = [name for name in quick.methods if name in measurable] if args.quick else measurable
     methods = ["standard", *(method for method in methods if method != "standard")]

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from ..workspace.pack import Report
 
 HELP = """\
-Store a tuned checkpoint without loss as positions and values of what differs from the checkpoint that its training
-started from. The optimizer's state is left out by default, as with fairseq's --no-save-optimizer-state."""
+Store a tuned checkpoint as the positions and values of the numbers that differ from the checkpoint that its training
+started from. No number is changed; the optimizer's state is left out by default, as with fairseq's
+--no-save-optimizer-state."""
 EXAMPLE = "wff pack parent.pt runs/child/checkpoint_best.pt --out child.wff"
 
 

@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the figures and their inputs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for FIGURE.csv and pictures")
     add_names(parser, "inputs")
-    parser.add_argument("--format", default="png,pdf", help="comma-separated: png, pdf, svg (default png,pdf)")
+    parser.add_argument("--format", type=split, default="png,pdf", help="some of png,pdf,svg (default png,pdf)")
     parser.add_argument("--wide", action="store_true", help="7 inches, two columns of a paper (default: one, 3.4)")
     group = parser.add_argument_group("for one figure")
-    group.add_argument("--show", metavar="A,B", help=f"curves: some of {','.join(PANELS)} (default: all)")
-    group.add_argument("--group", default="all", metavar="A,B", help="importance: types or layers (default: the model)")
+    group.add_argument("--show", type=split, default=[], metavar="A,B", help=f"curves: some of {','.join(PANELS)}")
+    group.add_argument("--group", type=split, default="all", metavar="A,B", help="importance: types or layers")
     group.add_argument("--alpha", type=_numbers, metavar="A", help="alpha: draw the function for these values, as 5,10")
     group.add_argument("--p", type=_numbers, default=[5.0], help="alpha is reached at update N/p (default 5)")
     group.add_argument("--q", type=_numbers, default=[10.0], help="strength 1 is reached at update N/q (default 10)")
@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.figure not in FIGURES:
         known = f"type one of: {', '.join(FIGURES)}; wff plot --list describes them"
         raise UserError(f"there is no figure {args.figure!r}; {known}" if args.figure else f"which figure? {known}")
-    formats = split(args.format)
-    for ending in formats:
+    for ending in args.format:
         if ending not in FORMATS:
             raise UserError(f"there is no format {ending!r}; type --format with some of {','.join(FORMATS)}")
     figure, options = FIGURES[args.figure], _options(args)
@@ -65,14 +64,13 @@ def run(args: argparse.Namespace) -> int:
         out = args.input[0].parent
     if out is None:
         raise UserError("the folder to write is missing; add --out DIR")
-    for path in make(figure.name, labels(args.input, args.names, "inputs"), out, formats, options):
+    for path in make(figure.name, labels(args.input, args.names, "inputs"), out, args.format, options):
         print(f"wrote {path}")
     return 0
 
 
 def _options(args: argparse.Namespace) -> Options:
-    show = tuple(split(args.show)) if args.show else ()
-    for name in show:
+    for name in args.show:
         if name not in PANELS:
             raise UserError(f"there is no panel {name!r}; type --show with some of {','.join(PANELS)}")
     check_at_least(args, ["updates", "updates_per_epoch"])
@@ -80,10 +78,10 @@ def _options(args: argparse.Namespace) -> Options:
     if not all(schedule.q > schedule.p > 0 and schedule.alpha >= 0 for schedule in schedules):
         raise UserError("the schedule needs q > p > 0 and no alpha below 0; type --alpha 5 --p 5 --q 10")
     return Options(
-        groups=tuple(split(args.group)),
+        groups=tuple(args.group),
         schedules=tuple(schedules),
         updates_per_epoch=args.updates_per_epoch,
-        show=show,
+        show=tuple(args.show),
         per_parameter=args.per_parameter,
         wide=args.wide,
     )

@@ -32,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs",
         "--tasks",
+        type=split,
         metavar="A,B,...",
         help="language pairs, or tasks of glue (default: all that the recipe has)",
     )
-    parser.add_argument("--langs", metavar="A,B,...", help="language pairs by their language other than English")
+    parser.add_argument("--langs", type=split, metavar="A,B,...", help="pairs by their language other than English")
     recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values())
     parser.add_argument("--recipe", help=f"processing of the text (default: the first of {recipes})")
     parser.add_argument("--pieces", type=int, metavar="N", help="number of subwords to learn (default: the recipe's)")
@@ -72,8 +73,8 @@ def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:
     if args.encoder or args.max_length:
         raise UserError(f"--encoder and --max-length are for {' and '.join(SENTENCES)}; leave them out")
     jobs = pair_jobs(
-        DATASETS[args.dataset], args.recipe, _split(args.pairs), out,
-        langs=_split(args.langs), pieces=args.pieces, any_counts=args.any_counts,
+        DATASETS[args.dataset], args.recipe, args.pairs, out,
+        langs=args.langs, pieces=args.pieces, any_counts=args.any_counts,
     )  # fmt: skip
     if args.dry_run:
         return plan_of_pairs(jobs, out, args.archive)
@@ -85,11 +86,7 @@ def _prepare_tasks(args: argparse.Namespace, out: Path) -> list[str]:
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for translation; leave it out with {args.dataset}")
     jobs = task_jobs(
-        SENTENCES[args.dataset], args.encoder, _split(args.pairs), out, args.recipe,
+        SENTENCES[args.dataset], args.encoder, args.pairs, out, args.recipe,
         longest=args.max_length, any_counts=args.any_counts,
     )  # fmt: skip
     return plan_of_tasks(jobs) if args.dry_run else prepare_tasks(jobs, args.archive, args.jobs)
-
-
-def _split(text: str | None) -> list[str] | None:
-    return split(text) if text else None

@@ -15,10 +15,11 @@ EXAMPLE = "wff prune-iterative --pair de-en --methods magnitude,lamp,random --sp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--methods", default=",".join(METHODS), help=f"comma-separated (default: all: {', '.join(METHODS)})"
+        "--methods", type=split, default=",".join(METHODS), help=f"comma-separated (default: all: {', '.join(METHODS)})"
     )
     parser.add_argument(
         "--alignreg",
+        type=split,
         default=",".join(ALIGNMENTS),
         help=f"comma-separated, optionally with a lambda, as in cosine@0.5 (default: {','.join(ALIGNMENTS)})",
     )
@@ -32,11 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     study = embedded_study(args)
     check_fraction("--sparsity", args.sparsity, 0.7)
-    methods = split(args.methods)
-    for name in methods:
+    for name in args.methods:
         if name not in METHODS:
             raise UserError(f"unknown {name!r} in --methods; type --methods with some of: {','.join(METHODS)}")
     parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
-    print(prune(study, methods, split(args.alignreg), args.sparsity, parent_config))
+    print(prune(study, args.methods, args.alignreg, args.sparsity, parent_config))
     print(f"\nTables, checkpoints and logs: {study.folder}/ (table.md, table.csv, */train.log)")
     return 0

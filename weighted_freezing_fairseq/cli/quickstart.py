@@ -11,6 +11,7 @@ EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
+        type=split,
         default="standard,weighted_freeze",
         help="comma-separated; each has a YAML in --configs, or in configs/adapt if it starts from standard training",
     )
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from ..studies.quickstart import compare
 
     study = embedded_study(args)
-    table, page = compare(study, split(args.methods))
+    table, page = compare(study, args.methods)
     print(table)
     print(f"\nTables, learning curves and logs: {study.folder}/ (table.md, table.csv, curves.png, */train.log)")
     print(f"TensorBoard: tensorboard --logdir {study.folder}")

@@ -21,9 +21,9 @@ EXAMPLE = """wff reproduce multi30k --methods standard,weighted_freeze,sage --se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_arguments(parser)
-    parser.add_argument("--pairs", "--tasks", help="comma-separated (default: the first of the data set)")
+    parser.add_argument("--pairs", "--tasks", type=split, help="comma-separated (default: the first of the data set)")
     parser.add_argument(
-        "--methods", default="standard,weighted_freeze", help="comma-separated; standard is always included"
+        "--methods", type=split, default="standard,weighted_freeze", help="comma-separated, standard is added"
     )
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated (default 1,2,3)")
     parser.add_argument("--choices", help="checkpoints to score (default: all of best,last,average)")
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     study = study_of(args)
-    pairs = [study.task.pair(word) for word in (split(args.pairs) if args.pairs else [None])]
+    pairs = [study.task.pair(word) for word in args.pairs or [None]]
     options = ScoringOptions(choices_of(args.choices))
-    cells = cells_of(study, pairs, split(args.methods), _seeds(args.seeds))
+    cells = cells_of(study, pairs, args.methods, _seeds(args.seeds))
     order = levels(study, cells)
     if args.list:
         print("\n".join(f"{n}\t{_command(study, cell, args)}" for n, level in enumerate(order) for cell in level))

@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all: every parameter (default); linear: matrices of attention and feed-forward layers",
     )  # fmt: skip
     add_batches(parser)
-    parser.add_argument(
-        "--seed", type=int, default=1, help="random seed of the batches and of the plotted sample (default 1)"
-    )
+    parser.add_argument("--seed", type=int, default=1, help="of the batches and the plotted sample (default 1)")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 

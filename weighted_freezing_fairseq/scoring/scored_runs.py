@@ -33,9 +33,9 @@ SCORE_FORM = {
 }
 
 
-def read_scores(path: Path) -> Content:
-    """The scores in a run folder's scores/SUBSET.CHOICE.json."""
-    return read_json(path, SCORE_FORM, f"score the run again: {rescore_command([path.parents[1]])}")
+def read_scores(path: Path, remedy: str | None = None) -> Content:
+    """The scores in a run folder's scores/SUBSET.CHOICE.json; `remedy` is for errors (default: `rescore_hint`)."""
+    return read_json(path, SCORE_FORM, remedy or rescore_hint(path.parents[1]))
 
 
 def rescore_command(folders: Iterable[Path]) -> str:
@@ -45,7 +45,7 @@ def rescore_command(folders: Iterable[Path]) -> str:
 
 
 def rescore_hint(folder: Path) -> str:
-    """What to type before the same `wff evaluate` scores a run again, with other settings."""
+    """What to type before the same call scores a run again."""
     return f"to score it again, type: {_remove_stamps([folder])}"
 
 
@@ -184,7 +184,7 @@ def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[
     about = _provenance(folder)
     scores: dict[str, dict[str, tuple[Path, Content]]] = {}
     for path in sorted((folder / "scores").glob("*.json")):
-        score = read_scores(path)
+        score = read_scores(path, f"score the run again: {rescore_command([folder])}")
         scores.setdefault(score["subset"], {})[score["choice"]] = path, score
     for by_choice in scores.values():
         first = next((name for name in ([choice] if choice else CHOICES) if name in by_choice), None)

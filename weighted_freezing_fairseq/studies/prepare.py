@@ -5,7 +5,7 @@ sentences are prepared by `sentences/prepare.py`.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +50,22 @@ def plan_of_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path]) 
     """What `prepare_pairs` would do, as lines."""
     sources = _sources(jobs)
     local = fetch.at_hand(sources, out / "archives", archives)
-    return [line for job in jobs for line in _plan(job, sources, local)]
+    lines = []
+    for job in jobs:
+        if folder.is_done(job):
+            lines.append(f"{job.pair}: {job.folder} is there already; nothing to do")
+            continue
+        lines.append(f"{job.pair}: would make {job.folder}")
+        for key in _archive_keys(job):
+            archive = next(archive for archive in sources[key] if archive.mirrors)
+            fetched = f"  fetch {archive.name} from {archive.mirrors[0]}"
+            lines.append(f"  take {local[key]}" if key in local else fetched)
+        recipe = job.recipe
+        lines += [
+            f"  recipe {job.name}: {recipe.what}",
+            f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
+        ]
+    return lines
 
 
 def prepare_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path], processes: int) -> list[str]:
@@ -83,22 +98,6 @@ def _sources(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:
     keys = {key for job in jobs for key in _archive_keys(job)}
     sources = jobs[0].data.archives([job.pair for job in jobs])
     return {key: archives for key, archives in sources.items() if key in keys}
-
-
-def _plan(job: PairJob, sources: Mapping[str, tuple[Archive, ...]], local: Mapping[str, Path]) -> list[str]:
-    """What would be done for one pair."""
-    if folder.is_done(job):
-        return [f"{job.pair}: {job.folder} is there already; nothing to do"]
-    lines = [f"{job.pair}: would make {job.folder}"]
-    for key in _archive_keys(job):
-        archive = next(archive for archive in sources[key] if archive.mirrors)
-        lines.append(f"  take {local[key]}" if key in local else f"  fetch {archive.name} from {archive.mirrors[0]}")
-    recipe = job.recipe
-    return [
-        *lines,
-        f"  recipe {job.name}: {recipe.what}",
-        f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
-    ]
 
 
 def _command(jobs: Sequence[PairJob], out: Path) -> str:
