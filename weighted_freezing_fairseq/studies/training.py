@@ -74,7 +74,7 @@ def train(
         refuse_invalid_settings(config, overrides=overrides)
     defined = training_settings(run, config, data, pair, overrides)
     unit = "max_tokens" if "max_tokens" in defined.dataset else "batch_size"
-    update_freq = defined.optimization.get("update_freq", [1])[0]  # select: no default in omegaconf 2.0
+    update_freq = defined.optimization.get("update_freq", [1])[0]  # OmegaConf.select has no default in 2.0
     settings = OmegaConf.merge(
         defined,
         machine.settings(defined.dataset[unit], update_freq, unit),
@@ -114,7 +114,7 @@ def train(
         words = ["--config-dir", run.folder, "--config-name", "run", "hydra.run.dir=.", "hydra.output_subdir=null"]
         with machine.environment() as env:
             fairseq("hydra_train", words, run.folder / "train.log", env, watch)
-        claim_folder()  # without an update where the last checkpoint had all of them
+        claim_folder()  # where the last checkpoint had all updates already, none was made
         say(f"{run.name}: trained in {time.monotonic() - start:.0f} s")
 
     once_claimed(run.folder, "training", stamp_of(defined), work)
