@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job: set up where needed, then train standard and weighted_freeze on the embedded corpus and compare them.
+# Train standard and weighted_freeze on the embedded corpus, and compare them. Runs setup.sh first.
 #
 #   bash scripts/quickstart.sh [--pair de-en] [--methods standard,weighted_freeze] [--seeds N] [--out runs/quickstart]
 #
-# All options are those of `wff quickstart`. About 5 minutes on 2 cores once set up; a second call reuses what is done.
+# All options are those of `wff quickstart`. About 5 minutes on 2 cores after setup; a second call reuses finished steps.
 set -euo pipefail
 exec bash "$(dirname "${BASH_SOURCE[0]}")/wff.sh" "${BASH_SOURCE[0]}" "" quickstart "$@"

@@ -1,37 +1,37 @@
 #!/usr/bin/env bash
-# Makes the Python environment in which everything here runs: torch, then fairseq, then this package.
+# Make the Python environment of this repository: torch, then fairseq, then this package.
 #
-# The idea: look first, then do only what is missing. An environment counts as ready when every requirement of
-# pyproject.toml is installed to the end and `wff doctor` has passed on exactly these versions; only then is the stamp
-# written. So a run that was killed anywhere is continued by the next one, and a run too many costs a second.
+# The script installs only what is missing. An environment is complete when every requirement of pyproject.toml is fully
+# installed and `wff doctor` has passed with these versions; then a stamp is written. So a killed run is resumed by the
+# next one, and a run with nothing to do takes a second.
 #
-# Left out on purpose: no sudo, no system packages, no choice of a package index (pip's own settings hold), and
-# nothing is ever deleted but an environment that carries this script's mark.
+# It needs no sudo, installs no system packages and uses pip's own index settings. The only folder that it deletes is an
+# environment that it made and marked.
 set -euo pipefail
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 SELF="bash scripts/setup.sh"
-AGAIN=$SELF # the same call once more, for "what to type next"
+AGAIN=$SELF # this call, for messages that say what to type
 (($# == 0)) || AGAIN+=$(printf ' %q' "$@")
 
 usage() {
     cat <<END
 usage: $SELF [--here | --venv DIR] [--python PATH] [--extras LIST] [--check]
 
-Makes .venv in the repository root with torch, fairseq and this package (editable). About 6 minutes the first time
-on Python 3.11, where fairseq is compiled; a second or two when there is nothing to do. Killed? Type it again.
+Make .venv in the repository root with torch, fairseq and this package (editable). About 6 minutes the first time on
+Python 3.11, where fairseq is compiled; a second or two when nothing is missing. After a kill the same call resumes.
 
-  --here           use the active environment instead of .venv (the torch in it is kept as it is)
-  --venv DIR       another place than .venv
-  --python PATH    the interpreter to make .venv with, or, after --here, the one of the environment to use
+  --here           use the active environment instead of .venv (its torch is kept)
+  --venv DIR       folder of the environment (default: .venv)
+  --python PATH    interpreter to make .venv with, or with --here, that of the environment to use
                    (default: the first of python3.11, python3.12, python3.10, python3 that runs)
-  --extras LIST    the package's extras: dev, recipes, plot, examples, a list with commas, or none (default: dev,
-                   which holds the others; quickstart.sh and test.sh need it)
-  --check          only say what is missing; exit status 1 if something is
-  --find X.Y       only print the path of a Python X.Y that could be used; exit status 1 if there is none
+  --extras LIST    comma-separated extras of the package: dev, recipes, plot, examples, or none (default: dev, which
+                   includes the others; quickstart.sh and test.sh need it)
+  --check          only print what is missing; exit status 1 if something is
+  --find X.Y       only print the path of a usable Python X.Y; exit status 1 if there is none
 
-TORCH_SPEC is what pip is given to install torch (default torch==2.13.0; torch==2.4.1 on Python 3.10, for the older
-fairseq there). It may hold pip options: TORCH_SPEC="torch==2.13.0 --no-index --find-links /my/wheels" $SELF
+TORCH_SPEC: arguments of pip that install torch (default torch==2.13.0; torch==2.4.1 on Python 3.10, for its older
+fairseq). They may include options: TORCH_SPEC="torch==2.13.0 --no-index --find-links /my/wheels" $SELF
 
 Then: source .venv/bin/activate
 END
@@ -49,9 +49,10 @@ die() {
 
 # ---------------------------------------------------------------- the interpreter
 
-SUPPORTED=(3.11 3.12 3.10) # the versions that fairseq has a release for, the best tried first
+SUPPORTED=(3.11 3.12 3.10) # versions that fairseq has a release for, in order of preference
 
-# runs PYTHON X.Y...: print the real path of an interpreter of these versions that runs (a pyenv shim may only exist).
+# runs PYTHON X.Y...: print the real path of an interpreter if it runs and has one of these versions. (A pyenv shim may
+# exist without running.)
 runs() {
     "$1" -c '
 import sys
@@ -60,10 +61,10 @@ if "%d.%d" % sys.version_info[:2] not in sys.argv[1:]:
 print(sys.executable)' "${@:2}" 2>/dev/null
 }
 
-# usable PYTHON X.Y...: the same, of one that can make environments (Debian has that in a package of its own).
+# usable PYTHON X.Y...: the same, if it can make environments (a separate package in Debian).
 usable() { runs "$@" && "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
-# find_python X.Y...: the first usable interpreter of these versions: on PATH, then as plain python3, then in pyenv.
+# find_python X.Y...: print the first usable interpreter of these versions: pythonX.Y on PATH, then python3, then pyenv.
 find_python() {
     local version path
     for version in "$@"; do
@@ -82,7 +83,7 @@ find_python() {
     return 1
 }
 
-# active_python: the interpreter of the activated virtualenv or conda environment, else python3.
+# active_python: print the interpreter of the active virtualenv or conda environment, else python3.
 active_python() {
     local prefix
     for prefix in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
@@ -94,10 +95,11 @@ active_python() {
     command -v python3
 }
 
-# ---------------------------------------------------------------- what is there, what is missing
+# ---------------------------------------------------------------- what is installed, what is missing
 
-# inspect PYTHON: facts about its environment, a line each: "have NAME==VERSION", "miss REQUIREMENT", "torch VERSION",
-# "fairseq REQUIREMENT", "rival NAME", "print ASKED INSTALLED" (hashes). Reads pyproject.toml, so no list is kept twice.
+# inspect PYTHON: print facts about its environment, one per line: "have NAME==VERSION", "miss REQUIREMENT", "torch
+# VERSION", "fairseq REQUIREMENT", "rival NAME", "print REQUESTED INSTALLED" (hashes). The requirements are read from
+# pyproject.toml.
 inspect() {
     "$1" - "$ROOT" "$EXTRAS" <<'PYTHON'
 import hashlib
@@ -138,18 +140,18 @@ def of_extra(extra):
 
 
 def installed(name):
-    """The version of a distribution that pip has installed to the end (its last act is to list INSTALLER)."""
+    """The version of a fully installed distribution, else None; pip lists INSTALLER last."""
     try:
-        found = importlib.metadata.distribution(name)
+        distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    record = found.read_text("RECORD")
-    half = record is not None and "INSTALLER" not in record
-    return None if half else found.version
+    record = distribution.read_text("RECORD")
+    incomplete = record is not None and "INSTALLER" not in record
+    return None if incomplete else distribution.version
 
 
 def is_this_checkout():
-    """Whether the package is installed as an editable link to this very folder."""
+    """Whether the package is installed as an editable link to this folder."""
     try:
         text = importlib.metadata.distribution(project["name"]).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
@@ -168,24 +170,24 @@ for requirement in requirements:
         continue
     requirement.marker = None
     present = installed(requirement.name)
-    good = present is not None and requirement.specifier.contains(present, prereleases=True)
-    lines.append(f"have {requirement.name}=={present}" if good else f"miss {requirement}")
+    satisfied = present is not None and requirement.specifier.contains(present, prereleases=True)
+    lines.append(f"have {requirement.name}=={present}" if satisfied else f"miss {requirement}")
     if requirement.name == "torch" and present:
         print("torch", present)
     if requirement.name.startswith("fairseq"):
         print("fairseq", requirement)
 lines.append(f"have {project['name']}=={version}" if is_this_checkout() else f"miss {project['name']}")
 print(*lines, sep="\n")
-asked = [json.dumps(project), version, str(root), sys.prefix, sys.version, extras]
-print("print", *(hashlib.sha256("\n".join(part).encode()).hexdigest() for part in (asked, lines)))
+requested = [json.dumps(project), version, str(root), sys.prefix, sys.version, extras]
+print("print", *(hashlib.sha256("\n".join(part).encode()).hexdigest() for part in (requested, lines)))
 PYTHON
 }
 
-# fact KEY: the values of that key in FACTS, a line each.
+# fact KEY: print the values of KEY in FACTS, one per line.
 fact() { sed -n "s/^$1 //p" <<<"$FACTS"; }
 
-# sweep PYTHON: take away what a killed pip left half-installed, so that pip does not believe it to be there.
-# Only for environments with our mark: in it everything came from pip, which lists INSTALLER last of all.
+# sweep PYTHON: remove distributions that a killed pip installed in part, so that pip installs them again. Only for
+# environments that this script made: pip installed everything in them, and it lists INSTALLER last.
 sweep() {
     "$1" -I - <<'PYTHON'
 import shutil
@@ -196,10 +198,10 @@ site = Path(sysconfig.get_path("purelib"))
 for info in site.glob("*.dist-info"):
     record = info / "RECORD"
     if not record.is_file() or "INSTALLER" not in record.read_text():
-        print(f"half-installed, will be installed again: {info.name}")
+        print(f"installed in part, will be installed again: {info.name}")
         shutil.rmtree(info)
-for left in site.glob("~*"):
-    shutil.rmtree(left) if left.is_dir() else left.unlink()
+for path in site.glob("~*"):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 PYTHON
 }
 
@@ -209,13 +211,13 @@ CHILD=""
 stop_child() {
     if [[ -n $CHILD ]]; then kill -TERM -- "-$CHILD" 2>/dev/null || true; fi
 }
-trap 'stop_child; say "stopped; to go on: $AGAIN"; exit 130' INT TERM
+trap 'stop_child; say "stopped; to resume, type: $AGAIN"; exit 130' INT TERM
 
-# advice LOG: the one line that says what to type after this failure.
+# advice LOG: print one line that says what to type after this failure.
 advice() {
     local again="then: $AGAIN"
     if grep -qiE 'no space left on device' "$1"; then
-        say "the disk is full: free some room (torch for CUDA takes 6 GB), $again"
+        say "the disk is full: free some space (torch for CUDA takes 6 GB), $again"
     elif grep -qE 'Python\.h: No such file' "$1"; then
         say "the headers of Python are missing: install python3-dev (Debian, Ubuntu) or python3-devel (Fedora), $again"
     elif grep -qiE "command '[^']*(cc|\+\+|clang)[^']*' failed: No such file|(gcc|g\+\+|c\+\+|cc): (command )?not found|unable to execute|No such file or directory: '[^']*(gcc|g\+\+|c\+\+|cc)'" "$1"; then
@@ -223,21 +225,21 @@ advice() {
     elif grep -qiE 'Killed signal|internal compiler error: Killed|cannot allocate memory' "$1"; then
         say "out of memory: type: MAX_JOBS=1 $AGAIN"
     elif grep -qi 'externally-managed-environment' "$1"; then
-        say "this Python belongs to the system: leave --here out, type: $SELF"
+        say "this Python is managed by the system: leave --here out, type: $SELF"
     elif grep -qiE 'connection|timed out|temporary failure|network is unreachable|max retries' "$1"; then
-        say "the network failed: look at the connection and at pip's index settings (pip config list), $again"
+        say "the network failed: check the connection and pip's index settings (pip config list), $again"
     elif grep -qiE 'no matching distribution|could not find a version' "$1"; then
-        say "pip found no such version: look at pip's index settings (pip config list) or choose a torch: TORCH_SPEC=torch==2.13.0 $AGAIN"
+        say "pip found no such version: check pip's index settings (pip config list) or choose a torch: TORCH_SPEC=torch==2.13.0 $AGAIN"
     else
-        say "the whole log is $1; when mended: $AGAIN"
+        say "the whole log is $1; correct the error, then: $AGAIN"
     fi
 }
 
-# logged NAME COMMAND...: run a step with its output in a log, a sign of life every 15 seconds.
+# logged NAME COMMAND...: run a step with its output in a log; print a line every 15 seconds.
 logged() {
     local name=$1 log="$STATE/setup-$1.log" start=$SECONDS next=15 status=0
     shift
-    # In a process group of its own (set -m), so that an interrupt can end the compilers under pip too.
+    # In its own process group (set -m), so that an interrupt also ends the compilers that pip started.
     set -m
     "$@" >"$log" 2>&1 </dev/null &
     CHILD=$!
@@ -259,8 +261,8 @@ logged() {
     say "    done in $((SECONDS - start)) s"
 }
 
-# pip_install NAME ARGUMENT...: pip with the torch that is there held fast. CUDA_HOME would make fairseq compile
-# kernels that no text task uses, and that need a compiler fitting torch's CUDA exactly.
+# pip_install NAME ARGUMENT...: run pip install as the step NAME. With CUDA_HOME, fairseq would compile kernels that no
+# text task uses and that need a compiler for exactly torch's version of CUDA.
 pip_install() {
     local name=$1
     shift
@@ -271,23 +273,23 @@ pip_install() {
 
 MARK=.made-by-setup.sh
 
-# ours DIR: whether this script made DIR, at this very place (a copied environment still points to the old one).
+# ours DIR: whether this script made DIR at this path. (A copied environment still points to its old path.)
 ours() { [[ -f $1/$MARK && ! -L $1 ]] && grep -qxF "place $1" "$1/$MARK"; }
 
-# remove_ours DIR: the only deletion of a folder; the mark is checked where it happens.
+# remove_ours DIR: delete an environment that this script made; the mark is checked here.
 remove_ours() {
-    [[ -f $1/$MARK && ! -L $1 ]] || die "$1 was not made by this script and stays; move it away or use --venv DIR"
+    [[ -f $1/$MARK && ! -L $1 ]] || die "$1 was not made by this script and is not deleted; move it away or use --venv DIR"
     local attempt
-    # The mark goes last: a deletion that is killed must find its mark again. What a killed setup has left running
-    # may still write here for a moment, hence more than one attempt.
+    # The mark is deleted last, so that a killed deletion can be repeated. Processes of a killed setup may still write
+    # here for a moment; hence several attempts.
     for attempt in 1 2 3 4 5 6 7 8 9 10; do
         find "$1" -mindepth 1 -maxdepth 1 ! -name "$MARK" -exec rm -rf -- {} + 2>/dev/null && rm -rf -- "$1" && return 0
         sleep "$attempt"
     done
-    die "$1 cannot be removed: is a program still running in it? End it, then: $AGAIN"
+    die "$1 cannot be removed: is a program still running in it? Stop it, then: $AGAIN"
 }
 
-# choose_base: set BASE to the interpreter that an environment is made with.
+# choose_base: set BASE to the interpreter that makes the environment.
 choose_base() {
     if [[ -n $PYTHON ]]; then
         BASE=$(usable "$PYTHON" "${SUPPORTED[@]}") ||
@@ -298,7 +300,7 @@ choose_base() {
     fi
 }
 
-# make_environment DIR: a fresh virtual environment; "whole" in the mark says that it was made to the end.
+# make_environment DIR: make a virtual environment; "whole" in the mark means that it is complete.
 make_environment() {
     say "==> making $1 with $BASE ($("$BASE" -V)): about 5 seconds"
     mkdir -p "$1"
@@ -308,8 +310,8 @@ make_environment() {
     printf 'whole\n' >>"$1/$MARK"
 }
 
-# settle_environment DIR: leave a usable environment at DIR, whatever is there now.
-settle_environment() {
+# ensure_environment DIR: make the environment DIR unless a usable one exists; stop if DIR holds other files.
+ensure_environment() {
     if [[ -f $1/$MARK ]]; then
         if ours "$1" && grep -qx whole "$1/$MARK" && "$1/bin/python" -m pip --version >/dev/null 2>&1; then
             if [[ -n $PYTHON && $("$PYTHON" -V 2>&1) != "$("$1/bin/python" -V 2>&1)" ]]; then
@@ -318,11 +320,11 @@ settle_environment() {
             return 0
         fi
         choose_base
-        say "==> $1 is half-made, was moved here, or its Python is gone: making it again"
+        say "==> $1 is incomplete, was moved, or its Python is missing: making it again"
         remove_ours "$1"
     elif [[ -d $1 && -n $(ls -A "$1") ]]; then
         [[ -n $(runs "$1/bin/python" "${SUPPORTED[@]}") ]] ||
-            die "$1 is there, was not made by this script and holds no usable Python; move it away or use --venv DIR"
+            die "$1 exists, was not made by this script and has no usable Python; move it away or use --venv DIR"
         say "==> using $1, which this script did not make"
         return 0
     else
@@ -331,15 +333,15 @@ settle_environment() {
     make_environment "$1"
 }
 
-# lock: one setup at a time in this checkout. The lock's file is inherited by pip, so that a pip that outlived a
-# killed setup still holds it and the next setup waits for its end.
+# lock: allow one setup at a time in this checkout. pip inherits the lock, so the next setup also waits for a pip that
+# outlived a killed setup.
 lock() {
     mkdir -p "$ROOT/build"
     exec 9>"$ROOT/build/setup.lock"
     command -v flock >/dev/null || return 0
     local waited=0
     until flock -n 9; do
-        ((waited++ % 15)) || say "    ... another setup is at work in this folder (or pip is still ending one that was killed); waiting"
+        ((waited++ % 15)) || say "    ... waiting for another setup in this folder, or for the pip of a killed one"
         sleep 1
     done
 }
@@ -372,7 +374,7 @@ while (($#)); do
     shift
 done
 [[ -z $HERE || -z $VENV ]] || wrong_call "--here and --venv exclude each other"
-# What the user's shell adds to Python's path is not in the environment, and would hide what is missing there.
+# Packages on these paths are not in the environment, and would hide what is missing there.
 unset PYTHONPATH PYTHONHOME
 
 if [[ -n $HERE ]]; then
@@ -388,21 +390,21 @@ else
     PY="$VENV/bin/python" STATE="$VENV"
     active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
     if [[ -n $active && $active != "$VENV" ]]; then
-        say "note: $active is active but not used (for that: $SELF --here); using $VENV"
+        say "note: $active is active but not used (to use it: $SELF --here); using $VENV"
     fi
 fi
 
 if [[ -z $CHECK ]]; then
     lock
-    [[ -n $HERE ]] || settle_environment "$VENV"
+    [[ -n $HERE ]] || ensure_environment "$VENV"
     mkdir -p "$STATE"
 elif [[ ! -x $PY ]]; then
-    die "there is no $PY yet; type: ${AGAIN/ --check/}"
+    die "there is no $PY; type: ${AGAIN/ --check/}"
 fi
 "$PY" -m pip --version >/dev/null 2>&1 || die "$PY has no pip; type: $PY -m ensurepip"
 
 look() {
-    FACTS=$(inspect "$PY") || die "could not look into the environment of $PY"
+    FACTS=$(inspect "$PY") || die "could not inspect the environment of $PY"
     [[ -z $(fact unknown) ]] || wrong_call "pyproject.toml has no extra called $(fact unknown)"
 }
 look
@@ -418,9 +420,9 @@ fi
 
 STAMP="$STATE/setup.stamp"
 verify() {
-    say "==> checking that everything imports (wff doctor): about 10 seconds"
+    say "==> checking the installation (wff doctor): about 10 seconds"
     rm -f "$STAMP"
-    (cd "$STATE" && "$PY" -m weighted_freezing_fairseq doctor) || die "the check failed: do what its lines say, then: $AGAIN"
+    (cd "$STATE" && "$PY" -m weighted_freezing_fairseq doctor) || die "the check failed: follow its advice, then: $AGAIN"
     fact print >"$STAMP.new" && mv "$STAMP.new" "$STAMP"
 }
 farewell() {
@@ -434,7 +436,7 @@ if [[ -z $(fact miss) ]]; then
         farewell "nothing to do"
         exit 0
     elif [[ -z $stamp || ${stamp% *} == "${now% *}" ]]; then
-        # Complete, but never checked with these versions. (Other requirements are no such case: install again.)
+        # Complete, but not checked with these versions. (After a change of the requirements the package is installed again.)
         verify
         farewell "nothing had to be installed"
         exit 0
@@ -443,17 +445,17 @@ fi
 
 rm -f "$STAMP"
 rival=$(fact rival)
-[[ -z $rival ]] || die "$rival is installed, and holds the same files as $(fact fairseq); type: $PY -m pip uninstall -y $rival, then: $AGAIN"
+[[ -z $rival ]] || die "$rival is installed and has the same files as $(fact fairseq); type: $PY -m pip uninstall -y $rival, then: $AGAIN"
 if [[ -z $HERE ]] && ours "$VENV"; then
     sweep "$PY"
     look
 fi
-cd "$STATE" # not in the checkout, whose egg-info pip would take for an installed package
+cd "$STATE" # in the checkout, pip would take its egg-info for an installed package
 version=$("$PY" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 if [[ $version == 3.10 ]]; then
-    # fairseq 0.12.2 needs omegaconf 2.0, whose metadata pip refuses from 24.1 on. No effect when pip is older.
-    say "==> a pip that still takes fairseq 0.12.2 (older than 24.1): a few seconds"
+    # fairseq 0.12.2 needs omegaconf 2.0, whose metadata pip 24.1 and later reject. No effect when pip is older.
+    say "==> a pip that accepts fairseq 0.12.2 (older than 24.1): a few seconds"
     pip_install pip "pip<24.1"
 fi
 
@@ -465,21 +467,21 @@ if [[ -z $(fact torch) ]]; then
     pip_install torch ${spec[@]+"${spec[@]}"}
     look
 elif [[ -n ${TORCH_SPEC:-} ]]; then
-    say "note: torch $(fact torch) is there and is kept; TORCH_SPEC is only used where there is none"
+    say "note: torch $(fact torch) is installed and kept; TORCH_SPEC is used only where torch is missing"
 fi
-# torchaudio, which fairseq asks for, is left to pip: no text task of fairseq imports it.
+# pip chooses torchaudio, which fairseq requires and no text task imports.
 printf 'torch==%s\n' "$(fact torch)" >"$STATE/setup-constraints.txt"
 
 if [[ $(fact miss) == *"$(fact fairseq)"* ]]; then
-    say "==> what fairseq is built with: a few seconds"
+    say "==> build tools of fairseq: a few seconds"
     pip_install tools -c "$STATE/setup-constraints.txt" "setuptools>=77" wheel cython numpy ninja
     if [[ $version == 3.10 ]]; then
-        # Built in isolation, where it sees no torch: with torch it wants C++ sources that its archive lacks.
+        # Built in isolation, without torch: with torch it needs C++ sources that its archive lacks.
         say "==> $(fact fairseq): compiling it, about 1 minute"
         pip_install fairseq -c "$STATE/setup-constraints.txt" "$(fact fairseq)"
     else
-        # Not in isolation, which would download a second torch of several GB just for building.
-        say "==> $(fact fairseq): about 4 minutes where it must be compiled (Python 3.11), seconds where there is a wheel"
+        # Not in isolation, which would download a second torch of several GB for the build.
+        say "==> $(fact fairseq): about 4 minutes if it must be compiled (Python 3.11), seconds if there is a wheel"
         pip_install fairseq -c "$STATE/setup-constraints.txt" --no-build-isolation "$(fact fairseq)"
     fi
 fi
@@ -489,13 +491,13 @@ extras="[$EXTRAS]"
 [[ $EXTRAS != none ]] || extras=""
 pip_install package -c "$STATE/setup-constraints.txt" -e "$ROOT$extras"
 
-# A torchaudio for CUDA cannot be loaded beside a torch for CPU, and transformers tries to where it finds one.
+# torchaudio for CUDA does not load with torch for CPU, and transformers imports torchaudio if it is installed.
 if [[ -z $HERE ]] && ours "$VENV" && ! "$PY" -c 'import torchaudio' >/dev/null 2>&1; then
-    say "==> torchaudio does not load beside this torch, and no text task needs it: taking it away"
+    say "==> torchaudio does not load with this torch, and no text task needs it: uninstalling it"
     logged torchaudio "$PY" -m pip uninstall --yes torchaudio
 fi
 
 look
 [[ -z $(fact miss) ]] || die "still missing after the installation: $(fact miss | tr '\n' ' ')" "the logs are in $STATE"
 verify
-farewell "made in $SECONDS s"
+farewell "installed in $SECONDS s"

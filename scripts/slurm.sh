@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# A matrix of trainings as arrays of SLURM jobs, one job a cell; those that start from another run wait for it. Requeued
-# or called again, every cell goes on where it was. At the end a job writes the tables.
+# Submit a matrix of trainings as arrays of SLURM jobs, one job per cell; a cell that starts from another run waits for
+# it. A cell that is requeued or submitted again resumes. The last job writes the tables.
 #
 #   bash scripts/slurm.sh iwslt14 [--pairs de-en,es-en] [--methods standard,sage] [--seeds 1,2,3] [--gpus N] [--dry-run]
 #
-# All options are those of `wff reproduce`. The data must be there: bash scripts/prepare.sh iwslt14. Partition, time and
-# the like are given by sbatch's own variables (SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_ACCOUNT ...); at most
-# WFF_AT_ONCE jobs of an array run side by side. --dry-run prints what would be submitted. Relative paths start at the
-# repository, as the jobs do.
+# All options are those of `wff reproduce`. Prepare the data first: bash scripts/prepare.sh iwslt14. Set partition, time
+# and account by the variables of sbatch (SBATCH_PARTITION, SBATCH_TIMELIMIT, SBATCH_ACCOUNT ...); at most WFF_AT_ONCE
+# jobs of an array run in parallel. --dry-run prints what would be submitted. Relative paths are relative to the
+# repository.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case " $* " in
@@ -17,7 +17,7 @@ case " $* " in
     ;;
 esac
 if (($# == 0)) || [[ $1 == -* ]]; then
-    echo "scripts/slurm.sh: name a data set first; type: bash scripts/slurm.sh iwslt14 --dry-run" >&2
+    echo "scripts/slurm.sh: the data set is missing; type: bash scripts/slurm.sh iwslt14 --dry-run" >&2
     exit 2
 fi
 
@@ -38,13 +38,13 @@ while (($#)); do
     shift
 done
 if [[ -z $DRY ]] && ! command -v sbatch >/dev/null; then
-    echo "scripts/slurm.sh: there is no sbatch here; on this machine type: wff reproduce ${words[*]}" >&2
+    echo "scripts/slurm.sh: sbatch is not installed; without SLURM type: wff reproduce ${words[*]}" >&2
     exit 2
 fi
 bash scripts/setup.sh >&2
 cells=$(.venv/bin/wff reproduce "${words[@]}" --list)
 
-# submit WORD...: the number of the job, or in a dry run the command on the terminal and a stand-in for the number.
+# submit WORD...: submit a job and print its number; in a dry run, print the command to stderr and JOB for the number.
 submit() {
     if [[ -n $DRY ]]; then
         echo "sbatch $*" >&2

@@ -3,7 +3,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --cpus-per-task=4
-# One cell of a matrix as a SLURM job: the line of a list that the number of the job in its array names.
+# Run one cell of a matrix as a SLURM job: the line of LIST whose number is that of the job in its array.
 #
 #   sbatch --array=1-N scripts/slurm_cell.sh LIST         as scripts/slurm.sh does
 #   SLURM_ARRAY_TASK_ID=3 bash scripts/slurm_cell.sh LIST    the third cell, here and now
@@ -11,11 +11,11 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 case " $* " in
 *" --help "* | *" -h "* | "  ")
-    echo "bash scripts/slurm_cell.sh LIST: runs the line of LIST that SLURM_ARRAY_TASK_ID names; see bash scripts/slurm.sh --help"
+    echo "bash scripts/slurm_cell.sh LIST: runs the line of LIST with the number SLURM_ARRAY_TASK_ID; see bash scripts/slurm.sh --help"
     exit 0
     ;;
 esac
-cell=$(sed -n "${SLURM_ARRAY_TASK_ID:?is the number of the line; SLURM sets it}p" "$1")
+cell=$(sed -n "${SLURM_ARRAY_TASK_ID:?must be the number of a line; SLURM sets it}p" "$1")
 if [[ -z $cell ]]; then
     echo "$1 has no line $SLURM_ARRAY_TASK_ID" >&2
     exit 2

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Judges the whole repository: linters, types, tests. CI runs this script and nothing else.
+# Check the whole repository: linters, types, tests. CI runs this script only.
 #
-# Every step runs, whatever came before, and none of them changes a file. The tests come last and their closing line
-# ends the output; the other steps are summed up just before them.
+# Every step runs even if an earlier one failed, and none changes a file. The tests run last, so that their summary ends
+# the output; the results of the other steps are printed just before them.
 set -euo pipefail
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -12,12 +12,12 @@ usage() {
     cat <<END
 usage: $SELF [--here] [--venv DIR] [--quick] [-- PYTEST OPTIONS]
 
-ruff, shellcheck, mypy, import-linter, then pytest. Makes .venv first where it is missing (scripts/setup.sh).
+ruff, shellcheck, mypy, import-linter, then pytest. Runs scripts/setup.sh first, which makes .venv if it is missing.
 
-  --here       use the active environment, which must be complete (see scripts/setup.sh --here)
-  --venv DIR   another environment than .venv
-  --quick      leave out the tests marked slow
-  --           what follows goes to pytest: $SELF --quick -- -k doctor -x
+  --here       use the active environment (see scripts/setup.sh --here)
+  --venv DIR   use this environment instead of .venv
+  --quick      skip the tests marked slow
+  --           pass the remaining options to pytest: $SELF --quick -- -k doctor -x
 
 Exit status 1 if any step failed.
 END
@@ -48,7 +48,7 @@ while (($#)); do
         pytest+=("$@")
         break
         ;;
-    *) wrong_call "unknown option $1 (pytest's own come after --)" ;;
+    *) wrong_call "unknown option $1 (options of pytest come after --)" ;;
     esac
     shift
 done
@@ -64,14 +64,14 @@ cd -- "$ROOT"
 export PATH="$bin:$PATH"
 unset PYTHONPATH
 
-# Two processes, one thread each: most of the time goes to subprocesses that import torch and fairseq. More processes
-# than cores, or more threads than one in each, only wait for one another.
+# One process per core, up to 4, with one thread each: most of the time is spent in subprocesses that import torch and
+# fairseq. More processes or threads would only wait for one another.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 cores=$(python3 -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 workers=$((cores < 4 ? cores : 4))
 
 failed=() lines=()
-# step NAME COMMAND...: run it, note its duration and whether it failed, and go on.
+# step NAME COMMAND...: run COMMAND, and record its duration and whether it failed.
 step() {
     local name=$1 start=$SECONDS verdict=ok
     shift
@@ -96,7 +96,7 @@ step "import-linter" lint-imports --no-logo --no-cache
 printf '==> before the tests\n'
 printf '    %s\n' ${lines[@]+"${lines[@]}"}
 printf '==> pytest, %s at a time\n' "$workers"
-# worksteal: the few long end-to-end tests must not all wait in one process while the other has nothing to do.
+# worksteal: distributes the few long end-to-end tests among idle processes.
 pytest -n "$workers" --dist worksteal ${pytest[@]+"${pytest[@]}"} || failed+=(pytest)
 
 if ((${#failed[@]})); then

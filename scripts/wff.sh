@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# What the scripts of the recipes share: show a script's own help, turn variables into options, set up where needed, and
-# call `wff` where it was typed. SCRIPT's first comment is its help; each of NAMES that is set in the environment becomes
-# an option.
+# What the scripts that call `wff` share: print the help of the script, turn environment variables into options, run
+# setup.sh, and call `wff`. The help is the first comment of SCRIPT; each variable of NAMES that is set becomes an option.
 #
 #   bash scripts/wff.sh SCRIPT "NAMES" COMMAND [WORD ...]
 set -euo pipefail
@@ -13,7 +12,7 @@ case " $* " in
     ;;
 esac
 if (($# < 3)); then
-    echo "scripts/wff.sh: give a script, its variables and a command; type: bash scripts/wff.sh --help" >&2
+    echo "scripts/wff.sh: SCRIPT, NAMES or COMMAND is missing; type: bash scripts/wff.sh --help" >&2
     exit 2
 fi
 names=$2
@@ -21,7 +20,7 @@ shift 2
 words=("$1")
 shift
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-# The data set comes before the options that stand in variables, and these before what was typed, which wins.
+# Order: the data set, options from variables, options that were typed. The last one of an option wins.
 while (($#)) && [[ $1 != -* ]]; do
     words+=("$1")
     shift

@@ -13,7 +13,7 @@ from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.data import fetch, folder, read_manifest, sentences
 from weighted_freezing_fairseq.data.glue import GLUE
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.scoring.significance import kept_p_values
+from weighted_freezing_fairseq.scoring.significance import cached_p_values
 from weighted_freezing_fairseq.workspace.contents import content_hash
 from weighted_freezing_fairseq.workspace.labels import reuse
 from weighted_freezing_fairseq.workspace.steps import once, state_of
@@ -269,7 +269,7 @@ LEFT = {
     ".text.begun.json": (lambda path: state_of(path.parent, "text", {}), "to do this step again, type: rm "),
     ".text.rows.json": (counts_of_a_step, "to count it again, type: rm "),
     "fetched.json": (archive_beside, "to do without what it records, type: rm "),
-    "significance.json": (lambda path: kept_p_values(["a"], ["a"], ["a"], path), "to test again, type: rm "),
+    "significance.json": (lambda path: cached_p_values(["a"], ["a"], ["a"], path), "to test again, type: rm "),
     "point.json": (lambda path: reuse(path, {"a": 1}, path.parent, {}), "to measure it again, type: rm "),
 }
 JSON_CASES = {

@@ -3,7 +3,7 @@
 #
 #   bash scripts/wmt17/reproduce.sh [--methods standard,weighted_freeze] [--pairs en-de] [--seeds 1,2,3] [--archive FILE ...]
 #
-# The same as: bash scripts/reproduce.sh wmt17, whose --help says the rest.
+# The same as: bash scripts/reproduce.sh wmt17. For all options: bash scripts/reproduce.sh --help
 set -euo pipefail
 case " $* " in
 *" --help "* | *" -h "*) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;

@@ -290,7 +290,7 @@ def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
         (["--mask-density", 1.5], "above 0 and at most 1"),
         (["--mask-density", 1e-9, "--samples", 4], "selects none of"),
         (["--split", "dev"], "has no split 'dev'; type --split test or train or valid"),
-        (["--from", "x.pt"], "--from makes a mask; type --mask-density"),
+        (["--from", "x.pt"], "--from makes a mask; add --mask-density"),
         (["--from", "x.pt", "--mask-density", 0.1], "leave out the checkpoint and --data"),
     ],
     ids=str,

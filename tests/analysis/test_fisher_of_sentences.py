@@ -71,7 +71,7 @@ def test_a_mask_holds_the_classifier_which_counts(wff):
         (["--mask-density", 0.001], "or type --always ''"),
         (["--mask-density", 0.2, "--always", "nothing"], "no parameter has a name with 'nothing' in it, such as"),
         (["--mask-density", 0.2, "--always", "("], "is not a regular expression"),
-        (["--always", "head"], "--always applies to masks; type --mask-density 0.005 with it"),
+        (["--always", "head"], "--always applies to masks; add --mask-density 0.005"),
     ],
 )
 def test_mistakes_say_what_to_type(wff, words, told):

@@ -224,7 +224,7 @@ def test_emptied_layers_are_named(wff, state, tmp_path):
     torch.save(state, tmp_path / "thin.pt")
     words = ("--method", "magnitude_global", "--fraction", 0.5)
     said = wff(*words, checkpoint=tmp_path / "thin.pt").out
-    assert f"emptied, nothing passes through: {name}\n" in said
+    assert f"matrices without any weight left: {name}\n" in said
     assert "emptied, " not in wff("--method", "magnitude", "--fraction", 0.5, out="whole.pt").out
 
 
@@ -285,7 +285,7 @@ def test_a_method_that_measures_and_a_curve_need_data(wff, toy_data):
     assert "sensitivity is measured on data; add --data BIN" in said
     reference = toy_data.parent / "test.y"
     said = wff("--method", "lamp", "--fractions", "0", "--reference", reference, data=None, ok=False)
-    assert "a curve is of translations; add --data BIN and --reference" in said
+    assert "a curve needs a test set; add --data BIN and --reference" in said
 
 
 @pytest.mark.parametrize("words", [[], ["--fraction", "0.5", "--fractions", "0,0.5"]], ids=["none", "both"])

@@ -42,7 +42,7 @@ def test_a_twin_differs_in_its_optimizer_its_criterion_or_its_model_only():
 
 
 def test_two_methods_are_trained_unless_told_otherwise():
-    assert build_parser("quickstart").parse_args(["quickstart"]).methods == "standard,weighted_freeze"
+    assert build_parser("quickstart").parse_args(["quickstart"]).methods == ["standard", "weighted_freeze"]
 
 
 @pytest.mark.slow

@@ -158,9 +158,9 @@ def test_a_test_is_made_once(matrix, reported, monkeypatch):
 def test_other_texts_are_tested_anew(tmp_path):
     a, b = ([translations(noise, seed) for seed in (1, 2)] for noise in (0.41, 0.4))
     kept = tmp_path / "kept.json"
-    first = significance.kept_p_values(a[0], b[0], REFERENCE, kept)
-    assert significance.kept_p_values(a[0], b[1], REFERENCE, kept) != first
-    assert significance.kept_p_values(a[0], b[0], REFERENCE, kept) == first and len(json.loads(kept.read_text())) == 2
+    first = significance.cached_p_values(a[0], b[0], REFERENCE, kept)
+    assert significance.cached_p_values(a[0], b[1], REFERENCE, kept) != first
+    assert significance.cached_p_values(a[0], b[0], REFERENCE, kept) == first and len(json.loads(kept.read_text())) == 2
 
 
 # Case --------------------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_a_dry_run_tells_what_is_left_to_do(place, capsys):
         f"done            {done}",
         f"to score        {to_score}",
         f"other settings  {other}; give another --out, or move that folder away",
-        f"other scoring   {searched}; to score it anew type: rm {searched}/.scoring-*",
+        f"other scoring   {searched}; to score it again, type: rm {searched}/.scoring-*",
         f"to train        {student}",
     ]
     assert f"done            {scored(trained(place, 'self_distillation'))}" in dry_run(place, capsys)

@@ -16,6 +16,7 @@ from recipe_runs import command, wff
 from scored_runs import a_run as scored_run
 from scored_runs import prepared
 
+from weighted_freezing_fairseq import data
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import DATASETS
 from weighted_freezing_fairseq.errors import UserError
@@ -135,6 +136,16 @@ def test_a_set_that_is_scored_is_not_counted_again(tmp_path, capsys):
     scored(run)
     assert main(["evaluate", str(run), "--choices", "best", "--device", "cpu"]) == 0
     assert "lowercased BLEU" in capsys.readouterr().out
+
+
+def test_the_manifest_of_a_run_is_read_once(tmp_path, monkeypatch):
+    folder = prepared(tmp_path / "data/clean/de-en", 3, test=3)
+    run, folders = a_run(tmp_path / "run", folder), []
+    scored(run)
+    manifest_of = data.manifest_of
+    monkeypatch.setattr(data, "manifest_of", lambda path: folders.append(path) or manifest_of(path))
+    assert main(["evaluate", str(run), "--choices", "best", "--device", "cpu"]) == 0
+    assert folders == [folder]
 
 
 def test_the_data_of_a_run_may_be_moved(tmp_path, capsys):

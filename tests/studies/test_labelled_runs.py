@@ -40,17 +40,17 @@ def test_measures_by_hand():
         {"accuracy": 60, "f1": 100 * 4 / 6, "mcc": 100 * (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5}
     )
     # x - mean: -1 0 1, y - mean: -1 -1 2; 3 / sqrt(2 * 6)
-    assert MEASURES["pearson"].of(np.array([1.0, 2, 3]), np.array([0.0, 0, 3])) == pytest.approx(3 / 12**0.5)
-    assert MEASURES["spearman"].of(np.array([1.0, 2, 3]), np.array([0.0, 1, 30])) == pytest.approx(1)
+    assert MEASURES["pearson"].score(np.array([1.0, 2, 3]), np.array([0.0, 0, 3])) == pytest.approx(3 / 12**0.5)
+    assert MEASURES["spearman"].score(np.array([1.0, 2, 3]), np.array([0.0, 1, 30])) == pytest.approx(1)
 
 
 def test_measures_are_those_of_the_libraries():
     predicted, gold = CLASSES
-    assert MEASURES["accuracy"].of(*CLASSES) == metrics.accuracy_score(gold, predicted)
-    assert MEASURES["f1"].of(*CLASSES) == pytest.approx(metrics.f1_score(gold, predicted))
-    assert MEASURES["mcc"].of(*CLASSES) == metrics.matthews_corrcoef(gold, predicted)
-    assert MEASURES["pearson"].of(*SCORES) == stats.pearsonr(*SCORES).statistic
-    assert MEASURES["spearman"].of(*SCORES) == stats.spearmanr(*SCORES).statistic
+    assert MEASURES["accuracy"].score(*CLASSES) == metrics.accuracy_score(gold, predicted)
+    assert MEASURES["f1"].score(*CLASSES) == pytest.approx(metrics.f1_score(gold, predicted))
+    assert MEASURES["mcc"].score(*CLASSES) == metrics.matthews_corrcoef(gold, predicted)
+    assert MEASURES["pearson"].score(*SCORES) == stats.pearsonr(*SCORES).statistic
+    assert MEASURES["spearman"].score(*SCORES) == stats.spearmanr(*SCORES).statistic
 
 
 @pytest.mark.parametrize("name", MEASURES)
@@ -59,8 +59,8 @@ def test_many_sets_at_once_are_scored_as_one(name):
     places = np.random.default_rng(1).integers(0, 40, (30, 40))
     predicted, gold = (values[places] for values in kinds)
     predicted[3], gold[4] = 1, 0  # constant ones
-    wanted = [MEASURES[name].of(one, other) for one, other in zip(predicted, gold, strict=True)]
-    np.testing.assert_allclose(MEASURES[name].along(predicted, gold), wanted, atol=1e-12)
+    wanted = [MEASURES[name].score(one, other) for one, other in zip(predicted, gold, strict=True)]
+    np.testing.assert_allclose(MEASURES[name].scores(predicted, gold), wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_degenerate_sets_have_a_score_and_no_warning(predicted, gold):
 def test_labels_become_numbers_or_the_user_is_told():
     assert as_numbers(["b", "a"], ["a", "b"], "x").tolist() == [1, 0]
     assert as_numbers(["1.5", "2"], [], "x").tolist() == [1.5, 2]
-    with pytest.raises(UserError, match="x holds a label that is none of a, b"):
+    with pytest.raises(UserError, match="x has a label that is none of a, b"):
         as_numbers(["c"], ["a", "b"], "x")
     with pytest.raises(UserError, match="the training diverged: try a lower learning rate"):
         as_numbers(["nan"], [], "x")
@@ -102,7 +102,7 @@ def encoder(tmp_path_factory) -> Path:
 
 
 def settings_of(study, config, files, manifest):
-    return study.task.settings(config, files, manifest, study.changed)
+    return study.task.settings(config, files, manifest, study.assignments)
 
 
 def manifest_of(task, rows, encoder):

@@ -5,7 +5,7 @@ from recipe_runs import CONFIGS, shortened
 
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.studies.train import Study
-from weighted_freezing_fairseq.studies.training import filled_in, train
+from weighted_freezing_fairseq.studies.training import fill_open_settings, train
 from weighted_freezing_fairseq.workspace.machine import Machine
 from weighted_freezing_fairseq.workspace.runs import Run
 
@@ -14,7 +14,8 @@ def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
     fisher, teacher = tmp_path / "f.pt", tmp_path / "t.pt"
     found = {"fisher": fisher, "ewc_anchor": fisher, "teacher": teacher}
     given = {
-        path.relative_to(CONFIGS).with_suffix("").as_posix(): filled_in(path, found) for path in CONFIGS.rglob("*.yaml")
+        path.relative_to(CONFIGS).with_suffix("").as_posix(): fill_open_settings(path, found)
+        for path in CONFIGS.rglob("*.yaml")
     }
     assert {name: settings for name, settings in given.items() if settings} == {
         "adapt/ewc": {"criterion": {"ewc_anchor": str(fisher)}},
@@ -25,7 +26,7 @@ def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
         },
         "iwslt14/self_distillation_twice": {"criterion": {"teacher": str(teacher)}},
     }  # no mask was found for adapt/fish_mask
-    start = filled_in(CONFIGS / "multi30k/fish_mask.yaml", {"finetune_from_model": teacher})
+    start = fill_open_settings(CONFIGS / "multi30k/fish_mask.yaml", {"finetune_from_model": teacher})
     assert start == {"checkpoint": {"finetune_from_model": str(teacher)}}
 
 

@@ -148,7 +148,7 @@ def test_too_few_checkpoints_say_how_to_keep_them(tmp_path, capsys):
 
 def test_a_wrong_call_says_what_to_type(tmp_path, capsys):
     path = small(tmp_path / "a.pt", {"w": torch.ones(3)})
-    assert "there is no file to write to; add --out FILE" in refusal(capsys, path)
+    assert "the file to write is missing; add --out FILE" in refusal(capsys, path)
     assert "is a folder; add --last 5" in refusal(capsys, tmp_path, "--out", tmp_path / "out")
     assert "--last takes one run folder; type: wff average RUN --last 5" in refusal(capsys, path, path, "--last", 2)
     assert "type --last 5" in refusal(capsys, tmp_path, "--last", 0)

@@ -1,4 +1,4 @@
-"""`wff adapt`: a model of one domain adapted to another, and what it forgets."""
+"""`wff adapt`: adapt a model to a new domain with several methods."""
 
 import argparse
 from pathlib import Path
@@ -7,18 +7,17 @@ from ..errors import check_fraction
 from ..workspace.configs import CONFIGS
 from .arguments import add_embedded_study, check_at_least, embedded_study, split
 
-HELP = "Adapt a model to a new domain with several methods, and measure what it learns and what it forgets."
+HELP = "Adapt a model to a new domain with several methods, and measure BLEU on the new and on the old domain."
 EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to compare, and where."""
     parser.add_argument(
         "--methods", type=split, help="comma-separated; each has a YAML in --configs (default: all of them)"
     )
-    parser.add_argument("--density", type=float, default=0.05, help="of the mask for fish_mask (default 0.05)")
-    parser.add_argument("--samples", type=int, default=1000, help="sentences to measure Fisher information on")
-    parser.add_argument("--parent-config", type=Path, help="how parents train (default: configs/toy/standard.yaml)")
+    parser.add_argument("--density", type=float, default=0.05, help="density of the mask for fish_mask (default 0.05)")
+    parser.add_argument("--samples", type=int, default=1000, help="sentences for Fisher information (default 1000)")
+    parser.add_argument("--parent-config", type=Path, help="YAML of the parents (default: configs/toy/standard.yaml)")
     add_embedded_study(parser, seeds="parents and children of seeds 1 to N", out="runs/adapt", configs="adapt")
 
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and the checks of their values that need no file."""
+"""Arguments that several commands share, and checks of their values."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
-    """--device: where to compute."""
+    """Add --device."""
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
 
 
-def add_names(parser: argparse._ActionsContainer, of: str) -> None:
-    """--names: labels for the inputs, comma-separated."""
-    parser.add_argument("--names", type=split, metavar="A,B", help=f"what to call the {of} (default: by their paths)")
+def add_names(parser: argparse._ActionsContainer, inputs: str) -> None:
+    """Add --names: labels of the inputs."""
+    parser.add_argument("--names", type=split, metavar="A,B", help=f"names of the {inputs} (default: from their paths)")
 
 
 def add_batches(parser: argparse._ActionsContainer) -> None:
-    """The random batches on which importance by gradients is measured."""
+    """Add the options of the random batches on which importance is measured."""
     parser.add_argument("--split", default="train", help="set to measure on (default train)")
-    parser.add_argument("--batches", type=int, default=100, metavar="N", help="random batches of it (default 100)")
-    parser.add_argument("--max-tokens", type=int, default=4000, help="longest of them, padding included (default 4000)")
+    parser.add_argument("--batches", type=int, default=100, metavar="N", help="number of random batches (default 100)")
+    parser.add_argument("--max-tokens", type=int, default=4000, help="maximum of a batch, with padding (default 4000)")
 
 
 def split(text: str) -> list[str]:
@@ -40,7 +40,7 @@ def split(text: str) -> list[str]:
 
 
 def check_at_least(args: argparse.Namespace, names: Sequence[str], least: int = 1) -> None:
-    """Refuse options whose value is below `least`; options that were not given are skipped."""
+    """Raise UserError for an option whose value is below `least`; None is skipped."""
     for name in names:
         if (value := getattr(args, name)) is not None and value < least:
             option = f"--{name.replace('_', '-')}"
@@ -48,7 +48,7 @@ def check_at_least(args: argparse.Namespace, names: Sequence[str], least: int = 
 
 
 def add_embedded_study(parser: argparse.ArgumentParser, seeds: str, out: str, configs: str) -> None:
-    """What every study on the embedded corpus is told: the pair, how often, where, and how much at once."""
+    """Add the options of a study on the embedded corpus: pair, seeds, folders, device and jobs."""
     from ..data.embedded import PAIRS
 
     parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(PAIRS)} (default de-en)")
@@ -65,14 +65,14 @@ def add_embedded_study(parser: argparse.ArgumentParser, seeds: str, out: str, co
         type=float,
         default=1.0,
         metavar="F",
-        help="use this share of the corpus, to see in less time that everything works (default 1)",
+        help="fraction of the corpus to use, for a quick check (default 1)",
     )
     add_device(parser)
-    parser.add_argument("--jobs", type=int, help="trainings at once (default: one a core, or one a GPU)")
+    parser.add_argument("--jobs", type=int, help="trainings in parallel (default: one per core or GPU)")
 
 
 def embedded_study(args: argparse.Namespace) -> "EmbeddedStudy":
-    """The study that `add_embedded_study` asked for; impossible values are refused."""
+    """The study that the options of `add_embedded_study` describe; UserError for invalid values."""
     from ..data.embedded import PAIRS
     from ..studies.embedded import EmbeddedStudy
 
@@ -97,21 +97,21 @@ def embedded_study(args: argparse.Namespace) -> "EmbeddedStudy":
 
 
 def add_decode_arguments(parser: argparse._ActionsContainer) -> None:
-    """How to search."""
+    """Add the options of the search."""
     parser.add_argument("--beam", type=int, help="beam size")
     parser.add_argument("--lenpen", type=float, help="length penalty")
-    parser.add_argument("--max-len-a", type=float, help="longest target: a * source length + b")
+    parser.add_argument("--max-len-a", type=float, help="maximum target length: a * source length + b")
     parser.add_argument("--max-len-b", type=int)
 
 
 def search_of(args: argparse.Namespace) -> dict[str, float]:
-    """The fields of `Decode` that `add_decode_arguments` was given."""
+    """The fields of `Decode` that the user set."""
     fields = {name: getattr(args, name) for name in Decode.__dataclass_fields__}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def choices_of(text: str | None) -> list[str] | None:
-    """The checkpoints that --choices names; None: it was left out."""
+    """The checkpoints in the value of --choices (None: all)."""
     choices = split(text) if text else None
     for choice in choices or ():
         if choice not in CHOICES:
@@ -123,51 +123,51 @@ def choices_of(text: str | None) -> list[str] | None:
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a matrix of trainings is about, and what it runs on."""
+    """Add the options of a matrix of trainings, and of the machine."""
     parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
-    parser.add_argument("--recipe", help="of wff prepare (default: the first of its list)")
+    parser.add_argument("--recipe", help="recipe of wff prepare (default: the first of the data set)")
     parser.add_argument(
-        "--encoder", type=Path, metavar="DIR", help="of glue and xnli: folder whose model.pt training starts from"
+        "--encoder", type=Path, metavar="DIR", help="for glue and xnli: folder whose model.pt training starts from"
     )
-    parser.add_argument("--data", type=Path, help="what wff prepare left (default data/DATASET)")
+    parser.add_argument("--data", type=Path, help="folder that wff prepare made (default data/DATASET)")
     parser.add_argument(
         "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of the repository)"
     )
     parser.add_argument("--out", type=Path, metavar="RUNS", help="folder of the runs (default runs/DATASET)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="change a setting of the YAML; repeat for several",
+        help="change a setting of the YAML; may be repeated",
     )  # fmt: skip
     add_device(parser)
-    parser.add_argument("--gpus", type=int, default=1, help="for each run; its batch stays that of one (default 1)")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs per run, which share its batch (default 1)")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 or fp16 on a GPU")
     parser.add_argument(
         "--tokens-per-gpu", "--sentences-per-gpu", type=int, metavar="N",
-        help="at most so many at once, in the unit of the YAML's batch, which stays",
+        help="maximum on a GPU at a time, in the unit of the YAML's batch; the batch itself does not change",
     )  # fmt: skip
 
 
 def study_of(args: argparse.Namespace) -> "Study":
-    """What `add_study_arguments` asked for."""
+    """The study that the options of `add_study_arguments` describe."""
     from ..studies.train import Study
 
     return Study.of(
         args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, runs=args.out,
-        changed=args.set,
+        assignments=args.set,
     )  # fmt: skip
 
 
 def machine_of(args: argparse.Namespace, jobs: int | None, runs: int) -> Machine:
-    """What `add_study_arguments` asked for, for so many `jobs` (None: as many as fit) of so many `runs`."""
+    """The machine of these options, for this number of runs and parallel jobs (None: as many as fit)."""
     return Machine.of(args.device, jobs, runs, args.gpus, args.precision, args.tokens_per_gpu)
 
 
 def words_of(add_arguments: Callable[[argparse.ArgumentParser], None], values: Mapping[str, Any]) -> list[str]:
-    """`values` as a user types them for a command with these arguments, defaults too; what is not set is left out."""
+    """The command-line words that set `values` in a command with these arguments; None and False are left out."""
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
     words: list[str] = []
-    for action in parser._actions:  # argparse has no other list of them
+    for action in parser._actions:  # argparse has no public list
         value = values.get(action.dest)
         if value is None or value is False:
             continue

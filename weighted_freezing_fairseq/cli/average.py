@@ -1,4 +1,4 @@
-"""`wff average`: the mean of the parameters of several checkpoints as one checkpoint."""
+"""`wff average`: average the parameters of several checkpoints."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,6 @@ wff average runs/a/checkpoint8.pt runs/a/checkpoint9.pt runs/a/checkpoint10.pt -
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to average, and where to put it."""
     parser.add_argument(
         "checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoints; with --last a run folder"
     )
@@ -23,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="checkpoint to write; nothing but an earlier average is overwritten (with --last: default "
-        "checkpoint_average.pt beside the run's own)",
+        help="checkpoint to write; only an earlier average is overwritten (with --last, default: "
+        "checkpoint_average.pt beside the checkpoints of the run)",
     )
 
 
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     elif folders := [path for path in paths if path.is_dir()]:
         raise UserError(f"{folders[0]} is a folder; add --last 5 to average the last five checkpoints of a run")
     elif out is None:
-        raise UserError("there is no file to write to; add --out FILE")
+        raise UserError("the file to write is missing; add --out FILE")
     for source in average.average(paths, out)["checkpoints"]:
         updates = "" if source["updates"] is None else f" ({source['updates']} updates)"
         print(f"{source['path']}{updates}")

@@ -1,4 +1,4 @@
-"""`wff bench`: what each method costs beside standard training, measured side by side."""
+"""`wff bench`: measure the cost of each method relative to standard training."""
 
 import argparse
 import json
@@ -13,10 +13,11 @@ from ..costs.subjects import PRECISIONS, SIZES
 from ..costs.tables import TABLES, CostTable
 from ..errors import UserError
 from ..workspace.progress import say
+from .arguments import split
 
 HELP = """\
-Measure time and memory of every method beside standard training, interleaved in one process, and count the operations
-and bytes that it cannot do without."""
+Measure time and memory of every method relative to standard training, interleaved in one process, and count the
+operations and bytes that the method needs at least."""
 EXAMPLE = """\
 wff bench --quick
   wff bench --methods sage,ewc --size iwslt --rounds 15 --out runs/bench
@@ -25,9 +26,9 @@ wff bench --quick
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure, how often, where to put it."""
     parser.add_argument(
         "--methods",
+        type=split,
         help="comma-separated: each has a YAML in --configs, or is one of the variants "
         f"{', '.join(VARIANTS)} (default: all of both)",
     )
@@ -36,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="DIR",
-        help="folder of METHOD.yaml files; repeat for several (default: configs/toy and configs/adapt)",
+        help="folder of METHOD.yaml files; may be repeated (default: configs/toy and configs/adapt)",
     )
-    parser.add_argument("--size", action="append", choices=list(SIZES), help="repeat for several (default: small)")
+    parser.add_argument("--size", action="append", choices=list(SIZES), help="may be repeated (default: small)")
     parser.add_argument(
         "--vary",
         metavar="NAME=A,B",
-        help=f"how cost grows: each size with each of these values for one of {', '.join(SIZE_NUMBERS)}; or "
-        "passes=A,B, the K of intra_distillation; or processes=A,B, on as many GPUs, or on equal shares of the CPU's "
+        help=f"measure each size with each of these values for one of {', '.join(SIZE_NUMBERS)}; or with "
+        "passes=A,B, the K of intra_distillation; or with processes=A,B, on as many GPUs or equal shares of the CPU's "
         "threads",
     )
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="of training (default fp32)")
@@ -51,11 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table",
         action="append",
         choices=[*TABLES, "all"],
-        help="measure a published table again, in the folder of that name in --out; one that is there is left as it "
-        f"is: {'; '.join(f'{table.name}: {table.about}' for table in TABLES.values())}; all of them take about an hour "
-        "of two free cores",
+        help="measure a table of the README again, in a folder of its name in --out, unless it is there already: "
+        f"{'; '.join(f'{table.name}: {table.about}' for table in TABLES.values())}; all of them take about an hour "
+        "on two free cores",
     )
-    parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default 15; a table has its own)")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default: 15, or that of the table)")
     quick = TABLES["quick"]
     parser.add_argument(
         "--quick",
@@ -64,12 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="folder for bench.csv, bench.md and pictures")
+    parser.add_argument("--out", type=Path, help="folder for bench.csv, bench.md and plots")
     parser.add_argument(
-        "--check",
-        type=Path,
-        metavar="BENCH.CSV",
-        help="compare with this table; exit status 1 where something is worse",
+        "--check", type=Path, metavar="BENCH.CSV", help="compare with this table; exit status 1 if a cost is higher"
     )
     parser.add_argument("--json", action="store_true", help="rows as JSON on standard output")
 
@@ -108,16 +106,16 @@ def run(args: argparse.Namespace) -> int:
 def _refuse_with_table(args: argparse.Namespace) -> None:
     for option in ("methods", "size", "vary", "quick", "check", "json"):
         if getattr(args, option):
-            raise UserError(f"--table says what is measured, and where it goes; leave out --{option}, or --table")
+            raise UserError(f"--table determines what is measured; leave out --{option}, or --table")
     if args.out is None:
         raise UserError("--table needs a folder to write to; add --out DIR, in which each table gets a folder")
 
 
 def _table(args: argparse.Namespace, measurable: Sequence[str]) -> CostTable:
-    """The table that the options describe, standard training first."""
+    """The cost table that the options describe, with standard training as its first method."""
     quick = TABLES["quick"]
     if args.methods is not None:
-        methods = args.methods.split(",")
+        methods = args.methods
     else:
         methods = [name for name in quick.methods if name in measurable] if args.quick else measurable
     methods = ["standard", *(method for method in methods if method != "standard")]
@@ -126,6 +124,6 @@ def _table(args: argparse.Namespace, measurable: Sequence[str]) -> CostTable:
 
 
 def _command(words: Sequence[str]) -> str:
-    """The command as it was typed, with its number of threads."""
+    """The command of the user, with its number of threads."""
     threads = os.environ.get("OMP_NUM_THREADS")
     return " ".join([*([f"OMP_NUM_THREADS={threads}"] if threads else []), shlex.join(["wff", *words])])

@@ -9,36 +9,34 @@ from .arguments import split
 HELP = """\
 Write a small parallel corpus of real language: dates, prices, quantities, number words, names of regions, languages,
 currencies and cities, from CLDR (Babel) and num2words. DIR gets train.XX, train.en, valid.XX ... test.en, one sentence
-a line, and corpus.json, which says how they were made. Nothing is downloaded, and the same settings give the same
-bytes on every machine. A second call with the same settings changes nothing; no file of yours is ever replaced."""
+a line, and corpus.json, which records the settings. Nothing is downloaded, and the same settings give the same bytes on
+every machine. A second call with the same settings changes nothing; other files are never overwritten."""
 EXAMPLE = """\
 wff corpus --pair de-en --out data/de-en
   wff corpus --pair de-en --out data/de-en-prices --kinds money,percent --train 2000"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which corpus, and where to put it."""
     parser.add_argument("--pair", required=True, metavar="XX-en", help=f"one of: {' '.join(PAIRS)}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for train, valid and test files")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, another corpus (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the corpus (default: 1)")
     for part, size in SIZES.items():
         parser.add_argument(
             f"--{part}", type=int, default=size, metavar="N", help=f"sentence pairs in {part} (default: {size})"
         )
     parser.add_argument(
-        "--kinds", type=split, metavar="A,B,...", help=f"speak only of these (default: all): {','.join(KINDS)}"
+        "--kinds", type=split, metavar="A,B,...", help=f"kinds of sentences (default: all): {','.join(KINDS)}"
     )
-    parser.add_argument("--json", action="store_true", help="print the manifest instead of a sentence")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the corpus and say so, or say that it is there already."""
     sizes = {part: getattr(args, part) for part in SIZES}
     manifest, written = write(args.pair, args.out, args.seed, sizes, args.kinds)
     if args.json:
         print(json.dumps({**manifest, "written": written}, indent=2))
     else:
         counts = ", ".join(f"{size} {part}" for part, size in sizes.items())
-        done = "wrote" if written else "nothing to do:"
-        print(f"{done} {args.pair} (seed {args.seed}; {counts}) {'to' if written else 'is already in'} {args.out}")
+        corpus = f"{args.pair} (seed {args.seed}; {counts})"
+        print(f"wrote {corpus} to {args.out}" if written else f"nothing to do: {corpus} is already in {args.out}")
     return 0

@@ -1,6 +1,6 @@
-"""`wff doctor`: what is wrong on this machine, and what to type against it."""
+"""`wff doctor`: check this machine, and say what to type where something is wrong."""
 
-from __future__ import annotations  # an older Python must get as far as saying that it is too old
+from __future__ import annotations  # so that an older Python can report that it is too old
 
 import argparse
 import json
@@ -10,26 +10,24 @@ from dataclasses import asdict
 
 from ..workspace.doctor import FAIL, as_lines, examine, gather
 
-HELP = "Check this machine: versions, combinations that cannot work, what to type against them, and mends of fairseq."
+HELP = "Check this machine: versions, combinations that do not work and what to type, and mends of fairseq."
 EXAMPLE = "wff doctor --json > machine.json"
 
 MENDS_HELP = """\
-The plugin repairs fairseq while it is registered. Each mend is one change, applied only to the versions that need it.
+The plugin repairs fairseq when it is registered. Each mend is one change, applied only to the versions that need it.
 To see what stock fairseq does, leave mends out:
   WFF_MENDS=none       apply no mend
   WFF_MENDS=NAME,NAME  apply these only, where they are needed; unset: every mend that is needed
-Both also leave out what protects: without load_without_code and refuse_code_in_settings a checkpoint can run code, and
+This also removes protection: without load_without_code and refuse_code_in_settings a checkpoint can run code, and
 without verify_checksums a damaged one loads. Then load only checkpoints that you trust."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Only the form of the report."""
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument_group("environment", MENDS_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 if something that is needed is wrong."""
     facts = gather()
     checks = examine(facts)
     failed = any(check.status == FAIL for check in checks)

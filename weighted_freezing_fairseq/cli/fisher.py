@@ -1,4 +1,4 @@
-"""`wff fisher`: measure the Fisher information of a checkpoint, or make a mask of its largest entries."""
+"""`wff fisher`: measure the Fisher information of a checkpoint, or make the mask of its largest entries."""
 
 import argparse
 import functools
@@ -13,22 +13,21 @@ from .arguments import check_at_least
 
 HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
-information also holds the weights that it was measured at: 4 bytes a parameter for the one and, as in the checkpoint, 4
-or 2 for the other. A mask takes one bit a parameter."""
+information has 4 bytes per parameter, and the weights at which it was measured, with 4 or 2 bytes as in the checkpoint.
+A mask has one bit per parameter."""
 EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure, how, and where to write it."""
     parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
     parser.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="snapshot to write")
     parser.add_argument(
         "--mask-density", type=float, metavar="D",
-        help="write the mask of the largest share D of all parameters in place of the Fisher information itself",
+        help="write the mask of the largest fraction D of all parameters instead of the Fisher information",
     )  # fmt: skip
     parser.add_argument(
-        "--always", metavar="REGEX", help="with --mask-density: parameters with such a name are all in the mask, and "
+        "--always", metavar="REGEX", help="with --mask-density: parameters whose name matches are all in the mask, and "
         "count in D (default: the classification head of a sentence task, as in Sung et al.; '': none)",
     )  # fmt: skip
     parser.add_argument(
@@ -43,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dependent on --max-tokens",
     )  # fmt: skip
     parser.add_argument("--samples", type=int, default=1024, metavar="N", help="sentences to draw (default 1024)")
-    parser.add_argument("--draws", type=int, default=1, metavar="D", help="targets drawn per sentence (default 1)")
-    parser.add_argument("--split", default="train", help="set to draw them from (default train)")
-    parser.add_argument("--seed", type=int, default=1, help="of the sentences and drawn targets (default 1)")
-    parser.add_argument("--max-tokens", type=int, default=4000, help="longest batch, padding included (default 4000)")
+    parser.add_argument("--draws", type=int, default=1, metavar="D", help="sampled targets per sentence (default 1)")
+    parser.add_argument("--split", default="train", help="set to draw sentences from (default train)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of sentences and sampled targets (default 1)")
+    parser.add_argument("--max-tokens", type=int, default=4000, help="maximum of a batch, with padding (default 4000)")
     parser.add_argument(
-        "--memory", type=int, default=512, metavar="MB", help="most memory for gradients of sentences (default 512)"
+        "--memory", type=int, default=512, metavar="MB", help="maximum memory for gradients of sentences (default 512)"
     )
-    parser.add_argument("--processes", type=int, default=1, metavar="P", help="on GPUs one a device (default 1)")
+    parser.add_argument("--processes", type=int, default=1, metavar="P", help="processes, one per GPU (default 1)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
 
 
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         fisher.write_fisher(_settings(args), args.out, mask, report)
         return 0
     if mask is None:
-        raise UserError("--from makes a mask; type --mask-density 0.005 with it")
+        raise UserError("--from makes a mask; add --mask-density 0.005")
     if args.checkpoint is not None or args.data is not None:
         raise UserError("--from measures nothing; leave out the checkpoint and --data")
     fisher.write_mask_from(args.source, args.out, mask, report)
@@ -72,13 +71,15 @@ def run(args: argparse.Namespace) -> int:
 def _mask_settings(args: argparse.Namespace) -> MaskSettings | None:
     if args.mask_density is None:
         if args.always is not None:
-            raise UserError("--always applies to masks; type --mask-density 0.005 with it")
+            raise UserError("--always applies to masks; add --mask-density 0.005")
         return None
     check_fraction("--mask-density", args.mask_density, 0.005, one=True)
     try:
         re.compile(args.always or "")
     except re.error as error:
-        raise UserError(f"--always {args.always!r} is not a regular expression ({error}); type one") from None
+        raise UserError(
+            f"--always {args.always!r} is not a regular expression ({error}); type --always 'encoder.*'"
+        ) from None
     return MaskSettings(args.mask_density, args.always)
 
 
@@ -89,12 +90,12 @@ def _settings(args: argparse.Namespace) -> FisherSettings:
     check_at_least(args, ["draws", "max_tokens", "memory", "processes"])
     if args.draws > 1 and args.estimator != "sampled":
         raise UserError("--draws counts sampled targets; type --estimator sampled")
-    same = {name: getattr(args, name) for name in ("split", "estimator", "samples", "draws", "seed", "max_tokens")}
+    options = {name: getattr(args, name) for name in ("split", "estimator", "samples", "draws", "seed", "max_tokens")}
     return FisherSettings(
         checkpoint=str(args.checkpoint.resolve()),
         data=str(args.data.resolve()),
         memory=args.memory << 20,
         device=args.device,
         processes=args.processes,
-        **same,
+        **options,
     )

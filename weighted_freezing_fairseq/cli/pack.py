@@ -1,4 +1,4 @@
-"""`wff pack`: store a tuned checkpoint as what differs from its base."""
+"""`wff pack`: store a tuned checkpoint as its difference from a base."""
 
 import argparse
 import json
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from ..workspace.pack import Report
 
 HELP = """\
-Store a tuned checkpoint as what differs from the checkpoint that its training started from: positions and values,
-without loss. The optimizer's state is left out unless it is asked for, as with fairseq's --no-save-optimizer-state."""
+Store a tuned checkpoint as the positions and values of the numbers that differ from the checkpoint that its training
+started from. No number is changed; the optimizer's state is left out by default, as with fairseq's
+--no-save-optimizer-state."""
 EXAMPLE = "wff pack parent.pt runs/child/checkpoint_best.pt --out child.wff"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to compare, and where to put what differs."""
     parser.add_argument("base", type=Path, metavar="BASE", help="checkpoint that the training started from")
     parser.add_argument("tuned", type=Path, metavar="TUNED", help="checkpoint to pack")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; never overwritten")
     parser.add_argument(
-        "--optimizer-state", action="store_true", help="keep the optimizer's state, whole, to resume the run from it"
+        "--optimizer-state", action="store_true", help="keep the optimizer's complete state, to resume the run from it"
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON on standard output")
 
@@ -44,7 +44,7 @@ def _as_text(report: "Report", args: argparse.Namespace) -> str:
     ]
     if report.optimizer_state == "left out":
         lines.append(
-            "the optimizer's state is left out: a run resumed from the unpacked checkpoint starts its optimizer anew; "
+            "the optimizer's state is left out: a run resumed from the unpacked checkpoint restarts its optimizer; "
             "to keep it, add --optimizer-state"
         )
     command = ["wff", "unpack", str(args.base), str(args.out), "--out", "CHECKPOINT"]

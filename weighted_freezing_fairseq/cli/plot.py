@@ -1,4 +1,4 @@
-"""`wff plot`: every figure by one command, its CSV first, its pictures from the CSV alone."""
+"""`wff plot`: draw a figure as a CSV, and as pictures from that CSV."""
 
 import argparse
 import itertools
@@ -13,8 +13,8 @@ from ..workspace.labels import labels
 from .arguments import add_names, check_at_least, split
 
 HELP = """\
-Draw a figure of the papers from runs of your own: FIGURE.csv first, then pictures from that CSV alone, so that a CSV
-that was edited draws again: wff plot FIGURE DIR/FIGURE.csv. `wff plot --list` says which figures there are."""
+Draw a figure of the papers from your own runs. FIGURE.csv is written first and the pictures are drawn from it alone, so
+that an edited CSV can be drawn again: wff plot FIGURE DIR/FIGURE.csv. `wff plot --list` lists the figures."""
 EXAMPLE = """\
 wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --names standard,ID,other --out figures
   wff plot curves adaptive/train.log constant/train.log --names adaptive,constant --show loss --out figure7
@@ -24,27 +24,26 @@ wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which figure, of what, and where to write it."""
     parser.add_argument("figure", nargs="?", metavar="FIGURE", help=", ".join(FIGURES))
     parser.add_argument("input", nargs="*", type=Path, metavar="INPUT", help="run folders, logs, tables: see --list")
-    parser.add_argument("--list", action="store_true", help="say which figures there are, and what they are drawn from")
+    parser.add_argument("--list", action="store_true", help="list the figures and their inputs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for FIGURE.csv and pictures")
     add_names(parser, "inputs")
-    parser.add_argument("--format", default="png,pdf", help="comma-separated: png, pdf, svg (default png,pdf)")
-    parser.add_argument("--wide", action="store_true", help="for two columns of a paper, 7 inches (default: one, 3.4)")
-    group = parser.add_argument_group("of one figure")
-    group.add_argument("--show", metavar="A,B", help=f"curves: some of {','.join(PANELS)} (default: all there are)")
-    group.add_argument("--group", default="all", metavar="A,B", help="importance: types or layers (default: all of it)")
-    group.add_argument("--alpha", type=_numbers, metavar="A", help="alpha: draw the function itself; several: 5,10")
+    parser.add_argument("--format", type=split, default="png,pdf", help="some of png,pdf,svg (default png,pdf)")
+    parser.add_argument("--wide", action="store_true", help="7 inches, two columns of a paper (default: one, 3.4)")
+    group = parser.add_argument_group("for one figure")
+    group.add_argument("--show", type=split, default=[], metavar="A,B", help=f"curves: some of {','.join(PANELS)}")
+    group.add_argument("--group", type=split, default="all", metavar="A,B", help="importance: types or layers")
+    group.add_argument("--alpha", type=_numbers, metavar="A", help="alpha: draw the function for these values, as 5,10")
     group.add_argument("--p", type=_numbers, default=[5.0], help="alpha is reached at update N/p (default 5)")
     group.add_argument("--q", type=_numbers, default=[10.0], help="strength 1 is reached at update N/q (default 10)")
-    group.add_argument("--updates", type=int, default=50_000, metavar="N", help="of the training (default 50000)")
-    group.add_argument("--per-parameter", action="store_true", help="norms: divided by the root of their number")
+    group.add_argument("--updates", type=int, default=50_000, metavar="N", help="alpha: of training (default 50000)")
+    group.add_argument("--per-parameter", action="store_true", help="norms: divide by the root of the parameter count")
     group.add_argument("--updates-per-epoch", type=int, metavar="N", help="cost: seconds per epoch, not per update")
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # fairseq turns on what matplotlib reports of fonts
+    logging.disable(logging.INFO)  # matplotlib's messages about fonts, which fairseq turns on
     if args.list:
         print("\n\n".join(
             f"{figure.name}: {figure.about}\n  as {figure.source}\n  wff plot {figure.name} {figure.takes} --out DIR"
@@ -52,10 +51,9 @@ def run(args: argparse.Namespace) -> int:
         ))  # fmt: skip
         return 0
     if args.figure not in FIGURES:
-        known = f"type one of: {', '.join(FIGURES)}; wff plot --list says what they are"
+        known = f"type one of: {', '.join(FIGURES)}; wff plot --list describes them"
         raise UserError(f"there is no figure {args.figure!r}; {known}" if args.figure else f"which figure? {known}")
-    formats = split(args.format)
-    for ending in formats:
+    for ending in args.format:
         if ending not in FORMATS:
             raise UserError(f"there is no format {ending!r}; type --format with some of {','.join(FORMATS)}")
     figure, options = FIGURES[args.figure], _options(args)
@@ -66,14 +64,13 @@ def run(args: argparse.Namespace) -> int:
         out = args.input[0].parent
     if out is None:
         raise UserError("the folder to write is missing; add --out DIR")
-    for path in make(figure.name, labels(args.input, args.names, "inputs"), out, formats, options):
+    for path in make(figure.name, labels(args.input, args.names, "inputs"), out, args.format, options):
         print(f"wrote {path}")
     return 0
 
 
 def _options(args: argparse.Namespace) -> Options:
-    show = tuple(split(args.show)) if args.show else ()
-    for name in show:
+    for name in args.show:
         if name not in PANELS:
             raise UserError(f"there is no panel {name!r}; type --show with some of {','.join(PANELS)}")
     check_at_least(args, ["updates", "updates_per_epoch"])
@@ -81,10 +78,10 @@ def _options(args: argparse.Namespace) -> Options:
     if not all(schedule.q > schedule.p > 0 and schedule.alpha >= 0 for schedule in schedules):
         raise UserError("the schedule needs q > p > 0 and no alpha below 0; type --alpha 5 --p 5 --q 10")
     return Options(
-        groups=tuple(split(args.group)),
+        groups=tuple(args.group),
         schedules=tuple(schedules),
         updates_per_epoch=args.updates_per_epoch,
-        show=show,
+        show=tuple(args.show),
         per_parameter=args.per_parameter,
         wide=args.wide,
     )
@@ -94,4 +91,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(word) for word in split(text)]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number or several numbers such as 5,10") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 5,10") from None

@@ -1,4 +1,4 @@
-"""`wff prune`: write a checkpoint with its least important weights at zero, or its score against the weights left."""
+"""`wff prune`: prune a checkpoint once, or draw its score against the fraction of remaining weights."""
 
 import argparse
 import json
@@ -14,20 +14,12 @@ from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
 from ..workspace.labels import labels
 from ..workspace.machine import default_device
-from .arguments import (
-    add_batches,
-    add_decode_arguments,
-    add_device,
-    add_names,
-    check_at_least,
-    search_of,
-    split,
-)
+from .arguments import add_batches, add_decode_arguments, add_device, add_names, check_at_least, search_of, split
 
 HELP = """\
-Set the least important weights of a checkpoint to zero, after training and once: those of its attention and
-feed-forward matrices, never of embeddings, norms, biases or the output projection. With --fractions the pruned models
-are not kept, only how well each of them translates, as a table and a picture."""
+Set the least important weights of a trained checkpoint to zero: those of its attention and feed-forward matrices, never
+of embeddings, norms, biases or the output projection. With --fractions the pruned models are scored and not written;
+the result is a table and a picture."""
 EXAMPLE = """\
 wff prune runs/a/checkpoint_best.pt --method magnitude --fraction 0.5 --out pruned.pt
   wff prune runs/a/checkpoint_best.pt runs/b/checkpoint_best.pt --method magnitude,sensitivity --fractions 0:0.9:0.1 \\
@@ -35,33 +27,32 @@ wff prune runs/a/checkpoint_best.pt --method magnitude --fraction 0.5 --out prun
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to prune, by what, how much, and what to do with it."""
     parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
     parser.add_argument(
         "--method", required=True, metavar="M",
         help="; ".join(f"{name}: {method.text}" for name, method in ONCE.items()) + ". Several for a curve: M,M",
     )  # fmt: skip
-    share = parser.add_mutually_exclusive_group(required=True)
-    share.add_argument("--fraction", type=float, metavar="F", help="prune this share of the weights")
-    share.add_argument(
-        "--fractions", metavar="START:STOP:STEP", help="draw a curve over these shares, STOP included; or F,F,F"
+    fraction = parser.add_mutually_exclusive_group(required=True)
+    fraction.add_argument("--fraction", type=float, metavar="F", help="fraction of the weights to prune")
+    fraction.add_argument(
+        "--fractions", metavar="START:STOP:STEP", help="draw a curve over these fractions, STOP included; or F,F,F"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="checkpoint to write, never overwritten; of a curve the folder"
+        "--out", type=Path, required=True, help="checkpoint to write, never overwritten; for a curve, the folder"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of random scores and drawn batches (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of random scores and of batches (default 1)")
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="what was pruned, or the curve, as JSON on standard output")
+    parser.add_argument("--json", action="store_true", help="print counts, or the curve, as JSON")
 
     needs = ", ".join(name for name, method in ONCE.items() if method.needs)
     data = parser.add_argument_group(f"data, for a curve and for the methods that measure on it ({needs})")
     data.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
     add_batches(data)
 
-    curve = parser.add_argument_group("a curve")
+    curve = parser.add_argument_group("for a curve")
     curve.add_argument("--reference", type=Path, help="raw reference, one sentence a line")
     add_names(curve, "checkpoints")
-    curve.add_argument("--jobs", type=int, help="translations at once (default: one a core, or one a GPU)")
+    curve.add_argument("--jobs", type=int, help="translations in parallel (default: one per core or GPU)")
     curve.add_argument("--subset", default="test", help="set to translate (default test)")
     add_decode_arguments(curve)
 
@@ -83,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     fractions = _fractions(args.fractions)
     if args.data is None or args.reference is None:
-        raise UserError("a curve is of translations; add --data BIN and --reference, the raw text of its test set")
+        raise UserError("a curve needs a test set; add --data BIN and --reference, the raw text of the test set")
     translation = Translation(args.data, args.subset, Decode(**search_of(args)), args.reference)
     paths = labels(args.checkpoint, args.names)
     rows = write_curve(paths, methods, fractions, sample, translation, args.out, args.jobs)
@@ -104,17 +95,17 @@ def _as_text(pruned: Pruned, out: Path) -> str:
         f"of all {pruned.parameters:,} parameters"
     ]
     if pruned.emptied:
-        lines.append(f"emptied, nothing passes through: {', '.join(pruned.emptied)}")
+        lines.append(f"matrices without any weight left: {', '.join(pruned.emptied)}")
     if pruned.without_optimizer_state:
         lines.append(
             "the optimizer's state is left out, since its moments belong to the dense weights: "
-            "a run resumed from here starts its optimizer anew"
+            "a run resumed from here restarts its optimizer"
         )
     return "\n".join([*lines, f"wrote {out}"])
 
 
 def _methods(text: str) -> list[Method]:
-    """Methods that prune once, from their names; methods that are a way to train are refused."""
+    """The methods of a comma-separated list; UserError for methods that need training."""
     names = list(dict.fromkeys(split(text)))
     for name in names:
         if name in METHODS and name not in ONCE:
@@ -128,12 +119,12 @@ def _methods(text: str) -> list[Method]:
 
 
 def _fractions(text: str) -> list[float]:
-    """START:STOP:STEP, STOP included up to rounding, or F,F,F."""
+    """The fractions of START:STOP:STEP, STOP included up to rounding, or of F,F,F."""
     try:
         if ":" in text:
             start, stop, step = map(float, text.split(":"))
             count = math.floor((stop - start) / step + 1e-9) + 1
-            fractions = {round(start + place * step, 9) for place in range(count)}
+            fractions = {round(start + index * step, 9) for index in range(count)}
         else:
             fractions = set(map(float, split(text)))
     except (ValueError, ZeroDivisionError, OverflowError):

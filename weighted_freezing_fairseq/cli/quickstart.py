@@ -1,19 +1,19 @@
-"""`wff quickstart`: methods side by side on the embedded corpus, from nothing to a table."""
+"""`wff quickstart`: compare methods on the embedded corpus, from raw text to a table."""
 
 import argparse
 
 from .arguments import add_embedded_study, embedded_study, split
 
-HELP = "Train, translate, score and measure methods side by side on the embedded corpus."
+HELP = "Train, score and measure the cost of several methods on the embedded corpus."
 EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to compare, and where."""
     parser.add_argument(
         "--methods",
+        type=split,
         default="standard,weighted_freeze",
-        help="comma-separated; each has a YAML in --configs, or in configs/adapt: then it starts from standard",
+        help="comma-separated; each has a YAML in --configs, or in configs/adapt if it starts from standard training",
     )
     add_embedded_study(parser, seeds="train with seeds 1 to N", out="runs/quickstart", configs="toy")
 
@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from ..studies.quickstart import compare
 
     study = embedded_study(args)
-    table, page = compare(study, split(args.methods))
+    table, page = compare(study, args.methods)
     print(table)
     print(f"\nTables, learning curves and logs: {study.folder}/ (table.md, table.csv, curves.png, */train.log)")
     print(f"TensorBoard: tensorboard --logdir {study.folder}")
-    print(f"All of it on one page, for any browser: {page}")
+    print(f"All results on one page, for any browser: {page}")
     return 0

@@ -1,4 +1,4 @@
-"""`wff report`: what runs have reached, as the papers' tables or as one page."""
+"""`wff report`: tables of scored runs, in the form of the papers' tables or as one page."""
 
 import argparse
 from pathlib import Path
@@ -7,11 +7,11 @@ from ..errors import UserError
 from ..report import page, tables
 from ..scoring.published import TABLES
 from ..workspace.runs import CHOICES
-from .arguments import split
+from .arguments import add_names
 
 HELP = """\
-Collect scored runs into tables: the papers' own, and one of everything that is there, with significance. With --html:
-one page on the runs, whoever made them: scores, curves, settings, sensitivity, cost, and where they come from."""
+Collect scored runs into the papers' tables and one table of all runs, with significance. With --html, write one page
+about runs of this package or of plain fairseq: scores, curves, settings, sensitivity, cost and provenance."""
 EXAMPLE = """\
 wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
   wff report --html runs/multi30k/clean/de-en/standard-1 runs/multi30k/clean/de-en/sage-1 --out page.html
@@ -19,7 +19,6 @@ wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which runs, which tables, and where to write them."""
     parser.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
         help="folders of wff train, as runs/multi30k (default: all under runs); for a page also save folders of "
@@ -27,26 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--table", action="append", choices=[tables.EVERYTHING, *TABLES], default=[], metavar="NAME",
-        help=f"{tables.EVERYTHING}: all that is there; "
+        help=f"{tables.EVERYTHING}: all runs; "
         + "; ".join(f"{name}: {table.source}" for name, table in TABLES.items())
-        + " (default: all; repeat for several)",
+        + " (default: all; may be repeated)",
     )  # fmt: skip
     parser.add_argument(
-        "--choice", choices=CHOICES, help="checkpoint that counts (default: of each run, best where it was scored)"
+        "--choice", choices=CHOICES, help="checkpoint whose scores count (default: for each run, best if it was scored)"
     )
     parser.add_argument(
-        "--data", type=Path, help="what wff prepare left, for references that are not where they were (data/DATASET)"
+        "--data", type=Path, help="folder that wff prepare made, for references that were moved (default data/DATASET)"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write to (default: report in the first RUNS); for a page: "
+        "--out", type=Path, metavar="DIR", help="folder to write to (default: report in the first RUNS); for a page, "
         "its file (default: report.html beside the first run)",
     )  # fmt: skip
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="every cell as JSON on standard output")
-    form.add_argument("--html", action="store_true", help="one page in place of tables; --table adds the papers' to it")
-    parser.add_argument(
-        "--names", type=split, metavar="A,B", help="what to call the runs on a page (default: by their paths)"
-    )
+    form.add_argument("--json", action="store_true", help="print every cell as JSON")
+    form.add_argument("--html", action="store_true", help="write one page; --table adds tables of the papers")
+    add_names(parser, "runs on a page")
 
 
 def run(args: argparse.Namespace) -> int:

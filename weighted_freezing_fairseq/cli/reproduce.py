@@ -1,4 +1,4 @@
-"""`wff reproduce`: a matrix of methods, pairs and seeds, from archives to tables."""
+"""`wff reproduce`: prepare, train, evaluate and report a matrix of methods, pairs and seeds."""
 
 import argparse
 import shlex
@@ -7,58 +7,51 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..report import tables
-from ..studies.reproduce import (
-    Cell,
-    cells_of,
-    left_to_do,
-    levels,
-    prepare_missing,
-    refuse_invalid,
-    train_and_score,
-)
-from ..studies.scorings import Wanted
+from ..studies.reproduce import Cell, cells_of, levels, prepare_missing, refuse_invalid, status_line, train_and_score
+from ..studies.scorings import ScoringOptions
 from ..studies.train import Study
 from . import evaluate, train
 from .arguments import add_study_arguments, choices_of, machine_of, split, study_of, words_of
 
-HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; killed, it goes on."
+HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; after a kill the same call resumes."
 EXAMPLE = """wff reproduce multi30k --methods standard,weighted_freeze,sage --seeds 1,2,3
   wff reproduce glue --tasks RTE,CoLA,MRPC --archive ~/glue_data --encoder ~/roberta.base
   wff reproduce iwslt14 --pairs de-en,es-en --methods standard,weighted_freeze --list"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which cells, and how many at once."""
     add_study_arguments(parser)
-    parser.add_argument("--pairs", "--tasks", help="comma-separated (default: the first of the data set)")
-    parser.add_argument("--methods", default="standard,weighted_freeze", help="comma-separated; standard is always run")
+    parser.add_argument("--pairs", "--tasks", type=split, help="comma-separated (default: the first of the data set)")
+    parser.add_argument(
+        "--methods", type=split, default="standard,weighted_freeze", help="comma-separated, standard is added"
+    )
     parser.add_argument("--seeds", default="1,2,3", help="comma-separated (default 1,2,3)")
     parser.add_argument("--choices", help="checkpoints to score (default: all of best,last,average)")
-    parser.add_argument("--jobs", type=int, help="runs at once (default: one a core, or one for each --gpus GPUs)")
+    parser.add_argument("--jobs", type=int, help="runs in parallel (default: one per core, or per --gpus GPUs)")
     parser.add_argument(
-        "--archive", type=Path, nargs="+", default=[], help="for wff prepare: archives that were fetched by hand"
+        "--archive", type=Path, nargs="+", default=[], help="archives that you downloaded, for wff prepare"
     )
     parser.add_argument("--list", action="store_true", help="print LEVEL<tab>COMMAND for each cell, for a scheduler")
-    parser.add_argument("--dry-run", action="store_true", help="say what is done and what is left to do")
+    parser.add_argument("--dry-run", action="store_true", help="print what is done and what is left to do")
 
 
 def run(args: argparse.Namespace) -> int:
     study = study_of(args)
-    pairs = [study.task.pair(word) for word in (split(args.pairs) if args.pairs else [None])]
-    wanted = Wanted(choices_of(args.choices))
-    cells = cells_of(study, pairs, split(args.methods), _seeds(args.seeds))
+    pairs = [study.task.pair(word) for word in args.pairs or [None]]
+    options = ScoringOptions(choices_of(args.choices))
+    cells = cells_of(study, pairs, args.methods, _seeds(args.seeds))
     order = levels(study, cells)
     if args.list:
         print("\n".join(f"{n}\t{_command(study, cell, args)}" for n, level in enumerate(order) for cell in level))
         return 0
     if args.dry_run:
-        print("\n".join(left_to_do(study, cell, wanted) for level in order for cell in level))
+        print("\n".join(status_line(study, cell, options) for level in order for cell in level))
         return 0
     refuse_invalid(study, order)
     machine = machine_of(args, args.jobs, len(cells))
     for line in prepare_missing(study, pairs, args.archive):
         print(line)
-    failures = train_and_score(study, order, machine, wanted)
+    failures = train_and_score(study, order, machine, options)
     print(tables.write([study.runs], study.runs / "report"))
     for name, error in failures:
         print(f"failed: {name}: {error}", file=sys.stderr)
@@ -66,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _command(study: Study, cell: Cell, args: argparse.Namespace) -> str:
-    """What trains and scores one cell, with every option of this call that concerns a cell; paths are absolute."""
+    """The command that trains and scores one cell, with absolute paths and all options that apply to a cell."""
     pair, run = cell
     training = {
         **vars(args), "recipe": study.recipe, "data": study.data, "configs": study.configs, "out": study.runs,
@@ -86,4 +79,4 @@ def _seeds(text: str) -> list[int]:
     try:
         return [int(word) for word in split(text)]
     except ValueError:
-        raise UserError(f"--seeds must be whole numbers, got {text}; type --seeds 1,2,3") from None
+        raise UserError(f"--seeds must be integers, got {text}; type --seeds 1,2,3") from None

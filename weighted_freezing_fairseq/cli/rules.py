@@ -1,4 +1,4 @@
-"""`wff rules`: the table of methods for a terminal, for a README, or for a machine."""
+"""`wff rules`: print the table of methods as text, Markdown or JSON."""
 
 import argparse
 import json
@@ -10,10 +10,9 @@ EXAMPLE = "wff rules weighted_freeze --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which rows, in which form."""
     parser.add_argument("method", nargs="*", choices=[[], *RULES], metavar="METHOD", help="only these rows")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="the table as it stands in the README")
+    form.add_argument("--markdown", action="store_true", help="the table of the README")
     form.add_argument("--json", action="store_true", help="one object per row")
 
 

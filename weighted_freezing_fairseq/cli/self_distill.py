@@ -1,19 +1,20 @@
-"""`wff self-distill`: a model, and students of its shape that learn from it, round after round."""
+"""`wff self-distill`: train students of a model's own shape, round after round."""
 
 import argparse
 
 from .arguments import add_embedded_study, check_at_least, embedded_study
 
 HELP = """\
-Train a model, then students of the same shape, each taught by the model of the round before, and score every round on
-the embedded corpus. With --ensemble all earlier rounds teach, their probabilities averaged."""
+Train a model on the embedded corpus, then students of the same shape, each taught by the model of the previous round,
+and score every round. With --ensemble, the averaged probabilities of all earlier rounds teach."""
 EXAMPLE = "wff self-distill --pair de-en --rounds 2 --seeds 3 --out runs/self_distill"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How often, who teaches, and where."""
-    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="students after one another (default 2)")
-    parser.add_argument("--ensemble", action="store_true", help="all earlier rounds teach, not the last one alone")
+    parser.add_argument(
+        "--rounds", type=int, default=2, metavar="N", help="number of students, one after another (default 2)"
+    )
+    parser.add_argument("--ensemble", action="store_true", help="all earlier rounds teach, not only the last one")
     add_embedded_study(parser, seeds="all rounds for seeds 1 to N", out="runs/self_distill", configs="toy")
 
 

@@ -1,4 +1,4 @@
-"""`wff sensitivity`: how evenly the parameters of checkpoints contribute, as a table and as violins."""
+"""`wff sensitivity`: measure how evenly the parameters of checkpoints contribute."""
 
 import argparse
 import json
@@ -13,29 +13,28 @@ from ..workspace.machine import default_device
 from .arguments import add_batches, add_device, add_names, check_at_least
 
 HELP = """\
-Measure how evenly the parameters of checkpoints contribute: the sensitivity abs(theta * grad) of each, the mean over
-random batches; its standard deviation (the degree of contribution balance: lower is more balanced), Gini coefficient,
-share of the top 20 % and quantiles, for the whole model, each type of module and each layer. With violins of
-several checkpoints side by side. A call that is killed continues with the checkpoint that it was at."""
+Measure how evenly the parameters of checkpoints contribute. The sensitivity of a parameter is the mean of
+abs(theta * grad) over random batches. The table has its standard deviation (the degree of contribution balance: lower
+is more balanced), Gini coefficient, share of the top 20 % and quantiles, for the whole model, each type of module and
+each layer; a violin plot compares checkpoints. After a kill the same call resumes at the same checkpoint."""
 EXAMPLE = """\
 wff sensitivity runs/a/checkpoint_best.pt runs/b/checkpoint_best.pt --names standard,sage --data BIN \\
     --out runs/sensitivity"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to measure, on what, and where to write it."""
     parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
     parser.add_argument("--data", type=Path, required=True, metavar="BIN", help="binarised folder")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for table, samples and pictures")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for table, samples and plots")
     add_names(parser, "checkpoints")
     parser.add_argument(
         "--scope", choices=SCOPES, default="all",
         help="all: every parameter (default); linear: matrices of attention and feed-forward layers",
     )  # fmt: skip
     add_batches(parser)
-    parser.add_argument("--seed", type=int, default=1, help="of the batches and of the sample drawn (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of the batches and the plotted sample (default 1)")
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="the table as JSON on standard output")
+    parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

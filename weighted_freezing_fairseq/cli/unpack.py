@@ -1,18 +1,17 @@
-"""`wff unpack`: the tuned checkpoint from its base and the file that `wff pack` made."""
+"""`wff unpack`: restore a tuned checkpoint from its base and the file of `wff pack`."""
 
 import argparse
 from pathlib import Path
 
 HELP = """\
-Give back the checkpoint that `wff pack` stored, for which BASE must be the checkpoint that it was packed against. Plain
-fairseq loads the result as it would load the packed checkpoint."""
+Restore the checkpoint that `wff pack` stored; BASE must be the checkpoint that it was packed against. Plain fairseq
+loads the result as it would load the packed checkpoint."""
 EXAMPLE = "wff unpack parent.pt child.wff --out child.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to put together, and where."""
     parser.add_argument("base", type=Path, metavar="BASE", help="checkpoint that FILE was packed against")
-    parser.add_argument("file", type=Path, metavar="FILE", help="what wff pack wrote")
+    parser.add_argument("file", type=Path, metavar="FILE", help="file that wff pack wrote")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="CHECKPOINT", help="checkpoint to write; never overwritten"
     )

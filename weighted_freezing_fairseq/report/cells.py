@@ -91,7 +91,7 @@ class Cell:
             updates=" to ".join(f"{number:,}" for number in dict.fromkeys((*updates[:1], *updates[-1:]))),
             hours=None if seconds is None else seconds / 3600,
             device="; ".join(sorted({run.device for run in runs if run.device})),
-            config=result.way,
+            config=result.configuration,
             commit=_words(sorted({run.commit for run in runs})),
         )
         if (comparison := result.comparison) is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..workspace.runs import Run
-from .scored_runs import ScoredRun, collect, evaluate_again
+from .scored_runs import ScoredRun, collect, rescore_command
 from .scores import read_lines
 from .significance import PValues
 
@@ -90,7 +90,7 @@ def compare(
         if len(lines) != len(reference):
             raise UserError(
                 f"{run.hypotheses} has {len(lines)} lines, and {first.reference} {len(reference)}; "
-                f"type: {evaluate_again([str(run.folder)])}"
+                f"type: {rescore_command([run.folder])}"
             )
     source = first.reference.with_suffix(f".{first.setting.pair.split('-')[0]}")
     sources = read_lines(source) if source.is_file() and source != first.reference else [None] * len(reference)

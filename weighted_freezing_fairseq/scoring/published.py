@@ -1,7 +1,7 @@
-"""The papers' tables of scores as data: what `wff report` sets its own figures beside.
+"""The papers' tables of scores as data, for `wff report` to compare with.
 
-Each figure is copied from the table that its entry names, once and nowhere else. Left out on purpose: the tables, and
-the columns, of tasks that this package does not train (MNLI and QQP of GLUE, and those of XTREME but XNLI).
+Each figure is copied from the table that its entry names. Tables and columns of tasks that this package does not train
+are missing: MNLI and QQP of GLUE, and XTREME other than XNLI.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,31 +16,31 @@ BASELINE = "standard"  # the method that all others are compared with
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of a table: what the paper calls it, the method's name here, and its figure for each pair."""
+    """A row of a table: its label in the paper, the method's name here, and its figure for each pair."""
 
     label: str
     method: str
     figures: Mapping[str, float]
-    parameters: str = ""  # as the paper prints them, where it does
+    parameters: str = ""  # as the paper prints them
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of a paper, and with what data and training its figures came about."""
+    """A table of a paper, and the data and training of its figures."""
 
     source: str
     dataset: str
     recipe: str
     configs: str  # the folder of the YAMLs with the paper's training
-    training: str  # the same in words
+    training: str  # the training in words
     pairs: tuple[str, ...]  # in the order of the paper's columns; AVERAGE may be the last
     rows: tuple[PublishedRow, ...]
-    missing: str = ""  # what of the table is not here, or is not said there
-    subset: str = "test"  # that our runs are scored on
+    missing: str = ""  # what the paper does not say, or what this table leaves out
+    subset: str = "test"  # the set that our runs are scored on
 
     @property
     def lowercased(self) -> bool:
-        """Whether its BLEU is that of lowercased text: what the recipe of its authors makes."""
+        """Whether its BLEU is that of lowercased text, because the authors' recipe lowercases."""
         return lowercases(self.dataset, self.recipe)
 
     def baseline(self, pair: str) -> float:
@@ -51,12 +51,11 @@ class PublishedTable:
 def _rows(
     pairs: Sequence[str], *rows: tuple[str, str, str], parameters: Sequence[str] = ()
 ) -> tuple[PublishedRow, ...]:
-    """Rows from label, method and figures as the paper prints them in a line."""
-    published = []
-    for place, (label, method, figures) in enumerate(rows):
-        values = MappingProxyType(dict(zip(pairs, map(float, figures.split()), strict=True)))
-        published.append(PublishedRow(label, method, values, parameters[place] if parameters else ""))
-    return tuple(published)
+    """Rows from (label, method, figures as the paper prints them in a row)."""
+    return tuple(
+        PublishedRow(label, method, MappingProxyType(dict(zip(pairs, map(float, figures.split()), strict=True))), count)
+        for (label, method, figures), count in zip(rows, parameters or [""] * len(rows), strict=True)
+    )
 
 
 _LI = "Li et al. 2023"  # Efficiently Harnessing Parameter Importance for Better Training

@@ -1,8 +1,7 @@
-"""Scores of a translated test set against its raw reference, each with what it takes to compare it.
+"""Scores of a translated test set against its raw reference, with their signatures.
 
-The one to quote is sacreBLEU's cased BLEU with its signature, chrF beside it. One model moves by 0.5 to 1.5 BLEU with
-the scorer, so the lowercased score and two of the older papers' are given too, under names that say so. Left out on
-purpose: significance between systems (`significance.py`).
+The score to report is sacreBLEU's cased BLEU with its signature. The scorer changes the BLEU of a model by 0.5 to 1.5,
+so lowercased BLEU and two scores of older papers are computed too, under names of their own.
 """
 
 import re
@@ -26,7 +25,7 @@ class Score:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines as sacreBLEU and fairseq count them: cut at line feeds only, whatever Unicode calls a line end."""
+    """The lines of a file, split at line feeds only, as sacreBLEU and fairseq do."""
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
@@ -37,7 +36,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def refuse_processed(reference: Sequence[str], path: Path) -> None:
-    """A reference in subwords or tokens gives a score that cannot be compared with any other."""
+    """Raise UserError for a reference in subwords or tokens, whose scores are not comparable."""
     for number, line in enumerate(reference, 1):
         if "▁" in line or "@@ " in line or "&apos;" in line or "&quot;" in line:
             raise UserError(
@@ -66,7 +65,7 @@ def score(hypotheses: Sequence[str], reference: Sequence[str]) -> Score:
 
 
 def all_scores(hypotheses: Sequence[str], reference: Sequence[str], language: str) -> dict[str, Any]:
-    """`score`, the lowercased BLEU, and as `legacy` what older papers print; `language` is that of both sides."""
+    """`score`, lowercased BLEU, and as `legacy` the scores of older papers; `language`: of both texts."""
     from sacrebleu.metrics import BLEU
 
     scores: dict[str, Any] = asdict(score(hypotheses, reference))
@@ -86,7 +85,7 @@ def all_scores(hypotheses: Sequence[str], reference: Sequence[str], language: st
 def comet(
     model: Path, sources: Sequence[str], hypotheses: Sequence[str], reference: Sequence[str], gpus: int
 ) -> dict[str, Any]:
-    """COMET by a model that is on this disk, with its name, where the package `unbabel-comet` is installed."""
+    """COMET by a model on disk, and the model's name; needs the package `unbabel-comet`."""
     if not model.is_file():
         raise UserError(f"there is no COMET model {model}; give --comet the .ckpt that comet-score has downloaded")
     try:

@@ -1,7 +1,7 @@
-"""Whether two systems differ by more than the choice of test sentences explains: sacreBLEU's own two tests of BLEU.
+"""Significance of the difference between two systems: sacreBLEU's two tests of BLEU.
 
 Paired bootstrap resampling (Koehn 2004) and paired approximate randomisation (Riezler and Maxwell 2005), as `sacrebleu
---paired-bs` and `--paired-ar` do them, with their defaults and their seed. Left out on purpose: statistics of our own.
+--paired-bs` and `--paired-ar` compute them, with their defaults and their seed.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ..forms import NUMBER, read_json
 
 @dataclass(frozen=True)
 class PValues:
-    """The probability of so large a difference between equal systems, by either test, each with its signature."""
+    """The p-value of a difference by each test, and the signatures of the tests."""
 
     bootstrap: float
     bootstrap_signature: str
@@ -33,26 +33,27 @@ _FORM = {
 
 
 class Scorer(Protocol):
-    """A measure of whole test sets, line by line: its signature where it is installed, its score, and its tests."""
+    """Scores and compares the outputs of systems; a text is a list of lines, one for each sentence."""
 
     @property
     def package(self) -> str:
-        """What computes it."""
+        """The package that computes the score."""
 
     @property
-    def signature(self) -> str: ...
+    def signature(self) -> str:
+        """The signature of scores by the installed version."""
 
     def score(self, system: Sequence[str], reference: Sequence[str]) -> float: ...
 
     def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
-        """Both tests of one system against a baseline, line by line the outputs for the same sentences."""
+        """Both tests of a system against a baseline."""
 
 
 @dataclass(frozen=True)
 class Bleu:
-    """sacreBLEU's. Memory of its tests grows with lines times samples: 120 MB a thousand lines."""
+    """BLEU by sacreBLEU. The memory of its tests grows with lines times samples: 120 MB for 1000 lines."""
 
-    lowercase: bool = False  # both sides
+    lowercase: bool = False
     package = "sacreBLEU"
 
     def _metric(self, reference: Sequence[str]) -> Any:
@@ -80,21 +81,21 @@ class Bleu:
         return PValues(*p_values["bs"], *p_values["ar"])
 
 
-def kept_p_values(
-    baseline: Sequence[str], system: Sequence[str], reference: Sequence[str], kept: Path, scorer: Scorer | None = None
+def cached_p_values(
+    baseline: Sequence[str], system: Sequence[str], reference: Sequence[str], cache: Path, scorer: Scorer | None = None
 ) -> PValues:
-    """The tests of a scorer (default: BLEU), looked up in the file `kept` where the same texts were tested before.
+    """Both tests of a scorer (default: BLEU); results are kept in the file `cache`, by a hash of the texts.
 
-    20,000 lines take about a minute, and a matrix is reported again and again while it grows.
+    20,000 lines take about a minute, and a growing matrix is reported many times.
     """
     scorer = scorer or Bleu()
-    seed = os.environ.get("SACREBLEU_SEED")  # sacreBLEU's way to choose another one
+    seed = os.environ.get("SACREBLEU_SEED")  # sacreBLEU takes its seed from here
     content = json.dumps([scorer.signature, seed, baseline, system, reference])
     key = hashlib.sha256(content.encode()).hexdigest()
-    known: dict[str, Any] = {}
-    if kept.is_file():
-        known = read_json(kept, {key: _FORM}, f"to test again, type: rm {shlex.quote(str(kept))}")
-    if key not in known:
-        known[key] = asdict(scorer.p_values(baseline, system, reference))
-        write_atomically(kept, json.dumps(known, indent=2) + "\n")
-    return PValues(**{name: known[key][name] for name in _FORM})
+    p_values: dict[str, Any] = {}
+    if cache.is_file():
+        p_values = read_json(cache, {key: _FORM}, f"to test again, type: rm {shlex.quote(str(cache))}")
+    if key not in p_values:
+        p_values[key] = asdict(scorer.p_values(baseline, system, reference))
+        write_atomically(cache, json.dumps(p_values, indent=2) + "\n")
+    return PValues(**{name: p_values[key][name] for name in _FORM})

@@ -1,14 +1,14 @@
-"""A whole test set translated by fairseq-generate, detokenised, in the order of the set.
+"""Translate a whole test set with fairseq-generate, detokenised and in the order of the set.
 
-fairseq drops the last sentences of a set whose size does not suit it, so the count is asserted. Its own scores are
-ignored, since they compare with the binarised reference.
+fairseq drops the last sentences of a set whose size does not suit it, so the count is checked. Its own scores are
+ignored, since they are computed against the binarised reference.
 """
 
 import glob
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,36 +25,71 @@ from .scores import all_scores, read_lines, refuse_processed
 
 @dataclass(frozen=True)
 class Pieces:
-    """How the pieces of a binarised set become text again: fairseq's own settings."""
+    """How the pieces of a binarised set become text: fairseq's options."""
 
     remove_bpe: str = "sentencepiece"
     tokenizer: str | None = None
 
 
-REMEDY = "type --reference with the raw file that the set was made from"
-
-
-def raw_reference(data: Path, subset: str, reference: Path, remedy: str = REMEDY) -> list[str]:
-    """The lines that the translations of a set are scored against; refused if they cannot be that, before any work."""
-    from ..data.binary import sentences_in  # numpy, for which the table of data sets does not wait
-
-    lines = read_lines(reference)
-    refuse_processed(lines, reference)
-    files = sorted(data.glob(f"{glob.escape(subset)}.*-*.*"))
-    if not files:
-        known = ",".join(sorted({path.name.partition(".")[0] for path in data.glob("*.*-*.*")}))
-        remedy = f"type --subset with one of: {known}" if known else "give --data a folder that fairseq-preprocess made"
-        raise UserError(f"{data} has no set {subset!r}; {remedy}")
-    counts = {sentences_in(path) for path in files if path.suffix == ".idx"}  # fairseq chooses where there are several
-    if counts and counts.isdisjoint({None, len(lines)}):
-        told = " or ".join(map(str, sorted(filter(None, counts))))
-        raise UserError(f"{reference} has {len(lines)} lines, and {subset} of {data} has {told} sentences; {remedy}")
-    return lines
+def refuse_missing(data: Path) -> None:
+    """Raise UserError if the binarised folder is missing."""
+    if not data.is_dir():
+        raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")
 
 
 def refuse_missing_checkpoint(checkpoint: Path) -> None:
     if not checkpoint.is_file():
         raise UserError(f"there is no checkpoint {checkpoint}")
+
+
+def raw_reference(
+    data: Path,
+    subset: str,
+    reference: Path,
+    remedy: str = "type --reference with the raw file that the set was made from",
+) -> list[str]:
+    """The lines of a reference; UserError if it is not raw text or has not as many lines as the set has sentences."""
+    from ..data.binary import sentences_in  # numpy
+
+    lines = read_lines(reference)
+    refuse_processed(lines, reference)
+    files = sorted(data.glob(f"{glob.escape(subset)}.*-*.*"))
+    if not files:
+        subsets = ",".join(sorted({path.name.partition(".")[0] for path in data.glob("*.*-*.*")}))
+        remedy = (
+            f"type --subset with one of: {subsets}" if subsets else "give --data a folder that fairseq-preprocess made"
+        )
+        raise UserError(f"{data} has no set {subset!r}; {remedy}")
+    counts = {sentences_in(path) for path in files if path.suffix == ".idx"}  # fairseq chooses where there are several
+    if counts and counts.isdisjoint({None, len(lines)}):
+        numbers = " or ".join(map(str, sorted(filter(None, counts))))
+        raise UserError(f"{reference} has {len(lines)} lines, and {subset} of {data} has {numbers} sentences; {remedy}")
+    return lines
+
+
+def run_module(module: str, words: Sequence[Any], machine: Machine, watch: Callable[[str], None], failure: str) -> None:
+    """Run `python -m MODULE WORDS`, with each line of its output given to `watch`.
+
+    Raises:
+        UserError: the process failed; `failure` with the reason.
+    """
+    last_line = ""
+    with (
+        machine.environment() as env,
+        tempfile.TemporaryFile() as errors,
+        start_module(module, words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
+    ):
+        assert process.stdout is not None
+        for raw_line in process.stdout:  # bytes, which are split at line feeds only
+            line = raw_line.decode("utf-8").removesuffix("\n")
+            last_line = line.strip() or last_line
+            watch(line)
+        process.wait()
+        errors.seek(0)
+        stderr = errors.read().decode("utf-8", errors="replace").strip()
+    if process.returncode != 0:
+        refuse_when_stopping()
+        raise UserError(f"{failure}: {failure_reason(stderr or last_line, process.returncode)}")
 
 
 def generate(
@@ -76,58 +111,50 @@ def generate(
     ]  # fmt: skip
     if machine.device == "cpu":
         words.append("--cpu")
-    found: dict[int, str] = {}
-    last = ""
-    with (
-        machine.environment() as env,
-        tempfile.TemporaryFile() as errors,
-        start_module("fairseq_cli.generate", words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
-    ):
-        assert process.stdout is not None
-        for raw in process.stdout:  # bytes: a line ends at a line feed, whatever is inside
-            line = raw.decode("utf-8").removesuffix("\n")
-            last = line.strip() or last
-            if line.startswith("D-"):
-                name, _, text = line.split("\t", 2)
-                found[int(name[2:])] = text
-                watch(1)
-        process.wait()
-        errors.seek(0)
-        said = errors.read().decode("utf-8", errors="replace").strip()
-    if process.returncode != 0:
-        refuse_when_stopping()
-        raise UserError(f"fairseq-generate failed on {checkpoint}: {failure_reason(said or last, process.returncode)}")
-    missing = sorted(set(range(max(found, default=-1) + 1)) - found.keys())
+    hypotheses: dict[int, str] = {}
+
+    def read(line: str) -> None:
+        if line.startswith("D-"):
+            name, _, text = line.split("\t", 2)
+            hypotheses[int(name[2:])] = text
+            watch(1)
+
+    run_module("fairseq_cli.generate", words, machine, read, f"fairseq-generate failed on {checkpoint}")
+    missing = sorted(set(range(max(hypotheses, default=-1) + 1)) - hypotheses.keys())
     if missing:
         raise UserError(f"fairseq-generate left out sentences {missing[:3]} of {subset}")
-    return [found[index] for index in range(len(found))]
+    return [hypotheses[index] for index in range(len(hypotheses))]
 
 
-def translated(
-    run: Run, machine: Machine, data: Path, split: str, reference: Path, language: str, about: Mapping[str, Any],
+def translate_and_score(
+    run: Run, machine: Machine, data: Path, split: str, reference: Path, language: str, record: Mapping[str, Any],
     pieces: Pieces = Pieces(),  # noqa: B008
 ) -> None:  # fmt: skip
-    """Translate one set with one checkpoint, and leave translations and scores in the run's folder.
+    """Translate one set with a checkpoint of a run, and write hypotheses and scores to the run's folder.
 
-    about: subset (what the set is called), choice (of the checkpoint), decode; all of it is written with the scores.
+    Args:
+        data: binarised folder.
+        split: name of the set there.
+        language: of the target side.
+        record: what is written with the scores: subset (name of the set), choice (of the checkpoint), decode, ...
     """
     lines = raw_reference(data, split, reference)
-    subset, choice = about["subset"], about["choice"]
+    subset, choice = record["subset"], record["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
     say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
     with Progress(desc=run.name, total=len(lines), unit="sentence", lines=True) as bar:
-        made = generate(checkpoint, data, split, Decode(**about["decode"]), machine, pieces, bar.update)
-    found = {
-        **about, "checkpoint": str(checkpoint.relative_to(run.folder)), "reference": str(reference),
-        **all_scores(made, lines, language),
+        hypotheses = generate(checkpoint, data, split, Decode(**record["decode"]), machine, pieces, bar.update)
+    scores = {
+        **record, "checkpoint": str(checkpoint.relative_to(run.folder)), "reference": str(reference),
+        **all_scores(hypotheses, lines, language),
     }  # fmt: skip
-    goal = run.folder / "scores" / f"{subset}.{choice}.json"
-    write_atomically(goal.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in made))
-    write_atomically(goal, json.dumps(found, indent=2) + "\n")
+    path = run.folder / "scores" / f"{subset}.{choice}.json"
+    write_atomically(path.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in hypotheses))
+    write_atomically(path, json.dumps(scores, indent=2) + "\n")
 
 
 def as_text(scores: Mapping[str, Any]) -> str:
-    """What a user is told about the scores of one set."""
+    """The scores of one set, for a terminal."""
     lines = [
         f"BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
         f"  BLEU|{scores['bleu_signature']}",
@@ -135,12 +162,6 @@ def as_text(scores: Mapping[str, Any]) -> str:
         f"  lowercased BLEU {scores['bleu_lowercased']:.2f}|{scores['bleu_lowercased_signature']}",
     ]
     if scores.get("lowercased_text"):
-        lines.append("  the recipe lowercases its text: beside the papers' figures goes the lowercased BLEU")
+        lines.append("  the recipe lowercases its text: compare the papers' figures with the lowercased BLEU")
     legacy = ", ".join(f"{name} {value:.2f}" for name, value in scores["legacy"].items())
     return "\n".join([*lines, f"  legacy, do not compare: {legacy}"])
-
-
-def refuse_missing(data: Path) -> None:
-    """--data must be what fairseq-preprocess made."""
-    if not data.is_dir():
-        raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")

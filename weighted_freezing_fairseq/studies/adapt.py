@@ -1,9 +1,9 @@
-"""A model of one domain adapted to another, and what it forgets, on the embedded corpus.
+"""`wff adapt`: adapt a model of one domain to another with several methods, and measure what it forgets.
 
-A parent is trained on sentences of some kinds, then fine-tuned on sentences of others: plainly, and with the methods
-that spare or choose weights by their Fisher information (one YAML a method, in configs/adapt). One table holds BLEU on
-the old and on the new domain, how many weights changed, and how small `wff pack` stores the result. Subwords and
-dictionary stay the parent's, as for any adapted model.
+A parent is trained on some kinds of sentences of the embedded corpus, then fine-tuned on others: plainly, and with the
+methods that protect or select weights by their Fisher information (one YAML a method, in configs/adapt). Subwords and
+dictionary are the parent's. The table shows BLEU on the old and the new domain, the fraction of weights that changed,
+and the size of the child as `wff pack` stores it.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ..workspace.runs import Run
 from ..workspace.steps import once
 from ..workspace.tables import mean
 from .embedded import DECODE, EmbeddedStudy, PreparedCorpus, evaluate, refuse_unknown_methods
-from .training import filled_in, refuse_invalid_settings
+from .training import fill_open_settings, refuse_invalid_settings
 
 OLD = ("date", "time", "relative", "number", "money", "measure", "language", "territory", "city")
 NEW = ("percent", "currency")
@@ -31,12 +31,12 @@ PARENT = "parent"
 def adapt(
     study: EmbeddedStudy, methods: Sequence[str] | None, density: float, samples: int, parent_config: Path
 ) -> str:
-    """Train a parent on the old domain for each seed, and adapt it to the new one; returns the table, written too.
+    """Train a parent for each seed on the old domain and adapt it to the new one; writes and returns the table.
 
     Args:
         methods: each has a YAML in the study's configs (default: all that have one).
         density: of the mask for fish_mask.
-        samples: sentences that Fisher information is measured on.
+        samples: number of sentences that Fisher information is measured on.
         parent_config: the YAML of the parents.
     """
     methods = methods_in(study.configs) if methods is None else methods
@@ -46,49 +46,49 @@ def adapt(
     parents, children = study.runs([PARENT]), study.runs(methods)
     machine = study.machine(len(children))
 
-    def adapt_child(run: Run) -> None:
-        parent = parents[run.seed - 1]
-        fisher = parent.folder / "fisher.pt"
-        measured = {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"}
-        start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
-        study.train(run, configs[run.method], new, machine, {**start, **filled_in(configs[run.method], measured)})
+    def train_parent(run: Run) -> None:
+        study.train(run, parent_config, old, machine)
+        _measure(run, "fisher", old, [], samples, machine)
+        _measure(run, "mask", new, ["--mask-density", density], samples, machine)
 
-    with study.alone():
+    def adapt_child(run: Run) -> None:
+        parent, config = parents[run.seed - 1], configs[run.method]
+        fisher = parent.folder / "fisher.pt"
+        files = {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"}
+        start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
+        study.train(run, config, new, machine, {**start, **fill_open_settings(config, files)})
+
+    def evaluate_domains(run: Run) -> tuple[Score, Score]:
+        return evaluate(run, old, machine, "old"), evaluate(run, new, machine, "new")
+
+    with study.lock():
         old = study.prepare("old", OLD)
-        new = study.prepare("new", NEW, like=old)
+        new = study.prepare("new", NEW, vocabulary=old)
         say(f"training {len(parents)} parents on {', '.join(OLD)}")
-        machine.map(lambda run: study.train(run, parent_config, old, machine), parents)
-        machine.map(lambda run: _measure(run, old, new, density, samples, machine), parents)
+        machine.map(train_parent, parents)
         say(f"adapting {len(children)} times to {', '.join(NEW)}")
         machine.map(adapt_child, children)
         runs = [*parents, *children]
-        by_domain = [
-            machine.map(lambda run, data=data, name=name: evaluate(run, data, machine, name), runs)
-            for name, data in (("old", old), ("new", new))
-        ]
-        packed = {run: _packed(run, parents[run.seed - 1], machine) for run in children}
-        text, rows = table(dict(zip(runs, zip(*by_domain, strict=True), strict=True)), packed, study.pair)
+        scores = machine.map(evaluate_domains, runs)
+        packed = {run: _pack(run, parents[run.seed - 1], machine) for run in children}
+        text, rows = table(dict(zip(runs, scores, strict=True)), packed, study.pair)
         study.write_results(text, rows)
     return text
 
 
-def _measure(
-    parent: Run, old: PreparedCorpus, new: PreparedCorpus, density: float, samples: int, machine: Machine
-) -> None:
-    """Measure Fisher information of the parent on the old domain, and a mask of what matters on the new one."""
-    for name, data, more in (("fisher", old, []), ("mask", new, ["--mask-density", density])):
-        goal = parent.folder / f"{name}.pt"
+def _measure(parent: Run, name: str, data: PreparedCorpus, options: list[Any], samples: int, machine: Machine) -> None:
+    """Write NAME.pt of the parent with `wff fisher`: its Fisher information on `data`, or a mask."""
 
-        def work(goal: Path = goal, data: PreparedCorpus = data, more: Sequence[Any] = more, name: str = name) -> None:
-            say(f"{parent.name}: Fisher information on the {data.folder.name} domain ({name})")
-            words = ["fisher", parent.checkpoint, "--data", data.binarised, "--out", goal, "--samples", samples]
-            wff([*words, "--device", machine.device, *more], machine.threads)
+    def work() -> None:
+        say(f"{parent.name}: Fisher information on the {data.folder.name} domain ({name})")
+        words = ["fisher", parent.checkpoint, "--data", data.binarised, "--out", parent.folder / f"{name}.pt"]
+        wff([*words, "--samples", samples, "--device", machine.device, *options], machine.threads)
 
-        once(parent.folder, name, {"samples": samples, "more": more}, work)
+    once(parent.folder, name, {"samples": samples, "more": options}, work)
 
 
-def _packed(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
-    """The report of `wff pack` on a child."""
+def _pack(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
+    """Store a child with `wff pack`; returns the report."""
     report = run.folder / "packed.json"
 
     def work() -> None:
@@ -103,7 +103,12 @@ def _packed(run: Run, parent: Run, machine: Machine) -> dict[str, Any]:
 def table(
     scores: dict[Run, tuple[Score, Score]], packed: dict[Run, dict[str, Any]], pair: str
 ) -> tuple[str, list[dict[str, Any]]]:
-    """The result as Markdown (means over seeds) and as rows (one a run)."""
+    """The result as Markdown (means over seeds), and as rows, one a run.
+
+    Args:
+        scores: on the old and the new domain.
+        packed: report of `wff pack` for each child.
+    """
     rows = [
         {
             "pair": pair, "method": run.method, "seed": run.seed,
@@ -121,14 +126,14 @@ def table(
         "|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(run.method for run in scores):
-        of_method = [run for run in scores if run.method == method]
-        reports = [packed[run] for run in of_method if run in packed]
+        runs = [run for run in scores if run.method == method]
+        reports = [packed[run] for run in runs if run in packed]
         changed, size = (
-            f"{100 * max(r[key] for r in reports):.2f} %" if reports else "-"
+            f"{100 * max(report[key] for report in reports):.2f} %" if reports else "-"
             for key in ("density", "file_over_base_model")
         )
-        old, new = (mean([scores[run][domain].bleu for run in of_method]) for domain in (0, 1))
-        seeds = " ".join(str(run.seed) for run in of_method)
+        old, new = (mean([scores[run][domain].bleu for run in runs]) for domain in (0, 1))
+        seeds = " ".join(str(run.seed) for run in runs)
         lines.append(f"| `{method}` | {old} | {new} | {changed} | {size} | {seeds} |")
     old_score, new_score = next(iter(scores.values()))
     lines += [

@@ -1,7 +1,8 @@
-"""The runner of the studies on the embedded corpus: data, trainings, scores and tables of one language pair.
+"""Studies on the embedded corpus: data, trainings and scores of one language pair.
 
-Raw text -> SentencePiece learnt on train only -> fairseq-preprocess; after training, fairseq-generate -> sacreBLEU
-against the raw reference. Each step is done once, so that a study that was killed goes on with the same command.
+The text is split by SentencePiece, learnt on the training set, and binarised by fairseq-preprocess. Test sets are
+translated by fairseq-generate and scored by sacreBLEU against the raw reference. Each step is done once, so a study
+that was killed resumes with the same command.
 """
 
 import shlex
@@ -18,7 +19,7 @@ from ..errors import UserError
 from ..files import atomic_folder, write_atomically
 from ..scoring.scored_runs import read_scores
 from ..scoring.scores import Score, read_lines
-from ..scoring.translate import translated
+from ..scoring.translate import translate_and_score
 from ..workspace.commands import fairseq
 from ..workspace.configs import methods_in
 from ..workspace.locks import lock_folder
@@ -36,14 +37,14 @@ DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """One prepared corpus of a study: its folder, and the pair of languages."""
+    """The folder of a prepared corpus, and its language pair."""
 
     folder: Path
     pair: str
 
     @property
     def binarised(self) -> Path:
-        """What fairseq trains on."""
+        """The folder that fairseq trains on."""
         return self.folder / "bin"
 
     @property
@@ -54,15 +55,17 @@ class PreparedCorpus:
 
 @dataclass(frozen=True)
 class EmbeddedStudy:
-    """What a study on the embedded corpus was asked for, and the steps that all of these studies take.
+    """The settings of a study on the embedded corpus, and the steps that all of these studies share.
 
     Args:
-        pair, seeds: the languages, and the number of seeds, which are 1 to N.
-        out: absolute folder, in which the pair gets one of its own.
+        pair: language pair.
+        seeds: number of seeds; they are 1 to N.
+        out: absolute folder; the pair gets a sub-folder.
         configs: absolute folder of METHOD.yaml.
-        corpus_fraction: the share of the corpus that is used, in every split.
-        device, jobs: where to train, and how many trainings at once; None: what the machine has.
-        words: the command as it was typed, for provenance.json.
+        corpus_fraction: fraction of each split that is used.
+        device: where to train (None: a GPU where there is one).
+        jobs: number of trainings that run at once (None: one a core or GPU).
+        command: arguments of `wff`, for provenance.json.
     """
 
     pair: str
@@ -72,34 +75,34 @@ class EmbeddedStudy:
     corpus_fraction: float = 1.0
     device: str | None = None
     jobs: int | None = None
-    words: Sequence[str] = ()
+    command: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
-        """Where everything of this pair goes."""
+        """The folder of the pair."""
         return self.out / self.pair
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Hold the folder of the pair against other processes."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock the folder of the pair against other processes."""
         return lock_folder(self.folder)
 
     def runs(self, methods: Iterable[str]) -> list[Run]:
-        """A run for each seed and method, all methods of a seed together."""
-        names = list(methods)
-        return [Run(m, seed, self.folder / f"{m}-{seed}") for seed in range(1, self.seeds + 1) for m in names]
+        """A run for each seed and method, ordered by seed."""
+        methods = list(methods)
+        return [Run(m, seed, self.folder / f"{m}-{seed}") for seed in range(1, self.seeds + 1) for m in methods]
 
     def machine(self, trainings: int) -> Machine:
-        """The machine, shared by so many trainings."""
+        """The machine, divided among this number of trainings."""
         return Machine.of(self.device, self.jobs, trainings)
 
     def prepare(
-        self, name: str = "", kinds: Sequence[str] | None = None, like: PreparedCorpus | None = None
+        self, name: str = "", kinds: Sequence[str] | None = None, vocabulary: PreparedCorpus | None = None
     ) -> PreparedCorpus:
-        """The corpus, subwords and binarised data, in the sub-folder `name` of the pair's folder.
+        """Write the corpus, split it into subwords and binarise it, in the sub-folder `name` of the pair's folder.
 
         Args:
-            kinds: of sentences (default: all).
-            like: another corpus, whose subwords and dictionary this one takes.
+            kinds: kinds of sentences (default: all).
+            vocabulary: a prepared corpus to take subwords and dictionary from (default: learn them).
         """
         folder = self.folder / name
         raw = folder / "raw"
@@ -107,44 +110,44 @@ class EmbeddedStudy:
         sizes = {split: round(self.corpus_fraction * size) for split, size in corpus.SIZES.items()}
         corpus.write(self.pair, raw, sizes=sizes, kinds=kinds)
         settings = {"pieces": PIECES, "corpus": read_lines(raw / corpus.MANIFEST)}
-        if like is not None:
-            settings["like"] = read_lines(like.folder / "raw" / corpus.MANIFEST)
-        source, target = self.pair.split("-")
-        parent = like.folder if like is not None else None
-        once(folder, "subwords", settings, lambda: _segment(folder, raw, (source, target), parent))
-        once(folder, "binarised", settings, lambda: _binarise(folder, source, target, parent))
+        if vocabulary is not None:
+            settings["like"] = read_lines(vocabulary.folder / "raw" / corpus.MANIFEST)
+        languages, parent = self.pair.split("-"), None if vocabulary is None else vocabulary.folder
+        once(folder, "subwords", settings, lambda: _write_pieces(folder, languages, parent))
+        once(folder, "binarised", settings, lambda: _binarise(folder, languages, parent))
         return PreparedCorpus(folder, self.pair)
 
     def train(
-        self, run: Run, config: Path, data: PreparedCorpus, machine: Machine, changed: Mapping[str, Any] | None = None
+        self, run: Run, config: Path, data: PreparedCorpus, machine: Machine, overrides: Mapping[str, Any] | None = None
     ) -> None:
-        """Train one run on `data`; `changed`: settings on top of its YAML."""
-        about = {
+        """Train one run on `data` with the settings of `config` and these `overrides`."""
+        provenance = {
             "dataset": EMBEDDED, "recipe": "generated", "pair": self.pair, "data": str(data.folder), "changed": [],
-            "command": shlex.join(["wff", *self.words]),
+            "command": shlex.join(["wff", *self.command]),
         }  # fmt: skip
-        train(run, config, data.binarised, self.pair, machine, about, changed)
+        train(run, config, data.binarised, self.pair, machine, provenance, overrides)
 
     def write_results(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Leave table.md and table.csv in the pair's folder."""
+        """Write table.md and table.csv to the pair's folder."""
         write_tables(self.folder, text, rows)
 
 
 def evaluate(run: Run, data: PreparedCorpus, machine: Machine, name: str = "test") -> Score:
-    """Translate and score the test set of `data` with the last weights of `run`; `name` tells several sets apart."""
-    about = {"subset": name, "choice": "last", "decode": asdict(DECODE)}
+    """Translate the test set of `data` with the last checkpoint and score it; `name` is the test set's in the files."""
+    settings = {"subset": name, "choice": "last", "decode": asdict(DECODE)}
     language = data.reference.suffix.lstrip(".")
-
-    def work() -> None:
-        translated(run, machine, data.binarised, "test", data.reference, language, about)
-
-    once(run.folder, f"scoring-{name}.last", about, work)
+    once(
+        run.folder,
+        f"scoring-{name}.last",
+        settings,
+        lambda: translate_and_score(run, machine, data.binarised, "test", data.reference, language, settings),
+    )
     scores = read_scores(run.folder / f"scores/{name}.last.json")
     return Score(**{field.name: scores[field.name] for field in fields(Score)})
 
 
-def note_on(score: Score) -> list[str]:
-    """What a table of scores must say to be compared with another, as lines of Markdown."""
+def score_notes(score: Score) -> list[str]:
+    """Lines of Markdown under a table of scores: the signatures, and what was translated."""
     return [
         "",
         f"BLEU: `{score.bleu_signature}`  ",
@@ -162,31 +165,33 @@ def score_columns(score: Score) -> dict[str, Any]:
 
 
 def refuse_unknown_methods(methods: Iterable[str], *folders: Path) -> None:
-    """Each method must have a YAML in one of `folders`."""
-    known = methods_in(*folders)
+    """Raise UserError unless each method has a YAML in one of `folders`."""
+    available = methods_in(*folders)
     for method in methods:
-        if method not in known:
-            raise UserError(f"no method {method!r} in {folders[0]}; type --methods with some of: {','.join(known)}")
+        if method not in available:
+            raise UserError(f"no method {method!r} in {folders[0]}; type --methods with some of: {','.join(available)}")
 
 
-def _binarise(folder: Path, source: str, target: str, like: Path | None) -> None:
-    """fairseq-preprocess, into a folder that appears when it is whole: fairseq refuses to go on in a half-made one."""
-    if (folder / "bin").is_dir():
-        return
-    with atomic_folder(folder / "bin") as half:
-        words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", half]
-        if like is not None:
-            words += ["--srcdict", like / "bin" / f"dict.{source}.txt"]
-        words += [w for split in corpus.SIZES for w in (f"--{split}pref", folder / "pieces" / split)]
-        fairseq("preprocess", words, folder / "preprocess.log")
-
-
-def _segment(folder: Path, raw: Path, languages: Sequence[str], like: Path | None) -> None:
-    """Text in pieces of SentencePiece, which is learnt on the two sides of train unless another folder has it."""
-    model = (like or folder) / "spm.model"
-    if like is None:
+def _write_pieces(folder: Path, languages: Sequence[str], parent: Path | None) -> None:
+    """Split the text with the SentencePiece model of `parent`, or with one that is learnt on both sides of train."""
+    raw, model = folder / "raw", (parent or folder) / "spm.model"
+    if parent is None:
         say(f"{folder.name}: learning {PIECES} subwords on train")
         subwords.learn_pieces([raw / f"train.{name}" for name in languages], model, PIECES, split_digits=True)
     for name in (f"{split}.{language}" for split in corpus.SIZES for language in languages):
         lines = subwords.pieces_of(str(model), model.stat().st_mtime_ns, read_lines(raw / name))
         write_atomically(folder / "pieces" / name, "".join(f"{line}\n" for line in lines))
+
+
+def _binarise(folder: Path, languages: Sequence[str], parent: Path | None) -> None:
+    """Run fairseq-preprocess, which refuses a folder with some of its files, so they are written to a temporary one."""
+    if (folder / "bin").is_dir():
+        return
+    source, target = languages
+    with atomic_folder(folder / "bin") as part:
+        words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", part]
+        if parent is not None:
+            words += ["--srcdict", parent / "bin" / f"dict.{source}.txt"]
+        for split in corpus.SIZES:
+            words += [f"--{split}pref", folder / "pieces" / split]
+        fairseq("preprocess", words, folder / "preprocess.log")

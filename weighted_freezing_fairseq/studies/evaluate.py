@@ -1,7 +1,7 @@
-"""`wff evaluate`: every test set of a trained run scored with its checkpoints, or one set with any checkpoint.
+"""`wff evaluate`: score every test set of a trained run with its checkpoints, or one set with any checkpoint.
 
-What is scored and how is the task's: translations (`translation.py`) or labels (`sentences/task.py`). A run folder
-knows its test sets and search settings; a checkpoint is given them.
+The task decides what is scored and how: translations (`translation.py`) or labels (`sentences/task.py`). A run folder
+records its test sets and search settings; for a checkpoint the user gives them.
 """
 
 import json
@@ -15,7 +15,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import write_atomically
 from ..scoring import translate
-from ..scoring.scored_runs import read_scores
+from ..scoring.scored_runs import read_scores, rescore_hint
 from ..scoring.scores import all_scores
 from ..scoring.sentences import evaluate as sentences
 from ..workspace.contents import MANIFEST, content_hash
@@ -25,16 +25,23 @@ from ..workspace.progress import Progress
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
 from ..workspace.steps import DONE, OPEN, OTHER, read_stamp, state_of
-from .scorings import Wanted
-from .tasks import StudyTask, task_of
+from .scorings import ScoringOptions
+from .tasks import task_of
 from .translation import pieces_of, text_of
+
+Scores = dict[str, dict[str, Any]]  # of each test set, by name
 
 
 @dataclass(frozen=True)
 class BinarisedSet:
-    """What a checkpoint outside a run folder is scored on.
+    """What to score a checkpoint on, outside a run folder.
 
-    data: the binarised folder. reference: raw text (None: that of wff prepare). out: folder for results.
+    Args:
+        data: binarised folder.
+        subset: name of the set.
+        reference: raw text (None: that of `wff prepare`).
+        out: folder for translations and scores (None: they are not written).
+        search: fields of `Decode` to change.
     """
 
     data: Path | None = None
@@ -45,103 +52,102 @@ class BinarisedSet:
 
 
 def evaluate(
-    paths: Sequence[Path], machine: Machine, wanted: Wanted, moved_data: Path | None, binarised_set: BinarisedSet
-) -> dict[str, dict[str, Any]]:
-    """The scores of run folders and of checkpoints by their names; everything is checked before the first is scored.
+    paths: Sequence[Path], machine: Machine, options: ScoringOptions, moved_data: Path | None, test_set: BinarisedSet
+) -> Scores:
+    """Score run folders and checkpoints, after all of them were checked.
 
-    moved_data: where the data of the run folders lies now, if it was moved.
+    Args:
+        moved_data: where the data of the run folders is now, if it was moved.
+        test_set: for checkpoints.
     """
     several = len(paths) > 1
-    works = [
-        _of_run(path, machine, wanted, moved_data)
+    scorers = [
+        _checked_folder(path, machine, options, moved_data)
         if path.is_dir()
-        else _of_checkpoint(path, machine, binarised_set, several)
+        else _checked_checkpoint(path, machine, test_set, several)
         for path in paths
     ]
-    return {name: scores for work in works for name, scores in work().items()}
+    return {name: scores for scorer in scorers for name, scores in scorer().items()}
 
 
 def as_text(scores: Mapping[str, Any]) -> str:
-    """What a user is told about the scores of one set."""
+    """The scores of one test set, for a terminal."""
     return sentences.as_text(scores) if "metric" in scores else translate.as_text(scores)
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[str, Any]]:
-    """The scores of a trained run by SUBSET.CHOICE, kept in its folder; one process at a time."""
-    refuse_early(run, wanted)
-    with lock_folder(run.folder):
-        remedy = f"to score it anew type: rm {run.folder}/.scoring-*"
-        files = {
-            name: path
-            for step in _task_of(run).score(run, machine, wanted, remedy)
-            for name, path in step.files(run).items()
-        }
-        return {name: read_scores(path) for name, path in files.items()}
+def evaluate_run(run: Run, machine: Machine, options: ScoringOptions) -> Scores:
+    """The scores of a trained run by SUBSET.CHOICE; each is computed once and kept in the run's folder."""
+    return _checked_run(run, machine, options)()
 
 
-def refuse_early(run: Run, wanted: Wanted) -> None:
-    """Refuse what makes scoring impossible, before anything is scored."""
+def _checked_run(run: Run, machine: Machine, options: ScoringOptions) -> Callable[[], Scores]:
+    """Check that a run can be scored; returns the function that scores it."""
+    about = run.provenance()
     if not run.trained:
-        raise UserError(f"{run.folder} is not trained to its end; type: {run.provenance()['command']}")
-    _task_of(run).refuse_early(run, wanted)
+        raise UserError(f"{run.folder} is not trained to its end; type: {about['command']}")
+    task = task_of(about["dataset"])
+    data = task.checked_data(run, options)
+
+    def score() -> Scores:
+        with lock_folder(run.folder):
+            steps = task.score(run, data, machine, options, rescore_hint(run.folder))
+            return {name: read_scores(path) for step in steps for name, path in step.files(run).items()}
+
+    return score
 
 
-def state_of_scores(run: Run, data: Path, wanted: Wanted) -> str:
-    """DONE, OPEN or OTHER, as `evaluate_run` will find all scores that are wanted of a trained run on `data`."""
-    scorings = _task_of(run).scorings(run, wanted, read_manifest(data))
-    states = {state_of(run.folder, f"scoring-{step.name}", step.settings) for step in scorings}
+def state_of_scores(run: Run, data: Path, options: ScoringOptions) -> str:
+    """DONE, OPEN or OTHER: the state in which `evaluate_run` will find the scores of a trained run on `data`."""
+    steps = task_of(run.provenance()["dataset"]).scoring_steps(run, options, read_manifest(data))
+    states = {state_of(run.folder, f"scoring-{step.name}", step.settings) for step in steps}
     return next((state for state in (OTHER, OPEN) if state in states), DONE)
 
 
-def _task_of(run: Run) -> StudyTask:
-    return task_of(run.provenance()["dataset"])
-
-
-def _of_run(
-    path: Path, machine: Machine, wanted: Wanted, moved_data: Path | None
-) -> Callable[[], dict[str, dict[str, Any]]]:
-    """The work on a run folder, after its checks."""
+def _checked_folder(
+    path: Path, machine: Machine, options: ScoringOptions, moved_data: Path | None
+) -> Callable[[], Scores]:
+    """Check a run folder and record where its data is; returns the function that scores it."""
     run = Run.load(path)
     about = run.provenance()
     if about["dataset"] not in NAMES:
         raise UserError(f"{path} is scored by the recipe that trained it; type: {about['command']}")
     if moved_data is not None:
-        _move_data(run, prepared(moved_data.resolve(), about["recipe"], about["pair"]))
-    refuse_early(run, wanted)
-    return lambda: {f"{path}/scores/{name}": scores for name, scores in evaluate_run(run, machine, wanted).items()}
-
-
-def _move_data(run: Run, folder: Path) -> None:
-    """Record that the data of a run lies in `folder` now, if it is that data."""
-    read_manifest(folder)
-    stamp = run.folder / ".training.json"
-    known = read_stamp(stamp).get("contents", {}) if stamp.is_file() else {}
-    if known.get("task.data", now := content_hash(folder / "bin")) != now:
-        raise UserError(
-            f"{run.folder} was not trained on {folder}; give --data the folder that wff prepare made for it"
-        )
-    relocate(run, {"data": str(folder)})
+        folder = prepared(moved_data.resolve(), about["recipe"], about["pair"])
+        read_manifest(folder)
+        stamp = run.folder / ".training.json"
+        recorded = read_stamp(stamp).get("contents", {}) if stamp.is_file() else {}
+        current = content_hash(folder / "bin")
+        if recorded.get("task.data", current) != current:
+            raise UserError(
+                f"{run.folder} was not trained on {folder}; give --data the folder that wff prepare made for it"
+            )
+        relocate(run, {"data": str(folder)})
+    score = _checked_run(run, machine, options)
+    return lambda: {f"{path}/scores/{name}": scores for name, scores in score().items()}
 
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
-def _of_checkpoint(
-    checkpoint: Path, machine: Machine, binarised_set: BinarisedSet, several: bool
-) -> Callable[[], dict[str, dict[str, Any]]]:
-    """The work on a checkpoint, after its checks; `several`: names of files must tell the checkpoint's folder too."""
-    data, subset, reference = binarised_set.data, binarised_set.subset, binarised_set.reference
+def _checked_checkpoint(
+    checkpoint: Path, machine: Machine, test_set: BinarisedSet, several: bool
+) -> Callable[[], Scores]:
+    """Check a checkpoint and its test set; returns the function that scores it.
+
+    several: whether names of files need the checkpoint's folder to be unique.
+    """
+    data, subset, reference = test_set.data, test_set.subset, test_set.reference
     if data is None:
         raise UserError(f"{checkpoint} is no run folder; give --data BIN and --reference FILE with a checkpoint")
     translate.refuse_missing(data)
     folder = data.resolve().parent
-    pieces, language, about = translate.Pieces(), "", {}
+    pieces, language, text = translate.Pieces(), "", {}
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        pieces, language, about = pieces_of(manifest), manifest["target"], text_of(manifest)
+        pieces, language, text = pieces_of(manifest), manifest["target"], text_of(manifest)
         if reference is None and subset in manifest["tests"]:
             reference = folder / manifest["tests"][subset]
     if reference is None:
@@ -150,15 +156,15 @@ def _of_checkpoint(
     lines = translate.raw_reference(data, subset, reference)
     language = language or reference.suffix.lstrip(".")
 
-    def work() -> dict[str, dict[str, Any]]:
-        decode = Decode(**binarised_set.search)
+    def score() -> Scores:
+        decode = Decode(**test_set.search)
         with Progress(desc=checkpoint.name, total=len(lines), unit="sentence", lines=True) as bar:
             hypotheses = translate.generate(checkpoint, data, subset, decode, machine, pieces, bar.update)
-        scores = {**about, **all_scores(hypotheses, lines, language)}
-        if binarised_set.out:
+        scores = {**text, **all_scores(hypotheses, lines, language)}
+        if test_set.out:
             name = f"{checkpoint.parent.name}-{checkpoint.stem}" if several else checkpoint.stem
-            write_atomically(binarised_set.out / f"{name}.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
-            write_atomically(binarised_set.out / f"{name}.score.json", json.dumps(scores, indent=2) + "\n")
+            write_atomically(test_set.out / f"{name}.hyp.txt", "".join(f"{line}\n" for line in hypotheses))
+            write_atomically(test_set.out / f"{name}.score.json", json.dumps(scores, indent=2) + "\n")
         return {str(checkpoint): scores}
 
-    return work
+    return score

@@ -1,4 +1,4 @@
-"""Folders of prepared data made side by side; one that cannot be made does not stop the others."""
+"""Make several folders of prepared data in parallel; an error in one does not stop the others."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,26 +26,26 @@ def make_folders(
     processes: int,
     at_once: int,
 ) -> None:
-    """Make the folder of each job, by its name; raises with the errors of all that failed.
+    """Make the folder of each named job; raises one UserError with the errors of all that failed.
 
     Args:
-        processes: that all folders share.
-        at_once: how many folders are made side by side.
+        processes: number of processes, which all folders share.
+        at_once: number of folders that are made at a time.
     """
 
     def error_of(name: str) -> str:
         job = jobs[name]
         try:
             with lock_folder(job.folder):
-                if not is_done(job):  # by a process that had the folder until now
+                if not is_done(job):  # another process may have made it while this one waited for the lock
                     make(job, workers)
         except UserError as error:
             say(f"{name} failed: {error}")
             return f"{name}: {error}" if len(jobs) > 1 else str(error)
         return ""
 
-    # The processes go first: the threads that feed them live longer.
-    with thread_pool(at_once) as pool, Workers(processes) as workers:
+    # Exit order: the processes end before the threads that feed them.
+    with threads(at_once) as pool, Workers(processes) as workers:
         errors = [error for error in pool.map(error_of, jobs) if error]
     if errors:
         raise UserError("\n".join(errors))

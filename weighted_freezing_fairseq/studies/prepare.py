@@ -1,11 +1,11 @@
-"""`wff prepare`: a corpus from its archives to what fairseq trains on, every step counted, hashed, and done once.
+"""`wff prepare`: from the archives of a corpus to what fairseq trains on; every step is counted, hashed and done once.
 
-Which pairs, which recipe, which archives; then `data/folder.py` makes each pair's folder, several at a time. What a
-data set and a recipe are stands in `data/`. Labelled sentences are prepared by `sentences/prepare.py`.
+Here: which pairs, recipe and archives. `data/folder.py` makes the folder of each pair, several at a time. Labelled
+sentences are prepared by `sentences/prepare.py`.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,76 +27,81 @@ def pair_jobs(
     pieces: int | None = None,
     any_counts: bool = False,
 ) -> list[PairJob]:
-    """What to prepare in `out`.
+    """The pairs to prepare in `out`.
 
     Args:
         recipe: its name (None: the first of the data set).
         pairs: language pairs (None: all that the recipe has).
         langs: the same by their languages other than English.
-        pieces: subwords to learn (None: the recipe's).
+        pieces: number of subwords to learn (None: the recipe's).
         any_counts: accept files with more or fewer pairs than they should have.
     """
     name = _one_of(recipe or data.recipes[0], data.recipes, "--recipe")
-    choices = data.table[name]
+    settings = data.table[name]
     if pieces is not None:
-        choices = replace(choices, pieces=pieces)
-    wanted = _pairs(data, choices, pairs, langs)
-    return [PairJob(data, name, choices, pair, prepared(out, name, pair), any_counts) for pair in wanted]
-
-
-def plan_of_pairs(jobs: Sequence[PairJob], out: Path, given: Sequence[Path]) -> list[str]:
-    """What `prepare_pairs` would do, in lines."""
-    needs = _needs(jobs)
-    there = fetch.at_hand(needs, out / "archives", given)
-    return [line for job in jobs for line in _plan(job, needs, there)]
-
-
-def prepare_pairs(jobs: Sequence[PairJob], out: Path, given: Sequence[Path], processes: int) -> list[str]:
-    """Make every folder that is not there yet; returns a line about each.
-
-    Archives are fetched first, one after the other, but for those that the user has (`given`); then pairs are made side
-    by side.
-    """
-    to_do = [job for job in jobs if not folder.is_done(job)]
-    if to_do:
-        steps.refuse_without_packages(to_do[0].recipe)
-        files = fetch.obtain(_needs(to_do), out / "archives", given, go_on=_command(jobs, out))
-        identities = {path: fetch.identity(path) for path in set(files.values())}
-        known = {need: folder.ArchiveFile(path, identities[path]) for need, path in files.items()}
-
-        def make(job: PairJob, workers: Workers) -> None:
-            folder.make(job, known, workers)
-
-        by_pair = {job.pair: job for job in to_do}
-        make_folders(by_pair, folder.is_done, make, processes, at_once=min(len(to_do), processes))
-    return [f"{job.pair}: {folder.counted(job)} pairs in {job.folder}" for job in jobs]
-
-
-def _needs(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:
-    """What these jobs read, and the archives that have it."""
-    used = {side.archive for job in jobs for part in job.parts for side in (part.source, part.target)}
-    known = jobs[0].data.archives([job.pair for job in jobs])
-    return {need: archives for need, archives in known.items() if need in used}
-
-
-def _plan(job: PairJob, needs: Mapping[str, tuple[Archive, ...]], there: Mapping[str, Path]) -> list[str]:
-    """What would be done to one pair."""
-    if folder.is_done(job):
-        return [f"{job.pair}: {job.folder} is there already; nothing to do"]
-    lines = [f"{job.pair}: would make {job.folder}"]
-    for need in dict.fromkeys(side.archive for part in job.parts for side in (part.source, part.target)):
-        archive = next(archive for archive in needs[need] if archive.mirrors)
-        lines.append(f"  take {there[need]}" if need in there else f"  fetch {archive.name} from {archive.mirrors[0]}")
-    recipe = job.recipe
+        settings = replace(settings, pieces=pieces)
     return [
-        *lines,
-        f"  recipe {job.name}: {recipe.what}",
-        f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
+        PairJob(data, name, settings, pair, prepared(out, name, pair), any_counts)
+        for pair in _pairs(data, settings, pairs, langs)
     ]
 
 
+def plan_of_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path]) -> list[str]:
+    """What `prepare_pairs` would do, as lines."""
+    sources = _sources(jobs)
+    local = fetch.at_hand(sources, out / "archives", archives)
+    lines = []
+    for job in jobs:
+        if folder.is_done(job):
+            lines.append(f"{job.pair}: {job.folder} is there already; nothing to do")
+            continue
+        lines.append(f"{job.pair}: would make {job.folder}")
+        for key in _archive_keys(job):
+            archive = next(archive for archive in sources[key] if archive.mirrors)
+            fetched = f"  fetch {archive.name} from {archive.mirrors[0]}"
+            lines.append(f"  take {local[key]}" if key in local else fetched)
+        recipe = job.recipe
+        lines += [
+            f"  recipe {job.name}: {recipe.what}",
+            f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
+        ]
+    return lines
+
+
+def prepare_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path], processes: int) -> list[str]:
+    """Make every folder that is missing; returns a line about each.
+
+    Archives other than the user's `archives` are downloaded first, one by one; then pairs are prepared in parallel.
+    """
+    missing = [job for job in jobs if not folder.is_done(job)]
+    if missing:
+        steps.refuse_without_packages(missing[0].recipe)
+        paths = fetch.obtain(_sources(missing), out / "archives", archives, go_on=_command(jobs, out))
+        identities = {path: fetch.identity(path) for path in set(paths.values())}
+        files = {key: folder.ArchiveFile(path, identities[path]) for key, path in paths.items()}
+
+        def make(job: PairJob, workers: Workers) -> None:
+            folder.make(job, files, workers)
+
+        by_pair = {job.pair: job for job in missing}
+        make_folders(by_pair, folder.is_done, make, processes, at_once=min(len(missing), processes))
+    return [f"{job.pair}: {folder.counted(job)} pairs in {job.folder}" for job in jobs]
+
+
+def _archive_keys(job: PairJob) -> list[str]:
+    """The keys of the archives that a pair is read from."""
+    return list(dict.fromkeys(side.archive for part in job.parts for side in (part.source, part.target)))
+
+
+def _sources(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:
+    """The archives that can serve each key that these jobs read."""
+    keys = {key for job in jobs for key in _archive_keys(job)}
+    sources = jobs[0].data.archives([job.pair for job in jobs])
+    return {key: archives for key, archives in sources.items() if key in keys}
+
+
 def _command(jobs: Sequence[PairJob], out: Path) -> str:
-    """What a user types for these jobs, without --archive."""
+    """The command of these jobs, without --archive."""
     first = jobs[0]
     words = ["wff", "prepare", first.data.name, "--pairs", ",".join(job.pair for job in jobs), "--recipe", first.name]
     if first.recipe.pieces != first.data.table[first.name].pieces:
@@ -105,21 +110,21 @@ def _command(jobs: Sequence[PairJob], out: Path) -> str:
 
 
 def _pairs(data: Dataset, recipe: Recipe, pairs: Sequence[str] | None, langs: Sequence[str] | None) -> list[str]:
-    """The pairs asked for, each once."""
-    known = recipe.pairs or data.pairs
+    """The pairs that the user chose, without duplicates."""
+    available = recipe.pairs or data.pairs
     if pairs and langs:
         raise UserError("--pairs and --langs say the same; type one of them")
     if not langs:
-        return list(dict.fromkeys(_one_of(pair, known, "--pairs") for pair in pairs or known))
-    by_language = {language: [pair for pair in known if language in pair.split("-")] for language in langs}
+        return list(dict.fromkeys(_one_of(pair, available, "--pairs") for pair in pairs or available))
+    by_language = {language: [pair for pair in available if language in pair.split("-")] for language in langs}
     for language, pairs_of_language in by_language.items():
         if not pairs_of_language or language == "en":
-            others = sorted({side for pair in known for side in pair.split("-")} - {"en"})
+            others = sorted({side for pair in available for side in pair.split("-")} - {"en"})
             raise UserError(f"no pair of {language!r} here; type --langs with some of: {','.join(others)}")
     return list(dict.fromkeys(pair for pairs_of_language in by_language.values() for pair in pairs_of_language))
 
 
-def _one_of(word: str, known: Sequence[str], option: str) -> str:
-    if word not in known:
-        raise UserError(f"there is no {word!r} here; type {option} and one of: {', '.join(known)}")
+def _one_of(word: str, allowed: Sequence[str], option: str) -> str:
+    if word not in allowed:
+        raise UserError(f"there is no {word!r} here; type {option} and one of: {', '.join(allowed)}")
     return word

@@ -1,8 +1,8 @@
-"""A trained model, pruned step by step by every method, with and without weight alignment.
+"""`wff prune-iterative`: prune a trained model step by step, by several methods, with and without weight alignment.
 
-The MT form of O'Neill et al. 2021, Table 1: a parent is trained as ever, then tuned on while it is pruned, and scored
-at one sparsity. The row without pruning is tuned for as long, so that what differs is the pruning. Pruning at
-once, without training on, is `wff prune`.
+The form of O'Neill et al. 2021, Table 1, for machine translation: a parent is trained as usual, then trained further
+while it is pruned, and scored at one sparsity. The row without pruning is trained further for as long, so that rows
+differ by pruning alone. Pruning without further training is `wff prune`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ..workspace.checkpoints import read_checkpoint
 from ..workspace.progress import say
 from ..workspace.runs import Run
 from ..workspace.tables import mean
-from .embedded import EmbeddedStudy, evaluate, note_on, score_columns
+from .embedded import EmbeddedStudy, evaluate, score_columns, score_notes
 from .training import refuse_invalid_settings
 
 PARENT, NONE = "parent", "none"
@@ -26,11 +26,11 @@ _YAML = "alignreg.yaml"
 def prune(
     study: EmbeddedStudy, methods: Sequence[str], alignments: Sequence[str], sparsity: float, parent_config: Path
 ) -> str:
-    """Train a parent for each seed and prune it in every way; returns the table, which is written too.
+    """Train a parent for each seed and prune it by each method and alignment; writes and returns the table.
 
     Args:
-        alignments: each one of `ALIGNMENTS`, with a lambda if wanted, as in cosine@0.5.
-        sparsity: the share of weights that is pruned in the end.
+        alignments: each one of `ALIGNMENTS`, optionally with a lambda, as in cosine@0.5.
+        sparsity: fraction of weights that is pruned in the end.
         parent_config: the YAML of the parents.
     """
     for spec in alignments:
@@ -59,20 +59,20 @@ def prune(
         study.train(run, config, data, machine, {"criterion": criterion, "checkpoint": start})
         return evaluate(run, data, machine)
 
-    with study.alone():
+    with study.lock():
         data = study.prepare()
         say(f"training {len(parents)} parents, {machine.jobs} at a time, on {machine.device}")
         scores = dict(zip(parents, machine.map(train_parent, parents), strict=True))
-        say(f"pruning {len(children)} times to {100 * sparsity:g} % while training on")
+        say(f"pruning {len(children)} times to {100 * sparsity:g} % during further training")
         scores |= dict(zip(children, machine.map(prune_child, children), strict=True))
-        shares = {run: pruned_share(run.checkpoint) for run in children}
-        text, rows = table(scores, shares, children, study.pair)
+        zeros = {run: zero_fraction(run.checkpoint) for run in children}
+        text, rows = table(scores, zeros, children, study.pair)
         study.write_results(text, rows)
     return text
 
 
 def alignment(spec: str) -> dict[str, Any]:
-    """Settings of `cosine`, or of `cosine@0.5`, with a lambda in place of the YAML's; anything else is refused."""
+    """The settings of an alignment such as `cosine`, or `cosine@0.5` with a lambda; UserError for any other text."""
     kind, at, strength = spec.partition("@")
     try:
         settings = {"alignreg": kind} | ({"alignreg_lambda": float(strength)} if at else {})
@@ -86,8 +86,8 @@ def alignment(spec: str) -> dict[str, Any]:
     return settings
 
 
-def pruned_share(checkpoint: Path) -> float:
-    """The share of exact zeros among the weights that a run prunes, counted in its checkpoint."""
+def zero_fraction(checkpoint: Path) -> float:
+    """The fraction of exact zeros among the weights that a run prunes, counted in its checkpoint."""
     rest, tensors = read_checkpoint(checkpoint)
     pruning = rest["extra_state"].get("guided_criterion", {}).get("pruning")
     if pruning is None:
@@ -97,14 +97,19 @@ def pruned_share(checkpoint: Path) -> float:
 
 
 def table(
-    scores: dict[Run, Score], shares: dict[Run, float], children: dict[Run, tuple[str, str]], pair: str
+    scores: dict[Run, Score], zeros: dict[Run, float], children: dict[Run, tuple[str, str]], pair: str
 ) -> tuple[str, list[dict[str, Any]]]:
-    """The result as Markdown (a row a method, a column an alignment, means over seeds) and as rows (one a run)."""
+    """The result as Markdown (a row a method, a column an alignment, means over seeds), and as rows, one a run.
+
+    Args:
+        zeros: `zero_fraction` of each child.
+        children: the method and alignment of each child.
+    """
     cells = {run: children.get(run, (PARENT, NONE)) for run in scores}
     rows = [
         {
             "pair": pair, "prune": cells[run][0], "alignreg": cells[run][1], "seed": run.seed,
-            "sparsity": f"{shares.get(run, 0):.6f}", **score_columns(score),
+            "sparsity": f"{zeros.get(run, 0):.6f}", **score_columns(score),
         }
         for run, score in scores.items()
     ]  # fmt: skip
@@ -114,10 +119,9 @@ def table(
         "|---" * (len(kinds) + 3) + "|",
     ]
     for method in dict.fromkeys(method for method, _ in cells.values()):
-        of_method = [run for run in scores if cells[run][0] == method]
-        bleu = {k: [scores[run].bleu for run in of_method if cells[run][1] == k] for k in kinds}
-        columns = " | ".join(mean(values) if values else "-" for values in bleu.values())
-        zeros = max(shares.get(run, 0) for run in of_method)
-        seeds = " ".join(map(str, sorted({run.seed for run in of_method})))
-        lines.append(f"| `{method}` | {100 * zeros:.2f} % | {columns} | {seeds} |")
-    return "\n".join([*lines, *note_on(next(iter(scores.values())))]), rows
+        runs = [run for run in scores if cells[run][0] == method]
+        bleu = [[scores[run].bleu for run in runs if cells[run][1] == kind] for kind in kinds]
+        columns = " | ".join(mean(values) if values else "-" for values in bleu)
+        seeds = " ".join(map(str, sorted({run.seed for run in runs})))
+        lines.append(f"| `{method}` | {100 * max(zeros.get(run, 0) for run in runs):.2f} % | {columns} | {seeds} |")
+    return "\n".join([*lines, *score_notes(next(iter(scores.values())))]), rows

@@ -1,8 +1,7 @@
-"""From nothing to a table, on the embedded corpus, through the path that any corpus takes.
+"""`wff quickstart`: compare methods on the embedded corpus, from raw text to a table and a page.
 
-The steps are those of `embedded.py` and `training.py`, with one YAML for each method in configs/toy, or in
-configs/adapt for those that start from a trained model; then cost side by side, table, curves, and all of it on one
-page. Its scores show that the pipeline works; they say nothing about the papers' claims.
+The steps are those of `embedded.py` and `training.py`; each method has a YAML in configs/toy, or in configs/adapt if it
+starts from a trained model. The scores show that the pipeline works; they say nothing about the papers' claims.
 """
 
 import csv
@@ -22,18 +21,18 @@ from ..workspace.progress import say
 from ..workspace.runs import Run
 from ..workspace.steps import once
 from ..workspace.tables import mean
-from .embedded import EmbeddedStudy, PreparedCorpus, evaluate, note_on, refuse_unknown_methods
-from .training import filled_in, found_in, needs_another_run, refuse_invalid_settings
+from .embedded import EmbeddedStudy, PreparedCorpus, evaluate, refuse_unknown_methods, score_notes
+from .training import fill_open_settings, measured_parent_files, needs_parent, refuse_invalid_settings
 
-ROUNDS = 21  # of updates side by side; fewer where only a share of the corpus is used
+ROUNDS = 21  # of updates side by side; fewer where only a fraction of the corpus is used
 IMPORTANCE_EVERY = 40  # updates, for the page: twenty times in the 800 of a toy run
 
 
 def compare(study: EmbeddedStudy, methods: Sequence[str]) -> tuple[str, Path]:
-    """Train, score and measure standard training and `methods`; returns the table, and the page that shows all of it.
+    """Train, score and measure standard training and `methods`; returns the table and the path of the page.
 
     Args:
-        methods: each has a YAML in the study's configs, or in configs/adapt: then it starts from standard.
+        methods: each has a YAML in the study's configs, or in configs/adapt if it starts from standard.
     """
     folders = (study.configs, CONFIGS / "adapt")
     methods = ["standard", *(method for method in methods if method != "standard")]
@@ -42,60 +41,56 @@ def compare(study: EmbeddedStudy, methods: Sequence[str]) -> tuple[str, Path]:
     refuse_invalid_settings(*configs.values())
     runs = study.runs(methods)
     machine = study.machine(len(runs))
-    with study.alone():
+    with study.lock():
         data = study.prepare()
         say(f"training {len(runs)} runs on {machine}")
         _train_all(study, runs, configs, data, machine)
         scores = dict(zip(runs, machine.map(lambda run: evaluate(run, data, machine), runs), strict=True))
         rounds = max(3, round(ROUNDS * study.corpus_fraction))
-        text, rows = table(scores, cost(study.out, methods, folders, machine.device, rounds), study.pair)
+        cost_folder = study.out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
+        text, rows = table(scores, cost(cost_folder, methods, folders, machine.device, rounds), study.pair)
         study.write_results(text, rows)
         registry.make("curves", {run.folder.name: run.folder for run in runs}, study.folder, ("png",))
         by_method = sorted(runs, key=lambda run: methods.index(run.method))
-        subject = page.Subject.of([*(run.folder for run in by_method), _cost_folder(study.out, methods)], None)
+        subject = page.Subject.of([*(run.folder for run in by_method), cost_folder], None)
         return text, page.write(subject, study.folder / page.PAGE)
 
 
 def _train_all(
     study: EmbeddedStudy, runs: Sequence[Run], configs: dict[str, Path], data: PreparedCorpus, machine: Machine
 ) -> None:
-    """Train every run; those that start from the standard run of their seed, or learn from it, come after it."""
+    """Train every run; those that start from the standard run of their seed, or learn from it, are trained after it."""
 
     def train(run: Run) -> None:
-        parent = next(other for other in runs if (other.method, other.seed) == ("standard", run.seed))
-        files = found_in(parent, "last", configs[run.method], data.binarised, machine)
-        logged = {"common": {"log_importance": IMPORTANCE_EVERY}}
-        study.train(run, configs[run.method], data, machine, {**filled_in(configs[run.method], files), **logged})
+        parent, config = next(r for r in runs if (r.method, r.seed) == ("standard", run.seed)), configs[run.method]
+        files = measured_parent_files(parent, "last", config, data.binarised, machine)
+        logging = {"common": {"log_importance": IMPORTANCE_EVERY}}
+        study.train(run, config, data, machine, {**fill_open_settings(config, files), **logging})
 
-    later = [run for run in runs if needs_another_run(configs[run.method])]
-    machine.map(train, [run for run in runs if run not in later])
-    machine.map(train, later)
+    children = [run for run in runs if needs_parent(configs[run.method])]
+    machine.map(train, [run for run in runs if run not in children])
+    machine.map(train, children)
 
 
 def cost(
-    out: Path, methods: Sequence[str], folders: Sequence[Path], device: str, rounds: int
+    folder: Path, methods: Sequence[str], config_folders: Sequence[Path], device: str, rounds: int
 ) -> dict[str, dict[str, str]]:
-    """Rows of bench.csv by method: whole updates of all methods, interleaved in one process."""
-    folder = _cost_folder(out, methods)
+    """Rows of the bench.csv in `folder` by method; measured where it is missing, all methods in one process."""
 
     def work() -> None:
         say("measuring update time and memory of all methods side by side")
         words = ["bench", "--methods", ",".join(methods), "--size", "toy", "--out", folder]
-        words += [word for configs in folders for word in ("--configs", configs)]
+        words += [word for configs in config_folders for word in ("--configs", configs)]
         wff([*words, "--device", device, "--rounds", rounds], threads_per_job(1))
 
-    with lock_folder(folder):  # other pairs share it
+    with lock_folder(folder):  # other language pairs share it
         once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
     with (folder / "bench.csv").open(newline="", encoding="utf-8") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
-def _cost_folder(out: Path, methods: Sequence[str]) -> Path:
-    return out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
-
-
 def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str) -> tuple[str, list[dict[str, Any]]]:
-    """The result as Markdown (means over seeds) and as rows (one a run)."""
+    """The result as Markdown (means over seeds), and as rows, one a run."""
     rows = [
         {
             "pair": pair, "method": run.method, "seed": run.seed,
@@ -113,13 +108,14 @@ def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str)
     ]
     for method in dict.fromkeys(run.method for run in scores):
         by_seed = {run.seed: score for run, score in scores.items() if run.method == method}
-        spent = costs[method]
+        measured = costs[method]
+        time, low, high = (float(measured[key]) for key in ("time_ratio", "time_low", "time_high"))
         lines.append(
             f"| `{method}` | {mean([s.bleu for s in by_seed.values()])} | {mean([s.chrf for s in by_seed.values()])} "
-            f"| {float(spent['time_ratio']):.3f} [{float(spent['time_low']):.3f}, {float(spent['time_high']):.3f}] "
-            f"| {float(spent['memory_ratio']):.3f} | {' '.join(map(str, by_seed))} |"
+            f"| {time:.3f} [{low:.3f}, {high:.3f}] "
+            f"| {float(measured['memory_ratio']):.3f} | {' '.join(map(str, by_seed))} |"
         )
-    lines += note_on(next(iter(scores.values())))
+    lines += score_notes(next(iter(scores.values())))
     lines[-1] += (
         " Update time and peak memory are ratios to standard training, measured side by side (median and quartiles; "
         "memory: weights, optimizer state and the transient peak of one update)."

@@ -1,7 +1,4 @@
-"""What to score of a trained run, the steps of it, and the data that the run was trained on.
-
-A task (`translation.py`, `sentences/task.py`) turns the one into the other; `evaluate.py` does the steps.
-"""
+"""What to score of a trained run: the options of a user, the steps that a task derives from them, and the data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +7,7 @@ from typing import Any
 
 from ..data import read_manifest
 from ..errors import UserError
+from ..forms import Content
 from ..workspace.contents import MANIFEST
 from ..workspace.runs import Run
 
@@ -17,11 +15,14 @@ AVERAGED = 5
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which checkpoints to score (None: all that there are), and how.
+class ScoringOptions:
+    """Which checkpoints to score, and how.
 
-    search: changes of the recipe's `Decode`. averaged: how many of the latest checkpoints are averaged. comet: a model
-    of COMET that scores translations too.
+    Args:
+        choices: checkpoints, of best, last and average (None: all that there are).
+        search: fields of the recipe's `Decode` to change.
+        averaged: number of latest checkpoints that are averaged.
+        comet: COMET model that scores translations too.
     """
 
     choices: Sequence[str] | None = None
@@ -31,10 +32,17 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """A step that is done once: the sets of which it leaves scores, the checkpoint, and the settings of its stamp."""
+class ScoringStep:
+    """A step that is done once: it scores some test sets with one checkpoint.
 
-    name: str  # of the stamp
+    Args:
+        name: of its stamp.
+        choice: of the checkpoint.
+        subsets: the test sets.
+        settings: what the stamp records.
+    """
+
+    name: str
     choice: str
     subsets: tuple[str, ...]
     settings: Mapping[str, Any]
@@ -45,17 +53,20 @@ class Scoring:
         return {name: run.folder / "scores" / f"{name}.json" for name in names}
 
 
-def data_of(run: Run) -> Path:
-    """The prepared folder that a run was trained on; an error where it is not there any more."""
-    folder = Path(run.provenance()["data"])
-    if not (folder / MANIFEST).is_file():
-        raise UserError(
-            f"{run.folder} was trained on {folder}, which has no {MANIFEST}; if the data was moved, give the folder "
-            f"that wff prepare made: wff evaluate {run.folder} --data DIR"
-        )
-    return folder
+@dataclass(frozen=True)
+class TrainingData:
+    """The prepared folder that a run was trained on, and its manifest."""
 
+    folder: Path
+    manifest: Content
 
-def manifest_of(run: Run) -> dict[str, Any]:
-    """The manifest of that folder."""
-    return read_manifest(data_of(run))
+    @classmethod
+    def of(cls, run: Run) -> "TrainingData":
+        """The data that the provenance of a run names; UserError if it is missing."""
+        folder = Path(run.provenance()["data"])
+        if not (folder / MANIFEST).is_file():
+            raise UserError(
+                f"{run.folder} was trained on {folder}, which has no {MANIFEST}; if the data was moved, give the "
+                f"folder that wff prepare made: wff evaluate {run.folder} --data DIR"
+            )
+        return cls(folder, read_manifest(folder))

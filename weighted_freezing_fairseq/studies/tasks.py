@@ -1,7 +1,7 @@
-"""The task of a data set: language pairs that are translated, or sentences that are labelled.
+"""The task of a data set: language pairs to translate, or sentences to label.
 
-`TranslationTask` and `SentenceTask` have the same methods: what the task decides of a training (`pair`, `languages`,
-`prepare`, `starts_from_a_run`, `settings`), and how runs are scored (`scorings`, `refuse_early`, `score`).
+`TranslationTask` and `SentenceTask` have the same methods: what depends on the task in training (`pair`, `languages`,
+`prepare`, `needs_parent`, `settings`), and in scoring (`scoring_steps`, `checked_data`, `score`).
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""One training: the settings of a YAML, the data, and the machine become a run folder with checkpoints and a log.
+"""One training: a YAML, prepared data and a machine become a run folder with checkpoints and a log.
 
-The settings are checked before fairseq starts. What a YAML leaves open (`???`) is taken from another run: a teacher,
-weights to start from, or Fisher information, which is measured there if it is missing.
+The settings are checked before fairseq starts. A value that a YAML leaves open (`???`) comes from another run: a
+teacher, weights to start from, or Fisher information, which is measured where its file is missing.
 """
 
 import json
@@ -24,154 +24,162 @@ from ..workspace.runs import Run
 from ..workspace.steps import once_claimed
 
 
-def refuse_invalid_settings(*configs: Path, changed: Mapping[str, Any] | None = None) -> None:
-    """Each YAML, with what is `changed` in it, must be one that fairseq can train with."""
+def refuse_invalid_settings(*configs: Path, overrides: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError unless fairseq can train with each YAML and these overrides."""
     from ..plugin.settings import refuse_invalid
 
     for config in configs:
-        settings = settings_of(config, changed or {})
+        settings = settings_of(config, overrides or {})
         try:
             refuse_invalid(settings)
             for section, keys in (("dataset", ("max_tokens", "batch_size")), ("optimization", ("max_update",))):
                 if not set(keys) & set(settings.get(section) or {}):
                     raise UserError(f"setting {' or '.join(f'{section}.{key}' for key in keys)} is missing")
         except UserError as error:
-            raise UserError(f"{error}; correct {config}{', or --set' if changed else ''}") from None
+            raise UserError(f"{error}; correct {config}{', or --set' if overrides else ''}") from None
 
 
-def training_settings(run: Run, config: Path, data: Path, pair: str | None, more: Mapping[str, Any] | None) -> Any:
-    """What is trained, not on what: a run that was stopped may go on on other GPUs, in another place."""
+def training_settings(run: Run, config: Path, data: Path, pair: str | None, overrides: Mapping[str, Any] | None) -> Any:
+    """The settings that define a training; without those of the machine, so that another machine can resume it."""
     languages = dict(zip(("source_lang", "target_lang"), pair.split("-"), strict=True)) if pair else {}
-    own = {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}}
-    return settings_of(config, own, more or {})
+    run_settings = {"task": {"data": str(data), **languages}, "common": {"seed": run.seed}}
+    return settings_of(config, run_settings, overrides or {})
 
 
-def stamp_of(given: Any) -> dict[str, Any]:
-    """The settings of a training as its stamp has them."""
+def stamp_of(settings: Any) -> dict[str, Any]:
+    """What the stamp of a training records of its settings."""
     from omegaconf import OmegaConf
 
-    return with_contents(OmegaConf.to_container(given))  # type: ignore[arg-type]
+    return with_contents(OmegaConf.to_container(settings))  # type: ignore[arg-type]
 
 
 def train(
-    run: Run, config: Path, data: Path, pair: str | None, machine: Machine, about: Mapping[str, Any],
-    more: Mapping[str, Any] | None = None,
+    run: Run, config: Path, data: Path, pair: str | None, machine: Machine, provenance: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """fairseq-hydra-train of one YAML (with `more` settings); fairseq itself goes on from the last checkpoint.
+    """Run fairseq-hydra-train on one YAML, from the last checkpoint where there is one.
 
-    The folder belongs to these settings, and has a provenance (see `provenance_writer`), from the first update.
+    The provenance and the claim of the folder for these settings are written at the first update, so that a training
+    that never started leaves the folder free.
 
-    pair: None where the task has no languages.
+    Args:
+        data: binarised folder.
+        pair: language pair (None: the task has no languages).
+        provenance: what `provenance.note` records of the run.
+        overrides: settings in place of the YAML's.
     """
     from omegaconf import OmegaConf
 
     if not run.trained:
-        refuse_invalid_settings(config, changed=more)
-    given = training_settings(run, config, data, pair, more)
-    unit = "max_tokens" if "max_tokens" in given.dataset else "batch_size"
-    update_freq = given.optimization.get("update_freq", [1])[0]  # select: no default in omegaconf 2.0
+        refuse_invalid_settings(config, overrides=overrides)
+    defined = training_settings(run, config, data, pair, overrides)
+    unit = "max_tokens" if "max_tokens" in defined.dataset else "batch_size"
+    update_freq = defined.optimization.get("update_freq", [1])[0]  # OmegaConf.select has no default in 2.0
     settings = OmegaConf.merge(
-        given,
-        machine.settings(given.dataset[unit], update_freq, unit),
+        defined,
+        machine.settings(defined.dataset[unit], update_freq, unit),
         {
             "common": {"user_dir": str(USER_DIR), "tensorboard_logdir": str(run.folder / "tensorboard")},
             "checkpoint": {"save_dir": str(run.folder / "checkpoints")},
         },
     )
     total = settings.optimization.max_update
-    begun = time.monotonic()
+    start = time.monotonic()
 
     def work(claim: Callable[[], None]) -> None:
-        claimed, shown = False, begun
-        write_provenance = provenance_writer(run, about, config, machine)
+        claimed, last_report = False, start
+        write_provenance = note(run, provenance, config, machine)
 
-        def first_update() -> None:
+        def claim_folder() -> None:
             nonlocal claimed
-            claimed = True
-            write_provenance()
-            claim()
+            if not claimed:
+                claimed = True
+                write_provenance()
+                claim()
 
         def watch(line: str) -> None:
-            nonlocal shown
-            if hydra_train.FIRST_UPDATE in line and not claimed:
-                first_update()
+            nonlocal last_report
+            if hydra_train.FIRST_UPDATE in line:
+                claim_folder()
             elif "train_inner" in line and '"num_updates"' in line:
                 values = json.loads(line[line.index("{") :])
-                done, now = int(values["num_updates"]), time.monotonic()
-                if done == total or now - shown > 10:
-                    shown = now
-                    say(f"{run.name}: update {done} of {total}, loss {values['loss']}, {values['ups']} updates/s")
+                update, now = int(values["num_updates"]), time.monotonic()
+                if update == total or now - last_report > 10:
+                    last_report = now
+                    say(f"{run.name}: update {update} of {total}, loss {values['loss']}, {values['ups']} updates/s")
 
-        # The run folder keeps its complete settings: what was trained can be trained again from it alone.
-        # Not called config.yaml: fairseq has one of its own, which would win.
+        # The complete settings stay in the run folder, so the run can be trained again from that file alone.
+        # Not named config.yaml: fairseq has a file of that name, which would take precedence.
         write_atomically(run.folder / "run.yaml", OmegaConf.to_yaml(settings))
         words = ["--config-dir", run.folder, "--config-name", "run", "hydra.run.dir=.", "hydra.output_subdir=null"]
         with machine.environment() as env:
             fairseq("hydra_train", words, run.folder / "train.log", env, watch)
-        if not claimed:  # the last checkpoint left no update to make
-            first_update()
-        say(f"{run.name}: trained in {time.monotonic() - begun:.0f} s")
+        claim_folder()  # where the last checkpoint had all updates already, none was made
+        say(f"{run.name}: trained in {time.monotonic() - start:.0f} s")
 
-    once_claimed(run.folder, "training", stamp_of(given), work)
+    once_claimed(run.folder, "training", stamp_of(defined), work)
 
 
-def merged(settings: Mapping[str, Any], changed: Sequence[str]) -> dict[str, Any]:
-    """`settings` with what a user changed as section.key=value."""
+def merge_assignments(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """`settings` with the values of `assignments`, each of the form section.key=value."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    for setting in changed:
-        name, equals, _ = setting.partition("=")
+    for assignment in assignments:
+        name, equals, _ = assignment.partition("=")
         if not equals or "." not in name:
             raise UserError(
-                f"--set {setting} is not of the form section.key=value; type --set optimization.max_update=1000"
+                f"--set {assignment} is not of the form section.key=value; type --set optimization.max_update=1000"
             )
         try:
-            OmegaConf.from_dotlist([setting])
+            OmegaConf.from_dotlist([assignment])
         except (YAMLError, OmegaConfBaseException) as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"--set {setting} has no valid value ({why}); type --set 'optimization.lr=[0.1]'") from None
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"--set {assignment} has no valid value ({reason}); type --set 'optimization.lr=[0.1]'"
+            ) from None
     return OmegaConf.to_container(  # type: ignore[return-value]
-        OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(changed)))
+        OmegaConf.merge(dict(settings), OmegaConf.from_dotlist(list(assignments)))
     )
 
 
-def filled_in(config: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a YAML leaves open, from what was `found` for them, as `train` takes them."""
-    settings: dict[str, Any] = {}
-    for section, key in open_settings(config):
-        if key in found:
-            settings.setdefault(section, {})[key] = str(found[key])
-    return settings
-
-
-# What may be found in another run, and what measures it there where that is a file of its own.
-_FOUND: Mapping[str, Sequence[Any] | None] = {
+# What a YAML may leave open for another run to provide: the checkpoint of that run (None), or a file of Fisher
+# information, with the options that `wff fisher` measures it by.
+_PARENT_FILES: Mapping[str, Sequence[Any] | None] = {
     "teacher": None, "finetune_from_model": None, "fisher": (), "fish_mask": ("--mask-density", 0.05)
 }  # fmt: skip
 
 
-def needs_another_run(config: Path, but: Iterable[str] = ()) -> bool:
-    """Whether a YAML leaves open what `found_in` finds, `but` for what is found elsewhere."""
-    return any(key in _FOUND for _, key in open_settings(config) if key not in but)
+def needs_parent(config: Path, provided: Iterable[str] = ()) -> bool:
+    """Whether a YAML leaves open what only another run has; `provided` names keys that have a value from elsewhere."""
+    return any(key in _PARENT_FILES and key not in provided for _, key in open_settings(config))
 
 
-def files_in(parent: Run, choice: str, config: Path) -> dict[str, Path]:
-    """What a YAML may leave open, from the `choice` weights of another run: a teacher, a start, what matters there."""
-    weights = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
-    keys = [key for _, key in open_settings(config) if key in _FOUND]
-    return {key: weights if _FOUND[key] is None else parent.folder / f"{key}.pt" for key in keys}
+def parent_files(parent: Run, choice: str, config: Path) -> dict[str, Path]:
+    """The files of `parent` for the keys that a YAML leaves open; `choice`: of its checkpoints."""
+    checkpoint = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
+    keys = [key for _, key in open_settings(config) if key in _PARENT_FILES]
+    return {key: checkpoint if _PARENT_FILES[key] is None else parent.folder / f"{key}.pt" for key in keys}
 
 
-def found_in(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Path]:
-    """`files_in`, of which what is measured is measured if it is not there."""
-    weights = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
-    found = files_in(parent, choice, config)
-    for key in found:
-        more = _FOUND[key]
-        if more is not None and not found[key].is_file():
+def measured_parent_files(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Path]:
+    """`parent_files`, after measuring the Fisher information whose file is missing."""
+    files = parent_files(parent, choice, config)
+    for key, path in files.items():
+        options = _PARENT_FILES[key]
+        if options is not None and not path.is_file():
             say(f"{parent.name}: measuring Fisher information ({key})")
-            words = ["fisher", weights, "--data", data, "--out", found[key], "--device", machine.device, *more]
+            checkpoint = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
+            words = ["fisher", checkpoint, "--data", data, "--out", path, "--device", machine.device, *options]
             wff(words, machine.threads)
-    return found
+    return files
+
+
+def fill_open_settings(config: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a YAML leaves open and that `values` has, by section."""
+    settings: dict[str, Any] = {}
+    for section, key in open_settings(config):
+        if key in values:
+            settings.setdefault(section, {})[key] = str(values[key])
+    return settings

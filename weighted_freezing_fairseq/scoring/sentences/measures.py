@@ -1,8 +1,7 @@
-"""The measures of sentence-level tasks, in hundredths as the papers print them, by scikit-learn and scipy.
+"""The measures of sentence-level tasks, by scikit-learn and scipy.
 
-A score is defined for every input: where a measure divides by nothing (one class only, a constant prediction), it is 0.
-The same measures in numpy, over many resampled sets at once, are for significance alone; a test holds both equal. Left
-out on purpose: measures that no table of the papers has.
+A measure is 0 where it would divide by zero (one class only, a constant prediction). Significance tests use vectorised
+versions in numpy, which score many resampled sets at once; a test compares both versions.
 """
 
 import importlib.metadata
@@ -13,21 +12,28 @@ from typing import Any
 
 from ...errors import UserError
 
-Array = Any  # numpy's, of predictions or labels along the last axis
+Array = Any  # numpy array of predictions or labels, along the last axis
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a paper's table calls it; the score of one set; and that of sets along the last axis."""
+    """A measure of predictions against gold labels.
+
+    Args:
+        title: what the papers' tables call it.
+        package: the package that computes it.
+        score: of one set, from 1-dimensional arrays (predicted, gold).
+        scores: of many sets, along the last axis.
+    """
 
     title: str
     package: str
-    of: Callable[[Array, Array], float]
-    along: Callable[[Array, Array], Array]
+    score: Callable[[Array, Array], float]
+    scores: Callable[[Array, Array], Array]
 
     @property
     def signature(self) -> str:
-        """With what it takes to compare it."""
+        """Title, package and version: what a score needs to be compared."""
         return f"{self.title}|{self.package}:{importlib.metadata.version(self.package)}"
 
 
@@ -42,15 +48,15 @@ def _accuracy_along(predicted: Array, gold: Array) -> Array:
 
 
 def _f1(predicted: Array, gold: Array) -> float:
-    """Of class 1."""
+    """F1 of class 1."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(gold, predicted, labels=[1], average="micro", zero_division=0.0))
 
 
 def _f1_along(predicted: Array, gold: Array) -> Array:
-    both = ((predicted == 1) & (gold == 1)).sum(-1)
-    return _ratio(2 * both, (predicted == 1).sum(-1) + (gold == 1).sum(-1))
+    true_positives = ((predicted == 1) & (gold == 1)).sum(-1)
+    return _ratio(2 * true_positives, (predicted == 1).sum(-1) + (gold == 1).sum(-1))
 
 
 def _mcc(predicted: Array, gold: Array) -> float:
@@ -59,11 +65,6 @@ def _mcc(predicted: Array, gold: Array) -> float:
     if _constant(predicted) or _constant(gold):
         return 0.0
     return float(matthews_corrcoef(gold, predicted))
-
-
-def _mcc_along(predicted: Array, gold: Array) -> Array:
-    """Of two classes, 0 and 1: their correlation."""
-    return _pearson_along(predicted, gold)
 
 
 def _pearson(predicted: Array, gold: Array) -> float:
@@ -75,8 +76,8 @@ def _pearson(predicted: Array, gold: Array) -> float:
 def _pearson_along(predicted: Array, gold: Array) -> Array:
     import numpy as np
 
-    one, other = (values - values.mean(-1, keepdims=True) for values in (predicted, gold))
-    return _ratio((one * other).sum(-1), np.sqrt((one**2).sum(-1) * (other**2).sum(-1)))
+    x, y = (values - values.mean(-1, keepdims=True) for values in (predicted, gold))
+    return _ratio((x * y).sum(-1), np.sqrt((x**2).sum(-1) * (y**2).sum(-1)))
 
 
 def _spearman(predicted: Array, gold: Array) -> float:
@@ -95,17 +96,17 @@ def _constant(values: Array) -> bool:
     return bool((values == values[0]).all())
 
 
-def _ratio(above: Array, below: Array) -> Array:
-    """0 where there is nothing to divide by."""
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """The quotient, or 0 where the denominator is 0."""
     import numpy as np
 
-    return np.divide(above, below, out=np.zeros(np.shape(below)), where=np.asarray(below) > 0)
+    return np.divide(numerator, denominator, out=np.zeros(np.shape(denominator)), where=np.asarray(denominator) > 0)
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "accuracy": Measure("accuracy", "scikit-learn", _accuracy, _accuracy_along),
-        "mcc": Measure("Matthews", "scikit-learn", _mcc, _mcc_along),
+        "mcc": Measure("Matthews", "scikit-learn", _mcc, _pearson_along),  # correlation of classes 0 and 1
         "f1": Measure("F1", "scikit-learn", _f1, _f1_along),
         "pearson": Measure("Pearson", "scipy", _pearson, _pearson_along),
         "spearman": Measure("Spearman", "scipy", _spearman, _spearman_along),
@@ -114,20 +115,18 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 
 
 def as_numbers(lines: Sequence[str], labels: Sequence[str], path: Any) -> Array:
-    """Classes by their place in `labels`, or numbers where there are none."""
+    """Classes as their index in `labels`, or numbers where `labels` is empty; `path` is for error messages."""
     import numpy as np
 
     try:
-        found = np.array([labels.index(line) for line in lines] if labels else [float(line) for line in lines])
+        numbers = np.array([labels.index(line) for line in lines] if labels else [float(line) for line in lines])
     except ValueError:
-        raise UserError(f"{path} holds a label that is none of {', '.join(labels) or 'the numbers'}") from None
-    if not np.isfinite(found).all():
-        raise UserError(
-            f"{path} holds predictions that are no numbers; the training diverged: try a lower learning rate"
-        )
-    return found
+        raise UserError(f"{path} has a label that is none of {', '.join(labels) or 'the numbers'}") from None
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{path} has predictions that are not finite; the training diverged: try a lower learning rate")
+    return numbers
 
 
 def all_scores(predicted: Array, gold: Array, metrics: Sequence[str]) -> dict[str, float]:
-    """Of one set, in hundredths."""
-    return {name: 100 * MEASURES[name].of(predicted, gold) for name in metrics}
+    """The scores of one set by each metric, times 100 as the papers print them."""
+    return {name: 100 * MEASURES[name].score(predicted, gold) for name in metrics}

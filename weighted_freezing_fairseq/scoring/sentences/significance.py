@@ -1,8 +1,8 @@
-"""Whether two systems' labels of the same sentences differ by more than chance: paired tests by scipy, with fixed seed.
+"""Significance of the difference between two systems' labels: paired tests by scipy, with a fixed seed.
 
-Approximate randomisation swaps both systems' labels of a sentence; the bootstrap draws sentences anew, and asks how
-often the difference is as far from its mean as the one that was found is from 0, as sacreBLEU does. Left out on
-purpose: statistics of our own.
+Approximate randomisation swaps the labels of both systems for random sentences. The bootstrap resamples sentences; its
+p-value is the share of samples whose difference is as far from the mean difference as the observed one is from 0, as in
+sacreBLEU.
 """
 
 import importlib.metadata
@@ -12,60 +12,61 @@ from typing import Any
 
 from ...data.sentences import Task
 from ..significance import PValues
-from .measures import MEASURES, as_numbers
+from .measures import MEASURES, Measure, as_numbers
 
-_SWAPS, _DRAWS, _SEED = 9999, 1000, 12345
-_NUMBERS = 1 << 22  # in memory at once
+_SWAPS, _DRAWS, _SEED = 9999, 1000, 12345  # samples of randomisation and bootstrap
+_MAX_NUMBERS = 1 << 22  # in memory at a time
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The score of a task's first measure, and its tests."""
+    """The `Scorer` of labels by a task's first measure."""
 
     task: Task
 
     @property
+    def _measure(self) -> Measure:
+        return MEASURES[self.task.metrics[0]]
+
+    @property
     def package(self) -> str:
-        return MEASURES[self.task.metrics[0]].package
+        return self._measure.package
 
     @property
     def signature(self) -> str:
-        return MEASURES[self.task.metrics[0]].signature
+        return self._measure.signature
 
     def score(self, system: Sequence[str], reference: Sequence[str]) -> float:
-        return 100 * MEASURES[self.task.metrics[0]].of(*self._numbers(system, reference))
+        return 100 * self._measure.score(*self._numbers(system, reference))
 
     def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
         import numpy as np
         from scipy import stats
 
-        measure = MEASURES[self.task.metrics[0]].along
-        theirs, mine, gold = self._numbers(baseline, system, reference)
-        if (theirs == mine).all():  # nothing to swap
-            return PValues(1.0, self._signed("bootstrap", _DRAWS), 1.0, self._signed("randomisation", _SWAPS))
+        measure = self._measure.scores
+        baseline_labels, labels, gold = self._numbers(baseline, system, reference)
+        signatures = [
+            f"{self.signature}|{test}:{samples}|seed:{_SEED}|scipy:{importlib.metadata.version('scipy')}"
+            for test, samples in (("bootstrap", _DRAWS), ("randomisation", _SWAPS))
+        ]
+        if (baseline_labels == labels).all():  # nothing to swap
+            return PValues(1.0, signatures[0], 1.0, signatures[1])
 
-        def gain(one: Any, other: Any, wanted: Any = gold, axis: int = -1) -> Any:
-            return measure(other, wanted) - measure(one, wanted)
+        def gain(baseline_labels: Any, labels: Any, gold: Any = gold, axis: int = -1) -> Any:
+            return measure(labels, gold) - measure(baseline_labels, gold)
 
-        at_once = max(1, _NUMBERS // len(gold))
-        swapped = stats.permutation_test(
-            (theirs, mine), gain, permutation_type="samples", vectorized=True, n_resamples=_SWAPS, batch=at_once,
-            rng=np.random.default_rng(_SEED),
+        batch = max(1, _MAX_NUMBERS // len(gold))
+        randomisation = stats.permutation_test(
+            (baseline_labels, labels), gain, permutation_type="samples", vectorized=True, n_resamples=_SWAPS,
+            batch=batch, rng=np.random.default_rng(_SEED),
         )  # fmt: skip
-        drawn = stats.bootstrap(
-            (theirs, mine, gold), gain, paired=True, vectorized=True, n_resamples=_DRAWS, batch=at_once,
+        gains = stats.bootstrap(
+            (baseline_labels, labels, gold), gain, paired=True, vectorized=True, n_resamples=_DRAWS, batch=batch,
             method="percentile", rng=np.random.default_rng(_SEED),
         ).bootstrap_distribution  # fmt: skip
-        far = (np.abs(drawn - drawn.mean()) >= abs(gain(theirs, mine))).sum()
-        return PValues(
-            float((far + 1) / (_DRAWS + 1)),
-            self._signed("bootstrap", _DRAWS),
-            float(swapped.pvalue),
-            self._signed("randomisation", _SWAPS),
-        )
+        extreme = (np.abs(gains - gains.mean()) >= abs(gain(baseline_labels, labels))).sum()
+        bootstrap_p = float((extreme + 1) / (_DRAWS + 1))
+        return PValues(bootstrap_p, signatures[0], float(randomisation.pvalue), signatures[1])
 
     def _numbers(self, *texts: Sequence[str]) -> list[Any]:
         return [as_numbers(lines, self.task.labels, self.task.name) for lines in texts]
-
-    def _signed(self, test: str, samples: int) -> str:
-        return f"{self.signature}|{test}:{samples}|seed:{_SEED}|scipy:{importlib.metadata.version('scipy')}"
