@@ -14,7 +14,7 @@ from ..errors import UserError
 from . import drawing
 from .drawing import CsvRow, Options, draw_line, draw_means, number
 from .training import PAPER
-from .training_logs import Traces
+from .training_logs import RunFiles
 
 # BLEU by passes -----------------------------------------------------------------------------------------------------
 
@@ -24,8 +24,8 @@ STANDARD = "standard"
 
 def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """The scores of one run of intra-distillation, or of standard training, which is one pass."""
-    traces = Traces(path)
-    settings = traces.settings()
+    files = RunFiles(path)
+    settings = files.settings()
     criterion = settings.get("criterion", {})
     if criterion.get("_name") == "intra_distillation":
         chosen = {"divergence": "x", **PAPER, **criterion}
@@ -46,7 +46,7 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
             "seed": settings["common"]["seed"],
             "bleu": score.bleu,
         }
-        for score in traces.scores()
+        for score in files.scores()
     ]
 
 

@@ -1,6 +1,6 @@
 """Figures of how a training goes: learning curves, importance and balance, the strength of intra-distillation.
 
-Their rows come from the traces of runs, a row a run and update. Left out on purpose: what comes out of a training
+Their rows come from the files of runs, a row a run and update. Left out on purpose: what comes out of a training
 (`models.py`).
 """
 
@@ -12,7 +12,7 @@ from ..core.schedules import adaptive_alpha
 from ..errors import UserError
 from . import drawing
 from .drawing import CsvRow, Options, Schedule, draw_key, draw_line, points
-from .training_logs import Traces, read_log
+from .training_logs import RunFiles, read_log
 
 # Learning curves ----------------------------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ PANELS = {
 
 def read_curves(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """Losses of training, an interval each, and of validation; BLEU where --eval-bleu measured it."""
-    log = Traces(path).log
+    log = RunFiles(path).log
     return [
         {"run": label, "split": row["split"], "update": row["update"]}
         | {name: row.get(name, "") for name in ("loss", "nll_loss", "bleu")}
@@ -62,7 +62,7 @@ IMPORTANCE = ("run", "update", "group", "mean_top20", "mean_bottom80", "std", "f
 
 def read_importance(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """What --log-importance wrote of some groups; an update that a resumed run repeats counts once."""
-    table = Traces(path).importance
+    table = RunFiles(path).importance
     if table is None:
         return []
     whole = drawing.read_csv(table, torn=True)
@@ -107,13 +107,13 @@ _STEPS = 200  # of the line of a function
 
 def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """alpha' as the settings of a run have it, and as its log tells: the mean of an interval, at its middle."""
-    traces = Traces(path)
-    settings = traces.settings()
+    files = RunFiles(path)
+    settings = files.settings()
     rows = []
     if settings.get("criterion", {}).get("_name") == "intra_distillation":
         rows += _of_schedule(label, *_schedule(settings))
     intervals = [
-        row for row in (read_log(traces.log) if traces.log else ()) if row["split"] == "train" and "alpha" in row
+        row for row in (read_log(files.log) if files.log else ()) if row["split"] == "train" and "alpha" in row
     ]
     before = 0
     for row in intervals:

@@ -28,7 +28,7 @@ class PlottedScore:
 
 
 @dataclass(frozen=True)
-class Traces:
+class RunFiles:
     """The files of one run, wherever they lie; None where there is no such file."""
 
     path: Path
