@@ -151,15 +151,16 @@ def binarise(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as out:
         names = {side: folder / f"bin/dict.{side}.txt" for side in ("en", "de")}
 
-        def here() -> None:
+        def by_this_package() -> None:
             for side, dictionary in names.items():
                 binary.write_and_check((folder / f"pieces/train.{side}", dictionary, Path(out) / side))
 
         words = ["--source-lang", "en", "--target-lang", "de", "--trainpref", folder / "pieces/train"]
         words += ["--srcdict", names["en"], "--tgtdict", names["de"], "--destdir", f"{out}/bin", "--workers", 1]
-        print(f"\n{count:,} lines as fairseq's data\n  here, read again and compared:", per_second(here, count))
-        theirs = lambda: fairseq("preprocess", words, Path(out) / "log")  # noqa: E731
-        print("  fairseq-preprocess:", per_second(theirs, count))
+        print(f"\n{count:,} lines as fairseq's data")
+        print("  here, read again and compared:", per_second(by_this_package, count))
+        by_fairseq = lambda: fairseq("preprocess", words, Path(out) / "log")  # noqa: E731
+        print("  fairseq-preprocess:", per_second(by_fairseq, count))
 
 
 def main() -> None:

@@ -116,8 +116,8 @@ def draw_growth(rows: Sequence[CsvRow], picture: Path, options: Options) -> None
     names_varied = list(dict.fromkeys(row["varied"] for row in rows))
     methods = drawing.rows_by_line(rows, ("method", "size", "table"))
     with drawing.paper_panels(picture, 2 * len(names_varied), options) as axes:
-        for place, varied in enumerate(names_varied):
-            time, memory = axes[2 * place : 2 * place + 2]
+        for column, varied in enumerate(names_varied):
+            time, memory = axes[2 * column : 2 * column + 2]
             for index, (name, rows_of_method) in enumerate(methods.items()):
                 line = [row for row in rows_of_method if row["varied"] == varied]
                 line.sort(key=lambda row: number(row["value"]))
