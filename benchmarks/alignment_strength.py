@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from weighted_freezing_fairseq.core.losses import alignments, quadratic_penalty
+from weighted_freezing_fairseq.core.penalties import alignments, quadratic_penalty
 from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.plugin.trained import Trained
 

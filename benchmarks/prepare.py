@@ -24,7 +24,7 @@ from tabulate import tabulate
 from weighted_freezing_fairseq.data import binary, lines, moses
 from weighted_freezing_fairseq.data import embedded as corpus
 from weighted_freezing_fairseq.data.workers import Workers, chunks
-from weighted_freezing_fairseq.files import whole
+from weighted_freezing_fairseq.files import atomic_file
 from weighted_freezing_fairseq.workspace.commands import fairseq
 from weighted_freezing_fairseq.workspace.machine import cores
 
@@ -57,12 +57,12 @@ def archives(folder: Path, pairs: int) -> None:
             for de, en in itertools.islice(source, count):
                 de_file.write(f"{de}\n")
                 en_file.write(f"{en}\n")
-        with whole(folder / archive) as part, tarfile.open(part, "w:gz", compresslevel=1) as tar:
+        with atomic_file(folder / archive) as part, tarfile.open(part, "w:gz", compresslevel=1) as tar:
             for side, path in paths.items():
                 tar.add(path, f"{name}.{side}")
                 path.unlink()
     news = list(sentences(3003))
-    with whole(folder / "test-full.tgz") as part, tarfile.open(part, "w:gz") as tar:
+    with atomic_file(folder / "test-full.tgz") as part, tarfile.open(part, "w:gz") as tar:
         for number, name in enumerate(("ref.de", "src.en")):
             path = folder / f".{name}"
             segments = (f'<seg id="{i}">{pair[number]}</seg>\n' for i, pair in enumerate(news, 1))

@@ -6,12 +6,12 @@ sum of torch's allocations on a CPU (memory events of the profiler), and the pea
 
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..workspace.machine import device_name
+from ..workspace.progress import Progress
 from .cases import Case
 from .results import Cost
 from .subjects import Subject
@@ -34,6 +34,7 @@ def measure(
     bounds = {method: rates.seconds(operations[method].products, step_bytes[method]) for method in operations}
     updates: dict[str, list[float]] = {subject.method: [] for subject in subjects}  # seconds of each round
     steps: dict[str, list[float]] = {subject.method: [] for subject in subjects}
+    bar = Progress(desc=f"bench {case.name}", total=rounds, unit="round", lines=True)
     for index in range(rounds):
         order = subjects[index % len(subjects) :] + subjects[: index % len(subjects)]
         for subject in order:
@@ -42,8 +43,8 @@ def measure(
             subject.randomise_gradients()
         for subject in order:
             steps[subject.method].append(_seconds(subject.step, device))
-        print(f"\rbench {case.name}: round {index + 1} of {rounds}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        bar.update()
+    bar.close()
     standard, used_device = subjects[0], device_name(device)
     peaks = {subject.method: subject.resident_bytes() + transients[subject.method] for subject in subjects}
     rows = []

@@ -11,7 +11,6 @@ import lzma
 import shutil
 import stat
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import UserError
+from ..workspace.progress import Progress
 
 _BLOCK = 1 << 20
 _SHOWN = 5
@@ -196,13 +196,9 @@ def _write(content: IO[bytes], goal: Path) -> None:
 @contextmanager
 def _shown(path: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, with a progress bar where somebody looks."""
-    from tqdm import tqdm
-
     with (
         path.open("rb") as file,
-        tqdm.wrapattr(
-            file, "read", total=path.stat().st_size, desc=path.name, leave=False, disable=None, file=sys.stderr
-        ) as shown,
+        Progress.wrapattr(file, "read", total=path.stat().st_size, desc=path.name) as shown,
     ):
         yield shown
 

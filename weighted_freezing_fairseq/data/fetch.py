@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import json
 import shlex
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import naming, write_atomically
+from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
-from ..workspace.locks import alone_in
-from ..workspace.progress import say
+from ..workspace.locks import lock_folder
+from ..workspace.progress import Progress, say
 from .recipe import Archive
 
 RECORD = "fetched.json"
@@ -84,7 +83,7 @@ def obtain(
     found = at_hand(needs, folder, given)
     if found.keys() == needs.keys():
         return found
-    with alone_in(folder):
+    with lock_folder(folder):
         return _downloaded(needs, folder, at_hand(needs, folder, given), go_on)
 
 
@@ -199,7 +198,7 @@ def _receive(address: str, part: Path, note: Path, have: int, tag: str | None) -
         if not resumed:
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
             write_atomically(note, json.dumps({"address": address, "tag": tag, "bytes": total}))
-        with naming(part), part.open("ab" if resumed else "wb") as file:
+        with filename_in_errors(part), part.open("ab" if resumed else "wb") as file:
             for chunk in _with_bar(_chunks(response), part.stem, total, have * resumed):
                 file.write(chunk)
     size = part.stat().st_size
@@ -221,9 +220,7 @@ def _broken_off(error: Exception) -> _BrokenOff:
 
 
 def _with_bar(chunks: Iterable[bytes], name: str, total: int | None, begun: int) -> Iterator[bytes]:
-    from tqdm import tqdm
-
-    with tqdm(desc=name, total=total, initial=begun, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
+    with Progress(desc=name, total=total, initial=begun, unit="B", unit_scale=True) as bar:
         for chunk in chunks:
             yield chunk
             bar.update(len(chunk))

@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import shlex
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UserError
-from ..files import whole_folder, write_atomically
+from ..files import atomic_folder, write_atomically
 from ..forms import Content, read_json_rows
 from ..workspace.contents import MANIFEST, manifest_of
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 from ..workspace.steps import once
 from . import archives, binary, lines, parts, steps, subwords
 from .fetch import sha256
@@ -207,7 +206,7 @@ def step(
 def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
     """The members that hold this pair, each under a name of ours, in one pass over each archive."""
     rows: list[Counts] = []
-    with whole_folder(job.folder / ".unpacked") as goal:
+    with atomic_folder(job.folder / ".unpacked") as goal:
         for need, source in sources.items():
             wanted = {
                 side.member: goal / f"{part.name}.{language}"
@@ -250,9 +249,9 @@ def _write_text(job: PairJob, workers: Workers) -> list[Counts]:
     """raw/, and text/ where the recipe changes the text: the pairs that are kept, those for validation set apart."""
     rows: list[Counts] = []
     with ExitStack() as stack:
-        folders = [stack.enter_context(whole_folder(job.folder / "raw"))]
+        folders = [stack.enter_context(atomic_folder(job.folder / "raw"))]
         if job.recipe.changes_text:
-            folders.append(stack.enter_context(whole_folder(job.folder / "text")))
+            folders.append(stack.enter_context(atomic_folder(job.folder / "text")))
         for split in dict.fromkeys(part.split for part in job.parts):
             pairs = chain.from_iterable(_read(job, part, rows) for part in job.parts if part.split == split)
             write = _write_training if split == "train" else _write_evaluation
@@ -380,7 +379,7 @@ def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
     cut = subwords.bpe_of if job.recipe.subwords == "bpe" else subwords.pieces_of
     work = partial(cut, str(job.learnt), job.learnt.stat().st_mtime_ns)
     rows = []
-    with whole_folder(job.folder / "pieces") as goal:
+    with atomic_folder(job.folder / "pieces") as goal:
         for split in job.splits:
             words: dict[str, int] = {}
             pairs = 0
@@ -401,7 +400,7 @@ def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
 def _binarise(job: PairJob, workers: Workers) -> list[Counts]:
     """fairseq's data, with the recipe's dictionary; every sentence is read again and compared in length."""
     say(f"{job.pair}: binarising")
-    with whole_folder(job.folder / "bin") as goal:
+    with atomic_folder(job.folder / "bin") as goal:
         names = dict(zip(job.languages, _dictionaries(job, workers), strict=True))
         for language, entries in names.items():
             binary.save_dictionary(entries, goal / f"dict.{language}.txt")
@@ -495,11 +494,7 @@ def lines_to(path: Path) -> Iterator[IO[str]]:
 
 def with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
     """`items`, with a progress bar where somebody looks."""
-    from tqdm import tqdm
-
-    return iter(
-        tqdm(items, desc=name, total=total, unit=" lines", unit_scale=True, leave=False, disable=None, file=sys.stderr)
-    )
+    return iter(Progress(items, desc=name, total=total, unit="line", unit_scale=True))
 
 
 def versions(*packages: str) -> dict[str, dict[str, str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import whole_folder, write_atomically
+from ..files import atomic_folder, write_atomically
 from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.progress import say
 from . import archives, binary, lines, sentences
@@ -111,7 +111,7 @@ def make(job: TaskJob, given: Sequence[Path], workers: Workers) -> None:
 def _write_text(job: TaskJob, given: Sequence[Path]) -> list[Counts]:
     """raw/, a file for each input and the label of each split, and labels/, what each subset is scored against."""
     unpacked = job.folder / ".unpacked"
-    with whole_folder(unpacked) as folder:
+    with atomic_folder(unpacked) as folder:
         goals = {member: folder / str(number) for number, member in enumerate(job.task.members)}
         say(f"{job.task.name}: looking for its files in {', '.join(map(str, given))}")
         found = archives.copy_out_of_all(given, goals)
@@ -122,7 +122,7 @@ def _write_text(job: TaskJob, given: Sequence[Path]) -> list[Counts]:
     ]
     for row in rows:
         say(f"{job.task.name}: {row['times']:,} x {row['left_alone']}: left alone")
-    with whole_folder(job.folder / "raw") as raw:
+    with atomic_folder(job.folder / "raw") as raw:
         for split in job.task.splits:
             rows += [
                 {**row, **identities.get(row.get("file"), {})}
@@ -188,7 +188,7 @@ def _refuse_wrong_counts(job: TaskJob, split: Split, table: TableFile, number: i
 
 def _write_labels(job: TaskJob, splits: set[str]) -> None:
     """Labels of each subset, its splits one after another, as predictions will be."""
-    with whole_folder(job.folder / "labels") as goal:
+    with atomic_folder(job.folder / "labels") as goal:
         for subset, own in job.task.subsets.items():
             paths = [job.folder / "raw" / f"{split}.label" for split in own.values() if split in splits]
             if all(path.is_file() for path in paths) and paths:
@@ -209,7 +209,7 @@ def _write_pieces(job: TaskJob, workers: Workers) -> list[Counts]:
     """Every sentence of every split in the encoder's subwords, the longer one of two cut where they are too long."""
     room = job.longest - _AROUND[job.task.inputs]
     rows: list[Counts] = []
-    with whole_folder(job.folder / "pieces") as goal:
+    with atomic_folder(job.folder / "pieces") as goal:
         for split in _splits(job):
             raw = [job.folder / "raw" / f"{split}.{name}" for name in job.inputs]
             texts = zip(*(lines.texts(path) for path in raw), strict=True)
@@ -252,7 +252,7 @@ def _binarise(job: TaskJob, workers: Workers) -> list[Counts]:
     """fairseq's data: the encoder's dictionary for sentences, the classes in their order for labels."""
     say(f"{job.task.name}: binarising")
     splits = _splits(job)
-    with whole_folder(job.folder / "bin") as goal:
+    with atomic_folder(job.folder / "bin") as goal:
         for name in (*job.inputs, "label"):
             (goal / name).mkdir()
         for name in job.inputs:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import whole, write_atomically
+from ..files import atomic_file, write_atomically
 from . import lines
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def learn_bpe(files: Sequence[Path], codes: Path, merges: int) -> Counter[str]:
     """The merges of subword-nmt, learnt from `files` one after the other."""
     from subword_nmt.learn_bpe import learn_bpe
 
-    with whole(codes) as part, part.open("w", encoding="utf-8", newline="\n") as out:
+    with atomic_file(codes) as part, part.open("w", encoding="utf-8", newline="\n") as out:
         learn_bpe(_Lines(files), out, merges)
     return Counter({"lines": sum(map(lines.count, files)), "pieces": lines.count(codes) - 1})
 
