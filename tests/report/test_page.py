@@ -20,7 +20,7 @@ from scored_runs import a_run
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.report.account import Account, compare_settings, find_runs
-from weighted_freezing_fairseq.report.page import with_code
+from weighted_freezing_fairseq.report.templates import with_code
 
 EVIL = "</td><script>document.title = 'run'</script>"
 NAMES = ["standard-1", "standard-2", f"{EVIL}-1", "<img src=x>-2", "mine"]

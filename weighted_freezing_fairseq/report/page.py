@@ -4,16 +4,11 @@ The template `page.html.j2` embeds style and pictures, so that the page opens wi
 scripts and no time of writing: the same runs give the same bytes. `sections.py` has the content of each section.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-
-from .. import __version__
 from ..errors import UserError
 from ..figures.drawing import NO_PICTURE
 from ..figures.registry import FIGURES
@@ -21,10 +16,10 @@ from ..files import write_atomically
 from . import sections
 from .account import Account, find_runs
 from .tables import HOW_TO_READ
+from .templates import GENERATOR, rendered
 
 PAGE = "report.html"
-_GENERATOR = "weighted_freezing_fairseq"
-_GENERATOR_TAG = f'<meta name="generator" content="{_GENERATOR} '
+_GENERATOR_TAG = f'<meta name="generator" content="{GENERATOR} '
 _SENSITIVITY, _COST = "sensitivity.csv", "bench.csv"
 
 
@@ -78,13 +73,8 @@ def write(inputs: PageInputs, out: Path | None) -> Path:
     if out.is_file() and _GENERATOR_TAG.encode() not in out.read_bytes()[:2000]:
         raise UserError(f"{out} exists and is not a page of wff report; type another --out, or move it away")
     runs = inputs.runs
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["code"] = with_code
-    page = environment.get_template("page.html.j2").render(
-        generator=f"{_GENERATOR} {__version__}",
+    page = rendered(
+        "page.html.j2",
         title=" and ".join(runs) if len(runs) < 3 else f"{len(runs)} training runs",
         summary=list(sections.summary(runs)),
         how_to_read=HOW_TO_READ,
@@ -101,10 +91,5 @@ def write(inputs: PageInputs, out: Path | None) -> Path:
         provenance=sections.provenance(runs),
         reproduction=sections.reproduction(runs, [*inputs.sensitivities, *inputs.costs], out),
     )
-    write_atomically(out, page.lstrip())
+    write_atomically(out, page)
     return out
-
-
-def with_code(text: str) -> Markup:
-    """`text` as HTML, with text in backticks as code."""
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
