@@ -1,13 +1,14 @@
-"""How much `--criterion alignreg` pulls at a pruned network beside the cross entropy, at strengths of each size.
+"""Compare the alignment term of `--criterion alignreg` with the cross entropy, at several strengths lambda.
 
-Of one batch: the size of the alignment term as a share of the cross entropy per token, and the norm of its gradient
-over that of the cross entropy, of the matrices that are pruned and with the gradient of what is pruned left out.
+Measured on one batch: the share of the alignment term in the loss, and the ratio of the gradient norms of both terms,
+over the remaining weights of the pruned matrices.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from torch import Tensor
 
 from weighted_freezing_fairseq.core.penalties import alignments, quadratic_penalty
@@ -22,12 +23,12 @@ def main() -> None:
     parser.add_argument("reference", type=Path, help="checkpoint from before pruning")
     parser.add_argument("pruned", type=Path, help="checkpoint that was pruned from it")
     parser.add_argument("--data", type=Path, required=True, help="binarised folder")
-    parser.add_argument("--sentences", type=int, default=200, help="of the training set (default 200)")
+    parser.add_argument("--sentences", type=int, default=200, help="from the training set (default 200)")
     args = parser.parse_args()
-    start, trained = (Trained.load(path, args.data, "train", "cpu") for path in (args.reference, args.pruned))
+    reference, trained = (Trained.load(path, args.data, "train", "cpu") for path in (args.reference, args.pruned))
     trained.model.eval()
-    slots, anchors = scope_of(trained.model), [slot.weight.detach() for slot in scope_of(start.model)]
-    thetas = [slot.parameter for slot in slots]
+    anchors = [slot.weight.detach() for slot in scope_of(reference.model)]
+    thetas = [slot.parameter for slot in scope_of(trained.model)]
 
     def value_and_norm(term: Tensor) -> tuple[float, float]:
         grads = torch.autograd.grad(term, thetas)
@@ -40,12 +41,13 @@ def main() -> None:
     print(f"cross entropy {loss:.4f} nats a token, norm of its gradient {norm:.4f}\n")
     distances = [quadratic_penalty(theta, None, anchor) for theta, anchor in zip(thetas, anchors, strict=True)]
     for kind, term in (("cosine", alignments(thetas, anchors).mean()), ("frobenius", 2 * torch.stack(distances).sum())):
-        size, pull = value_and_norm(term)
-        print(f"| lambda | {kind}: share of the loss | its gradient over the cross entropy's |\n|---|---|---|")
-        for strength in LAMBDAS:
-            share = strength * size / (loss + strength * size)
-            print(f"| {strength:g} | {share:.3%} | {strength * pull / norm:.3g} |")
-        print()
+        value, term_norm = value_and_norm(term)
+        rows = [
+            [f"{lam:g}", f"{lam * value / (loss + lam * value):.3%}", f"{lam * term_norm / norm:.3g}"]
+            for lam in LAMBDAS
+        ]
+        header = ["lambda", f"{kind}: share of the loss", "its gradient over the cross entropy's"]
+        print(tabulate(rows, header, "github", disable_numparse=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What `--log-importance` costs: one measurement beside an update, by turns in one process on the same batch.
+"""Time a measurement of `--log-importance` and an update, in turns in one process on the same batch.
 
-The figure to look at is the last: the share of a training's time at the default interval, where one of so many updates
-is measured. A guided optimizer has its own pass for what is frozen, which is timed beside it.
+The last line shows the share of the training time at the default interval. The measurement includes the pass in which a
+guided optimizer records what it freezes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def quartiles(values: list[float], unit: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="iwslt", help="of model and batch (default iwslt)")
+    parser.add_argument("--size", choices=SIZES, default="iwslt", help="size of model and batch (default iwslt)")
     parser.add_argument("--method", choices=methods_in(CONFIGS / "toy"), default="standard", help="default standard")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -39,8 +39,8 @@ def main() -> None:
     sample, task = synthetic(size, seed=1)
     updates, measurements = [], []
     with tempfile.TemporaryDirectory() as folder:
-        words = ["common.log_importance=1", f"checkpoint.save_dir={folder}"]
-        subject = subject_of(args.method, config, size, args.device, 1, task, words)
+        overrides = ["common.log_importance=1", f"checkpoint.save_dir={folder}"]
+        subject = subject_of(args.method, config, size, args.device, 1, task, overrides)
         subject.update(sample)
         (log,) = (listener for listener in subject.trainer.listeners if isinstance(listener, ImportanceLog))
         for _ in Progress(range(args.rounds), unit="round"):
@@ -48,14 +48,14 @@ def main() -> None:
             updates.append(timed(lambda: subject.update(sample)))
             log.interval = 1
             measurements.append(timed(lambda: measure(log, subject.trainer)))
-    share = [100 * one / other / DEFAULT_INTERVAL for one, other in zip(measurements, updates, strict=True)]
+    shares = [100 * m / u / DEFAULT_INTERVAL for m, u in zip(measurements, updates, strict=True)]
     print(f"{args.method}, {args.size}: an update of {size.sentences * size.length} tokens {quartiles(updates, 's')}")
     print(f"a measurement {quartiles(measurements, 's')}")
-    print(f"at every {DEFAULT_INTERVAL}. update {quartiles(share, '% of the time')}")
+    print(f"at every {DEFAULT_INTERVAL}. update {quartiles(shares, '% of the time')}")
 
 
 def measure(log: Any, trainer: Any) -> None:
-    """What a measured update does beside the others, on the gradients of the last one."""
+    """Do what a measured update does in addition to others, on the gradients of the last update."""
     log.clipped(trainer, torch.ones(()))
     for optimizer in log.guided_optimizers:
         optimizer.record = True
@@ -65,10 +65,10 @@ def measure(log: Any, trainer: Any) -> None:
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds until `work` is done; a GPU has finished then, since both end with figures on the CPU."""
-    begun = time.perf_counter()
+    """Seconds that `work` takes. Updates and measurements wait for the GPU, because they return numbers to the CPU."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How much faster per-sample gradients of whole batches are than a loop over single sentences.
+"""Compare the speed of batched per-sample gradients with a loop over single sentences.
 
-Both run by turns in one process, on the same sentences, with the ordinary gradient of whole batches beside them, which
-no way to have more than it can beat. What is printed are medians with quartiles, and the largest difference between the
-two sums, relative to the largest entry of the parameter. A ReLU unit whose input is 0 but for
-rounding may be on in one and off in the other: one such unit in millions makes that difference some thousandths.
+Both run in turns in one process on the same sentences. The ordinary gradient of each batch is timed as a lower bound.
+The script prints medians with quartiles, and the largest difference between both sums of squared gradients, relative to
+the largest entry of the parameter. Differences of some thousandths are expected: if the input of a ReLU unit is 0 up to
+rounding, the unit may be active in only one of the two computations.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path
 
 
 def random_model(name: str, sentences: int, device: str) -> Trained:
-    """A fresh transformer of a size of `wff bench`, and random pairs of half its length to the whole."""
+    """An untrained Transformer of a size of `wff bench`, and random sentence pairs of up to its length."""
     size = SIZES[name]
     _, task = synthetic(size, seed=1)
     torch.manual_seed(1)
     config = load_config(config_path("standard", CONFIGS / "toy"), [*size.overrides(), "task.data=unused"])
-    words = task.source_dictionary
+    dictionary = task.source_dictionary
 
     def side() -> list[torch.Tensor]:
         lengths = torch.randint(size.length // 2, size.length, (sentences,)).tolist()
-        tokens = [torch.randint(words.nspecial, len(words), (n,)) for n in lengths]
-        return [torch.cat([t, t.new_tensor([words.eos()])]) for t in tokens]
+        tokens = [torch.randint(dictionary.nspecial, len(dictionary), (n,)) for n in lengths]
+        return [torch.cat([t, t.new_tensor([dictionary.eos()])]) for t in tokens]
 
     source, target = side(), side()
     dataset = LanguagePairDataset(
-        source, [len(s) for s in source], words, target, [len(t) for t in target], words, shuffle=False
+        source, [len(s) for s in source], dictionary, target, [len(t) for t in target], dictionary, shuffle=False
     )
     return Trained(task.build_model(config.model), dataset, device, (1024, 1024))
 
@@ -74,34 +74,34 @@ def main() -> None:
         by_length = sorted(pairs, key=trained.length)
         probe = [by_length[len(pairs) * quarter // 4] for quarter in (1, 2, 3)]
         squares = fisher.SquaredGradients(trained.model, trained.log_likelihoods, probe)
-        cut = fisher.batches(pairs, trained.length, args.max_tokens)
+        batches = fisher.batches(pairs, trained.length, args.max_tokens)
 
         def batched() -> None:
-            for batch in cut:
+            for batch in batches:
                 squares.add_(fast, batch)
 
         def single() -> None:
             fisher.add_one_by_one_(slow, parameters, trained.log_likelihoods, pairs)
 
         def plain() -> None:
-            ignored = fisher.zeros(parameters)
-            for batch in cut:
-                fisher.add_squared_sum_(ignored, parameters, trained.log_likelihoods, batch)
+            unused = fisher.zeros(parameters)
+            for batch in batches:
+                fisher.add_squared_sum_(unused, parameters, trained.log_likelihoods, batch)
 
-        for turn in range(args.rounds + 1):
+        for index in range(args.rounds + 1):
             fast, slow = fisher.zeros(parameters), fisher.zeros(parameters)
-            took = timed(batched, args.device), timed(single, args.device), timed(plain, args.device)
-            if turn:  # the first round warms up
-                ratios.append(took[1] / took[0])
-                seconds.append(took)
-    # A gradient that is 0 but for rounding (an attention key's bias) has no digits to compare: hence the floor.
+            durations = timed(batched, args.device), timed(single, args.device), timed(plain, args.device)
+            if index:  # the first round warms up
+                ratios.append(durations[1] / durations[0])
+                seconds.append(durations)
+    # Gradients that are 0 up to rounding, such as that of an attention key's bias, are not compared.
     floor = 1e-6 * max(float(total.max()) for total in slow.values())
     difference = max(float((fast[name] - slow[name]).abs().max() / max(slow[name].max(), floor)) for name in slow)
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     fast_time, slow_time, plain_time = (statistics.median(times) for times in zip(*seconds, strict=True))
     count = sum(p.numel() for p in parameters.values())
     threads = torch.get_num_threads()
-    print(f"{count / 1e6:.1f} M parameters, {len(pairs)} sentences in {len(cut)} batches, {threads} threads")
+    print(f"{count / 1e6:.1f} M parameters, {len(pairs)} sentences in {len(batches)} batches, {threads} threads")
     print(f"batched {1000 * fast_time / len(pairs):.2f} ms a sentence, single {1000 * slow_time / len(pairs):.2f} ms")
     print(f"the gradients of whole batches alone, not of sentences: {1000 * plain_time / len(pairs):.2f} ms a sentence")
     print(f"{middle:.2f} times as fast [{low:.2f}, {high:.2f}]; largest relative difference {difference:.1e}")

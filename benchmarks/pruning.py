@@ -1,12 +1,11 @@
-"""What pruning and alignment take on matrices of the iwslt size, by themselves: each pruning step, and each update.
+"""Time pruning steps, and alignment and masks of an update, on matrices of the iwslt size without a model.
 
-An update's alignment is its value and its gradient, added to one that is there; its masks are those of gradients and
-weights.
+Alignment is timed with its backward pass. Masks are applied to weights and gradients.
 """
 
 import argparse
 import statistics
-import time
+import timeit
 from collections.abc import Callable
 
 import torch
@@ -20,19 +19,15 @@ SHAPES = [(512, 512)] * 72 + [(1024, 512)] * 12 + [(512, 1024)] * 12  # transfor
 
 
 def seconds(work: Callable[[], object], rounds: int) -> str:
-    """Median and range of a few rounds after one that is not counted."""
-    found = []
-    for _ in range(rounds + 1):
-        begun = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begun)
-    return f"{statistics.median(found[1:]):.3f} s [{min(found[1:]):.3f}, {max(found[1:]):.3f}]"
+    """Median and range over `rounds`, after a round to warm up."""
+    durations = timeit.repeat(work, number=1, repeat=rounds + 1)[1:]
+    return f"{statistics.median(durations):.3f} s [{min(durations):.3f}, {max(durations):.3f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rounds", type=int, default=15, help="of an update; a fifth as many pruning steps (default 15)"
+        "--rounds", type=int, default=15, help="for an update; a fifth of them for a pruning step (default 15)"
     )
     rounds = parser.parse_args().rounds
     generator = torch.Generator().manual_seed(1)
@@ -55,8 +50,8 @@ def main() -> None:
     print(f"  {'cosine':18} {seconds(lambda: alignments(weights, references).mean().backward(), rounds)}")
     distance = lambda: sum(quadratic_penalty(w, None, r) for w, r in zip(weights, references, strict=True))  # noqa: E731
     print(f"  {'frobenius':18} {seconds(lambda: distance().backward(), rounds)}")
-    both = [(t, mask) for weight, mask in zip(weights, masks, strict=True) for t in (weight.detach(), weight.grad)]
-    print(f"  {'masks':18} {seconds(lambda: kernels_c.mask_(both), rounds)}")
+    masked = [(t, mask) for weight, mask in zip(weights, masks, strict=True) for t in (weight.detach(), weight.grad)]
+    print(f"  {'masks':18} {seconds(lambda: kernels_c.mask_(masked), rounds)}")
 
 
 if __name__ == "__main__":

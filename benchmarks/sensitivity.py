@@ -1,8 +1,8 @@
-"""What `wff sensitivity` takes on a model of 275 M parameters: time and peak memory of the whole command, on a CPU.
+"""Measure time and peak memory of `wff sensitivity` for a model of 275 M parameters, on a CPU.
 
-transformer_vaswani_wmt_en_de_big with a joint dictionary of 96,000 words, as it is after one update on random words:
-what the numbers are costs nothing. The batches are few and short, since these are the forward and backward passes that
-any training has; the statistics are of all parameters.
+The model is transformer_vaswani_wmt_en_de_big with a joint dictionary of 96,000 words, after one update on random
+words: the cost does not depend on the values of its weights. The batches are few and short, to measure the statistics
+over all parameters rather than forward and backward passes.
 """
 
 import argparse
@@ -22,19 +22,19 @@ UPDATE = """--optimizer sgd --lr 0.1 --criterion label_smoothed_cross_entropy --
 
 
 def run(*words: object) -> tuple[float, float]:
-    """Seconds, and the most gigabytes, of a Python module that is called with `words`; what it prints if it fails."""
-    begun = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([sys.executable, "-m", *map(str, words)], stdout=said, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
+    """Run a Python module with arguments; returns seconds and peak memory in GB. If it fails, exit with its output."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen([sys.executable, "-m", *map(str, words)], stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
         if status:
-            said.seek(0)
-            sys.exit(said.read().decode())
-    return time.perf_counter() - begun, used.ru_maxrss / 1e6
+            output.seek(0)
+            sys.exit(output.read().decode())
+    return time.perf_counter() - start, usage.ru_maxrss / 1e6
 
 
-def make(folder: Path) -> tuple[Path, Path]:
-    """A checkpoint and its data."""
+def train(folder: Path) -> tuple[Path, Path]:
+    """Train a model for one update; returns its checkpoint and its data."""
     rng = random.Random(1)
     dictionary = folder / "words.txt"
     dictionary.write_text("".join(f"w{number} 1\n" for number in range(WORDS)))
@@ -54,11 +54,11 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=100)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint, data = make(Path(folder))
+        checkpoint, data = train(Path(folder))
         words = ["--data", data, "--out", Path(folder) / "out", "--device", "cpu", "--max-tokens", args.max_tokens]
         for count in (1, args.batches):
-            words_here = [*words, "--batches", count, "--names", count]
-            seconds, gigabytes = run("weighted_freezing_fairseq", "sensitivity", checkpoint, *words_here)
+            options = [*words, "--batches", count, "--names", count]
+            seconds, gigabytes = run("weighted_freezing_fairseq", "sensitivity", checkpoint, *options)
             print(f"{count} batches of {args.max_tokens} tokens: {seconds:.0f} s, {gigabytes:.1f} GB", flush=True)
 
 

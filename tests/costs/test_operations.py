@@ -82,6 +82,6 @@ def test_the_least_that_a_step_moves():
 
 
 def test_a_bound_is_the_time_of_both():
-    rates = Rates.of("cpu", lambda: None)
+    rates = Rates.measure("cpu", lambda: None)
     assert rates.flops > 1e8 and rates.bytes > 1e8
     assert Rates(100.0, 10.0).seconds(200, 30) == 5

@@ -8,7 +8,7 @@ from weighted_freezing_fairseq.figures.drawing import Options
 
 
 def picture(path, names, options=Options(), panels=2):  # noqa: B008
-    with drawing.paper(path, panels, options) as axes:
+    with drawing.paper_panels(path, panels, options) as axes:
         for axis in axes:
             for index, name in enumerate(names):
                 drawing.draw_line(axis, index, name, ((x, index + x) for x in range(40)))
@@ -58,5 +58,5 @@ def test_widths_are_those_of_the_columns_of_a_paper(tmp_path, drawn):
 
 def test_lines_are_named_by_what_tells_them_apart():
     rows = [{"run": "a", "group": "all", "method": m} for m in ("x", "y")]
-    assert list(drawing.lines_of(rows, ("run", "group", "method"))) == ["x", "y"]
-    assert list(drawing.lines_of(rows[:1], ("run", "group", "method"))) == ["a"]
+    assert list(drawing.rows_by_line(rows, ("run", "group", "method"))) == ["x", "y"]
+    assert list(drawing.rows_by_line(rows[:1], ("run", "group", "method"))) == ["a"]

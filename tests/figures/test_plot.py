@@ -149,7 +149,12 @@ def test_what_else_may_be_wrong_with_the_call(wff, logs):
     assert "is a file, and a figure needs a folder; give another --out" in wff("curves", logs[0], out="b.log", ok=False)
     table = logs[1].with_name("curves.csv")
     table.write_text("run,split,update,loss,nll_loss,bleu\na,valid,1O0,8,7,\n")
-    assert "'1O0' stands where a number should; mend that cell of the CSV" in wff("curves", table, out=None, ok=False)
+    assert "'1O0' is not a number; correct that cell of the CSV" in wff("curves", table, out=None, ok=False)
+
+
+def test_a_log_without_losses_has_no_curves(wff, tmp_path):
+    (tmp_path / "odd.log").write_text('2026 | INFO | train_inner | {"num_updates": "50", "wall": "9"}\n')
+    assert "nothing to draw: no JSON lines of fairseq's log" in wff("curves", tmp_path / "odd.log", ok=False)
 
 
 # Importance while training ------------------------------------------------------------------------------------------
@@ -240,7 +245,7 @@ def test_what_is_read_is_what_others_write():
     from weighted_freezing_fairseq.plugin.criterions import IntraDistillationConfig
 
     assert {*training.IMPORTANCE[1:]} < {*importance_log.COLUMNS}
-    assert {*costs.OF_BENCH, "flops"} < {field.name for field in dataclasses.fields(Cost)}
+    assert {*costs.BENCH, "flops"} < {field.name for field in dataclasses.fields(Cost)}
     own = IntraDistillationConfig()
     assert {name: str(getattr(own, name)) for name in training.PAPER} == {
         name: str(value) for name, value in training.PAPER.items()

@@ -3,7 +3,7 @@
 import pytest
 from plotted import line
 
-from weighted_freezing_fairseq.figures.training_logs import Traces, read_log
+from weighted_freezing_fairseq.figures.training_logs import RunFiles, read_log
 
 
 def losses(log):
@@ -45,22 +45,22 @@ def test_the_files_of_a_run_are_found_from_wherever_it_is_named(tmp_path, given)
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     for name in ("train.log", "run.yaml", "checkpoints/importance.csv"):
         (tmp_path / "run" / name).write_text("criterion: {_name: ewc}\n")
-    traces = Traces(tmp_path / given)
-    assert traces.log.resolve() == tmp_path / "run/train.log"
-    assert traces.importance == tmp_path / "run/checkpoints/importance.csv"
-    assert traces.settings() == {"criterion": {"_name": "ewc"}}
+    files = RunFiles(tmp_path / given)
+    assert files.log.resolve() == tmp_path / "run/train.log"
+    assert files.importance == tmp_path / "run/checkpoints/importance.csv"
+    assert files.settings() == {"criterion": {"_name": "ewc"}}
 
 
 def test_what_hydra_leaves_by_itself_is_read(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra/config.yaml").write_text("criterion: {_name: ewc}\n")
     (tmp_path / "hydra_train.log").write_text(line("valid", 10, 5.0, hydra=True))
-    assert Traces(tmp_path).settings() == {"criterion": {"_name": "ewc"}}
-    assert losses(Traces(tmp_path).log) == [("valid", 10, 5.0, 4.0)]
+    assert RunFiles(tmp_path).settings() == {"criterion": {"_name": "ewc"}}
+    assert losses(RunFiles(tmp_path).log) == [("valid", 10, 5.0, 4.0)]
 
 
 def test_a_plain_folder_of_fairseq_has_what_it_has(tmp_path):
     (tmp_path / "importance.csv").write_text("update,by\n")
-    traces = Traces(tmp_path)
-    assert traces.log is None and traces.settings() == {}
-    assert traces.importance == Traces(tmp_path / "importance.csv").importance == tmp_path / "importance.csv"
+    files = RunFiles(tmp_path)
+    assert files.log is None and files.settings() == {}
+    assert files.importance == RunFiles(tmp_path / "importance.csv").importance == tmp_path / "importance.csv"

@@ -19,8 +19,8 @@ import torch
 from scored_runs import a_run
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.report.account import Account, accounts, in_columns
-from weighted_freezing_fairseq.report.page import with_code
+from weighted_freezing_fairseq.report.account import Account, compare_settings, find_runs
+from weighted_freezing_fairseq.report.templates import with_code
 
 EVIL = "</td><script>document.title = 'run'</script>"
 NAMES = ["standard-1", "standard-2", f"{EVIL}-1", "<img src=x>-2", "mine"]
@@ -291,13 +291,13 @@ def test_what_stands_in_backticks_is_code_and_everything_is_escaped():
         (["empty"], "there is no run in {}/empty; give a run folder"),
         (
             ["mine/some.log", "--out", "empty"],
-            "{0}/empty is a folder, and a page is a file; type --out {0}/empty/report",
+            "{0}/empty is a folder, but a page is a file; type --out {0}/empty/report",
         ),
         (
             ["mine/some.log", "--out", "other.html"],
             "{}/other.html exists and is not a page of wff report; type",
         ),
-        (["cost"], "there is no run to report on; type the folder or the log of one, too"),
+        (["cost"], "there is no run to report on; add the folder or the log of a run"),
         (["mine", "mine/some.log", "--names", "a"], "runs need as many different names; type --names"),
     ],
 )
@@ -324,9 +324,9 @@ def test_names_are_for_a_page(root, capsys):
 
 
 def test_a_folder_of_runs_is_its_runs_with_standard_first(root):
-    found = accounts([root / "runs"], None)
+    found = find_runs([root / "runs"], None)
     assert list(found) == ["standard-1", "standard-2", "weighted_freeze-1", "weighted_freeze-2"]
-    columns, differing, shared = in_columns(found)
+    columns, differing, shared = compare_settings(found)
     assert list(columns) == ["standard-1, -2", "weighted_freeze-1, -2"]
     assert differing["optimizer"] == ["adam", "weighted_freeze"] and shared["model.note"] == "<b>&amp;</b>"
 

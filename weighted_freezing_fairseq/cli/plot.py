@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if ending not in FORMATS:
             raise UserError(f"there is no format {ending!r}; type --format with some of {','.join(FORMATS)}")
     figure, options = FIGURES[args.figure], _options(args)
-    if not args.input and not figure.alone(options):
+    if not args.input and not figure.rows_of_options(options):
         raise UserError(f"nothing to draw; type: wff plot {figure.name} {figure.takes} --out DIR")
     out = args.out
     if out is None and len(args.input) == 1 and is_table_of(figure.name, args.input[0]):

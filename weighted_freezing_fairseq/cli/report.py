@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.html:
-        subject = page.Subject.of(args.runs, args.names, tables=args.table, choice=args.choice, data=args.data)
-        print(f"wrote {page.write(subject, args.out)}")
+        inputs = page.PageInputs.find(args.runs, args.names, tables=args.table, choice=args.choice, data=args.data)
+        print(f"wrote {page.write(inputs, args.out)}")
         return 0
     if args.names:
         raise UserError("--names is for a page; add --html, or leave it out")

@@ -1,6 +1,6 @@
-"""What `wff bench` measures: the cases of a table, by one process or by several that average their gradients.
+"""Measure the cases of a cost table, in one process or in several that average their gradients.
 
-A published table (`tables.py`) is measured once into a folder of its own; a killed measurement of it starts again.
+A published table (`tables.py`) is measured once, into its own folder; a killed measurement starts again.
 """
 
 import ctypes
@@ -32,10 +32,10 @@ from .tables import TABLES, CostTable
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cases of a call share.
+    """Settings for all cases of a command.
 
     Args:
-        configs: folders of METHOD.yaml.
+        configs: folders of METHOD.yaml files.
     """
 
     configs: Sequence[Path] = (CONFIGS / "toy", CONFIGS / "adapt")
@@ -45,8 +45,7 @@ class Settings:
 
 
 def prepare() -> None:
-    """Register everything that can be measured, and silence the libraries that it is measured with."""
-    # Read when torch is imported, whose profiler prints its own probes, and wonders what was allocated before it began.
+    """Register all methods, and silence fairseq and torch's profiler. Call it before torch is imported."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from ..plugin import bench_baselines  # noqa: F401
@@ -55,13 +54,13 @@ def prepare() -> None:
 
 
 def measurable(configs: Sequence[Path]) -> list[str]:
-    """The methods with a YAML, and their variants."""
+    """The methods with a YAML in `configs`, and their variants."""
     methods = methods_in(*configs)
     return [*methods, *(name for name, (method, *_) in VARIANTS.items() if method in methods and _is_available(name))]
 
 
 def _is_available(method: str) -> bool:
-    """Whether this fairseq has the criterion of a variant: 0.12.2 has no R-Drop."""
+    """Whether the installed fairseq has the criterion of a variant; fairseq 0.12.2 has no R-Drop."""
     from ..plugin.bench_baselines import has_criterion
 
     criterion = criterion_of(method)
@@ -74,7 +73,7 @@ def measure_table(table: CostTable, settings: Settings) -> list[Cost]:
     for case in cases(table.sizes, table.vary):
         measure_case = _in_this_process if case.processes == 1 else _in_several_processes
         rows += measure_case(case, table.methods, table.rounds, settings)
-        # Memory of models that are gone, which glibc keeps, goes to the next case and its processes.
+        # glibc keeps the memory of deleted models; return it to the system, for the next case and its processes.
         gc.collect()
         if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
             trim(0)
@@ -82,11 +81,11 @@ def measure_table(table: CostTable, settings: Settings) -> list[Cost]:
 
 
 def publish(names: Sequence[str], out: Path, settings: Settings, rounds: int | None, command: str) -> Iterator[str]:
-    """Measure published tables, each into the folder of its name in `out` unless it is there; yields their texts.
+    """Measure published tables that are not in `out` yet, each into a folder of its name; yields their Markdown.
 
     Args:
-        rounds: in place of each table's own number.
-        command: the command that measures them again.
+        rounds: overrides the number of rounds of each table.
+        command: the command that repeats the measurement.
     """
     for name in names:
         methods = list(filter(_is_available, TABLES[name].methods))
@@ -99,48 +98,48 @@ def publish(names: Sequence[str], out: Path, settings: Settings, rounds: int | N
 
         stamp = {"table": asdict(table), **asdict(settings)}
         if settings.configs == Settings.configs:
-            stamp["configs"] = None  # the same measurement wherever the package is installed
+            stamp["configs"] = None  # not the path, which depends on where the package is installed
         with lock_folder(folder):
             once(folder, "bench", stamp, work)
         yield (folder / "bench.md").read_text(encoding="utf-8")
 
 
 def _in_this_process(
-    case: Case, methods: Sequence[str], rounds: int, settings: Settings, changed: Sequence[str] = ()
+    case: Case, methods: Sequence[str], rounds: int, settings: Settings, overrides: Sequence[str] = ()
 ) -> list[Cost]:
-    """The costs of one case; `changed`: settings of all of its runs."""
+    """The costs of a case, with `overrides` of the settings of all its runs."""
     sample, task = synthetic(case.size, settings.seed)
     subjects = []
     for method in methods:
-        path, more = variant(method, settings.configs, case.passes)
-        more = [*changed, *PRECISIONS[settings.precision], *more]
-        subjects.append(subject_of(method, path, case.size, settings.device, settings.seed, task, more))
+        path, of_variant = variant(method, settings.configs, case.passes)
+        all_overrides = [*overrides, *PRECISIONS[settings.precision], *of_variant]
+        subjects.append(subject_of(method, path, case.size, settings.device, settings.seed, task, all_overrides))
     return measure(subjects, case, sample, rounds, settings.device, settings.precision)
 
 
 def _in_several_processes(case: Case, methods: Sequence[str], rounds: int, settings: Settings) -> list[Cost]:
-    """The same, by processes that average their gradients, each with a batch of its own; the first one is timed."""
+    """The costs of a case in which processes average their gradients; measured in the first process."""
     import torch
 
     if settings.device == "cuda" and torch.cuda.device_count() < case.processes:
         raise UserError(
-            f"{case.processes} processes need as many GPUs, and there are {torch.cuda.device_count()}; "
+            f"{case.processes} processes need as many GPUs, but there are {torch.cuda.device_count()}; "
             f"type --vary processes=1,{torch.cuda.device_count()}, or --device cpu"
         )
     threads = max(1, torch.get_num_threads() // case.processes)
     with tempfile.TemporaryDirectory() as folder:
         arguments = (Path(folder), threads, case, methods, rounds, settings)
         with without_interrupts():
-            processes = torch.multiprocessing.spawn(_process, arguments, nprocs=case.processes, join=False)
+            processes = torch.multiprocessing.spawn(_measure_as_rank, arguments, nprocs=case.processes, join=False)
         while not processes.join():
             pass
         return [Cost(**row) for row in json.loads((Path(folder) / "rows.json").read_text(encoding="utf-8"))]
 
 
-def _process(
+def _measure_as_rank(
     rank: int, folder: Path, threads: int, case: Case, methods: Sequence[str], rounds: int, settings: Settings
 ) -> None:
-    """One of several processes. All take the same turns, since they wait for one another's gradients."""
+    """Measure in one of several processes. All measure the same methods in the same order, to average gradients."""
     import torch
 
     end_with_parent()
@@ -150,7 +149,7 @@ def _process(
     if on_gpu:
         torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "nccl" if on_gpu else "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=case.processes
+        "nccl" if on_gpu else "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=case.processes
     )
     distributed = {
         "distributed_world_size": case.processes,
@@ -158,9 +157,9 @@ def _process(
         "device_id": rank,
         "ddp_backend": "pytorch_ddp" if on_gpu else "legacy_ddp",
     }
-    changed = [f"distributed_training.{name}={value}" for name, value in distributed.items()]
+    overrides = [f"distributed_training.{name}={value}" for name, value in distributed.items()]
     with Path(os.devnull).open("w") if rank else nullcontext(sys.stderr) as log, redirect_stderr(log):
-        rows = _in_this_process(case, methods, rounds, settings, changed)
+        rows = _in_this_process(case, methods, rounds, settings, overrides)
     if rank == 0:
         write_atomically(folder / "rows.json", json.dumps([asdict(row) for row in rows]))
     torch.distributed.barrier()

@@ -1,4 +1,4 @@
-"""What can be measured: sizes of a model with one number varied, and methods with their variants."""
+"""The cases of a measurement: sizes with a varied number, and methods with their variants."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -8,8 +8,8 @@ from ..errors import UserError
 from ..workspace.configs import config_path
 from .subjects import SIZES, Size
 
-# A method with other settings than its YAML has: its variants, the modes of its passes, and what methods are compared
-# with (`plugin/bench_baselines.py`).
+# Methods with changed settings: variants of a method, modes of its passes, and the baselines that methods are compared
+# with (`plugin/bench_baselines.py`). Each is the method of a YAML, and overrides of its settings.
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "adamw_of_torch": ("standard", "optimizer._name=adamw_of_torch"),
     "alignreg_frobenius": ("alignreg", "criterion.alignreg=frobenius"),
@@ -25,16 +25,16 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "sage_light": ("sage", "optimizer.sage_variant=light"),
 }
 SIZE_NUMBERS = tuple(field.name for field in fields(Size))
-_OTHER_NUMBERS = ("passes", "processes")  # that can be varied, and are not part of a size
+_OTHER_NUMBERS = ("passes", "processes")  # can be varied, too
 
 
 @dataclass(frozen=True)
 class Case:
-    """One size to measure, with the number that tells it from other cases of this size.
+    """A size to measure, with the value of the varied number.
 
     Args:
-        name: the size as rows of the table name it.
-        varied, value: the number that is varied, and its value here.
+        name: the name of the size and the value in tables.
+        varied: the name of the varied number, if any.
     """
 
     name: str
@@ -44,22 +44,22 @@ class Case:
 
     @property
     def passes(self) -> int | None:
-        """The number K of passes; None for that of the YAML."""
+        """The number K of passes; None for the number in the YAML."""
         return self.value if self.varied == "passes" else None
 
     @property
     def processes(self) -> int:
-        """How many processes train together."""
+        """The number of processes that average their gradients."""
         return (self.value or 1) if self.varied == "processes" else 1
 
 
 def cases(sizes: Sequence[str], vary: str | None) -> list[Case]:
-    """Each size with each value of what is varied, which is typed as NAME=A,B."""
+    """A case for each size and each value of `vary`, which is NAME=A,B."""
     if vary is None:
         return [Case(size, SIZES[size]) for size in sizes]
-    name, _, typed = vary.partition("=")
+    name, _, text = vary.partition("=")
     try:
-        values = [int(value) for value in typed.split(",")]
+        values = [int(value) for value in text.split(",")]
     except ValueError:
         values = []
     if name not in (*SIZE_NUMBERS, *_OTHER_NUMBERS) or not values or min(values) < 1:
@@ -80,18 +80,18 @@ def cases(sizes: Sequence[str], vary: str | None) -> list[Case]:
 
 
 def variant(method: str, folders: Sequence[Path], passes: int | None) -> tuple[Path, list[str]]:
-    """The YAML of a method or variant, and the settings that are changed in it."""
+    """The YAML of a method or variant, and overrides of its settings."""
     from omegaconf import OmegaConf
 
-    method, *changed = VARIANTS.get(method, (method,))
+    method, *overrides = VARIANTS.get(method, (method,))
     path = config_path(method, *folders)
     if passes is not None and method == "intra_distillation":
         assert "num_passes" in OmegaConf.load(path).criterion
-        changed.append(f"criterion.num_passes={passes}")
-    return path, changed
+        overrides.append(f"criterion.num_passes={passes}")
+    return path, overrides
 
 
 def criterion_of(method: str) -> str | None:
-    """The criterion that a variant sets, if it sets one."""
-    changed = dict(setting.split("=") for setting in VARIANTS.get(method, ("",))[1:])
-    return changed.get("criterion._name")
+    """The criterion of a variant, if it differs from that of the method."""
+    overrides = dict(setting.split("=") for setting in VARIANTS.get(method, ("",))[1:])
+    return overrides.get("criterion._name")

@@ -1,12 +1,13 @@
-"""The measurement: every method makes one whole update per round on the same batch, in turns.
+"""Measure time and memory of methods: in each round every method makes one update on the same batch.
 
-A noisy machine disturbs all methods of a round alike, so ratios within a round are compared. On a CPU, memory is the
-sum of torch's own allocations (the memory events of the profiler); on a GPU it is the peak of the allocator.
+Noise of the machine affects all methods of a round alike, so the ratios within each round are compared. Memory is the
+sum of torch's allocations on a CPU (memory events of the profiler), and the peak of the allocator on a GPU.
 """
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..workspace.machine import device_name
@@ -24,64 +25,66 @@ def measure(
 
     from .operations import Rates
 
-    seconds: dict[str, list[float]] = {subject.method: [] for subject in subjects}
-    steps: dict[str, list[float]] = {subject.method: [] for subject in subjects}
     for subject in subjects:
-        subject.settle(sample)
+        subject.warm_up(sample)
     transients = {subject.method: _transient_bytes(lambda s=subject: s.update(sample), device) for subject in subjects}
-    counts = {subject.method: subject.count(sample) for subject in subjects}
-    rates = Rates.of(device, lambda: _wait(device))
-    bounds = {method: rates.seconds(found.products, moved) for method, (found, moved) in counts.items()}
+    operations = {subject.method: subject.count_operations(sample) for subject in subjects}
+    step_bytes = {subject.method: subject.step_bytes() for subject in subjects}
+    rates = Rates.measure(device, lambda: _synchronise(device))
+    bounds = {method: rates.seconds(operations[method].products, step_bytes[method]) for method in operations}
+    updates: dict[str, list[float]] = {subject.method: [] for subject in subjects}  # seconds of each round
+    steps: dict[str, list[float]] = {subject.method: [] for subject in subjects}
     bar = Progress(desc=f"bench {case.name}", total=rounds, unit="round", lines=True)
-    for turn in range(rounds):
-        order = subjects[turn % len(subjects) :] + subjects[: turn % len(subjects)]
+    for index in range(rounds):
+        order = subjects[index % len(subjects) :] + subjects[: index % len(subjects)]
         for subject in order:
-            seconds[subject.method].append(_timed(lambda s=subject: s.update(sample), device))
+            updates[subject.method].append(_seconds(lambda s=subject: s.update(sample), device))
         for subject in order:
-            subject.forget_gradients()
+            subject.randomise_gradients()
         for subject in order:
-            steps[subject.method].append(_timed(subject.step, device))
+            steps[subject.method].append(_seconds(subject.step, device))
         bar.update()
     bar.close()
-    base, named = subjects[0], device_name(device)
+    standard, used_device = subjects[0], device_name(device)
+    peaks = {subject.method: subject.resident_bytes() + transients[subject.method] for subject in subjects}
     rows = []
     for subject in subjects:
-        time_low, time_mid, time_high = _quartiles(_ratios(seconds[subject.method], seconds[base.method]))
-        added = [
-            (mine - plain) / update
-            for mine, plain, update in zip(steps[subject.method], steps[base.method], seconds[base.method], strict=True)
-        ]
-        share_low, share_mid, share_high = _quartiles(added)
-        total = {s.method: s.resident_bytes() + transients[s.method] for s in (subject, base)}
-        found, moved = counts[subject.method]
+        method = subject.method
+        time_low, time_ratio, time_high = _quartiles(_ratios(updates[method], updates[standard.method]))
+        share_low, share_added, share_high = _quartiles(
+            (step - standard_step) / standard_update
+            for step, standard_step, standard_update in zip(
+                steps[method], steps[standard.method], updates[standard.method], strict=True
+            )
+        )
         rows.append(
             Cost(
-                method=subject.method,
+                method=method,
                 size=case.name,
                 precision=precision,
-                time_ratio=time_mid,
+                time_ratio=time_ratio,
                 time_low=time_low,
                 time_high=time_high,
-                step_ratio=_quartiles(_ratios(steps[subject.method], steps[base.method]))[1],
-                step_share_added=share_mid,
+                step_ratio=statistics.median(_ratios(steps[method], steps[standard.method])),
+                step_share_added=share_added,
                 step_share_low=share_low,
                 step_share_high=share_high,
-                memory_ratio=total[subject.method] / total[base.method],
-                peak_bytes=total[subject.method],
-                transient_ratio=transients[subject.method] / transients[base.method],
-                state_bytes=subject.state_bytes() - base.state_bytes(),
-                flops=found.products + found.others,
-                product_flops=found.products,
-                step_bytes=moved,
-                bound_seconds=bounds[subject.method],
-                bound_ratio=bounds[subject.method] / bounds[base.method],
-                update_seconds=statistics.median(seconds[subject.method]),
+                memory_ratio=peaks[method] / peaks[standard.method],
+                peak_bytes=peaks[method],
+                transient_ratio=transients[method] / transients[standard.method],
+                state_bytes=subject.state_bytes() - standard.state_bytes(),
+                flops=operations[method].products + operations[method].others,
+                product_flops=operations[method].products,
+                step_bytes=step_bytes[method],
+                bound_seconds=bounds[method],
+                bound_ratio=bounds[method] / bounds[standard.method],
+                update_seconds=statistics.median(updates[method]),
                 parameters=sum(p.numel() for p in subject.trainer.model.parameters()),
                 tokens=sample["ntokens"],
                 rounds=rounds,
                 varied=case.varied,
                 value=case.value,
-                device=named,
+                device=used_device,
                 threads=torch.get_num_threads(),
                 torch=torch.__version__,
             )
@@ -89,24 +92,20 @@ def measure(
     return rows
 
 
-def _timed(work: Callable[[], None], device: str) -> float:
-    _meet()
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _meet() -> None:
-    """Wait for the other processes, if there are any."""
+def _seconds(work: Callable[[], None], device: str) -> float:
+    """The duration of `work`, which all processes begin together."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+    _synchronise(device)
+    start = time.perf_counter()
+    work()
+    _synchronise(device)
+    return time.perf_counter() - start
 
 
-def _wait(device: str) -> None:
+def _synchronise(device: str) -> None:
     if device == "cuda":
         import torch
 
@@ -114,7 +113,7 @@ def _wait(device: str) -> None:
 
 
 def _transient_bytes(work: Callable[[], None], device: str) -> int:
-    """The most bytes alive at once during `work` beyond those that were alive before it."""
+    """The peak memory during `work`, minus the memory before it."""
     import torch
 
     if device == "cuda":
@@ -126,19 +125,17 @@ def _transient_bytes(work: Callable[[], None], device: str) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
+    sizes = (event.nbytes() for event in sorted(events, key=lambda e: e.start_ns()))  # negative when memory is freed
+    return max(itertools.accumulate(sizes, initial=0))
 
 
-def _ratios(mine: Sequence[float], base: Sequence[float]) -> list[float]:
-    return [a / b for a, b in zip(mine, base, strict=True)]
+def _ratios(seconds: Sequence[float], standard_seconds: Sequence[float]) -> list[float]:
+    return [a / b for a, b in zip(seconds, standard_seconds, strict=True)]
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+def _quartiles(values: Iterable[float]) -> tuple[float, float, float]:
+    values = list(values)
     if len(values) < 2:
         return (values[0],) * 3
-    low, mid, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, mid, high
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high

@@ -1,8 +1,8 @@
-"""What an update must cost: its operations counted, the bytes that its step cannot help moving, and the time of both.
+"""Count the operations of an update and the bytes that its step has to move, and bound its time by both.
 
-Operations are counted as torch is asked for them, so that no formula has to be believed; bytes are those of the tensors
-that the step reads or writes, each moved once. Left out on purpose: the traffic of activations, which depends on how
-kernels are fused, so that the time here is one that no code can go below, and not one that some code reaches.
+Operations are counted when torch dispatches them. Bytes are the sizes of the tensors that a step reads or writes, each
+moved once. The traffic of activations depends on how kernels are fused and is not counted, so the time is a lower bound
+that no implementation needs to reach.
 """
 
 import time
@@ -17,19 +17,24 @@ from torch.utils.flop_counter import flop_registry
 
 from ..core import kernels_c
 
-# One operation for each number that is read; all else that computes is pointwise, or a product.
+# One operation for each number of the input; other operations that compute are pointwise or products.
 _PER_INPUT = frozenset(
     "sum mean amin amax aminmax linalg_vector_norm _softmax _softmax_backward_data _log_softmax "
     "_log_softmax_backward_data native_layer_norm native_layer_norm_backward".split()
 )
-_MOVES = frozenset("clone copy fill to_copy".split())  # pointwise to torch, but nothing is computed
-# By name: one function counts what torch does in place, and for a CPU, too.
+_COPIES = frozenset("clone copy fill to_copy".split())  # tagged pointwise by torch, but without arithmetic
+# By name, because in-place and CPU variants of an operation have the same count.
 _PRODUCTS = {packet.__name__: count for packet, count in flop_registry.items()}
-_SIDE, _COPIED, _TIMES = 1024, 1 << 26, 5  # of the matrices and the bytes that a machine's rates are measured with
+_SIDE, _COPIED, _ATTEMPTS = 1024, 1 << 26, 5  # side of the matrices and bytes of the copy that measure the rates
 
 
 class Operations(TorchDispatchMode):
-    """Counts while it lasts: `products`, of matrices, two a multiplication and addition; `others`, one a number."""
+    """Counts operations while it is active.
+
+    Attributes:
+        products: of matrix products, two for each multiplication and addition.
+        others: one for each number.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,64 +49,63 @@ class Operations(TorchDispatchMode):
             self.products += product(*args, **kwargs, out_val=out)
         elif name in _PER_INPUT:
             self.others += next(arg.numel() for arg in args if isinstance(arg, Tensor))
-        elif torch.Tag.pointwise in func.tags and name.strip("_") not in _MOVES:
+        elif torch.Tag.pointwise in func.tags and name.strip("_") not in _COPIES:
             self.others += out.numel() if isinstance(out, Tensor) else 0
         return out
 
 
 def operations(work: Callable[[], None]) -> Operations:
-    """Those of `work`, with the torch path in place of C kernels, whose operations nobody sees."""
-    with kernels_c.switched_off(), Operations() as found:
+    """Count the operations of `work`, with PyTorch in place of C kernels, which torch does not dispatch."""
+    with kernels_c.switched_off(), Operations() as counted:
         work()
-    return found
+    return counted
 
 
-def step_bytes(optimizer: Any, held: Iterable[Tensor]) -> int:
-    """The least traffic of a step: weights, state and averages read and written, gradients, masks and `held` read.
+def step_bytes(optimizer: Any, criterion_tensors: Iterable[Tensor]) -> int:
+    """The minimal traffic of a step.
 
-    Weights and gradients count as far as they move: with a mask that stays, the base holds no others.
+    The step reads and writes weights, state and averages; it reads gradients, masks and `criterion_tensors`. Only
+    weights that the base optimizer holds count: with a fixed mask, these are the ones that move.
     """
     base = getattr(optimizer, "base", optimizer)
     moving = [p for group in base.param_groups for p in group["params"] if p in base.state or p.grad is not None]
     state = [value for values in base.state.values() for value in values.values()]
     averages = getattr(optimizer, "averages", {}).values()
-    extra = getattr(optimizer, "extra_bytes", 0)  # averages among it
-    return 3 * in_bytes(moving) + 2 * in_bytes(state) + in_bytes(averages) + extra + in_bytes(held)
+    extra = getattr(optimizer, "extra_bytes", 0)  # includes the averages
+    return 3 * in_bytes(moving) + 2 * in_bytes(state) + in_bytes(averages) + extra + in_bytes(criterion_tensors)
 
 
 def in_bytes(values: Iterable[Any]) -> int:
-    """The size of those `values` that are tensors."""
+    """The total size of the tensors among `values`."""
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine can do in a second, measured: operations of a large matrix product, bytes of a large copy."""
+    """What a machine does in a second: operations of a large matrix product, bytes of a large copy."""
 
     flops: float
     bytes: float
 
     @classmethod
-    def of(cls, device: str, wait: Callable[[], None]) -> "Rates":
-        """The best of a few attempts: others on the machine can only make it slower."""
-        one, two = torch.rand(2, _SIDE, _SIDE, device=device)
+    def measure(cls, device: str, synchronise: Callable[[], None]) -> "Rates":
+        """The fastest of a few attempts, because other processes can only slow the machine down."""
+        a, b = torch.rand(2, _SIDE, _SIDE, device=device)
         source = torch.rand(_COPIED // 4, device=device)
-        goal = torch.empty_like(source)
-        products = _best(lambda: torch.mm(one, two), wait)
-        copies = _best(lambda: goal.copy_(source), wait)
-        return cls(2 * _SIDE**3 / products, 2 * _COPIED / copies)
+        target = torch.empty_like(source)
 
-    def seconds(self, products: int, moved: int) -> float:
-        """No update with that many operations in products, and a step that moves that many bytes, is faster."""
-        return products / self.flops + moved / self.bytes
+        def fastest(work: Callable[[], Any]) -> float:
+            seconds = []
+            for _ in range(_ATTEMPTS):
+                synchronise()
+                start = time.perf_counter()
+                work()
+                synchronise()
+                seconds.append(time.perf_counter() - start)
+            return min(seconds)
 
+        return cls(2 * _SIDE**3 / fastest(lambda: torch.mm(a, b)), 2 * _COPIED / fastest(lambda: target.copy_(source)))
 
-def _best(work: Callable[[], Any], wait: Callable[[], None]) -> float:
-    found = []
-    for _ in range(_TIMES):
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    def seconds(self, product_flops: int, step_bytes: int) -> float:
+        """A lower bound of the time of an update with these operations in products and this traffic of its step."""
+        return product_flops / self.flops + step_bytes / self.bytes

@@ -1,8 +1,10 @@
-"""What a method costs: one row for each method and size, as a table, as pictures, and compared with an earlier one."""
+"""The costs of methods: rows for each method and size, written as tables and pictures, and compared with a table."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tabulate import tabulate
 
 from ..figures.drawing import number, read_csv, whole_number
 from ..files import write_atomically
@@ -12,7 +14,7 @@ from ..workspace.tables import as_csv
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one method at one size; ratios are to standard training, `low` and `high` are quartiles of rounds."""
+    """The cost of a method at a size. Ratios are to standard training; `low` and `high` are quartiles over rounds."""
 
     method: str
     size: str
@@ -25,19 +27,19 @@ class Cost:
     step_share_low: float
     step_share_high: float
     memory_ratio: float
-    peak_bytes: int  # weights, state, and the most that an update needs beside them
-    transient_ratio: float
-    state_bytes: int  # of optimizer and criterion beyond standard's
-    flops: int  # operations of one update, of which `product_flops` are products of matrices
-    product_flops: int
-    step_bytes: int  # that one step cannot help moving
-    bound_seconds: float  # the least that these products and bytes take on this machine
-    bound_ratio: float  # that, beside standard's
+    peak_bytes: int  # weights, state, and the peak of temporary memory in an update
+    transient_ratio: float  # of temporary memory
+    state_bytes: int  # of optimizer and criterion, minus that of standard training
+    flops: int  # operations of an update
+    product_flops: int  # of these, in matrix products
+    step_bytes: int  # minimal traffic of a step
+    bound_seconds: float  # lower bound for products and traffic on this machine
+    bound_ratio: float
     update_seconds: float
     parameters: int
     tokens: int
     rounds: int
-    varied: str  # of the size, and its value here
+    varied: str  # the name of the varied number, if any
     value: int | None
     device: str
     threads: int
@@ -45,22 +47,25 @@ class Cost:
 
 
 def as_markdown(rows: Sequence[Cost]) -> str:
-    """A Markdown table of medians with quartiles in brackets."""
-    lines = [
-        "| size | method | update time | by count | step | step on top, in updates | peak memory | transient "
-        "| more state | GFLOP |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+    """A table in Markdown, with quartiles in brackets."""
+    header = ["size", "method", "update time", "by count", "step", "step on top, in updates", "peak memory"]
+    header += ["transient", "more state", "GFLOP"]
+    cells = [
+        [
+            f"{row.size} ({row.parameters / 1e6:.1f} M)",
+            f"`{row.method}`",
+            f"{row.time_ratio:.3f} [{row.time_low:.3f}, {row.time_high:.3f}]",
+            f"{row.bound_ratio:.3f}",
+            f"{row.step_ratio:.2f}",
+            f"{100 * row.step_share_added:+.2f} % [{100 * row.step_share_low:+.2f}, {100 * row.step_share_high:+.2f}]",
+            f"{row.memory_ratio:.3f}",
+            f"{row.transient_ratio:.3f}",
+            f"{row.state_bytes:,} B",
+            f"{row.flops / 1e9:.2f}",
+        ]
+        for row in rows
     ]
-    for row in rows:
-        lines.append(
-            f"| {row.size} ({row.parameters / 1e6:.1f} M) | `{row.method}` "
-            f"| {row.time_ratio:.3f} [{row.time_low:.3f}, {row.time_high:.3f}] | {row.bound_ratio:.3f} "
-            f"| {row.step_ratio:.2f} | {100 * row.step_share_added:+.2f} % "
-            f"[{100 * row.step_share_low:+.2f}, {100 * row.step_share_high:+.2f}] "
-            f"| {row.memory_ratio:.3f} | {row.transient_ratio:.3f} | {row.state_bytes:,} B "
-            f"| {row.flops / 1e9:.2f} |"
-        )
-    return "\n".join(lines)
+    return tabulate(cells, header, "github", disable_numparse=True, numalign=None, stralign=None)
 
 
 def write(rows: Sequence[Cost], out: Path, about: str, command: str) -> None:
@@ -68,37 +73,36 @@ def write(rows: Sequence[Cost], out: Path, about: str, command: str) -> None:
 
     Args:
         about: what was measured, in one line.
-        command: the command that measures this again.
+        command: the command that repeats the measurement.
     """
     from ..figures import registry
 
     first = rows[0]
-    with_what = f"{first.device}, {first.threads} threads, {first.precision}, torch {first.torch}"
+    environment = f"{first.device}, {first.threads} threads, {first.precision}, torch {first.torch}"
     heading = f"""\
 # {about[0].upper()}{about[1:]}
 
 Beside standard training, as in Table 1 and Figure 2 of Li et al. 2023: ratios, median and quartiles of {first.rounds}
-interleaved rounds. {with_what}.
+interleaved rounds. {environment}.
 
     {command}
 """
     write_atomically(out / "bench.csv", as_csv([asdict(row) for row in rows]))
     write_atomically(out / "bench.md", f"{heading}\n{as_markdown(rows)}\n")
-    if len({row.method for row in rows}) > 1:
-        registry.make("cost", {out.name: out / "bench.csv"}, out, ("png", "pdf"))
-    if len({row.size for row in rows}) > 1:
-        registry.make("growth", {out.name: out / "bench.csv"}, out, ("png", "pdf"))
+    for name, values in (("cost", {row.method for row in rows}), ("growth", {row.size for row in rows})):
+        if len(values) > 1:
+            registry.make(name, {out.name: out / "bench.csv"}, out, ("png", "pdf"))
 
 
 def worse_than(stored: Iterable[Mapping[str, str]], rows: Sequence[Cost]) -> Iterator[str]:
-    """One line for each value of `rows` that is worse than in a table that was measured earlier.
+    """One line for each value of `rows` that is worse than in the table `stored`.
 
-    Counts may differ by one percent, where the machine chooses the kernels. A time is worse if its lower quartile is
-    more than 10 % above the upper quartile of the earlier table; noise on a shared machine stays below that.
+    Counts are worse if they grow by more than 1 %, because the machine chooses some kernels. A time is worse if its
+    lower quartile is more than 10 % above the stored upper quartile, which exceeds the noise of a shared machine.
     """
-    then = {(row["method"], row["size"], row["precision"]): row for row in stored}
+    stored_rows = {(row["method"], row["size"], row["precision"]): row for row in stored}
     for row in rows:
-        old = then.get((row.method, row.size, row.precision))
+        old = stored_rows.get((row.method, row.size, row.precision))
         if old is None:
             continue
         name = f"{row.method}, {row.size}, {row.precision}"
@@ -114,7 +118,7 @@ def worse_than(stored: Iterable[Mapping[str, str]], rows: Sequence[Cost]) -> Ite
 
 
 def read_costs(path: Path) -> list[Content]:
-    """The rows of a bench.csv to compare with; a file without the columns that are compared is refused."""
+    """The rows of a bench.csv for `worse_than`; a file without its columns is refused."""
     rows = read_csv(path)
     names = ("state_bytes", "product_flops", "step_bytes", "transient_ratio", "time_low", "time_ratio", "time_high")
     for row in rows:

@@ -1,7 +1,7 @@
-"""What is measured: a model of any size, a batch of random tokens, and a run of each method on them.
+"""What `wff bench` measures: a run of each method on a model of any size and a batch of random tokens.
 
-A run is that of its YAML, with fairseq's own trainer, criterion and optimizer; only sizes are replaced, and files that
-it would read. Left out on purpose: data and its loading, which no method changes.
+A run has the settings of the method's YAML and fairseq's own trainer, criterion and optimizer. Only sizes and input
+files are replaced. Loading data is not measured, because no method changes it.
 """
 
 import tempfile
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..workspace.configs import open_settings
 
-if TYPE_CHECKING:  # imports torch, for which `--help` does not wait
+if TYPE_CHECKING:  # imports torch, which is slow and not needed for `--help`
     from .operations import Operations
 
-_SETTLING_STEPS = 20
-MASK_DENSITY = 0.005  # of the random mask that fish_mask is measured with
+_WARM_UP_STEPS = 20
+MASK_DENSITY = 0.005  # of the random mask for fish_mask
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model and a batch: layers, width, feed-forward width, heads, vocabulary, sentences and their length."""
+    """The sizes of a Transformer, and a batch of `sentences` sentences of `length` tokens."""
 
     layers: int
     width: int
@@ -32,17 +32,12 @@ class Size:
     length: int
 
     def overrides(self) -> list[str]:
-        """As settings of a run."""
-        sides = [
-            f"model.{side}.{key}={value}"
-            for side in ("encoder", "decoder")
-            for key, value in (
-                ("layers", self.layers),
-                ("embed_dim", self.width),
-                ("ffn_embed_dim", self.feed_forward),
-                ("attention_heads", self.heads),
-            )
-        ]
+        """The settings of a run with this model."""
+        settings = {
+            "layers": self.layers, "embed_dim": self.width, "ffn_embed_dim": self.feed_forward,
+            "attention_heads": self.heads,
+        }  # fmt: skip
+        sides = [f"model.{side}.{key}={value}" for side in ("encoder", "decoder") for key, value in settings.items()]
         return [*sides, "common.log_interval=1000000"]
 
 
@@ -63,80 +58,85 @@ PRECISIONS = {
 
 @dataclass
 class Subject:
-    """A method under measurement."""
+    """A method under measurement, with the fairseq trainer of its run."""
 
     method: str
     trainer: Any
 
     def update(self, sample: dict[str, Any]) -> None:
-        # fairseq's own R-Drop doubles the inputs of the sample that it is given, in place.
+        # fairseq's R-Drop doubles the inputs of a sample in place.
         self.trainer.train_step([{**sample, "net_input": dict(sample["net_input"])}])
 
     def step(self) -> None:
         self.trainer.optimizer.optimizer.step()
 
-    def forget_gradients(self) -> None:
-        """Random ones for those of the last update: in a second step with the same ones ewc squares its penalty."""
+    def randomise_gradients(self) -> None:
+        """Replace all gradients by random numbers; several steps with the same gradients would square ewc's penalty."""
         for p in self.trainer.optimizer.params:
             if p.grad is not None:
                 p.grad.normal_(std=1e-4)
 
-    def settle(self, sample: dict[str, Any]) -> None:
-        """Allocate states, compile kernels, and reach the middle of a training.
+    def warm_up(self, sample: dict[str, Any]) -> None:
+        """Allocate states, compile kernels, and set the number of updates to the middle of training.
 
-        A weight that was frozen in every update so far has a second moment of exactly zero, and the square root of
-        zero takes torch on a CPU several times as long as any other: true of the first updates of a run only.
+        A weight that was frozen in all updates so far has a second moment of zero. torch's square root of zero is
+        several times slower on a CPU than that of other numbers; after a few steps, no weight has this state.
         """
         self.update(sample)
-        for _ in range(_SETTLING_STEPS):
-            self.forget_gradients()
+        for _ in range(_WARM_UP_STEPS):
+            self.randomise_gradients()
             self.step()
-        # A penalty that begins after the warm-up, or grows from nothing, is there now.
+        # Penalties that begin after the warm-up of the learning rate, or grow from zero, are active there.
         self.trainer.set_num_updates(self.trainer.cfg.optimization.max_update // 2)
         self.update(sample)
 
     def state_bytes(self) -> int:
+        """The size of the optimizer state and of the criterion's tensors."""
         from .operations import in_bytes
 
         optimizer = self.trainer.optimizer.optimizer
-        own = getattr(optimizer, "extra_bytes", 0) + in_bytes(self._held)
-        return own + sum(in_bytes(state.values()) for state in optimizer.state.values())
+        extra = getattr(optimizer, "extra_bytes", 0) + in_bytes(self._criterion_tensors)
+        return extra + sum(in_bytes(state.values()) for state in optimizer.state.values())
 
     @property
-    def _held(self) -> list[Any]:
-        """What the criterion keeps."""
+    def _criterion_tensors(self) -> list[Any]:
         return list(getattr(self.trainer.criterion, "held", ()))
 
     def resident_bytes(self) -> int:
-        """Weights, their copies in full precision, optimizer state, and what the criterion keeps."""
+        """The size of weights, of their copies in full precision, and of the state."""
         from .operations import in_bytes
 
         weights = {id(p): p for p in (*self.trainer.model.parameters(), *self.trainer.optimizer.params)}
         return in_bytes(weights.values()) + self.state_bytes()
 
-    def count(self, sample: dict[str, Any]) -> tuple["Operations", int]:
-        """The operations of an update, and the bytes that its step cannot help moving."""
-        from .operations import operations, step_bytes
+    def count_operations(self, sample: dict[str, Any]) -> "Operations":
+        """The operations of an update."""
+        from .operations import operations
 
-        found = operations(lambda: self.update(sample))
-        return found, step_bytes(self.trainer.optimizer.optimizer, self._held)
+        return operations(lambda: self.update(sample))
+
+    def step_bytes(self) -> int:
+        """The bytes that a step of the optimizer has to move at least."""
+        from .operations import step_bytes
+
+        return step_bytes(self.trainer.optimizer.optimizer, self._criterion_tensors)
 
 
 def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
-    """One batch of random tokens with padding at its end, and the translation task that it belongs to."""
+    """A batch of random tokens with padded targets, and a translation task for it."""
     import torch
 
     from ..plugin.runs import translation_task
 
     task = translation_task(size.vocabulary)
-    words = task.target_dictionary
+    dictionary = task.target_dictionary
     generator = torch.Generator().manual_seed(seed)
     shape = (size.sentences, size.length)
-    source, target = (torch.randint(words.nspecial, len(words), shape, generator=generator) for _ in range(2))
+    source, target = (torch.randint(dictionary.nspecial, len(dictionary), shape, generator=generator) for _ in range(2))
     lengths = torch.randint(size.length // 2, size.length + 1, (size.sentences,), generator=generator)
     padded = torch.arange(size.length) >= lengths[:, None]
-    target[padded] = words.pad()
-    previous = torch.cat([torch.full((size.sentences, 1), words.eos()), target[:, :-1]], dim=1)
+    target[padded] = dictionary.pad()
+    previous = torch.cat([torch.full((size.sentences, 1), dictionary.eos()), target[:, :-1]], dim=1)
     sample = {
         "id": torch.arange(size.sentences),
         "nsentences": size.sentences,
@@ -152,9 +152,9 @@ def synthetic(size: Size, seed: int) -> tuple[dict[str, Any], Any]:
 
 
 def subject_of(
-    method: str, config: Path, size: Size, device: str, seed: int, task: Any, more: Sequence[str] = ()
+    method: str, config: Path, size: Size, device: str, seed: int, task: Any, overrides: Sequence[str] = ()
 ) -> Subject:
-    """The run of one YAML at a size, with `more` settings on top of it as `part.key=value`."""
+    """The run of a YAML at a size, with other `overrides` of its settings as SECTION.KEY=VALUE."""
     import torch
 
     from ..plugin.runs import build_trainer, load_config
@@ -166,30 +166,31 @@ def subject_of(
         "checkpoint.finetune_from_model=unused",
         f"common.cpu={device == 'cpu'}",
         f"common.seed={seed}",
-        *more,
+        *overrides,
     ]
-    alone = [override for override in overrides if not override.startswith("distributed_training.")]
     with tempfile.TemporaryDirectory() as folder:
-        overrides += _stand_ins(config, alone, task, Path(folder))  # each process its own
+        overrides += _random_inputs(config, overrides, task, Path(folder))
         torch.manual_seed(seed)
         subject = Subject(method, build_trainer(load_config(config, overrides), task))
-        assert subject.trainer.optimizer  # built, and with it the stand-ins read, while they are there
+        assert subject.trainer.optimizer  # built now, since it reads the files in `folder`
     return subject
 
 
-def _stand_ins(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
-    """For what a YAML and `overrides` leave open, Fisher information, a mask or a teacher: random numbers.
+def _random_inputs(config: Path, overrides: Sequence[str], task: Any, folder: Path) -> list[str]:
+    """Settings for the input files that a YAML and `overrides` leave open, as files of random numbers in `folder`.
 
-    No cost depends on them.
+    The files are Fisher information, a mask or a teacher. No cost depends on their values.
     """
     import torch
 
     from ..core import scope, snapshot
     from ..plugin.runs import build_trainer, load_config
 
-    given = {override.split("=")[0] for override in overrides}
+    # each process makes its own files, alone
+    overrides = [override for override in overrides if not override.startswith("distributed_training.")]
+    already_set = {override.split("=")[0] for override in overrides}
     files = {f"{section}.{key}": folder / f"{key}.pt" for section, key in open_settings(config)}
-    files = {name: path for name, path in files.items() if name not in given}
+    files = {name: path for name, path in files.items() if name not in already_set}
     if not files:
         return []
     cfg = load_config(config, [*overrides, *(f"{name}=unused" for name in files)])
@@ -198,9 +199,9 @@ def _stand_ins(config: Path, overrides: Sequence[str], task: Any, folder: Path) 
         if name == "optimizer.fish_mask":
             snapshot.save(path, "mask", {name: w < MASK_DENSITY for name, w in weights.items()})
         elif name == "criterion.teacher":
-            cfg.criterion.teacher_weight = 0  # to make a teacher takes no teacher
+            cfg.criterion.teacher_weight = 0  # the trainer that saves the teacher has no teacher
             trainer = build_trainer(cfg, task)
-            trainer.consolidate_optimizer()  # fairseq saves nothing without
+            trainer.consolidate_optimizer()  # required by save_checkpoint
             trainer.save_checkpoint(str(path), {})
         else:
             snapshot.save(path, "fisher", weights, weights=weights)

@@ -1,7 +1,4 @@
-"""The tables of costs that benchmarks/ and the README publish, a row each: what `wff bench --table NAME` measures.
-
-Left out on purpose: how (`bench.py`).
-"""
+"""The published cost tables in benchmarks/ and the README, which `wff bench --table NAME` measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CostTable:
-    """Methods or variants of them, standard first; sizes, and what is varied of them."""
+    """The methods and sizes of a table.
+
+    Args:
+        about: a description in one line.
+        methods: methods and variants, standard training first.
+        vary: the varied number and its values, as NAME=A,B.
+    """
 
     name: str
-    about: str  # one line
+    about: str
     methods: Sequence[str]
     sizes: Sequence[str] = ("small",)
     vary: str | None = None
@@ -50,7 +53,7 @@ TABLES: Mapping[str, CostTable] = {
         CostTable(
             "parameters",
             "how cost grows with the model",
-            ["standard", "weighted_freeze", "sage", "intra_distillation"],  # whose big ones fit into 24 GB together
+            ["standard", "weighted_freeze", "sage", "intra_distillation"],  # at size "big", these fit into 24 GB
             sizes=("toy", "small", "iwslt", "big"),
         ),
         CostTable("batch", "how cost grows with the sentences of a batch", _ALL, vary="sentences=20,80,320"),

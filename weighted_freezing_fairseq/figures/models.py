@@ -1,7 +1,6 @@
-"""Figures of what comes out of trainings: scores by passes and by pruning, the norms of weights.
+"""Figures of trained models: scores by passes and by pruning, and the norms of weights.
 
-Their rows come from scored runs, from tables of `wff prune` and `wff prune-iterative`, and from checkpoints. Left out
-on purpose: making any of these.
+Their rows come from scored runs, from tables of `wff prune` and `wff prune-iterative`, and from checkpoints.
 """
 
 import math
@@ -14,7 +13,7 @@ from ..errors import UserError
 from . import drawing
 from .drawing import CsvRow, Options, draw_line, draw_means, number
 from .training import PAPER
-from .training_logs import Traces
+from .training_logs import RunFiles
 
 # BLEU by passes -----------------------------------------------------------------------------------------------------
 
@@ -23,14 +22,14 @@ STANDARD = "standard"
 
 
 def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
-    """The scores of one run of intra-distillation, or of standard training, which is one pass."""
-    traces = Traces(path)
-    settings = traces.settings()
+    """The scores of a run of intra-distillation, or of standard training, which has one pass."""
+    files = RunFiles(path)
+    settings = files.settings()
     criterion = settings.get("criterion", {})
     if criterion.get("_name") == "intra_distillation":
-        chosen = {"divergence": "x", **PAPER, **criterion}
-        series = f"{chosen['divergence']}, alpha {number(chosen['alpha']):g} {chosen['alpha_schedule']}"
-        passes = drawing.whole_number(chosen.get("num_passes", 3))
+        criterion = {"divergence": "x", **PAPER, **criterion}
+        series = f"{criterion['divergence']}, alpha {number(criterion['alpha']):g} {criterion['alpha_schedule']}"
+        passes = drawing.whole_number(criterion.get("num_passes", 3))
     elif criterion.get("_name") == "label_smoothed_cross_entropy" and "base_optimizer" not in settings["optimizer"]:
         series, passes = STANDARD, 1
     else:
@@ -46,45 +45,54 @@ def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]
             "seed": settings["common"]["seed"],
             "bleu": score.bleu,
         }
-        for score in traces.scores()
+        for score in files.scores()
     ]
 
 
 def draw_passes(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """A panel for each setting, whose scores are never compared with another's; a line a series, over K."""
-    settings = drawing.lines_of(rows, ("setting", "model", "scoring"))
+    """A panel for each setting, because scores of different settings are not comparable; a line for each series."""
+    settings = drawing.rows_by_line(rows, ("setting", "model", "scoring"))
     series = [name for name in dict.fromkeys(row["series"] for row in rows) if name != STANDARD]
-    titles = [of_setting[0]["setting"] for of_setting in settings.values()]
-    if len(set(titles)) < len(titles):  # what tells them apart is more than a reader asks for
+    titles = [rows_of_setting[0]["setting"] for rows_of_setting in settings.values()]
+    if len(set(titles)) < len(titles):  # panels of one setting differ in model or scoring
         titles = list(settings)
-    furthest = max(drawing.whole_number(row["passes"]) for row in rows)
-    with drawing.paper(picture, len(settings), options) as axes:
-        for axis, title, of_setting in zip(axes, titles, settings.values(), strict=True):
-            if standard := [number(row["bleu"]) for row in of_setting if row["series"] == STANDARD]:
-                drawing.draw_level(axis, 0, "standard (K = 1)", (1, furthest), standard)
+    most_passes = max(drawing.whole_number(row["passes"]) for row in rows)
+    with drawing.paper_panels(picture, len(settings), options) as axes:
+        for axis, title, rows_of_setting in zip(axes, titles, settings.values(), strict=True):
+            if standard := [number(row["bleu"]) for row in rows_of_setting if row["series"] == STANDARD]:
+                drawing.draw_level(axis, 0, "standard (K = 1)", (1, most_passes), standard)
             for index, name in enumerate(series, 1):
-                if of_series := [row for row in of_setting if row["series"] == name]:
-                    draw_means(axis, index, name, drawing.points(of_series, "passes", "bleu"))
-            axis.set(xlabel="passes K", ylabel="BLEU", xticks=range(1, furthest + 1))
+                if rows_of_series := [row for row in rows_of_setting if row["series"] == name]:
+                    draw_means(axis, index, name, drawing.points(rows_of_series, "passes", "bleu"))
+            axis.set(xlabel="passes K", ylabel="BLEU", xticks=range(1, most_passes + 1))
             if len(settings) > 1:
-                axis.set_title(drawing.wrapped(title))
+                axis.set_title(drawing.wrap_title(title))
 
 
 # Scores by pruning --------------------------------------------------------------------------------------------------
 
 PRUNING = ("table", "model", "method", "seed", "pruned", "bleu", "chrf", "change", "signature")
-_PARENT, _NOTHING = "parent", "none"  # rows of `wff prune-iterative`: where all begin, and tuned without pruning
+# Rows of `wff prune-iterative` that are not pruned: the model that all runs start from, and this model tuned.
+_PARENT, _NOT_PRUNED = "parent", "none"
 
 
 def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
-    """The points of one table; `change`: of BLEU since nothing was pruned, where the table has that."""
+    """The points of a table of `wff prune` or `wff prune-iterative`; `change` is the BLEU minus the unpruned BLEU."""
     table = next((path / name for name in ("curve.csv", "table.csv") if (path / name).is_file()), path)
-    points = drawing.read_csv(table) if table.is_file() and table.suffix == ".csv" else []
-    columns = set(points[0]) if points else set()
+    scores = drawing.read_csv(table) if table.is_file() and table.suffix == ".csv" else []
+    columns = scores[0].keys() if scores else set()
     if {"checkpoint", "method", "remaining"} <= columns:
-        rows = [_row(label, row["checkpoint"], row["method"], "", 1 - number(row["remaining"]), row) for row in points]
+        rows = [_row(label, row["checkpoint"], row["method"], "", 1 - number(row["remaining"]), row) for row in scores]
     elif {"prune", "alignreg", "sparsity"} <= columns:
-        rows = _iterative(label, points)
+        unpruned = {row["seed"]: row for kind in (_PARENT, _NOT_PRUNED) for row in scores if row["prune"] == kind}
+        rows = []
+        for row in scores:
+            if row["prune"] in (_PARENT, _NOT_PRUNED):
+                continue
+            line = label, f"alignreg {row['alignreg']}", row["prune"], row["seed"]
+            if row["seed"] in unpruned:
+                rows.append(_row(*line, 0, unpruned[row["seed"]]))
+            rows.append(_row(*line, number(row["sparsity"]), row))
     else:
         return []
     start = {(row["model"], row["method"], row["seed"]): number(row["bleu"]) for row in rows if not row["pruned"]}
@@ -94,57 +102,42 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
     return rows
 
 
-def _row(label: str, model: str, method: str, seed: str, pruned: float, row: CsvRow) -> dict[str, Any]:
+def _row(label: str, model: str, method: str, seed: str, pruned: float, scores: CsvRow) -> dict[str, Any]:
     return {
         "table": label,
         "model": model,
         "method": method,
         "seed": seed,
         "pruned": float(f"{pruned:.6g}"),
-        "bleu": row["bleu"],
-        "chrf": row["chrf"],
+        "bleu": scores["bleu"],
+        "chrf": scores["chrf"],
         "change": "",
-        "signature": row.get("signature") or row.get("bleu_signature", ""),
+        "signature": scores.get("signature") or scores.get("bleu_signature", ""),
     }
 
 
-def _iterative(label: str, runs: Sequence[CsvRow]) -> list[dict[str, Any]]:
-    """Runs that were pruned while they trained on: the line of each begins at what was tuned for as long, unpruned."""
-    starts = {row["seed"]: row for row in runs if row["prune"] == _PARENT}
-    starts |= {row["seed"]: row for row in runs if row["prune"] == _NOTHING}
-    rows = []
-    for row in runs:
-        if row["prune"] in (_PARENT, _NOTHING):
-            continue
-        cell = label, f"alignreg {row['alignreg']}", row["prune"], row["seed"]
-        if row["seed"] in starts:
-            rows.append(_row(*cell, 0, starts[row["seed"]]))
-        rows.append(_row(*cell, number(row["sparsity"]), row))
-    return rows
-
-
 def draw_pruning(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """BLEU over the share of the weights that is pruned, and its change; a line a model and method.
+    """BLEU and its change over the pruned share of the weights; a line for each model and method.
 
-    Where these are too many to tell apart, a panel a model, in which methods keep their looks.
+    If there are more lines than colours, each model has its own panel, and a method looks the same in all panels.
     """
-    lines = drawing.lines_of(rows, ("table", "model", "method"))
+    lines = drawing.rows_by_line(rows, ("table", "model", "method"))
     models = list(dict.fromkeys(row["model"] for row in rows))
-    if len(lines) > drawing.TOLD_APART and len(models) > 1:
-        lines = drawing.lines_of(rows, ("method", "table"))
+    if len(lines) > drawing.MAX_COLOURS and len(models) > 1:
+        lines = drawing.rows_by_line(rows, ("method", "table"))
     else:
         models = [""]
-    shown = [("bleu", "BLEU")]
+    columns = [("bleu", "BLEU")]
     if any(row["change"] != "" for row in rows):
-        shown.append(("change", "change of BLEU"))
-    panels = [(model, column, what) for model in models for column, what in shown]
-    with drawing.paper(picture, len(panels), options) as axes:
-        for axis, (model, column, what) in zip(axes, panels, strict=True):
+        columns.append(("change", "change of BLEU"))
+    panels = [(model, column, ylabel) for model in models for column, ylabel in columns]
+    with drawing.paper_panels(picture, len(panels), options) as axes:
+        for axis, (model, column, ylabel) in zip(axes, panels, strict=True):
             for index, (name, line) in enumerate(lines.items()):
-                drawn = [row for row in line if model in ("", row["model"]) and row[column] != ""]
-                if drawn:
-                    draw_means(axis, index, name, ((100 * x, y) for x, y in drawing.points(drawn, "pruned", column)))
-            axis.set(xlabel="pruned weights (%)", ylabel=what, title=model)
+                in_panel = [row for row in line if model in ("", row["model"]) and row[column] != ""]
+                if in_panel:
+                    draw_means(axis, index, name, ((100 * x, y) for x, y in drawing.points(in_panel, "pruned", column)))
+            axis.set(xlabel="pruned weights (%)", ylabel=ylabel, title=model)
 
 
 # Norms of weights ---------------------------------------------------------------------------------------------------
@@ -154,9 +147,9 @@ _MATRIX = re.compile(r"(self|cross)-attention |fc[12]$")
 
 
 def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
-    """The L2 norm of the weights of each layer and type of module, from a checkpoint's names alone: no model is built.
+    """The L2 norm of the weights of each layer and type of module, from the names in a checkpoint.
 
-    Tied tensors count once; buffers, which have no name of a weight or bias, do not count.
+    Tied tensors count once. Buffers do not count: their names do not end in weight or bias.
     """
     from torch import linalg, nn
 
@@ -170,39 +163,39 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     say(f"{label}: reading {path}")
     tensors = {n: t for n, t in read_checkpoint(path)[1].items() if re.search(r"(^|[._])(weight|bias)$", n)}
     refuse_bad_numbers(tensors, f"{path}:")
-    sums: dict[tuple[str, str], list[float]] = {}
+    sums: dict[tuple[str, str], list[float]] = {}  # number of parameters, number of zeros, sum of squares
     for names in tied(tensors):
         name, tensor = names[0], tensors[names[0]]
-        owners = (nn.Embedding,) if "embed" in name else ()
-        entry = Entry(name, tuple(names), owners, tensor.shape)
+        module_types = (nn.Embedding,) if "embed" in name else ()
+        entry = Entry(name, tuple(names), module_types, tensor.shape)
         totals = sums.setdefault((layer(entry) or "", module_type(entry)), [0, 0, 0.0])
         totals[0] += tensor.numel()
         totals[1] += tensor.numel() - int(tensor.count_nonzero())
         totals[2] += float(linalg.vector_norm(tensor.float()).double() ** 2)
     return [
-        {"run": label, "layer": place, "type": kind, "parameters": count, "zeros": zeros, "norm": math.sqrt(squares)}
-        for (place, kind), (count, zeros, squares) in sums.items()
+        {"run": label, "layer": name, "type": kind, "parameters": count, "zeros": zeros, "norm": math.sqrt(squares)}
+        for (name, kind), (count, zeros, squares) in sums.items()
     ]
 
 
 def draw_norms(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """A panel a checkpoint and side: the norms of its matrices, a line a type, over the layers."""
+    """The norms of matrices over the layers: a panel for each checkpoint and side, a line for each type."""
     matrices = [row for row in rows if row["layer"] and _MATRIX.match(row["type"])]
     if not matrices:
         raise UserError("no attention or feed-forward matrix in any layer; give checkpoints of a Transformer")
-    kinds = list(dict.fromkeys(row["type"] for row in matrices))
+    types = list(dict.fromkeys(row["type"] for row in matrices))
     panels: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for row in matrices:
-        side, place = row["layer"].removesuffix(".").rsplit(".", 1)
-        value = number(row["norm"]) / (math.sqrt(number(row["parameters"])) if options.per_parameter else 1)
+        side, layer_number = row["layer"].removesuffix(".").rsplit(".", 1)
+        norm = number(row["norm"]) / (math.sqrt(number(row["parameters"])) if options.per_parameter else 1)
         lines = panels.setdefault((row["run"], side.removesuffix(".layers")), {})
-        lines.setdefault(row["type"], []).append((int(place) + 1, value))
+        lines.setdefault(row["type"], []).append((int(layer_number) + 1, norm))
     several = len({run for run, _ in panels}) > 1
-    with drawing.paper(picture, len(panels), options, share_y="all") as axes:
+    with drawing.paper_panels(picture, len(panels), options, share_y="all") as axes:
         for axis, ((run, side), lines) in zip(axes, panels.items(), strict=True):
-            for kind, norms in lines.items():
-                draw_line(axis, kinds.index(kind), kind, sorted(norms), markevery=1)
+            for module_type, norms in lines.items():
+                draw_line(axis, types.index(module_type), module_type, sorted(norms), markevery=1)
             axis.set(xlabel="layer", ylabel="norm / \u221aparameters" if options.per_parameter else "norm of weights")
-            axis.set_title(drawing.wrapped(f"{run}, {side}" if several else side))
+            axis.set_title(drawing.wrap_title(f"{run}, {side}" if several else side))
             axis.xaxis.get_major_locator().set_params(integer=True)
-        drawing.from_zero(axes)
+        drawing.start_at_zero(axes)

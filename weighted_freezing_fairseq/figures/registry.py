@@ -1,9 +1,7 @@
-"""Every figure, a row each: where its numbers come from, the columns of its CSV, and how it is drawn from these alone.
+"""All figures of `wff plot`: the columns of each CSV, the function that reads them, and the function that draws them.
 
-    rows = collect("curves", {"standard": Path("runs/standard-1"), "sage": Path("runs/sage-1")})
-    draw("curves", rows, Path("curves.svg"))
-
-Left out on purpose: what a picture looks like (`drawing.py`); and violins of sensitivities, which `analysis/` draws.
+rows = collect("curves", {"standard": Path("runs/standard-1"), "sage": Path("runs/sage-1")})
+draw("curves", rows, Path("curves.svg"))
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +14,33 @@ from ..files import write_atomically
 from ..workspace.progress import say
 from ..workspace.tables import as_csv
 from . import costs, drawing, models, training
-from .drawing import CsvRow, Options
-from .training_logs import refuse_missing
+from .drawing import DEFAULTS, CsvRow, Options
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a paper, for runs of one's own."""
+    """A figure of a paper, drawn from the user's own runs.
+
+    Args:
+        about: a description in one line.
+        source: the figure in the paper.
+        takes: the arguments of `wff plot NAME`.
+        remedy: why an input may have no rows, and what to type.
+        columns: the columns of the CSV.
+        read: returns the rows of an input with a label; empty if it has none.
+        draw: draws a picture from the rows of the CSV.
+        rows_of_options: returns rows that need no input.
+    """
 
     name: str
-    about: str  # one line
-    source: str  # the paper's figure
-    takes: str  # what is typed after its name
-    remedy: str  # why an input may have nothing for it, and what to type
-    columns: Sequence[str]  # of its CSV
-    read: Callable[[str, Path, Options], list[dict[str, Any]]]  # the rows of one input, none where it has nothing
-    paint: Callable[[Sequence[CsvRow], Path, Options], None]
-    alone: Callable[[Options], list[dict[str, Any]]] = lambda options: []  # rows that need no input
+    about: str
+    source: str
+    takes: str
+    remedy: str
+    columns: Sequence[str]
+    read: Callable[[str, Path, Options], list[dict[str, Any]]]
+    draw: Callable[[Sequence[CsvRow], Path, Options], None]
+    rows_of_options: Callable[[Options], list[dict[str, Any]]] = lambda options: []
 
 
 FIGURES: Mapping[str, Figure] = {
@@ -47,7 +55,7 @@ FIGURES: Mapping[str, Figure] = {
             "not called train.log",
             columns=training.CURVES,
             read=training.read_curves,
-            paint=training.draw_curves,
+            draw=training.draw_curves,
         ),
         Figure(
             "importance",
@@ -57,7 +65,7 @@ FIGURES: Mapping[str, Figure] = {
             remedy="no importance.csv; train with --log-importance 200",
             columns=training.IMPORTANCE,
             read=training.read_importance,
-            paint=training.draw_importance,
+            draw=training.draw_importance,
         ),
         Figure(
             "alpha",
@@ -68,8 +76,8 @@ FIGURES: Mapping[str, Figure] = {
             "--alpha 5 --p 5 --q 10 --updates 50000",
             columns=training.ALPHA,
             read=training.read_alpha,
-            paint=training.draw_alpha,
-            alone=training.schedules,
+            draw=training.draw_alpha,
+            rows_of_options=training.schedules,
         ),
         Figure(
             "passes",
@@ -80,7 +88,7 @@ FIGURES: Mapping[str, Figure] = {
             "are trained, and score them with: wff evaluate RUN",
             columns=models.PASSES,
             read=models.read_passes,
-            paint=models.draw_passes,
+            draw=models.draw_passes,
         ),
         Figure(
             "pruning",
@@ -91,7 +99,7 @@ FIGURES: Mapping[str, Figure] = {
             "give one of these, or its folder",
             columns=models.PRUNING,
             read=models.read_pruning,
-            paint=models.draw_pruning,
+            draw=models.draw_pruning,
         ),
         Figure(
             "norms",
@@ -101,7 +109,7 @@ FIGURES: Mapping[str, Figure] = {
             remedy="no weights",
             columns=models.NORMS,
             read=models.read_norms,
-            paint=models.draw_norms,
+            draw=models.draw_norms,
         ),
         Figure(
             "cost",
@@ -111,7 +119,7 @@ FIGURES: Mapping[str, Figure] = {
             remedy="no table of wff bench with standard training in it; make one with: wff bench --out DIR",
             columns=costs.COST,
             read=costs.read_cost,
-            paint=costs.draw_cost,
+            draw=costs.draw_cost,
         ),
         Figure(
             "growth",
@@ -122,7 +130,7 @@ FIGURES: Mapping[str, Figure] = {
             remedy="no table of wff bench that says what was varied; make one with: wff bench --table batch --out DIR",
             columns=costs.GROWTH,
             read=costs.read_growth,
-            paint=costs.draw_growth,
+            draw=costs.draw_growth,
         ),
         Figure(
             "flops",
@@ -133,7 +141,7 @@ FIGURES: Mapping[str, Figure] = {
             "make one with: wff bench --size toy --size small --size iwslt --size big --out DIR",
             columns=costs.FLOPS,
             read=costs.read_flops,
-            paint=costs.draw_flops,
+            draw=costs.draw_flops,
         ),
     )
 }
@@ -147,15 +155,16 @@ def as_markdown() -> str:
     return "\n".join(lines)
 
 
-def collect(name: str, inputs: Mapping[str, Path], options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
-    """The rows of a figure's CSV, for inputs by their labels; none where they have nothing for it."""
+def collect(name: str, inputs: Mapping[str, Path], options: Options = DEFAULTS) -> list[dict[str, Any]]:
+    """The rows of a figure's CSV, from inputs by label; inputs without rows are skipped."""
     rows = [row for label, path in inputs.items() for row in rows_of(name, label, path, options)]
-    return rows + FIGURES[name].alone(options)
+    return rows + FIGURES[name].rows_of_options(options)
 
 
-def rows_of(name: str, label: str, path: Path, options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008
-    """What one input has for a figure; a CSV of this figure has its rows already."""
-    refuse_missing(path)
+def rows_of(name: str, label: str, path: Path, options: Options = DEFAULTS) -> list[dict[str, Any]]:
+    """The rows of one input, which may be a CSV of this figure."""
+    if not path.exists():
+        raise UserError(f"there is no {path}; give the folder of a run, its log, or a table")
     if is_table_of(name, path):
         return [{column: row[column] for column in FIGURES[name].columns} for row in drawing.read_csv(path)]
     return FIGURES[name].read(label, path, options)
@@ -169,35 +178,36 @@ def is_table_of(name: str, path: Path) -> bool:
         return set(FIGURES[name].columns) <= set(file.readline().rstrip("\r\n").split(","))
 
 
-def draw(name: str, rows: Sequence[CsvRow], path: Path, options: Options = Options()) -> None:  # noqa: B008
-    """One picture of the rows of a figure's CSV; the ending of `path` decides: .png, .pdf, .svg."""
-    FIGURES[name].paint(rows, path, options)
+def draw(name: str, rows: Sequence[CsvRow], path: Path, options: Options = DEFAULTS) -> None:
+    """Draw a figure from the rows of its CSV; the suffix of `path` is the format: .png, .pdf or .svg."""
+    FIGURES[name].draw(rows, path, options)
 
 
 def make(
-    name: str, inputs: Mapping[str, Path], folder: Path, formats: Sequence[str], options: Options = Options()  # noqa: B008
-) -> list[Path]:  # fmt: skip
-    """NAME.csv in `folder`, then pictures drawn from it alone, where matplotlib is; the files that were written."""
+    name: str, inputs: Mapping[str, Path], folder: Path, formats: Sequence[str], options: Options = DEFAULTS
+) -> list[Path]:
+    """Write NAME.csv into `folder`, and pictures of that CSV if matplotlib is installed; returns the files written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and a figure needs a folder; give another --out")
     rows: list[dict[str, Any]] = []
     for label, path in inputs.items():
-        of_input = rows_of(name, label, path, options)
-        if not of_input:
+        rows_of_input = rows_of(name, label, path, options)
+        if not rows_of_input:
             say(f"{label}: {FIGURES[name].remedy}")
-        rows += of_input
-    rows += FIGURES[name].alone(options)
+        rows += rows_of_input
+    rows += FIGURES[name].rows_of_options(options)
     if not rows:
         raise UserError(f"nothing to draw: {FIGURES[name].remedy}")
     table = folder / f"{name}.csv"
-    if table.resolve() not in (path.resolve() for path in inputs.values()):  # which stays as it was edited
+    if table.resolve() not in (path.resolve() for path in inputs.values()):  # an edited CSV is not overwritten
         write_atomically(table, as_csv(rows))
-    written = [table]
-    for ending in formats:
+    files = [table]
+    for suffix in formats:
+        picture = table.with_suffix(f".{suffix}")
         try:
-            draw(name, drawing.read_csv(table), table.with_suffix(f".{ending}"), options)
+            draw(name, drawing.read_csv(table), picture, options)
         except ImportError:
             say(drawing.NO_PICTURE)
             break
-        written.append(table.with_suffix(f".{ending}"))
-    return written
+        files.append(picture)
+    return files

@@ -1,8 +1,4 @@
-"""Figures of how a training goes: learning curves, importance and balance, the strength of intra-distillation.
-
-Their rows come from the traces of runs, a row a run and update. Left out on purpose: what comes out of a training
-(`models.py`).
-"""
+"""Figures of a training: learning curves, importance of parameters, and the strength of intra-distillation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +8,7 @@ from ..core.schedules import adaptive_alpha
 from ..errors import UserError
 from . import drawing
 from .drawing import CsvRow, Options, Schedule, draw_key, draw_line, points
-from .training_logs import Traces, read_log
+from .training_logs import RunFiles, read_log
 
 # Learning curves ----------------------------------------------------------------------------------------------------
 
@@ -26,33 +22,35 @@ PANELS = {
 
 
 def read_curves(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
-    """Losses of training, an interval each, and of validation; BLEU where --eval-bleu measured it."""
-    log = Traces(path).log
-    return [
+    """A row for each interval of training and each validation; BLEU needs --eval-bleu."""
+    log = RunFiles(path).log
+    rows = [
         {"run": label, "split": row["split"], "update": row["update"]}
         | {name: row.get(name, "") for name in ("loss", "nll_loss", "bleu")}
         for row in (read_log(log) if log else ())
     ]
+    return rows if any(row[name] != "" for row in rows for name in ("loss", "nll_loss", "bleu")) else []
 
 
 def draw_curves(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """A panel for each measure that any run has, or for those that are asked for; a line a run."""
-    there = {
+    """A panel for each measure, those of `options.show` or all that any run has; a line for each run."""
+    rows_by_panel = {
         name: [row for row in rows if row["split"] == split and row[column] != ""]
         for name, (split, column, _) in PANELS.items()
     }
     for name in options.show:
-        if not there[name]:
-            how = "train with --eval-bleu" if name == "bleu" else "train with --log-format json, and validate"
-            raise UserError(f"no log has {PANELS[name][2]}; {how}, or leave {name} out of --show")
-    shown = options.show or [name for name in PANELS if there[name]]
+        if not rows_by_panel[name]:
+            remedy = "train with --eval-bleu" if name == "bleu" else "train with --log-format json, and validate"
+            raise UserError(f"no log has {PANELS[name][2]}; {remedy}, or leave {name} out of --show")
+    shown = options.show or [name for name in PANELS if rows_by_panel[name]]
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    with drawing.paper(picture, len(shown), options) as axes:
+    with drawing.paper_panels(picture, len(shown), options) as axes:
         for axis, name in zip(axes, shown, strict=True):
-            _, column, what = PANELS[name]
+            _, column, ylabel = PANELS[name]
             for index, run in enumerate(runs):
-                draw_line(axis, index, run, points((r for r in there[name] if r["run"] == run), "update", column))
-            axis.set(xlabel="updates", ylabel=what)
+                of_run = [row for row in rows_by_panel[name] if row["run"] == run]
+                draw_line(axis, index, run, points(of_run, "update", column))
+            axis.set(xlabel="updates", ylabel=ylabel)
 
 
 # Importance while training ------------------------------------------------------------------------------------------
@@ -61,91 +59,86 @@ IMPORTANCE = ("run", "update", "group", "mean_top20", "mean_bottom80", "std", "f
 
 
 def read_importance(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
-    """What --log-importance wrote of some groups; an update that a resumed run repeats counts once."""
-    table = Traces(path).importance
-    if table is None:
+    """The rows of --log-importance for `options.groups`; of a repeated update of a resumed run, the last one."""
+    table = RunFiles(path).importance
+    rows = drawing.read_csv(table, torn=True) if table else []
+    if not rows or not {*IMPORTANCE[1:]} <= rows[0].keys():
         return []
-    whole = drawing.read_csv(table, torn=True)
-    if whole and not {*IMPORTANCE[1:]} <= whole[0].keys():
-        return []
-    known = list(dict.fromkeys(row["group"] for row in whole))
+    groups = list(dict.fromkeys(row["group"] for row in rows))
     for group in options.groups:
-        if whole and group not in known:
-            raise UserError(f"{table} has no group {group!r}; type --group with some of: {', '.join(known)}")
-    last = {(row["group"], drawing.whole_number(row["update"])): row for row in whole if row["group"] in options.groups}
+        if group not in groups:
+            raise UserError(f"{table} has no group {group!r}; type --group with some of: {', '.join(groups)}")
+    last = {(row["group"], drawing.whole_number(row["update"])): row for row in rows if row["group"] in options.groups}
     return [{"run": label, **{name: last[key][name] for name in IMPORTANCE[1:]}} for key in sorted(last)]
 
 
 def draw_importance(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """The mean of the top 20 % and of the rest; the balance; what is frozen, where a method freezes."""
-    lines = drawing.lines_of(rows, ("run", "group"))
-    shown = [("std", "standard deviation\n(nats/token)")]
+    """Panels with the means of the top 20 % and of the rest, the standard deviation, and the frozen share if any."""
+    lines = drawing.rows_by_line(rows, ("run", "group"))
+    columns = [("std", "standard deviation\n(nats/token)", 1)]
     if any(row["frozen"] != "" for row in rows):
-        shown.append(("frozen", "frozen (%)"))
-    with drawing.paper(picture, 1 + len(shown), options) as (means, *others):
+        columns.append(("frozen", "frozen (%)", 100))
+    with drawing.paper_panels(picture, 1 + len(columns), options) as (means, *others):
         for index, (name, line) in enumerate(lines.items()):
             draw_line(means, index, name, points(line, "update", "mean_top20"))
             draw_line(means, index, name, points(line, "update", "mean_bottom80"), markerfacecolor="white")
         draw_key(means, "top 20 %", linestyle="-", marker="o")
         draw_key(means, "the rest", linestyle="-", marker="o", markerfacecolor="white")
         means.set(ylabel="mean sensitivity\n(nats/token)", yscale="log")
-        for axis, (column, what) in zip(others, shown, strict=True):
+        for axis, (column, ylabel, scale) in zip(others, columns, strict=True):
             for index, (name, line) in enumerate(lines.items()):
-                scale = 100 if column == "frozen" else 1
                 draw_line(axis, index, name, ((x, scale * y) for x, y in points(line, "update", column)))
-            axis.set(ylabel=what, xlabel="updates")
-        drawing.from_zero(others)
+            axis.set(ylabel=ylabel, xlabel="updates")
+        drawing.start_at_zero(others)
 
 
 # The strength of intra-distillation ---------------------------------------------------------------------------------
 
 ALPHA = ("run", "source", "update", "alpha")
-SETTINGS, LOG = "settings", "log"  # where a row comes from
+SETTINGS, LOG = "settings", "log"  # values of the column "source"
 PAPER = {"alpha": 5.0, "alpha_schedule": "adaptive", "alpha_p": 5.0, "alpha_q": 10.0}  # defaults of the criterion
-_STEPS = 200  # of the line of a function
+_POINTS = 200  # of the line of a schedule
 
 
 def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
-    """alpha' as the settings of a run have it, and as its log tells: the mean of an interval, at its middle."""
-    traces = Traces(path)
-    settings = traces.settings()
+    """alpha' by the settings of a run, and by its log: the mean of each interval, at the middle of the interval."""
+    files = RunFiles(path)
+    settings = files.settings()
     rows = []
     if settings.get("criterion", {}).get("_name") == "intra_distillation":
-        rows += _of_schedule(label, *_schedule(settings))
-    intervals = [
-        row for row in (read_log(traces.log) if traces.log else ()) if row["split"] == "train" and "alpha" in row
-    ]
-    before = 0
-    for row in intervals:
-        rows.append({"run": label, "source": LOG, "update": (before + row["update"]) / 2, "alpha": row["alpha"]})
-        before = row["update"]
+        rows += _rows_of_schedule(label, *_schedule(settings))
+    start = 0
+    for row in read_log(files.log) if files.log else ():
+        if row["split"] == "train" and "alpha" in row:
+            rows.append({"run": label, "source": LOG, "update": (start + row["update"]) / 2, "alpha": row["alpha"]})
+            start = row["update"]
     return rows
 
 
 def _schedule(settings: Mapping[str, Any]) -> tuple[Schedule, bool]:
-    """The schedule that a run.yaml asks for, and whether it is adaptive."""
+    """The schedule in the settings of a run, and whether it is adaptive."""
     strength = {**PAPER, **{name: value for name, value in settings["criterion"].items() if name in PAPER}}
     updates = drawing.whole_number(settings.get("optimization", {}).get("max_update", 0))
     schedule = Schedule(*(drawing.number(strength[name]) for name in ("alpha", "alpha_p", "alpha_q")), updates)
     if not schedule.q > schedule.p > 0:
-        raise UserError(f"a schedule needs alpha_q > alpha_p > 0, and not {strength}; mend the settings of that run")
+        raise UserError(f"a schedule needs alpha_q > alpha_p > 0, got {strength}; correct the settings of that run")
     return schedule, strength["alpha_schedule"] == "adaptive"
 
 
 def schedules(options: Options) -> list[dict[str, Any]]:
-    """The function itself, where it is asked for."""
+    """The rows of the schedules in `options`."""
     return [
         row
         for schedule in options.schedules
-        for row in _of_schedule(f"alpha {schedule.alpha:g}, p {schedule.p:g}, q {schedule.q:g}", schedule, True)
+        for row in _rows_of_schedule(f"alpha {schedule.alpha:g}, p {schedule.p:g}, q {schedule.q:g}", schedule, True)
     ]
 
 
-def _of_schedule(label: str, schedule: Schedule, adaptive: bool) -> list[dict[str, Any]]:
-    """Its line, with the two updates at which alpha' is 1 and alpha."""
+def _rows_of_schedule(label: str, schedule: Schedule, adaptive: bool) -> list[dict[str, Any]]:
+    """Points of a schedule, among them the updates n/q and n/p, where alpha' reaches 1 and alpha."""
     n = schedule.updates
-    sentinels = {round(n / schedule.q), round(n / schedule.p)}
-    updates = sorted({round(n * step / _STEPS) for step in range(_STEPS + 1)} | sentinels)
+    updates = {round(n * step / _POINTS) for step in range(_POINTS + 1)}
+    updates |= {round(n / schedule.q), round(n / schedule.p)}
     return [
         {
             "run": label,
@@ -153,25 +146,20 @@ def _of_schedule(label: str, schedule: Schedule, adaptive: bool) -> list[dict[st
             "update": update,
             "alpha": adaptive_alpha(update, n, schedule.alpha, schedule.p, schedule.q) if adaptive else schedule.alpha,
         }
-        for update in updates
+        for update in sorted(updates)
     ]
 
 
 def draw_alpha(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """A line by the settings of each run, and points by its log."""
-    runs = drawing.lines_of(rows, ("run",))
-    with drawing.paper(picture, 1, options) as (axis,):
-        for index, (run, of_run) in enumerate(runs.items()):
-            by = {
-                source: points((row for row in of_run if row["source"] == source), "update", "alpha")
-                for source in (SETTINGS, LOG)
-            }
-            if by[SETTINGS]:
-                draw_line(axis, index, run, by[SETTINGS], marker="")
-            if by[LOG]:
-                draw_line(axis, index, run, by[LOG], linestyle="", markevery=1)
+    """A line for the settings of each run, and points for its log."""
+    runs = drawing.rows_by_line(rows, ("run",))
+    with drawing.paper_panels(picture, 1, options) as (axis,):
+        for index, (run, rows_of_run) in enumerate(runs.items()):
+            for source, style in ((SETTINGS, {"marker": ""}), (LOG, {"linestyle": "", "markevery": 1})):
+                if of_source := points((row for row in rows_of_run if row["source"] == source), "update", "alpha"):
+                    draw_line(axis, index, run, of_source, **style)
         if any(row["source"] == LOG for row in rows):
             draw_key(axis, "as set", linestyle="-")
             draw_key(axis, "as logged, means of intervals", linestyle="", marker="o")
         axis.set(xlabel="updates", ylabel="strength \u03b1\u2032")
-        drawing.from_zero([axis])
+        drawing.start_at_zero([axis])

@@ -1,11 +1,11 @@
-"""What a run leaves behind and a figure reads: its log, its settings, importance.csv, its scores.
+"""The files of a run that figures are drawn from: its log, settings, importance.csv and scores.
 
-A run is a folder (of `wff train` or another recipe, or fairseq's --save-dir) or the log of any `fairseq-train
---log-format json`, with or without Hydra. Left out on purpose: checkpoints, which `workspace/checkpoints.py` reads.
+A run is a folder of `wff train` or another recipe, a save folder of fairseq, or a log of `fairseq-train --log-format
+json`, with or without Hydra.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from ..errors import UserError
 from ..forms import Content, expect_known
 from ..workspace.runs import PROVENANCE
 
-# The kinds of a log's lines: an interval, an epoch, a validation; and how fairseq begins the names of their values.
-_KINDS = {"train_inner": "", "train": "train_", "valid": "valid_"}
+# The prefix of names in each kind of log line: an interval of updates, an epoch, a validation.
+_PREFIXES = {"train_inner": "", "train": "train_", "valid": "valid_"}
 
 
 @dataclass(frozen=True)
 class PlottedScore:
-    """The BLEU of one test set; only those of one setting, scored in one way, compare."""
+    """The BLEU of a test set; comparable only with scores of the same setting and scoring."""
 
     setting: str
     scoring: str
@@ -28,31 +28,31 @@ class PlottedScore:
 
 
 @dataclass(frozen=True)
-class Traces:
-    """The files of one run, wherever they lie; None where there is no such file."""
+class RunFiles:
+    """The files of the run at `path`, a folder or a log; None for a file that does not exist."""
 
     path: Path
 
     @property
     def folder(self) -> Path:
-        """That of the run; of a log, the one that it lies in."""
+        """The run folder; for a log, the folder that contains it."""
         folder = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
         return folder.parent if folder.name == "checkpoints" else folder
 
     @property
     def log(self) -> Path | None:
-        """The log itself, or that of the folder: of a recipe, or Hydra's own."""
+        """The log of training, by its name in a run folder or in an output folder of Hydra."""
         return self.path if self.path.is_file() else self._first("train.log", "hydra_train.log")
 
     @property
     def importance(self) -> Path | None:
-        """Written by --log-importance, in fairseq's save folder."""
+        """The table that --log-importance writes into fairseq's save folder."""
         if self.path.suffix == ".csv":
             return self.path
         return self._first("importance.csv", "checkpoints/importance.csv")
 
     def settings(self) -> Mapping[str, Any]:
-        """What its run.yaml says, or what Hydra kept; nothing where there is neither."""
+        """The sections of run.yaml or of Hydra's config.yaml; empty if neither exists."""
         path = self._first("run.yaml", ".hydra/config.yaml")
         if path is None:
             return {}
@@ -60,18 +60,16 @@ class Traces:
 
         remedy = "make it again, or move it away"
         try:
-            content: Any = OmegaConf.to_container(OmegaConf.load(path))
-            expect_known(
-                content or {}, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict)
-            )
-        except Exception as error:  # of YAML, of OmegaConf, of UTF-8
+            content: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
+            expect_known(content, dict.fromkeys(("common", "model", "criterion", "optimizer", "optimization"), dict))
+        except Exception as error:  # of YAML, OmegaConf, or the encoding
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} is not whole YAML of settings ({reason}); {remedy}") from None
-        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in (content or {}).items()}
+        sections = {name: Content(x, path, remedy) if isinstance(x, dict) else x for name, x in content.items()}
         return Content(sections, path, remedy)
 
     def scores(self) -> list[PlottedScore]:
-        """What was scored of it: the first choice of checkpoint on each test set."""
+        """The translation scores of the run, of one checkpoint on each test set."""
         if not (self.folder / PROVENANCE).is_file():
             return []
         from ..scoring.scored_runs import collect
@@ -90,42 +88,34 @@ class Traces:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Every value of a log's lines, by `split` (train: an interval; valid) and `update`.
+    """The values that a log has for each interval of training and each validation, with `split` and `update`.
 
-    What a resumed run repeats counts once, as it was the last time. Where training is logged by epochs only, these are
-    its intervals.
+    Of the updates that a resumed run repeats, only the last values count. A log without intervals has epochs instead.
     """
-    values_at: dict[tuple[str, int], dict[str, Any]] = {}
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for kind, values in _told(lines):
+        for kind, values in _values(lines):
             update = int(values["num_updates"])
             # a line's own "update" is in epochs
-            values_at[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
-    if any(kind == "train_inner" for kind, _ in values_at):
-        values_at = {key: row for key, row in values_at.items() if key[0] != "train"}
-    return [values_at[key] for key in sorted(values_at, key=lambda key: (key[0] == "valid", key[1]))]
+            rows[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
+    if any(kind == "train_inner" for kind, _ in rows):
+        rows = {key: row for key, row in rows.items() if key[0] != "train"}
+    return [rows[key] for key in sorted(rows, key=lambda key: (key[0] == "valid", key[1]))]
 
 
-def _told(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, float]]]:
-    """The values of each line that is whole, by the kind of the line."""
+def _values(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
+    """The kind and the values of each complete line of JSON."""
     for line in lines:
-        for kind, prefix in _KINDS.items():
+        for kind, prefix in _PREFIXES.items():
             if f"| {kind} | {{" not in line and f"[{kind}][INFO] - {{" not in line:
                 continue
             try:
-                values = json.loads(line[line.index("{") :])
-                named = {
+                values = {
                     str(name).removeprefix(prefix): float(value)
-                    for name, value in values.items()
+                    for name, value in json.loads(line[line.index("{") :]).items()
                     if not isinstance(value, list)  # of predictions, which fairseq leaves empty
                 }
-            except (ValueError, TypeError):  # half a line of a run that was killed, or a value that is no number
+            except (ValueError, TypeError):  # a line that a killed run left incomplete, or a value that is not a number
                 continue
-            if "num_updates" in named:
-                yield kind, named
-
-
-def refuse_missing(path: Path) -> None:
-    """What was typed must be there."""
-    if not path.exists():
-        raise UserError(f"there is no {path}; give the folder of a run, its log, or a table")
+            if "num_updates" in values:
+                yield kind, values

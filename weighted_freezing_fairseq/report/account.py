@@ -1,7 +1,6 @@
-"""What a training run left: its settings, its provenance, how far it got, its scores; by whatever tool it was trained.
+"""What is known of a training run from its files: settings, provenance, progress and scores.
 
-A run is a folder of this package's recipes, a save folder of fairseq, or the log of a `fairseq-train`; what it does not
-record stays unknown. Left out on purpose: scores that may be compared (`scoring/results.py`), and curves (`figures/`).
+A run is a folder of `wff train`, a save folder of fairseq, or a log of `fairseq-train`.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..figures.training_logs import Traces
+from ..figures.training_logs import RunFiles
 from ..forms import read_json
 from ..scoring.published import BASELINE
 from ..scoring.scored_runs import SCORE_FORM
@@ -23,140 +22,138 @@ from ..workspace.labels import labels
 from ..workspace.runs import PROVENANCE, read_provenance
 
 _LOG, _SETTINGS = "train.log", "run.yaml"
-_CHECKPOINT = "checkpoint_last.pt"
-_MARKS = (_LOG, _SETTINGS, PROVENANCE, "checkpoints", _CHECKPOINT, "checkpoint_best.pt")
-SEED = "common.seed"
-UNKNOWN = "-"
-_GENERAL = ("common", "optimization")  # sections that others refer to
-_DUMP = "{'_name': None, 'common': {"  # how the line with all settings begins in a log of fairseq
+_LAST, _BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+_RUN_FILES = (_LOG, _SETTINGS, PROVENANCE, "checkpoints", _LAST, _BEST)  # a folder with one of them is a run
+_SHARED_SECTIONS = ("common", "optimization")  # other sections repeat their values or refer to them
+_SETTINGS_START = "{'_name': None, 'common': {"  # of the line in which fairseq logs all settings
 
 
 @dataclass(frozen=True)
 class Account:
-    """One run: a folder or a log, and what is read from it when it is asked for."""
+    """One run: a folder or a log. Files are read when a property first needs them."""
 
     path: Path
 
+    @cached_property
+    def files(self) -> RunFiles:
+        return RunFiles(self.path)
+
     @property
     def folder(self) -> Path:
-        """What commands name, and where its files are."""
-        return self.traces.folder
+        """The run folder; for a log, the folder that contains it."""
+        return self.files.folder
 
     @cached_property
-    def traces(self) -> Traces:
-        return Traces(self.path)
-
-    @cached_property
-    def saved(self) -> Path:
-        """fairseq's save folder; for a log the one that it names, if that exists."""
+    def save_folder(self) -> Path:
+        """fairseq's save folder; for a log, the `save_dir` in its settings if that exists, else the log's folder."""
         if self.path.is_dir():
             return self.folder / "checkpoints" if (self.folder / "checkpoints").is_dir() else self.folder
-        named = (self._logged.get("checkpoint") or {}).get("save_dir")
-        places = (self.folder / named, Path(named)) if named else ()  # relative to the folder fairseq was called in
-        return next((place for place in places if place.is_dir()), self.folder)
+        save_dir = (self._logged_sections.get("checkpoint") or {}).get("save_dir")
+        # a relative save_dir is relative to the working directory of fairseq-train, which the log does not record
+        candidates = (self.folder / save_dir, Path(save_dir)) if save_dir else ()
+        return next((candidate for candidate in candidates if candidate.is_dir()), self.folder)
 
     @property
     def importance(self) -> Path | None:
-        """The table of --log-importance."""
-        in_save_folder = self.saved / "importance.csv"
-        return self.traces.importance or (in_save_folder if in_save_folder.is_file() else None)
+        """The table written by --log-importance."""
+        in_save_folder = self.save_folder / "importance.csv"
+        return self.files.importance or (in_save_folder if in_save_folder.is_file() else None)
 
     @property
-    def weights(self) -> Path | None:
-        """The checkpoint to look at: the best, else the last."""
-        return next((p for name in ("best", "last") if (p := self.saved / f"checkpoint_{name}.pt").is_file()), None)
+    def checkpoint(self) -> Path | None:
+        """The best checkpoint if there is one, else the last."""
+        paths = (self.save_folder / _BEST, self.save_folder / _LAST)
+        return next((path for path in paths if path.is_file()), None)
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
-        """What `wff train` and similar commands record; empty for other trainings."""
+        """The content of provenance.json, which `wff train` writes; empty without that file."""
         recorded = self.path.is_dir() and (self.folder / PROVENANCE).is_file()
         return read_provenance(self.folder) if recorded else {}
 
     @cached_property
     def scores(self) -> Mapping[str, Mapping[str, Any]]:
-        """Scores by the name of their file; those beside a log may belong to other runs."""
+        """Scores by file name without ending. Scores beside a log are left out: they may belong to another run."""
         folders = [self.folder] if self.path.is_dir() else []
-        folders += [self.saved] if self.saved != self.folder else []
+        folders += [self.save_folder] if self.save_folder != self.folder else []
         paths = [path for folder in folders for path in sorted(folder.glob("*score.json"))]
-        return {
-            path.name.removesuffix(".json"): read_json(path, SCORE_FORM, "move it away, or score again")
-            for path in paths
-        }
+        return {path.stem: read_json(path, SCORE_FORM, "move it away, or score again") for path in paths}
 
-    @cached_property
+    @property
     def finished(self) -> bool:
-        """Whether its latest start reached the end of training."""
-        return any("done training in" in line for line in self._latest[1:])
+        """Whether the latest start in the log reached the end of training."""
+        return self._latest_start[1]
 
     @property
     def complete(self) -> bool:
-        """Whether `settings` has every setting, defaults too."""
-        return self._all_settings[1]
+        """Whether `settings` includes the settings that were left at their defaults."""
+        return self._sections_and_completeness[1]
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
-        """SECTION.KEY and value; paths in the run's own folder begin with RUN, so that equal trainings look equal."""
-        sections = self._all_settings[0]
+        """Values by SECTION.KEY. RUN stands for the run folder, so that equal trainings have equal settings."""
+        sections = self._sections_and_completeness[0]
         save_dir = (sections.get("checkpoint") or {}).get("save_dir")
-        root = str(save_dir).removesuffix("/checkpoints") if save_dir else None
-        return dict(sorted(_flat(_without_repetitions(sections), root)))
+        run_folder = str(save_dir).removesuffix("/checkpoints") if save_dir else None
+        return dict(sorted(_flattened(_without_repeated(sections), run_folder)))
 
     @cached_property
-    def _all_settings(self) -> tuple[Mapping[str, Any], bool]:
-        """The sections of settings, and whether they are complete: of a folder from the last checkpoint or run.yaml.
+    def _sections_and_completeness(self) -> tuple[Mapping[str, Any], bool]:
+        """The sections of settings, and whether they include defaults.
 
-        Of a log, or of a folder that has neither, from the log, where fairseq prints them as Python.
+        They come from the last checkpoint, else from run.yaml, else from the log; for a log, from the log first.
         """
-        if not self.path.is_dir() and self._logged:
-            return self._logged, True
-        last = self.saved / _CHECKPOINT
-        if last.is_file():
-            with suppress(UserError):  # a damaged checkpoint; the settings may be known from elsewhere
-                if settings := read_settings(last):
-                    return _nested(settings), True
-        if self.path.is_dir() and (settings := dict(self.traces.settings())):
-            return _nested(settings), False
-        return self._logged, bool(self._logged)
+        if not self.path.is_dir() and self._logged_sections:
+            return self._logged_sections, True
+        checkpoint = self.save_folder / _LAST
+        if checkpoint.is_file():
+            with suppress(UserError):  # a damaged checkpoint; run.yaml or the log may have the settings
+                if settings := read_settings(checkpoint):
+                    return _sections(settings), True
+        if self.path.is_dir() and (settings := dict(self.files.settings())):
+            return _sections(settings), False
+        return self._logged_sections, bool(self._logged_sections)
 
     @cached_property
-    def _latest(self) -> list[str]:
-        """Of the log's latest start: the line of all settings, and the line that ends a training."""
-        lines_of_start: list[str] = []
-        if self.traces.log is not None:
-            with self.traces.log.open(encoding="utf-8", errors="replace") as lines:
+    def _latest_start(self) -> tuple[str, bool]:
+        """The settings that the latest start of training logged, as text, and whether it reached the end."""
+        settings, finished = "", False
+        if self.files.log is not None:
+            with self.files.log.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
-                    if _DUMP in line:
-                        lines_of_start = [line[line.index(_DUMP) :].strip()]
+                    if _SETTINGS_START in line:
+                        settings, finished = line[line.index(_SETTINGS_START) :].strip(), False
                     elif "done training in" in line:
-                        lines_of_start.append(line)
-        return lines_of_start
+                        finished = True
+        return settings, finished
 
     @cached_property
-    def _logged(self) -> Mapping[str, Any]:
-        """Every setting of the latest start in the log; empty where the log does not print them as plain Python."""
+    def _logged_sections(self) -> Mapping[str, Any]:
+        """Sections of settings from the log; empty where the log does not have them as a Python expression."""
+        settings, _ = self._latest_start
         try:
-            return _nested(_value(ast.parse(self._latest[0], mode="eval").body)) if self._latest else {}
-        except (SyntaxError, ValueError):  # cut off by a kill, or with values that do not print as Python
+            return _sections(_parsed(ast.parse(settings, mode="eval").body)) if settings else {}
+        except (SyntaxError, ValueError):  # a truncated line, or a value whose repr is not an expression
             return {}
 
 
-def accounts(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, Account]:
-    """The runs at or in `paths`, by label; standard training first in a folder of several."""
+def find_runs(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, Account]:
+    """The runs at or below `paths`, by label; in a folder of several runs, standard training comes first."""
     runs = dict.fromkeys(run for path in paths for run in _runs_at(path))
     if not runs:
-        raise UserError("there is no run to report on; type the folder or the log of one, too")
-    return {name: Account(path) for name, path in labels(list(runs), names, "runs").items()}
+        raise UserError("there is no run to report on; add the folder or the log of a run")
+    return {label: Account(path) for label, path in labels(list(runs), names, "runs").items()}
 
 
 def _runs_at(path: Path) -> list[Path]:
     if path.is_file():
-        of_folder = path.name == _LOG and sum((path.parent / mark).exists() for mark in _MARKS) > 1
-        return [path.parent.resolve() if of_folder else path.resolve()]
+        in_run_folder = path.name == _LOG and sum((path.parent / name).exists() for name in _RUN_FILES) > 1
+        return [path.parent.resolve() if in_run_folder else path.resolve()]
     if not path.is_dir():
         raise UserError(f"there is no {path}; give a run folder, a save folder of fairseq, or a training log")
-    if any((path / mark).exists() for mark in _MARKS):
+    if any((path / name).exists() for name in _RUN_FILES):
         return [path.resolve()]
-    runs = {mark.parent.resolve() for name in (PROVENANCE, _SETTINGS, _LOG) for mark in path.rglob(name)}
+    runs = {file.parent.resolve() for name in (PROVENANCE, _SETTINGS, _LOG) for file in path.rglob(name)}
     if not runs:
         raise UserError(
             f"there is no run in {path}; give a run folder, a save folder of fairseq, or a log of "
@@ -169,93 +166,98 @@ def _runs_at(path: Path) -> list[Path]:
 
 
 class _Namespace(dict[str, Any]):
-    """The content of an argparse.Namespace, which holds the settings of all sections at once."""
+    """The content of an argparse.Namespace, which holds the settings of all sections."""
 
 
-def _value(node: ast.expr) -> Any:
-    """The value of a printed configuration; what is not plain data stays text."""
+def _parsed(node: ast.expr) -> Any:
+    """The value of an expression; what is not a literal stays text."""
     match node:
         case ast.Constant():
             return node.value
         case ast.Dict():
-            return {_value(key): _value(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+            return {_parsed(key): _parsed(value) for key, value in zip(node.keys, node.values, strict=True) if key}
         case ast.List() | ast.Tuple():
-            return [_value(item) for item in node.elts]
+            return [_parsed(item) for item in node.elts]
         case ast.Call(func=ast.Name(id="Namespace")):
-            return _Namespace((key.arg, _value(key.value)) for key in node.keywords if key.arg)
+            return _Namespace((key.arg, _parsed(key.value)) for key in node.keywords if key.arg)
     return ast.unparse(node)
 
 
-def _nested(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Sections; of an argparse namespace only what no other section has."""
-    values = {
+def _sections(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The sections of a configuration; a namespace keeps only the keys that no other section has."""
+    sections = {
         name: _Namespace(vars(value)) if isinstance(value, argparse.Namespace) else value
         for name, value in settings.items()
+        if isinstance(value, argparse.Namespace | Mapping)
     }
-    sections = {name: section for name, section in values.items() if isinstance(section, Mapping)}
-    known = {key for section in sections.values() if not isinstance(section, _Namespace) for key in section}
-    known |= {*sections}  # in a namespace, the name of a section says which kind of it is used
+    # In a namespace, the name of a section is the key of its registered name: optimizer="adam".
+    elsewhere = {key for section in sections.values() if not isinstance(section, _Namespace) for key in section}
+    elsewhere |= sections.keys()
     return {
-        name: {key: value for key, value in section.items() if key not in known or key == "_name"}
+        name: {key: value for key, value in section.items() if key not in elsewhere or key == "_name"}
         if isinstance(section, _Namespace)
         else section
         for name, section in sections.items()
     }
 
 
-def _without_repetitions(sections: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Sections without what optimizers, criterions and schedulers repeat of the settings that all of them share."""
-    general = {key: value for name in _GENERAL for key, value in (sections.get(name) or {}).items() if key != "_name"}
-
-    def repeated(key: str, value: Any) -> bool:
-        return str(value).startswith("${") or (key in general and general[key] == value)
-
+def _without_repeated(sections: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sections without the values that optimizers, criterions and schedulers repeat from the shared sections."""
+    shared = [(key, value) for name in _SHARED_SECTIONS for key, value in (sections.get(name) or {}).items()]
     return {
         name: section
-        if name in _GENERAL
-        else {key: value for key, value in section.items() if not repeated(key, value)}
+        if name in _SHARED_SECTIONS
+        else {
+            key: value
+            for key, value in section.items()
+            if key == "_name" or not (str(value).startswith("${") or (key, value) in shared)
+        }
         for name, section in sections.items()
     }
 
 
-def _flat(settings: Mapping[str, Any], root: str | None, prefix: str = "") -> Iterable[tuple[str, str]]:
+def _flattened(settings: Mapping[str, Any], run_folder: str | None, prefix: str = "") -> Iterable[tuple[str, str]]:
     for key, value in settings.items():
         name = prefix if key == "_name" else f"{prefix}.{key}".removeprefix(".")
         if isinstance(value, Mapping):
-            yield from _flat(value, root, name)
+            yield from _flattened(value, run_folder, name)
         elif value is not None:
             text = str(value)
-            yield name, text.replace(root, "RUN", 1) if root and text.startswith(root) else text
+            yield name, text.replace(run_folder, "RUN", 1) if run_folder and text.startswith(run_folder) else text
 
 
-def in_columns(runs: Mapping[str, Account]) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, str]]:
-    """Group runs that differ only in their seed, a column each; separate the settings that differ from those shared.
+def compare_settings(runs: Mapping[str, Account]) -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, str]]:
+    """Group runs that differ only in their seed, and separate the settings that differ from those that are shared.
 
     Returns:
-        The runs of each column by a name made of theirs; of each setting that differs, a value for each column; of each
-        shared setting its one value.
+        columns: the labels of the runs in each group, by the name of the group.
+        differing: for each setting that differs, its value in each group.
+        shared: the value of each setting that all runs share.
     """
     names = sorted({name for account in runs.values() for name in account.settings})
-    known = {
+    # A run with incomplete settings may have left a setting at its default.
+    values = {
         name: {a.settings.get(name) for a in runs.values() if a.complete or name in a.settings} for name in names
     }  # fmt: skip
-    differ = sorted((name for name in names if len(known[name]) > 1), key=lambda name: None in known[name])
-    columns: dict[tuple[str | None, ...], list[str]] = {}
+    differ = sorted((name for name in names if len(values[name]) > 1), key=lambda name: None in values[name])
+    groups: dict[tuple[str | None, ...], list[str]] = {}
     for label, account in runs.items():
-        key = tuple(account.settings.get(name) for name in differ if name != SEED)
-        columns.setdefault(key, []).append(label)
+        key = tuple(account.settings.get(name) for name in differ if name != "common.seed")
+        groups.setdefault(key, []).append(label)
     differing = {
         name: [
-            " ".join(dict.fromkeys(runs[label].settings.get(name, UNKNOWN) for label in column))
-            for column in columns.values()
+            " ".join(dict.fromkeys(runs[label].settings.get(name, "-") for label in labels_of_group))
+            for labels_of_group in groups.values()
         ]
         for name in differ
     }
-    shared = {name: str(next(iter(known[name]))) for name in names if len(known[name]) == 1}
-    return {name_of(column): column for column in columns.values()}, differing, shared
+    shared = {name: str(next(iter(values[name]))) for name in names if len(values[name]) == 1}
+    return {joint_label(labels_of_group): labels_of_group for labels_of_group in groups.values()}, differing, shared
 
 
-def name_of(column: Sequence[str]) -> str:
-    """`standard-1, -2, -3` for runs whose names differ in their ends."""
-    heads, ends = {label.rpartition("-")[0] for label in column}, [label.rpartition("-")[2] for label in column]
-    return ", -".join([column[0], *ends[1:]]) if len(heads) == 1 and "" not in heads else ", ".join(column)
+def joint_label(run_labels: Sequence[str]) -> str:
+    """`standard-1, -2, -3` for labels that differ only in their last part, else all labels."""
+    stems = {label.rpartition("-")[0] for label in run_labels}
+    if len(stems) > 1 or "" in stems:
+        return ", ".join(run_labels)
+    return ", -".join([run_labels[0], *(label.rpartition("-")[2] for label in run_labels[1:])])

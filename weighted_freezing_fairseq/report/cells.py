@@ -1,7 +1,4 @@
-"""Cells of tables of scores: all that is known of one method on one test set, published and run.
-
-Left out on purpose: how tables are laid out (`tables.py`).
-"""
+"""Cells of score tables: a method's published figure on a test set, and the result of the runs."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -14,22 +11,23 @@ from ..scoring.results import Result
 RUN, NOT_RUN, APART = "run", "not run", "kept apart"
 
 
-def spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean, where there are values, and standard deviation, where there are several; None is not a value."""
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None
+def mean_and_deviation(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """The mean, None without values, and the standard deviation, None for fewer than two; skips missing values."""
+    present = [value for value in values if value is not None]
+    deviation = statistics.stdev(present) if len(present) > 1 else None
+    return statistics.mean(present) if present else None, deviation
 
 
 @dataclass(frozen=True)
 class Cell:
-    """All that is known of one method on one test set, published and run; a line of the CSV."""
+    """A method on a test set, published and run; a row of the CSV."""
 
     dataset: str
     recipe: str
     training: str
     pair: str
     method: str
-    row: str = ""  # what the paper calls the method
+    row: str = ""  # the paper's name of the method
     paper: float | None = None
     paper_minus_standard: float | None = None
     state: str = NOT_RUN
@@ -42,9 +40,9 @@ class Cell:
     metric: str = ""
     score: float | None = None
     score_sd: float | None = None
-    second: float | None = None  # beside it: chrF, or the task's other measure
+    second: float | None = None  # chrF, or the second metric of a task
     second_sd: float | None = None
-    cased: float | None = None  # BLEU, where `score` is lowercased: no figure of a paper stands beside it
+    cased: float | None = None  # BLEU where `score` is lowercased; never compared with a published figure
     cased_sd: float | None = None
     minus_paper: float | None = None
     minus_standard: float | None = None
@@ -63,21 +61,21 @@ class Cell:
     bootstrap_signature: str = ""
     randomisation_signature: str = ""
 
-    def filled(self, result: Result) -> "Cell":
-        """This cell with what was run."""
+    def with_result(self, result: Result) -> "Cell":
+        """This cell with the scores, costs and provenance of a result."""
         setting, runs = result.setting, result.runs
-        updates = sorted({run.updates for run in runs if run.updates is not None})
-        score, score_sd = statistics.mean(run.score for run in runs), spread([run.score for run in runs])[1]
-        second, second_sd = spread([run.second for run in runs])
-        cased, cased_sd = spread([run.cased for run in runs])
-        seconds, _ = spread([run.seconds for run in runs])
-        shared = ("sentences", "choice", "decode", "signature", "second_signature", "cased_signature")
+        updates = [run.updates for run in runs if run.updates is not None]
+        score, score_sd = statistics.mean(run.score for run in runs), mean_and_deviation(run.score for run in runs)[1]
+        second, second_sd = mean_and_deviation(run.second for run in runs)
+        cased, cased_sd = mean_and_deviation(run.cased for run in runs)
+        seconds, _ = mean_and_deviation(run.seconds for run in runs)
+        of_setting = ("sentences", "choice", "decode", "signature", "second_signature", "cased_signature")
         cell = replace(
             self,
-            **{name: getattr(setting, name) for name in shared},
+            **{name: getattr(setting, name) for name in of_setting},
             state=RUN,
             test=setting.subset,
-            seeds=_words(result.seeds),
+            seeds=_joined(result.seeds),
             n=len(runs),
             metric=setting.metrics[0],
             score=score,
@@ -88,18 +86,18 @@ class Cell:
             cased_sd=cased_sd,
             minus_paper=None if self.paper is None else score - self.paper,
             untested=result.untested,
-            updates=" to ".join(f"{number:,}" for number in dict.fromkeys((*updates[:1], *updates[-1:]))),
+            updates=" to ".join(f"{limit:,}" for limit in sorted({min(updates), max(updates)})) if updates else "",
             hours=None if seconds is None else seconds / 3600,
             device="; ".join(sorted({run.device for run in runs if run.device})),
             config=result.configuration,
-            commit=_words(sorted({run.commit for run in runs})),
+            commit=_joined(sorted({run.commit for run in runs})),
         )
         if (comparison := result.comparison) is None:
             return cell
         return replace(
             cell,
             minus_standard=comparison.difference,
-            compared_seeds=_words(comparison.seeds),
+            compared_seeds=_joined(comparison.seeds),
             p_bootstrap=comparison.p.bootstrap,
             p_randomisation=comparison.p.randomisation,
             bootstrap_signature=comparison.p.bootstrap_signature,
@@ -108,60 +106,65 @@ class Cell:
 
 
 def cells_of_paper(table: PublishedTable, recipe: str, training: str, results: Sequence[Result]) -> list[Cell]:
-    """Every figure of the table, with what was run for it."""
+    """A cell for each figure of the table, with the matching result where there is one."""
     cells = []
     for row in table.rows:
         for pair in table.pairs:
             paper = row.figures[pair]
             difference = None if row.method == BASELINE else paper - table.baseline(pair)
             cell = Cell(table.dataset, recipe, training, pair, row.method, row.label, paper, difference)
-            cells.append(_average(cell, table, results) if pair == AVERAGE else _filled(cell, results))
+            matches = [r for r in results if (r.setting.pair, r.method) == (pair, row.method)]
+            if pair == AVERAGE:
+                cell = _with_average(cell, table, results)
+            elif len(matches) > 1:
+                cell = replace(cell, state=APART)
+            elif matches:
+                cell = cell.with_result(matches[0])
+            cells.append(cell)
     return cells
 
 
-def _filled(cell: Cell, results: Sequence[Result]) -> Cell:
-    of_cell = [result for result in results if (result.setting.pair, result.method) == (cell.pair, cell.method)]
-    if len(of_cell) > 1:
-        return replace(cell, state=APART)
-    return cell.filled(of_cell[0]) if of_cell else cell
+def _with_average(cell: Cell, table: PublishedTable, results: Sequence[Result]) -> Cell:
+    """The cell with the mean over all pairs, of the seeds that every pair has.
 
-
-def _average(cell: Cell, table: PublishedTable, results: Sequence[Result]) -> Cell:
-    """The mean over all pairs, of the seeds that all of them have; without a test, which needs one test set."""
+    There is no significance test, because a test needs a single test set.
+    """
     pairs = [pair for pair in table.pairs if pair != AVERAGE]
-    of_method, standard = (
+    of_method, of_baseline = (
         [result for result in results if result.method == method and result.setting.pair in pairs]
         for method in (cell.method, BASELINE)
     )
+    pairs_run = {result.setting.pair for result in of_method}
     if not of_method:
         return cell
-    if len({result.setting.pair for result in of_method}) < len(pairs):
-        return replace(cell, state=f"{len({result.setting.pair for result in of_method})} of {len(pairs)} pairs")
+    if len(pairs_run) < len(pairs):
+        return replace(cell, state=f"{len(pairs_run)} of {len(pairs)} pairs")
     if len(of_method) > len(pairs) or len({result.setting.scoring for result in of_method}) > 1:
         return replace(cell, state=APART)
     means = _means_by_seed(of_method)
     if not means:
         return replace(cell, state="no common seed")
-    score, score_sd = statistics.mean(means.values()), spread(list(means.values()))[1]
-    first = of_method[0].setting
+    score, score_sd = statistics.mean(means.values()), mean_and_deviation(means.values())[1]
+    setting = of_method[0].setting
     cell = replace(
-        cell, state=RUN, test=first.subset, choice=first.choice, decode=first.decode, seeds=_words(means), n=len(means),
-        metric=first.metrics[0], score=score, score_sd=score_sd, minus_paper=score - cell.paper,
-        signature=first.signature,
+        cell, state=RUN, test=setting.subset, choice=setting.choice, decode=setting.decode, seeds=_joined(means),
+        n=len(means), metric=setting.metrics[0], score=score, score_sd=score_sd, minus_paper=score - cell.paper,
+        signature=setting.signature,
     )  # fmt: skip
-    baseline = _means_by_seed(standard) if len(standard) == len(pairs) else {}
-    both = [seed for seed in means if seed in baseline]
-    if cell.method == BASELINE or not both or {r.setting for r in of_method} != {r.setting for r in standard}:
+    baseline_means = _means_by_seed(of_baseline) if len(of_baseline) == len(pairs) else {}
+    common = [seed for seed in means if seed in baseline_means]
+    same_settings = {result.setting for result in of_method} == {result.setting for result in of_baseline}
+    if cell.method == BASELINE or not common or not same_settings:
         return cell
-    difference = statistics.mean(means[seed] - baseline[seed] for seed in both)
-    return replace(cell, minus_standard=difference, compared_seeds=_words(both))
+    difference = statistics.mean(means[seed] - baseline_means[seed] for seed in common)
+    return replace(cell, minus_standard=difference, compared_seeds=_joined(common))
 
 
 def _means_by_seed(results: Sequence[Result]) -> dict[int, float]:
-    """The mean score of several results, for each seed that all of them have."""
+    """The mean score over several results, for each seed that all of them have."""
     scores = [{run.seed: run.score for run in result.runs} for result in results]
     return {seed: statistics.mean(s[seed] for s in scores) for seed in scores[0] if all(seed in s for s in scores)}
 
 
-def _words(values: Iterable[Any]) -> str:
+def _joined(values: Iterable[Any]) -> str:
     return " ".join(map(str, values))

@@ -1,8 +1,4 @@
-"""Tables as text: cells under a header, with what must be said with them, in Markdown and in LaTeX.
-
-What stands in backticks is code in both. Left out on purpose: HTML, which is a template (`page.html.j2`), and CSV,
-which holds data and not text.
-"""
+"""Tables as text, in Markdown and in LaTeX; text in backticks is code in both."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +11,7 @@ _NUMBER = re.compile(r"[-+\d.,±%()\[\]/ ]*\d[-+\d.,±%()\[\]/ ]*|-|")
 
 @dataclass(frozen=True)
 class Grid:
-    """One table."""
+    """A table with a title, and notes below it."""
 
     title: str
     header: Sequence[str]
@@ -24,13 +20,13 @@ class Grid:
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds nothing but numbers."""
+        """Whether each column contains only numbers; the HTML page aligns these columns to the right."""
         columns = [all(map(_NUMBER.fullmatch, column)) for column in zip(*self.rows, strict=True)]
         return columns or [False] * len(self.header)
 
 
 def as_markdown(grids: Iterable[Grid]) -> str:
-    """Tables of GitHub's Markdown, with their notes as lists."""
+    """Tables in GitHub's Markdown, with their notes as lists."""
     blocks = []
     for grid in grids:
         header, *rows = [[cell.replace("|", "\\|") for cell in line] for line in (grid.header, *grid.rows)]
@@ -40,9 +36,9 @@ def as_markdown(grids: Iterable[Grid]) -> str:
 
 
 def as_latex(grids: Iterable[Grid]) -> str:
-    """Tables with the rules of booktabs, as wide as the page at most.
+    """Tables in LaTeX with booktabs, scaled to the width of the text.
 
-    Not tabulate's latex_booktabs, which leaves backticks, ± and | as they are.
+    tabulate's latex_booktabs does not escape backticks, ± and |.
     """
     blocks = ["% \\usepackage{booktabs,graphicx}"]
     for grid in grids:
@@ -56,11 +52,11 @@ def as_latex(grids: Iterable[Grid]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-_LATEX = {**{sign: f"\\{sign}" for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
-          "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}  # fmt: skip
+_LATEX = str.maketrans({
+    **{character: f"\\{character}" for character in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$", "|": r"$|$",
+})  # fmt: skip
 
 
 def _escaped(text: str) -> str:
-    """`text` for LaTeX, with what stands in backticks as code."""
-    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
-    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", text.translate(_LATEX))

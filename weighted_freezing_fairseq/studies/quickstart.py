@@ -52,8 +52,8 @@ def compare(study: EmbeddedStudy, methods: Sequence[str]) -> tuple[str, Path]:
         study.write_results(text, rows)
         registry.make("curves", {run.folder.name: run.folder for run in runs}, study.folder, ("png",))
         by_method = sorted(runs, key=lambda run: methods.index(run.method))
-        subject = page.Subject.of([*(run.folder for run in by_method), cost_folder], None)
-        return text, page.write(subject, study.folder / page.PAGE)
+        inputs = page.PageInputs.find([*(run.folder for run in by_method), cost_folder], None)
+        return text, page.write(inputs, study.folder / page.PAGE)
 
 
 def _train_all(

@@ -88,7 +88,7 @@ def train(
 
     def work(claim: Callable[[], None]) -> None:
         claimed, last_report = False, start
-        write_provenance = note(run, provenance, config, machine)
+        write_provenance = provenance_writer(run, provenance, config, machine)
 
         def claim_folder() -> None:
             nonlocal claimed
