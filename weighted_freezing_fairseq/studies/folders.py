@@ -44,7 +44,7 @@ def make_folders(
         return ""
 
     # Exit order: the processes end before the threads that feed them.
-    with threads(at_once) as pool, Workers(processes) as workers:
+    with thread_pool(at_once) as pool, Workers(processes) as workers:
         errors = [error for error in pool.map(error_of, jobs) if error]
     if errors:
         raise UserError("\n".join(errors))
