@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import fetch, folder, prepared, steps
+from ..data import fetch, folder, prepared
+from ..data.cleaning import check_packages
 from ..data.folder import PairJob
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
@@ -47,7 +48,7 @@ def pair_jobs(
 def plan_of_pairs(jobs: Sequence[PairJob], out: Path, given: Sequence[Path]) -> list[str]:
     """What `prepare_pairs` would do, in lines."""
     needs = _needs(jobs)
-    there = fetch.at_hand(needs, out / "archives", given)
+    there = fetch.find_local(needs, out / "archives", given)
     return [line for job in jobs for line in _plan(job, needs, there)]
 
 
@@ -57,10 +58,10 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, given: Sequence[Path], pro
     Archives are fetched first, one after the other, but for those that the user has (`given`); then pairs are made side
     by side.
     """
-    to_do = [job for job in jobs if not folder.is_done(job)]
+    to_do = [job for job in jobs if not job.is_done()]
     if to_do:
-        steps.refuse_without_packages(to_do[0].recipe)
-        files = fetch.obtain(_needs(to_do), out / "archives", given, go_on=_command(jobs, out))
+        check_packages(to_do[0].recipe)
+        files = fetch.obtain(_needs(to_do), out / "archives", given, command=_command(jobs, out))
         identities = {path: fetch.identity(path) for path in set(files.values())}
         known = {need: folder.ArchiveFile(path, identities[path]) for need, path in files.items()}
 
@@ -68,29 +69,29 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, given: Sequence[Path], pro
             folder.make(job, known, workers)
 
         by_pair = {job.pair: job for job in to_do}
-        make_folders(by_pair, folder.is_done, make, processes, at_once=min(len(to_do), processes))
-    return [f"{job.pair}: {folder.counted(job)} pairs in {job.folder}" for job in jobs]
+        make_folders(by_pair, PairJob.is_done, make, processes, at_once=min(len(to_do), processes))
+    return [f"{job.pair}: {job.summary()} pairs in {job.folder}" for job in jobs]
 
 
 def _needs(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:
     """What these jobs read, and the archives that have it."""
-    used = {side.archive for job in jobs for part in job.parts for side in (part.source, part.target)}
+    used = {side.archive for job in jobs for part in job.parts for side in part.sides}
     known = jobs[0].data.archives([job.pair for job in jobs])
     return {need: archives for need, archives in known.items() if need in used}
 
 
 def _plan(job: PairJob, needs: Mapping[str, tuple[Archive, ...]], there: Mapping[str, Path]) -> list[str]:
     """What would be done to one pair."""
-    if folder.is_done(job):
+    if job.is_done():
         return [f"{job.pair}: {job.folder} is there already; nothing to do"]
     lines = [f"{job.pair}: would make {job.folder}"]
-    for need in dict.fromkeys(side.archive for part in job.parts for side in (part.source, part.target)):
+    for need in dict.fromkeys(side.archive for part in job.parts for side in part.sides):
         archive = next(archive for archive in needs[need] if archive.mirrors)
         lines.append(f"  take {there[need]}" if need in there else f"  fetch {archive.name} from {archive.mirrors[0]}")
     recipe = job.recipe
     return [
         *lines,
-        f"  recipe {job.name}: {recipe.what}",
+        f"  recipe {job.recipe_name}: {recipe.what}",
         f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
     ]
 
@@ -98,8 +99,9 @@ def _plan(job: PairJob, needs: Mapping[str, tuple[Archive, ...]], there: Mapping
 def _command(jobs: Sequence[PairJob], out: Path) -> str:
     """What a user types for these jobs, without --archive."""
     first = jobs[0]
-    words = ["wff", "prepare", first.data.name, "--pairs", ",".join(job.pair for job in jobs), "--recipe", first.name]
-    if first.recipe.pieces != first.data.table[first.name].pieces:
+    pairs = ",".join(job.pair for job in jobs)
+    words = ["wff", "prepare", first.data.name, "--pairs", pairs, "--recipe", first.recipe_name]
+    if first.recipe.pieces != first.data.table[first.recipe_name].pieces:
         words += ["--pieces", str(first.recipe.pieces)]
     return shlex.join([*words, "--out", str(out), *(["--any-counts"] if first.any_counts else [])])
 

@@ -73,15 +73,15 @@ def prepare_tasks(jobs: Sequence[TaskJob], given: Sequence[Path], processes: int
 
     One task after the other, each with all processes: a task that cannot be prepared does not stop the others.
     """
-    to_do = {job.task.name: job for job in jobs if not sentence_folder.is_done(job)}
+    to_do = {job.task.name: job for job in jobs if not job.is_done()}
     if to_do:
         _refuse_missing(given, next(iter(to_do.values())))
 
         def make(job: TaskJob, workers: Workers) -> None:
             sentence_folder.make(job, given, workers)
 
-        make_folders(to_do, sentence_folder.is_done, make, processes, at_once=1)
-    return [f"{job.task.name}: {sentence_folder.counted(job)} rows in {job.folder}" for job in jobs]
+        make_folders(to_do, TaskJob.is_done, make, processes, at_once=1)
+    return [f"{job.task.name}: {job.summary()} rows in {job.folder}" for job in jobs]
 
 
 def _refuse_missing(given: Sequence[Path], job: TaskJob) -> None:
@@ -95,7 +95,7 @@ def _refuse_missing(given: Sequence[Path], job: TaskJob) -> None:
 
 def _plan(job: TaskJob) -> list[str]:
     """What would be done to one task."""
-    if sentence_folder.is_done(job):
+    if job.is_done():
         return [f"{job.task.name}: {job.folder} is there already; nothing to do"]
     return [
         f"{job.task.name}: would make {job.folder}",
