@@ -98,14 +98,6 @@ def _format_date(value: Value, language: str) -> str:
     return dates.format_skeleton(style, day, locale=language)
 
 
-def _draw_time(rng: Random) -> Value:
-    return (datetime.time(rng.randrange(24), rng.choice((0, 15, 30, 45, rng.randrange(60)))),)
-
-
-def _format_time(value: Value, language: str) -> str:
-    return dates.format_time(value[0], "short", locale=language)
-
-
 # Seconds, and the largest count: below the next larger unit, to which Babel would round.
 _SECONDS = {
     "minute": (60, 45),
@@ -122,27 +114,6 @@ def _draw_relative(rng: Random) -> Value:
     return unit, rng.choice((-1, 1)) * seconds * rng.randint(1, largest)
 
 
-def _format_relative(value: Value, language: str) -> str:
-    unit, seconds = value
-    return dates.format_timedelta(seconds, granularity=unit, add_direction=True, locale=language)
-
-
-def _draw_number(rng: Random) -> Value:
-    return (rng.randrange(10 ** rng.randint(1, 4)),)
-
-
-def _format_number(value: Value, language: str) -> str:
-    return num2words(value[0], lang=language)
-
-
-def _draw_percent(rng: Random) -> Value:
-    return (Decimal(rng.randrange(1000)).scaleb(rng.choice((-2, -3))),)
-
-
-def _format_percent(value: Value, language: str) -> str:
-    return numbers.format_percent(value[0], locale=language, decimal_quantization=False, numbering_system="default")
-
-
 _SYMBOLS = ("EUR", "GBP", "ILS", "JPY", "PLN", "USD")
 
 
@@ -153,11 +124,6 @@ def _draw_money(rng: Random) -> Value:
     )
     style = rng.choice(("standard", "name"))
     return style, amount, rng.choice(_SYMBOLS if style == "standard" else _currencies())
-
-
-def _format_money(value: Value, language: str) -> str:
-    style, amount, code = value
-    return numbers.format_currency(amount, code, locale=language, format_type=style, numbering_system="default")
 
 
 # Units whose long form Babel has for every count in all nine languages; it lacks the Persian kilometre, for example.
@@ -172,14 +138,6 @@ _UNITS = (
     *("volume-cubic-centimeter", "volume-cubic-foot", "volume-cubic-kilometer", "volume-cubic-meter"),
     *("volume-cubic-yard", "volume-tablespoon", "volume-teaspoon"),
 )
-
-
-def _draw_measure(rng: Random) -> Value:
-    return rng.randint(1, rng.choice((12, 100, 2000))), rng.choice(_UNITS)
-
-
-def _format_measure(value: Value, language: str) -> str:
-    return units.format_unit(*value, length="long", locale=language, numbering_system="default")
 
 
 def _format_city(value: Value, language: str) -> str:
@@ -203,20 +161,40 @@ def _label(english: str, others: str) -> dict[str, str]:
 
 KINDS: Mapping[str, Kind] = {
     "date": Kind(_draw_date, _format_date, _label("Date", "التاريخ|Datum|Fecha|تاریخ|תאריך|Data|Datum|Data")),
-    "time": Kind(_draw_time, _format_time, _label("Time", "الوقت|Uhrzeit|Hora|ساعت|שעה|Ora|Tijd|Godzina")),
+    "time": Kind(
+        lambda rng: (datetime.time(rng.randrange(24), rng.choice((0, 15, 30, 45, rng.randrange(60)))),),
+        lambda value, language: dates.format_time(value[0], "short", locale=language),
+        _label("Time", "الوقت|Uhrzeit|Hora|ساعت|שעה|Ora|Tijd|Godzina"),
+    ),
     "relative": Kind(
         _draw_relative,
-        _format_relative,
+        lambda value, language: dates.format_timedelta(
+            value[1], granularity=value[0], add_direction=True, locale=language
+        ),
         _label("Reminder", "تذكير|Erinnerung|Recordatorio|یادآوری|תזכורת|Promemoria|Herinnering|Przypomnienie"),
     ),
-    "number": Kind(_draw_number, _format_number, _label("Number", "العدد|Zahl|Número|عدد|מספר|Numero|Getal|Liczba")),
-    "percent": Kind(
-        _draw_percent, _format_percent, _label("Share", "النسبة|Anteil|Proporción|سهم|שיעור|Quota|Aandeel|Udział")
+    "number": Kind(
+        lambda rng: (rng.randrange(10 ** rng.randint(1, 4)),),
+        lambda value, language: num2words(value[0], lang=language),
+        _label("Number", "العدد|Zahl|Número|عدد|מספר|Numero|Getal|Liczba"),
     ),
-    "money": Kind(_draw_money, _format_money, _label("Price", "السعر|Preis|Precio|قیمت|מחיר|Prezzo|Prijs|Cena")),
+    "percent": Kind(
+        lambda rng: (Decimal(rng.randrange(1000)).scaleb(rng.choice((-2, -3))),),
+        lambda value, language: numbers.format_percent(
+            value[0], locale=language, decimal_quantization=False, numbering_system="default"
+        ),
+        _label("Share", "النسبة|Anteil|Proporción|سهم|שיעור|Quota|Aandeel|Udział"),
+    ),
+    "money": Kind(
+        _draw_money,
+        lambda value, language: numbers.format_currency(
+            value[1], value[2], locale=language, format_type=value[0], numbering_system="default"
+        ),
+        _label("Price", "السعر|Preis|Precio|قیمت|מחיר|Prezzo|Prijs|Cena"),
+    ),
     "measure": Kind(
-        _draw_measure,
-        _format_measure,
+        lambda rng: (rng.randint(1, rng.choice((12, 100, 2000))), rng.choice(_UNITS)),
+        lambda value, language: units.format_unit(*value, length="long", locale=language, numbering_system="default"),
         _label("Quantity", "الكمية|Menge|Cantidad|مقدار|כמות|Quantità|Hoeveelheid|Ilość"),
     ),
     "territory": Kind(
@@ -379,8 +357,8 @@ def write(
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }
     out = Path(out)
-    if _holds(out, settings):
-        return json.loads((out / MANIFEST).read_text(encoding="utf-8")), False
+    if existing := _complete_manifest(out, settings):
+        return existing, False
     contents = {}
     for split, sentences in generate(pair, seed, sizes, kinds).items():
         for side, language in enumerate(pair.split("-")):
@@ -389,14 +367,18 @@ def write(
     # The manifest is written last, so that the files are complete if it exists.
     contents[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     try:
-        _write_all(out, contents)
+        for name, data in contents.items():
+            if (out / name).exists() and (out / name).read_bytes() != data:
+                raise UserError(f"{out / name} exists and is not of this corpus; type another folder: --out DIR")
+        for name, data in contents.items():
+            write_atomically(out / name, data)
     except OSError as error:
         raise UserError(f"cannot write to {out} ({error.strerror}); type another folder: --out DIR") from error
     return manifest, True
 
 
-def _holds(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the folder has the complete corpus of these settings; raises a UserError if it has another one."""
+def _complete_manifest(out: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest if all files of the corpus are there; raises a UserError if the folder has another corpus."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         changes = [
@@ -404,18 +386,10 @@ def _holds(out: Path, settings: Mapping[str, Any]) -> bool:
         ]
         hashes = manifest["sha256"].items()
     except OSError:
-        return False
+        return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{out / MANIFEST} is not a manifest of wff corpus; type another folder: --out DIR") from error
     if changes:
         raise UserError(f"{out} holds a corpus with {'; '.join(changes)}; type another folder: --out DIR")
-    return all((out / name).is_file() and sha256(out / name) == value for name, value in hashes)
-
-
-def _write_all(out: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes each file atomically; raises a UserError before the first one if a file of other content exists."""
-    for name, data in contents.items():
-        if (out / name).exists() and (out / name).read_bytes() != data:
-            raise UserError(f"{out / name} exists and is not of this corpus; type another folder: --out DIR")
-    for name, data in contents.items():
-        write_atomically(out / name, data)
+    is_complete = all((out / name).is_file() and sha256(out / name) == value for name, value in hashes)
+    return manifest if is_complete else None
