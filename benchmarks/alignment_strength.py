@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weighted_freezing_fairseq.core.losses import alignments, quadratic_penalty
+from weighted_freezing_fairseq.core.penalties import alignments, quadratic_penalty
 from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.plugin.trained import Trained
 

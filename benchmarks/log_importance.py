@@ -17,6 +17,7 @@ import torch
 
 from weighted_freezing_fairseq.costs.subjects import SIZES, subject_of, synthetic
 from weighted_freezing_fairseq.workspace.configs import CONFIGS, config_path, methods_in
+from weighted_freezing_fairseq.workspace.progress import Progress
 
 
 def quartiles(values: list[float], unit: str) -> str:
@@ -42,13 +43,11 @@ def main() -> None:
         subject = subject_of(args.method, config, size, args.device, 1, task, words)
         subject.update(sample)
         (log,) = (listener for listener in subject.trainer.listeners if isinstance(listener, ImportanceLog))
-        for turn in range(args.rounds):
+        for _ in Progress(range(args.rounds), unit="round"):
             log.interval = sys.maxsize
             updates.append(timed(lambda: subject.update(sample)))
             log.interval = 1
             measurements.append(timed(lambda: measure(log, subject.trainer)))
-            print(f"\rround {turn + 1} of {args.rounds}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
     share = [100 * one / other / DEFAULT_INTERVAL for one, other in zip(measurements, updates, strict=True)]
     print(f"{args.method}, {args.size}: an update of {size.sentences * size.length} tokens {quartiles(updates, 's')}")
     print(f"a measurement {quartiles(measurements, 's')}")

@@ -21,7 +21,7 @@ from sacremoses import MosesTokenizer
 from weighted_freezing_fairseq.data import binary, lines, moses
 from weighted_freezing_fairseq.data import embedded as corpus
 from weighted_freezing_fairseq.data.workers import Workers, chunks
-from weighted_freezing_fairseq.files import whole
+from weighted_freezing_fairseq.files import atomic_file
 from weighted_freezing_fairseq.workspace.commands import fairseq
 from weighted_freezing_fairseq.workspace.machine import cores
 
@@ -56,12 +56,12 @@ def archives(folder: Path, pairs: int) -> None:
                 one, other = next(source)
                 de.write(f"{one}\n")
                 en.write(f"{other}\n")
-        with whole(goal) as part, tarfile.open(part, "w:gz", compresslevel=1) as tar:
+        with atomic_file(goal) as part, tarfile.open(part, "w:gz", compresslevel=1) as tar:
             for side, path in paths.items():
                 tar.add(path, f"{name}.{side}")
                 path.unlink()
     news = list(sentences(3003))
-    with whole(folder / "test-full.tgz") as part, tarfile.open(part, "w:gz") as tar:
+    with atomic_file(folder / "test-full.tgz") as part, tarfile.open(part, "w:gz") as tar:
         for number, name in enumerate(("ref.de", "src.en")):
             path = folder / f".{name}"
             segments = (f'<seg id="{i}">{pair[number]}</seg>\n' for i, pair in enumerate(news, 1))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from weighted_freezing_fairseq.core import kernels_c
-from weighted_freezing_fairseq.core.losses import alignments, quadratic_penalty
+from weighted_freezing_fairseq.core.penalties import alignments, quadratic_penalty
 from weighted_freezing_fairseq.core.pruning import METHODS, Layer, scores_of, select
 
 SHAPES = [(512, 512)] * 72 + [(1024, 512)] * 12 + [(512, 1024)] * 12  # transformer_iwslt_de_en, 31.5 M weights

@@ -14,12 +14,14 @@ from sentences import Sentences, tiny_xlmr
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from weighted_freezing_fairseq import GuidedOptimizer, scope_of
+from weighted_freezing_fairseq import Sage, WeightedFreeze
+
+METHODS = {"weighted_freeze": WeightedFreeze, "sage": Sage}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=["adamw", "weighted_freeze", "sage"], default="sage")
+    parser.add_argument("--method", choices=["adamw", *METHODS], default="sage")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--save-steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
@@ -27,9 +29,10 @@ def main() -> None:
     args = parser.parse_args()
 
     model = tiny_xlmr(args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    if args.method != "adamw":
-        optimizer = GuidedOptimizer(optimizer, scope_of(model), args.method, seed=args.seed)
+    if args.method == "adamw":
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    else:
+        optimizer = METHODS[args.method](model, lr=2e-3, seed=args.seed)
     trainer = Trainer(
         model,
         TrainingArguments(

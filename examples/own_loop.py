@@ -2,8 +2,8 @@
 
     python examples/own_loop.py --method weighted_freeze
 
-Two lines are this package's: the import, and `GuidedOptimizer` around the optimizer that is there anyway. A checkpoint
-is what it always was; the optimizer's part of it has one key more.
+Two lines are from this package: the import and the optimizer. A checkpoint holds what it holds for AdamW, and one key
+more in the state of the optimizer.
 """
 
 import argparse
@@ -11,20 +11,23 @@ import argparse
 import torch
 from sentences import Sentences, tiny_xlmr
 
-from weighted_freezing_fairseq import GuidedOptimizer, scope_of
+from weighted_freezing_fairseq import Sage, WeightedFreeze
+
+METHODS = {"weighted_freeze": WeightedFreeze, "sage": Sage}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=["adamw", "weighted_freeze", "sage"], default="weighted_freeze")
+    parser.add_argument("--method", choices=["adamw", *METHODS], default="weighted_freeze")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
     model = tiny_xlmr(args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    if args.method != "adamw":
-        optimizer = GuidedOptimizer(optimizer, scope_of(model), args.method, seed=args.seed)
+    if args.method == "adamw":
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    else:
+        optimizer = METHODS[args.method](model, lr=2e-3, seed=args.seed)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, args.steps)
 
     batches = torch.utils.data.DataLoader(Sentences(4000, args.seed), batch_size=32, shuffle=True)

@@ -2,7 +2,7 @@
 # Makes the Python environment in which everything here runs: torch, then fairseq, then this package.
 #
 # The idea: look first, then do only what is missing. An environment counts as ready when every requirement of
-# setup.py is installed to the end and `wff doctor` has passed on exactly these versions; only then is the stamp
+# pyproject.toml is installed to the end and `wff doctor` has passed on exactly these versions; only then is the stamp
 # written. So a run that was killed anywhere is continued by the next one, and a run too many costs a second.
 #
 # Left out on purpose: no sudo, no system packages, no choice of a package index (pip's own settings hold), and
@@ -97,31 +97,44 @@ active_python() {
 # ---------------------------------------------------------------- what is there, what is missing
 
 # inspect PYTHON: facts about its environment, a line each: "have NAME==VERSION", "miss REQUIREMENT", "torch VERSION",
-# "fairseq REQUIREMENT", "rival NAME", "print ASKED INSTALLED" (hashes). Reads setup.py as it is, so no list is kept twice.
+# "fairseq REQUIREMENT", "rival NAME", "print ASKED INSTALLED" (hashes). Reads pyproject.toml, so no list is kept twice.
 inspect() {
     "$1" - "$ROOT" "$EXTRAS" <<'PYTHON'
 import hashlib
 import importlib.metadata
 import json
-import runpy
+import re
 import sys
-import types
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-sys.path = [entry for entry in sys.path if entry]  # the folder we stand in may hold a stray egg-info
+sys.path = [entry for entry in sys.path if entry]  # the current folder may hold a stray egg-info
+from pip._vendor.packaging.requirements import Requirement  # noqa: E402
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+
 root, extras = Path(sys.argv[1]), sys.argv[2]
-declared = {}
-sys.modules["setuptools"] = types.SimpleNamespace(setup=declared.update, find_packages=lambda **_: [])
-sys.modules["setuptools.command.build_py"] = types.SimpleNamespace(build_py=object)
-runpy.run_path(str(root / "setup.py"))
-wanted = [name for name in extras.split(",") if name and name != "none"]
-unknown = [name for name in wanted if name not in declared["extras_require"]]
+project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+init = (root / "weighted_freezing_fairseq/__init__.py").read_text(encoding="utf-8")
+version = re.search(r'^__version__ = "(.+)"', init, re.MULTILINE)[1]
+extras_to_install = [name for name in extras.split(",") if name and name != "none"]
+unknown = [name for name in extras_to_install if name not in project["optional-dependencies"]]
 if unknown:
     print("unknown", unknown[0])
     sys.exit()
 
-from pip._vendor.packaging.requirements import Requirement  # noqa: E402
+
+def of_extra(extra):
+    """The requirements of an extra, with those of the extras of this package that it lists."""
+    for requirement in map(Requirement, project["optional-dependencies"][extra]):
+        if requirement.name == project["name"]:
+            for other in sorted(requirement.extras):
+                yield from of_extra(other)
+        else:
+            yield requirement
 
 
 def installed(name):
@@ -138,31 +151,32 @@ def installed(name):
 def is_this_checkout():
     """Whether the package is installed as an editable link to this very folder."""
     try:
-        text = importlib.metadata.distribution(declared["name"]).read_text("direct_url.json")
+        text = importlib.metadata.distribution(project["name"]).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
         return False
     url = json.loads(text or "{}")
     return url.get("dir_info", {}).get("editable") and Path(unquote(urlparse(url["url"]).path)) == root
 
 
-texts = declared["install_requires"] + [text for name in wanted for text in declared["extras_require"][name]]
+requirements = list(map(Requirement, project["dependencies"]))
+requirements += [requirement for name in extras_to_install for requirement in of_extra(name)]
 lines = []
-for requirement in map(Requirement, texts):
+for requirement in requirements:
     if requirement.marker is not None and not requirement.marker.evaluate():
         if requirement.name.startswith("fairseq") and installed(requirement.name):
             print("rival", requirement.name)
         continue
     requirement.marker = None
-    version = installed(requirement.name)
-    good = version is not None and requirement.specifier.contains(version, prereleases=True)
-    lines.append(f"have {requirement.name}=={version}" if good else f"miss {requirement}")
-    if requirement.name == "torch" and version:
-        print("torch", version)
+    present = installed(requirement.name)
+    good = present is not None and requirement.specifier.contains(present, prereleases=True)
+    lines.append(f"have {requirement.name}=={present}" if good else f"miss {requirement}")
+    if requirement.name == "torch" and present:
+        print("torch", present)
     if requirement.name.startswith("fairseq"):
         print("fairseq", requirement)
-lines.append(f"have {declared['name']}=={declared['version']}" if is_this_checkout() else f"miss {declared['name']}")
+lines.append(f"have {project['name']}=={version}" if is_this_checkout() else f"miss {project['name']}")
 print(*lines, sep="\n")
-asked = [(root / "setup.py").read_text(), str(root), sys.prefix, sys.version, extras]
+asked = [json.dumps(project), version, str(root), sys.prefix, sys.version, extras]
 print("print", *(hashlib.sha256("\n".join(part).encode()).hexdigest() for part in (asked, lines)))
 PYTHON
 }
@@ -389,7 +403,7 @@ fi
 
 look() {
     FACTS=$(inspect "$PY") || die "could not look into the environment of $PY"
-    [[ -z $(fact unknown) ]] || wrong_call "setup.py has no extra called $(fact unknown)"
+    [[ -z $(fact unknown) ]] || wrong_call "pyproject.toml has no extra called $(fact unknown)"
 }
 look
 if [[ -n $CHECK ]]; then
@@ -420,7 +434,7 @@ if [[ -z $(fact miss) ]]; then
         farewell "nothing to do"
         exit 0
     elif [[ -z $stamp || ${stamp% *} == "${now% *}" ]]; then
-        # Complete, but never checked with these versions. (Another setup.py is no such case: install it again.)
+        # Complete, but never checked with these versions. (Other requirements are no such case: install again.)
         verify
         farewell "nothing had to be installed"
         exit 0
@@ -458,7 +472,7 @@ printf 'torch==%s\n' "$(fact torch)" >"$STATE/setup-constraints.txt"
 
 if [[ $(fact miss) == *"$(fact fairseq)"* ]]; then
     say "==> what fairseq is built with: a few seconds"
-    pip_install tools -c "$STATE/setup-constraints.txt" "setuptools>=64" wheel cython numpy ninja
+    pip_install tools -c "$STATE/setup-constraints.txt" "setuptools>=77" wheel cython numpy ninja
     if [[ $version == 3.10 ]]; then
         # Built in isolation, where it sees no torch: with torch it wants C++ sources that its archive lacks.
         say "==> $(fact fairseq): compiling it, about 1 minute"

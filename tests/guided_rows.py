@@ -52,7 +52,7 @@ ROWS = {
     **{
         row.label: (GuidedOptimizer, {}, _NEUTRAL.get(row.label, {"start": 10**9}))
         for row in rows()
-        if row.kind == "optimizer" and row.status == "available" and row.measured
+        if row.kind == "optimizer" and row.measured
     },
     "fish_mask": (FixedMaskOptimizer, {"density": 0.2, "observe": 2}, {"density": 1.0, "source": "magnitude"}),
     "lfr_cm": (FixedMaskOptimizer, {"quantile": 0.6}, {"quantile": 1.0}),

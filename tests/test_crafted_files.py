@@ -151,30 +151,38 @@ PACKED = {
     "fingerprint of bytes": ("tuned.fingerprint", b"x", "tuned.fingerprint must be str, but is bytes"),
     "no difference": ("difference", None, "difference must be dict, but is NoneType"),
     "no names": ("difference.names", DELETE, "difference has no 'names'"),
-    "other names": ("difference.names", ["w", "x"], "its list of names is not that of its tensors"),
-    "a name too often": ("difference.names", ["w", "v", "v"], "its list of names is not that of its tensors"),
-    "nameless": (f"{FIRST}.names", [], "its tensors do not have one name each"),
-    "two of a name": (f"{FIRST}.names", ["v"], "its tensors do not have one name each"),
+    "other names": ("difference.names", ["w", "x"], "its list of names differs from the names of its tensors"),
+    "a name too often": (
+        "difference.names",
+        ["w", "v", "v"],
+        "its list of names differs from the names of its tensors",
+    ),
+    "nameless": (f"{FIRST}.names", [], "two tensors have the same name, or one has none"),
+    "two of a name": (f"{FIRST}.names", ["v"], "two tensors have the same name, or one has none"),
     "tensor of text": (FIRST, "w", "difference.tensors[0] must be dict, but is str"),
     "unknown start": (f"{FIRST}.starts", "u", "w starts from u, which the base does not have"),
     "no start": (f"{FIRST}.starts", None, "w has no 'whole'"),
     "whole of text": ("difference.tensors.1.whole", "x", "v.whole must be Tensor, but is str"),
     **{name: ("difference.tensors.1.whole", bad, "the tensor v is ") for name, bad in UNUSUAL.items()},
     "negative count": (f"{FIRST}.changed", -1, "w has -1 changes"),
-    "huge count": (f"{FIRST}.changed", 2**62, "another number of gaps than of changes"),
+    "huge count": (f"{FIRST}.changed", 2**62, "the numbers of gaps and of changes differ"),
     "count of fractions": (f"{FIRST}.changed", 3.0, "changed must be int, but is float"),
     "gaps of no bytes": (f"{FIRST}.gap_bytes", 0, "w has 3 changes with 0 bytes each"),
     "gaps of nine bytes": (f"{FIRST}.gap_bytes", 9, "w has 3 changes with 9 bytes each"),
-    "short gaps": ("difference.gaps", LONG[:2], "another number of gaps than of changes"),
+    "short gaps": ("difference.gaps", LONG[:2], "the numbers of gaps and of changes differ"),
     "gaps beyond the end": ("difference.gaps", torch.full((6,), 255, dtype=torch.uint8), "positions of w are outside"),
-    "gaps of numbers": ("difference.gaps", torch.ones(6), "its gaps are not a row of bytes"),
+    "gaps of numbers": ("difference.gaps", torch.ones(6), "its gaps are not a flat tensor of bytes"),
     "expanded gaps": ("difference.gaps", LONG[:1].expand(6), "the tensor gaps is an expanded view"),
     "short values": ("difference.values", LONG, "the values of w are cut off"),
-    "other values": ("difference.values", LONG[:1].repeat(12), "it does not give back what was packed"),
-    "values of squares": ("difference.values", torch.ones(3, 4, dtype=torch.uint8), "values are not a row of bytes"),
+    "other values": ("difference.values", LONG[:1].repeat(12), "it does not restore the packed model"),
+    "values of squares": (
+        "difference.values",
+        torch.ones(3, 4, dtype=torch.uint8),
+        "values are not a flat tensor of bytes",
+    ),
     "no rest": ("rest", DELETE, "it has no 'rest'"),
     "rest without a model": ("rest.model", DELETE, "rest has no 'model'"),
-    "a second model": ("rest.model.u", torch.ones(2), "its rest has a model of its own"),
+    "a second model": ("rest.model.u", torch.ones(2), "it holds a second model"),
 }
 
 
@@ -285,7 +293,7 @@ def test_damaged_json_is_refused(tmp_path, name, case):
     path.write_bytes(data)
     with pytest.raises(UserError) as error:
         read(path)
-    assert f"{path} is not a whole file of JSON: " in str(error.value)
+    assert f"{path} is not a valid JSON file: " in str(error.value)
     assert said in str(error.value) and remedy in str(error.value)
 
 

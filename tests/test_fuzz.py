@@ -46,7 +46,7 @@ from weighted_freezing_fairseq.data.archives import copy_out_of_all
 from weighted_freezing_fairseq.data.recipe import Part, Place
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.workspace.contents import content_hash
-from weighted_freezing_fairseq.workspace.locks import alone_in
+from weighted_freezing_fairseq.workspace.locks import lock_folder
 from weighted_freezing_fairseq.workspace.steps import once
 
 LONG_RUN = "WFF_FUZZ_SECONDS" in os.environ
@@ -453,7 +453,7 @@ def compare_costs(table: str) -> None:
 
 
 def hold_lock(folder: str) -> None:
-    with alone_in(Path(folder)):
+    with lock_folder(Path(folder)):
         pass
 
 

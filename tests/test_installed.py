@@ -47,7 +47,7 @@ def test_the_wheel_holds_every_yaml(site):
     names = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
     assert names and {path.relative_to(inside) for path in inside.rglob("*.yaml")} == names
     done = python(site, "-c", "from weighted_freezing_fairseq.workspace.configs import CONFIGS; print(CONFIGS)")
-    assert done.stdout == f"{inside}\n"
+    assert done.stdout == python(site, "-m", "weighted_freezing_fairseq", "configs").stdout == f"{inside}\n"
 
 
 def test_the_wheel_holds_the_folder_for_user_dir(site):
@@ -82,6 +82,9 @@ REAL = {
     "rules": 0,
     "user-dir": 0,
     "corpus --pair de-en --out corpus": 0,
+    "configs --copy my-configs": 0,
+    "translate nowhere": 2,
+    "compare nowhere nowhere": 2,
     "prepare multi30k --dry-run": 0,
     "doctor": 0,
     "train multi30k --dry-run": 0,

@@ -122,7 +122,7 @@ def test_a_wrong_call_is_one_line_and_status_2(script, words, named):
 def test_setup_has_nothing_to_do_in_a_complete_environment(tmp_path):
     here = ("--here", "--python", sys.executable)
     complete = bash("scripts/setup.sh", *here, "--check", cwd=tmp_path)
-    assert complete.returncode == 0, f"these tests run in an environment that setup.py does not know: {complete.stdout}"
+    assert complete.returncode == 0, f"this environment lacks what pyproject.toml asks for: {complete.stdout}"
     first = bash("scripts/setup.sh", *here, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "nothing" in first.stdout

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .core.divergences import js_divergence as js_divergence
+    from .core.divergences import x_divergence as x_divergence
     from .core.fixed import FixedMaskOptimizer as FixedMaskOptimizer
     from .core.fused import passes_loss as passes_loss
     from .core.guided import GuidedOptimizer as GuidedOptimizer
     from .core.importance import METRICS as METRICS
-    from .core.losses import alignments as alignments
-    from .core.losses import js_divergence as js_divergence
-    from .core.losses import quadratic_penalty as quadratic_penalty
-    from .core.losses import x_divergence as x_divergence
+    from .core.model_optimizers import FishMask as FishMask
+    from .core.model_optimizers import LfrCm as LfrCm
+    from .core.model_optimizers import Sage as Sage
+    from .core.model_optimizers import WeightedFreeze as WeightedFreeze
+    from .core.penalties import alignments as alignments
+    from .core.penalties import quadratic_penalty as quadratic_penalty
     from .core.pruner import IterativePruning as IterativePruning
     from .core.rules import RULES as RULES
     from .core.rules import Rule as Rule
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "WeightedFreeze": "core.model_optimizers",
+    "Sage": "core.model_optimizers",
+    "FishMask": "core.model_optimizers",
+    "LfrCm": "core.model_optimizers",
     "GuidedOptimizer": "core.guided",
     "FixedMaskOptimizer": "core.fixed",
     "MaskedReduce": "core.sparse_reduce",
@@ -43,12 +51,12 @@ _PUBLIC = {
     "scope_of": "core.scope",
     "HEADS": "core.scope",
     "passes_loss": "core.fused",
-    "x_divergence": "core.losses",
-    "js_divergence": "core.losses",
-    "quadratic_penalty": "core.losses",
+    "x_divergence": "core.divergences",
+    "js_divergence": "core.divergences",
+    "quadratic_penalty": "core.penalties",
     "adaptive_alpha": "core.schedules",
     "IterativePruning": "core.pruner",
-    "alignments": "core.losses",
+    "alignments": "core.penalties",
 }
 __all__ = ["__version__", "register", *_PUBLIC]
 

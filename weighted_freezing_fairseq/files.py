@@ -1,6 +1,6 @@
-"""Files and folders that are whole or not there: written beside their goal, then renamed; and names they may have."""
+"""Files and folders that appear only when they are complete, valid file names, and errors of the file system."""
 
-from __future__ import annotations  # an older Python must get as far as `wff doctor`
+from __future__ import annotations  # so that `wff doctor` runs on an older Python
 
 import contextlib
 import errno
@@ -19,19 +19,19 @@ from .errors import UserError
 
 
 def refuse_names_not_in_utf8(words: Iterable[str]) -> None:
-    """Arguments, and the current folder, that libraries in C would take for other names: they read all as UTF-8."""
-    here = []
+    """Refuse arguments, and a current folder, that are not valid UTF-8, which C libraries would read as other names."""
+    names = list(words)
     with contextlib.suppress(OSError):  # a folder that was deleted
-        here = [str(Path.cwd())]
-    for word in (*words, *here):
+        names.append(str(Path.cwd()))
+    for name in names:
         try:
-            same = os.fsencode(word) == word.encode("utf-8", "replace")
+            valid = os.fsencode(name) == name.encode("utf-8", "replace")
         except UnicodeEncodeError:
-            same = False
-        if not same:
+            valid = False
+        if not valid:
             encoding = sys.getfilesystemencoding()
             remedy = "rename it" if encoding == "utf-8" else f"Python reads {encoding}; type: export PYTHONUTF8=1"
-            raise UserError(f"the name {word!a} is not read as UTF-8: {remedy}")
+            raise UserError(f"the name {name!a} is not read as UTF-8: {remedy}")
 
 
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -40,18 +40,18 @@ _NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 
 
 def explain(error: BaseException) -> UserError | None:
-    """What to type where permission, room on a disk or a folder is missing; None of any other error."""
-    cause = _of_system(error)
+    """A UserError for a missing permission, a full disk or a missing folder; None for any other error."""
+    cause = _os_error(error)
     if cause is None:
         return None
     if "No usable temporary directory" in str(cause):
-        return UserError(f"{cause.strerror}; type: export TMPDIR=FOLDER, one that can be written and has room")
+        return UserError(f"{cause.strerror}; type: export TMPDIR=FOLDER, a writable folder with free space")
     if cause.errno not in _DENIED | _FULL | _NO_FOLDER:
         return None
     if cause.filename is None:
         return UserError(
-            f"{cause.strerror}; see where this command writes, and {tempfile.gettempdir()} for temporary files: "
-            "export TMPDIR=FOLDER, one with room"
+            f"{cause.strerror}; check the folder of the output, and {tempfile.gettempdir()} for temporary files: "
+            "export TMPDIR=FOLDER, one with free space"
         )
     path = Path(os.fsdecode(cause.filename))
     folder = path.absolute()
@@ -66,8 +66,8 @@ def explain(error: BaseException) -> UserError | None:
     return UserError(f"{cause.strerror}: {path}; make room in {folder}, or give a path on another disk: df -h {folder}")
 
 
-def _of_system(error: BaseException | None) -> OSError | None:
-    """The error of the system behind another one, such as torch's when a write fails."""
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The OSError behind an error, such as torch's error of a failed write."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -76,38 +76,38 @@ def _of_system(error: BaseException | None) -> OSError | None:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # in a folder that may not be looked into
+    except OSError:  # its parent may not be read
         return False
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """A failed write inside, which does not know where it was, gets this path."""
+def filename_in_errors(path: Path) -> Iterator[None]:
+    """Set the filename of an OSError that is raised inside to `path`, if it has none."""
     try:
         yield
     except Exception as error:
-        if (cause := _of_system(error)) is not None and cause.filename is None:
+        if (cause := _os_error(error)) is not None and cause.filename is None:
             cause.filename = str(path)
         raise
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `path` when the block ends well, and goes when it does not.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which replaces `path` at the end of the block, and is deleted after an error.
 
-    Every writer has a path of its own, and holds it: one that nobody holds is what a killed writer left, and goes.
+    Every writer has a temporary file of its own and locks it; an unlocked one is of a killed writer, and is deleted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.writing"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.writing"):
+        with contextlib.suppress(OSError), stale.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            stale.unlink()
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.writing")
-    with part.open("xb") as held:
-        with contextlib.suppress(OSError):  # a file system without locks keeps what was left
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with part.open("xb") as lock:
+        with contextlib.suppress(OSError):  # on a file system without locks, stale files remain
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            with naming(path):
+            with filename_in_errors(path):
                 yield part
             part.replace(path)
         finally:
@@ -115,25 +115,22 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """`data` as the whole content of `path`; text as UTF-8 with line feeds.
-
-    What UTF-8 has no bytes for, of names that are in no encoding, becomes an escape.
-    """
-    with whole(path) as part:
+    """Write `data` as the content of `path`; text as UTF-8, with escapes for characters that UTF-8 cannot encode."""
+    with atomic_file(path) as part:
         part.write_bytes(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `path` when the block ends well, in place of an older one, and goes if not.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty temporary folder, which replaces `path` at the end of the block, and is deleted after an error.
 
-    One caller at a time: what a killed process left in it is deleted.
+    For one caller at a time: a temporary folder of a killed process is deleted.
     """
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        with naming(path):
+        with filename_in_errors(path):
             yield part
         shutil.rmtree(path, ignore_errors=True)
         part.replace(path)

@@ -13,7 +13,7 @@ from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import fisher, masks, scope, snapshot
-from weighted_freezing_fairseq.workspace.locks import alone_at
+from weighted_freezing_fairseq.workspace.locks import lock_file
 
 # fairseq's own attention, which the references below use as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
@@ -209,7 +209,7 @@ KILLED_AFTER_THREE_BATCHES = """
 import os, signal, sys
 from weighted_freezing_fairseq.analysis import fisher_sums
 from weighted_freezing_fairseq.__main__ import main
-fisher_sums._SECONDS_BETWEEN_SAVES = fisher_sums._SAVES_APART = -1.0
+fisher_sums._SECONDS_BETWEEN_SAVES = fisher_sums._SAVE_INTERVAL_FACTOR = -1.0
 save = fisher_sums.PartialSums.save
 def save_then_die(self, path):
     save(self, path)
@@ -242,7 +242,7 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
 
 def test_part_files_belong_to_one_call(wff):
     wff("--samples", 10)
-    (said,) = waits_for(alone_at(wff.out / "f.pt"), lambda: wff("--samples", 10))
+    (said,) = waits_for(lock_file(wff.out / "f.pt"), lambda: wff("--samples", 10))
     assert "is there already, from the same settings" in said
 
 
@@ -288,7 +288,7 @@ def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
         (["--estimator", "expected", "--processes", 2], "an expectation over all targets needs a few classes"),
         (["--mask-density", 0], "type --mask-density 0.005"),
         (["--mask-density", 1.5], "above 0 and at most 1"),
-        (["--mask-density", 1e-9, "--samples", 4], "is none; type a larger one"),
+        (["--mask-density", 1e-9, "--samples", 4], "selects none of"),
         (["--split", "dev"], "has no split 'dev'; type --split test or train or valid"),
         (["--from", "x.pt"], "--from makes a mask; type --mask-density"),
         (["--from", "x.pt", "--mask-density", 0.1], "leave out the checkpoint and --data"),

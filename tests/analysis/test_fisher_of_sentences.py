@@ -158,7 +158,7 @@ def test_an_interrupted_expectation_goes_on_where_it_was(wff, monkeypatch):
     call = ["--estimator", "expected", "--samples", 30, "--max-tokens", 60]
     wff(*call, out="whole.pt")
     monkeypatch.setattr(fisher_sums, "_SECONDS_BETWEEN_SAVES", -1.0)
-    monkeypatch.setattr(fisher_sums, "_SAVES_APART", -1.0)
+    monkeypatch.setattr(fisher_sums, "_SAVE_INTERVAL_FACTOR", -1.0)
     counted, every_class = [], TrainedOnSentences.every_class
 
     def interrupted(self, ids):

@@ -242,7 +242,7 @@ def test_nothing_is_overwritten(wff):
     wff("--method", "magnitude", "--fraction", 0.5)
     before = (wff.out / "pruned.pt").read_bytes()
     said = wff("--method", "magnitude", "--fraction", 0.6, ok=False)
-    assert "pruned.pt exists and stays as it is; give another --out, or type: rm " in said
+    assert "pruned.pt exists and is not overwritten; give another --out, or type: rm " in said
     assert (wff.out / "pruned.pt").read_bytes() == before
 
 

@@ -10,6 +10,7 @@ import torch
 
 from weighted_freezing_fairseq import __version__
 from weighted_freezing_fairseq.__main__ import COMMANDS, main
+from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 WFF = [str(Path(sys.executable).parent / "wff")]
 MODULE = [sys.executable, "-m", "weighted_freezing_fairseq"]
@@ -111,3 +112,14 @@ def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path, ca
     torch.save({"model": {"w": torch.ones(2)}}, folder / "a.pt")
     assert main(["average", str(tmp_path / "link/a.pt"), "--out", str(tmp_path / "out.pt")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path}/b\\udcfccher/a.pt\n")
+
+
+def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys):
+    assert main(["configs", "toy", "--copy", str(tmp_path / "mine")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'mine'}\n"
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    assert copied == {path.name: path.read_bytes() for path in (CONFIGS / "toy").iterdir()} and copied
+    assert main(["configs", "toy", "--copy", str(tmp_path / "mine")]) == 2
+    assert "exists and is not overwritten; give another folder to --copy" in capsys.readouterr().err
+    assert main(["configs", "nosuch"]) == 2
+    assert "choose from: adapt, glue, iwslt14" in capsys.readouterr().err

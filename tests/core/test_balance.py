@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weighted_freezing_fairseq.core import balance
-from weighted_freezing_fairseq.core.balance import QUANTILES, RELATIVE_WIDTH, Distribution
+from weighted_freezing_fairseq.core.balance import QUANTILES, Distribution
+
+RELATIVE_WIDTH = 2.0**-8  # of the bins, as `Distribution` states
 
 scores = st.lists(st.just(0.0) | st.floats(2.0**-60, 2.0**60, width=32), min_size=1, max_size=60)
 shapes = st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 3000), st.sampled_from([0.01, 0.3, 1.0, 4.0]))
@@ -56,19 +58,19 @@ def assert_equal(found, wanted):
 
 @given(scores)
 def test_statistics_are_those_of_all_numbers(values):
-    assert_equal(Distribution.of(torch.tensor(values)).statistics(), exact(values))
+    assert_equal(Distribution.from_scores(torch.tensor(values)).statistics(), exact(values))
 
 
 @given(shapes)
 def test_statistics_of_long_tails_too(shape):
     seed, count, sigma = shape
     values = np.random.default_rng(seed).lognormal(-12, sigma, count).astype(np.float32)
-    assert_equal(Distribution.of(torch.from_numpy(values)).statistics(), exact(values))
+    assert_equal(Distribution.from_scores(torch.from_numpy(values)).statistics(), exact(values))
 
 
 def test_an_error_of_half_a_percent_is_found():
     values = np.random.default_rng(1).lognormal(-12, 1, 1000).astype(np.float32)
-    found = Distribution.of(torch.from_numpy(values)).statistics()
+    found = Distribution.from_scores(torch.from_numpy(values)).statistics()
     for name in ("gini", "share_top20", "mean_top20", "q50", "std", "mean"):
         with pytest.raises(AssertionError):
             assert_equal({**found, name: 1.005 * found[name]}, exact(values))
@@ -77,13 +79,13 @@ def test_an_error_of_half_a_percent_is_found():
 @given(scores, st.integers(1, 9))
 @settings(max_examples=25)
 def test_blocks_and_parts_are_the_whole(values, size):
-    whole = Distribution.of(torch.tensor(values))
+    whole = Distribution.from_scores(torch.tensor(values))
     merged = Distribution()
-    merged.add_(Distribution.of(torch.tensor(values[:size])))
+    merged.add_(Distribution.from_scores(torch.tensor(values[:size])))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(balance, "block_size", lambda scores: size)
-        blocks = Distribution.of(torch.tensor(values))
-        merged.add_(Distribution.of(torch.tensor(values[size:])))
+        patch.setattr(balance, "counting_block_size", lambda scores: size)
+        blocks = Distribution.from_scores(torch.tensor(values))
+        merged.add_(Distribution.from_scores(torch.tensor(values[size:])))
     for found in (blocks, merged):
         assert torch.equal(found.counts, whole.counts)
         torch.testing.assert_close(found.sums, whole.sums)
@@ -103,29 +105,29 @@ def test_blocks_and_parts_are_the_whole(values, size):
     ],
 )
 def test_of_vectors_made_by_hand(values, gini, top):
-    found = Distribution.of(torch.tensor(values, dtype=torch.float32))
-    assert found.gini() == pytest.approx(gini, abs=1e-12) and found.share_of_top(0.2) == pytest.approx(top)
+    found = Distribution.from_scores(torch.tensor(values, dtype=torch.float32)).balance()
+    assert found["gini"] == pytest.approx(gini, abs=1e-12) and found["share_top20"] == pytest.approx(top)
 
 
 def test_top_against_rest():
-    found = Distribution.of(torch.tensor([2.0] * 8 + [16.0] * 2)).statistics()
+    found = Distribution.from_scores(torch.tensor([2.0] * 8 + [16.0] * 2)).statistics()
     assert found["mean_top20"] == pytest.approx(16) and found["mean_bottom80"] == pytest.approx(2)
     assert found["top20_over_bottom80"] == pytest.approx(8) and found["share_top20"] == pytest.approx(32 / 48)
-    assert Distribution.of(torch.tensor([0.0] * 9 + [1.0])).statistics()["top20_over_bottom80"] == math.inf
+    assert Distribution.from_scores(torch.tensor([0.0] * 9 + [1.0])).statistics()["top20_over_bottom80"] == math.inf
 
 
 def test_equal_numbers_have_no_spread_whatever_their_size():
     # The mean of squares less the square of the mean would leave 1e-8 of it.
-    assert Distribution.of(torch.full((1000,), 0.1)).std < 1e-15
+    assert Distribution.from_scores(torch.full((1000,), 0.1)).std < 1e-15
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
 def test_what_is_no_score_is_refused(bad):
-    with pytest.raises(ValueError, match="finite and not negative"):
-        Distribution.of(torch.tensor([1.0, bad]))
+    with pytest.raises(ValueError, match=f"finite and not negative, got .* {bad:g}.*; check the weights"):
+        Distribution.from_scores(torch.tensor([1.0, bad]))
 
 
 def test_an_empty_tensor_adds_nothing():
-    found = Distribution.of(torch.ones(3))
-    found.add_(Distribution.of(torch.ones(0)))
+    found = Distribution.from_scores(torch.ones(3))
+    found.add_(Distribution.from_scores(torch.ones(0)))
     assert found.count == 3 and found.mean == 1

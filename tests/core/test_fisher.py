@@ -74,6 +74,15 @@ def one_by_one(model, items):
     return {name: total / len(items) for name, total in totals.items()}
 
 
+def batched(model, log_likelihoods, batches, **options):
+    probe = [item for batch in batches for item in batch][:5]
+    squares = fisher.SquaredGradients(model, log_likelihoods, probe, **options)
+    totals = fisher.zeros(fisher.trainable(model))
+    for batch in batches:
+        squares.add_(totals, batch)
+    return {name: total / sum(map(len, batches)) for name, total in totals.items()}
+
+
 def assert_close(found, wanted):
     assert found.keys() == wanted.keys()
     for name in wanted:
@@ -88,7 +97,7 @@ def test_opposite_gradients_give_one_for_samples_and_zero_for_the_batch():
     def log_likelihoods(items):
         return model(torch.stack(list(items))).squeeze(1)
 
-    assert fisher.diagonal(model, log_likelihoods, [samples])["weight"].tolist() == [[1.0]]
+    assert batched(model, log_likelihoods, [samples])["weight"].tolist() == [[1.0]]
     totals = fisher.zeros(fisher.trainable(model))
     fisher.add_squared_sum_(totals, fisher.trainable(model), log_likelihoods, samples)
     assert totals["weight"].tolist() == [[0.0]]
@@ -103,7 +112,7 @@ def test_uses_of_one_parameter_are_added_before_they_are_squared():
         return model(x[:, :2]).sum((1, 2)) + model(x[:, 2:]).sum((1, 2))
 
     sample = torch.tensor([[1.0], [2.0], [3.0]])
-    assert fisher.diagonal(model, log_likelihoods, [[sample, sample]])["weight"].tolist() == [[36.0]]
+    assert batched(model, log_likelihoods, [[sample, sample]])["weight"].tolist() == [[36.0]]
 
 
 @pytest.mark.parametrize("memory", [1, 4 * 66 * 4, 512 << 20], ids=["one", "four", "all"])
@@ -111,21 +120,21 @@ def test_batches_equal_single_samples(memory):
     torch.manual_seed(1)
     model, items = Tied(), pairs(*LENGTHS)
     squares = fisher.SquaredGradients(model, likelihood_of(model), items[:3], memory)
-    assert squares.looped == []
-    found = fisher.diagonal(model, likelihood_of(model), [items], memory)
+    assert not squares.looped
+    found = batched(model, likelihood_of(model), [items], memory=memory)
     assert_close(found, one_by_one(model, items))
     assert "output.weight" not in found  # counted once, as target.weight
     assert found["dead.weight"].eq(0).all() and found["target.weight"].gt(0).any()
 
 
 def test_memory_bounds_the_gradients_that_are_alive_at_once():
-    use = per_sample._Outer(torch.randn(64, 3, 16), torch.randn(64, 3, 32))
+    use = per_sample._Matrix(torch.randn(64, 3, 16), torch.randn(64, 3, 32))
     seen = []
 
-    class Recorder(per_sample._Outer):
-        def put_(self, out, rows, beta):
+    class Recorder(per_sample._Matrix):
+        def put_(self, out, rows, add):
             seen.append(out.numel() * out.element_size())
-            super().put_(out, rows, beta)
+            super().put_(out, rows, add)
 
     total, whole = torch.zeros(32, 16), torch.zeros(32, 16)
     per_sample.add_squares_(total, [Recorder(use.inputs, use.grads)], 64, memory=5 * 32 * 16 * 4)
@@ -142,14 +151,14 @@ def test_the_size_of_batches_does_not_matter(sizes):
     for size in sizes:
         batches.append(items[start : start + size])
         start += size
-    assert_close(fisher.diagonal(model, likelihood_of(model), batches), one_by_one(model, items))
+    assert_close(batched(model, likelihood_of(model), batches), one_by_one(model, items))
 
 
 def test_as_many_samples_as_positions():
     torch.manual_seed(1)
     model, items = Tied(), pairs((4, 4), (4, 4), (4, 4), (4, 4))
     squares = fisher.SquaredGradients(model, likelihood_of(model), items[:3])
-    assert squares.looped == []
+    assert not squares.looped
     totals = fisher.zeros(fisher.trainable(model))
     squares.add_(totals, items)
     assert_close({name: total / 4 for name, total in totals.items()}, one_by_one(model, items))
@@ -159,8 +168,8 @@ def test_unknown_layers_are_measured_one_sample_at_a_time():
     torch.manual_seed(1)
     model, items = WithOtherLayers(), pairs(*LENGTHS)
     squares = fisher.SquaredGradients(model, likelihood_of(model), items[:3])
-    assert squares.looped == ["positions", "convolution.weight", "convolution.bias"]
-    assert_close(fisher.diagonal(model, likelihood_of(model), [items]), one_by_one(model, items))
+    assert list(squares.looped) == ["positions", "convolution.weight", "convolution.bias"]
+    assert_close(batched(model, likelihood_of(model), [items]), one_by_one(model, items))
 
 
 def test_a_wrong_gradient_is_found_out(monkeypatch):
@@ -170,7 +179,7 @@ def test_a_wrong_gradient_is_found_out(monkeypatch):
 
     def wrong(x, weight, bias=None):
         call = per_sample._linear(x, weight, bias)
-        call.weight_use = lambda inputs, grads: per_sample._Outer(inputs, grads * 1.001)
+        call.weight_use = lambda inputs, grads: per_sample._Matrix(inputs, grads * 1.001)
         return call
 
     monkeypatch.setattr(per_sample, "_LAYERS", {**per_sample._LAYERS, nn.functional.linear: wrong})
@@ -188,7 +197,7 @@ def test_a_unit_between_on_and_off_is_no_error():
         edge = (x == items[0]).all(1, keepdim=True) & (len(given) > 1)  # on alone, off in a batch
         return torch.where(edge, 0.0, model(x)).sum(1)
 
-    assert fisher.SquaredGradients(model, log_likelihoods, items).looped == []
+    assert fisher.SquaredGradients(model, log_likelihoods, items).looped == {}
 
 
 def test_modes_and_gradients_are_left_alone():
@@ -196,7 +205,7 @@ def test_modes_and_gradients_are_left_alone():
     model.train()
     model.norm.eval()
     model.query.weight.grad = torch.ones_like(model.query.weight)
-    fisher.diagonal(model, likelihood_of(model), [items])
+    batched(model, likelihood_of(model), [items])
     assert model.training and model.dropout.training and not model.norm.training
     assert model.query.weight.grad.eq(1).all() and model.inner.weight.grad is None
 
@@ -206,7 +215,7 @@ def test_frozen_parameters_are_not_measured():
     whole = one_by_one(model, items)
     for frozen in (model.source.weight, model.query.weight, model.norm.bias):
         frozen.requires_grad_(False)
-    found = fisher.diagonal(model, likelihood_of(model), [items])
+    found = batched(model, likelihood_of(model), [items])
     assert whole.keys() - found.keys() == {"source.weight", "query.weight", "norm.bias"}
     assert_close(found, {name: whole[name] for name in found})
 
@@ -235,7 +244,7 @@ def test_drawn_classes_give_the_exact_expectation():
     def log_likelihoods(items):
         return model(x.expand(len(items), 1)).log_softmax(1).gather(1, torch.stack(list(items))[:, None]).squeeze(1)
 
-    found = fisher.diagonal(model, log_likelihoods, [list(classes)])["weight"]
+    found = batched(model, log_likelihoods, [list(classes)])["weight"]
     p = logits.softmax(1)[0]
     torch.testing.assert_close(found, (p * (1 - p) * 0.7**2)[:, None], rtol=0.03, atol=0)
 

@@ -5,20 +5,20 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weighted_freezing_fairseq.core import losses
-from weighted_freezing_fairseq.core.fused import TERMS, passes_loss
-from weighted_freezing_fairseq.core.losses import (
+from weighted_freezing_fairseq.core import penalties
+from weighted_freezing_fairseq.core.divergences import (
     DIVERGENCES,
     js_divergence,
-    label_smoothed,
     mean_squared,
-    quadratic_penalty,
     teacher_divergence,
     x_divergence,
 )
+from weighted_freezing_fairseq.core.fused import TERMS, passes_loss
+from weighted_freezing_fairseq.core.penalties import quadratic_penalty
 from weighted_freezing_fairseq.core.rules import RULES, Given, sgd_update
 from weighted_freezing_fairseq.core.schedules import adaptive_alpha
 
@@ -53,9 +53,10 @@ def test_golden_values():
     assert DIVERGENCES["mse"](both).item() == pytest.approx(1 / 32)
     # KL(q||p) = .75 ln 1.5 + .25 ln .5 = .304099 - .173287
     assert teacher_divergence(p.log(), q).item() == pytest.approx(0.1308120, abs=1e-6)
-    # V = 2, eps = .1: e = .1, so (1 - .2) * ln 2 + .1 * 2 ln 2 = ln 2
-    smooth, nll = label_smoothed(p.log()[None], torch.tensor([0]), 0.1)
-    assert smooth.item() == pytest.approx(math.log(2)) and nll.item() == pytest.approx(math.log(2))
+    # V = 2, eps = .1: e = .1, so .8 * -ln .75 + .1 * (-ln .75 - ln .25) = .9 * .2876821 + .1 * 1.3862944
+    sums = passes_loss(q.log()[None, None], torch.tensor([0]), eps=0.1, strength=0)
+    assert sums.cross_entropy.item() == pytest.approx(0.3975433, abs=1e-6)
+    assert sums.nll.item() == pytest.approx(0.2876821, abs=1e-6)
 
 
 def test_x_and_js_equal_their_formulas():
@@ -109,8 +110,13 @@ def fused_and_formula(divergence, passes=3, rows=7, chunk=3, teacher=False, weig
     sums = passes_loss(
         *outputs, eps=EPS, divergence=divergence, strength=ALPHA, teacher=given_teacher, chunk=chunk, count_correct=True
     )
-    logs = (features @ weight.T).log_softmax(-1)
-    smooth, nll = label_smoothed(logs, target.expand(passes, rows), EPS)
+    scores = features @ weight.T
+    logs, labels = scores.log_softmax(-1), target.expand(passes, rows)
+    # torch spreads label smoothing over all 11 words, fairseq over the 10 that are not the target
+    smooth, nll = (
+        F.cross_entropy(scores.transpose(1, 2), labels, reduction="none", label_smoothing=eps)
+        for eps in (EPS * 11 / 10, 0)
+    )
     apart = teacher_divergence(logs[0], q) if teacher else DIVERGENCES[divergence](logs)
     by_formula = smooth.mean(0).sum() + ALPHA * apart.sum()
     torch.testing.assert_close(sums.cross_entropy, smooth.mean(0).sum())
@@ -302,7 +308,7 @@ def test_alignment_of_small_half_precision_weights_neither_overflows_nor_vanishe
     found = {}
     for exact, (theta, reference) in ((False, half), (True, [t.double() for t in half])):
         theta.requires_grad_()
-        value = losses.alignments([theta], [reference])
+        value = penalties.alignments([theta], [reference])
         found[exact] = value.double(), torch.autograd.grad(1e-4 * value.sum(), theta)[0].double()
     torch.testing.assert_close(found[False][0], found[True][0], rtol=1e-5, atol=0)
     eps = torch.finfo(dtype).eps
@@ -373,7 +379,7 @@ def pruned_pair():
 def test_alignment_is_the_mean_absolute_cosine_and_its_gradient_is_eq_5_as_it_should_be(pruned_pair):
     w, w_tilde = pruned_pair
     theta = w_tilde.clone().requires_grad_()
-    rho = losses.alignments([theta], [w])[0]
+    rho = penalties.alignments([theta], [w])[0]
     by_hand = [
         abs(sum((w[i] * w_tilde[i]).tolist())) / (w[i].norm().item() * w_tilde[i].norm().item())
         for i in range(5)
@@ -388,26 +394,28 @@ def test_golden_value_of_the_alignment():
     # cos((3, 4), (4, 3)) = 24 / 25, cos((1, 0), (-2, 0)) = -1 counts as 1: the mean is 0.98. As one layer:
     # |12 + 12 - 2| / (sqrt(26) sqrt(29)) = 22 / 27.459.
     w, w_tilde = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[4.0, 3.0], [-2.0, 0.0]])
-    assert losses.alignments([w_tilde], [w])[0].item() == pytest.approx(0.98)
-    assert losses.alignments([w_tilde], [w], "layer")[0].item() == pytest.approx(22 / 27.459, abs=1e-5)
+    assert penalties.alignments([w_tilde], [w])[0].item() == pytest.approx(0.98)
+    assert penalties.alignments([w_tilde], [w], "layer")[0].item() == pytest.approx(22 / 27.459, abs=1e-5)
 
 
 @pytest.mark.parametrize("level", ["unit", "layer"])
 def test_alignment_passes_gradcheck_and_a_planted_error_does_not(pruned_pair, level, monkeypatch):
     w, w_tilde = pruned_pair
     theta = (w_tilde + 0.1).requires_grad_()
-    check = functools.partial(torch.autograd.gradcheck, lambda t: losses.alignments([t], [w], level), theta, rtol=1e-5)
+    check = functools.partial(
+        torch.autograd.gradcheck, lambda t: penalties.alignments([t], [w], level), theta, rtol=1e-5
+    )
     assert check(atol=1e-8)
-    right = losses._Alignment.backward
+    right = penalties._Alignment.backward
     planted = staticmethod(lambda ctx, scales: right(ctx, scales * 1.001))
-    monkeypatch.setattr(losses._Alignment, "backward", planted)
+    monkeypatch.setattr(penalties._Alignment, "backward", planted)
     assert not check(atol=1e-8, raise_exception=False)
 
 
 def test_alignment_is_one_for_the_reference_whatever_its_scale_and_has_no_gradient_there(pruned_pair):
     w, _ = pruned_pair
     theta = (-2.5 * w).requires_grad_()
-    rho = losses.alignments([theta], [w])[0]
+    rho = penalties.alignments([theta], [w])[0]
     rho.backward()
     assert rho.item() == pytest.approx(1) and theta.grad.abs().max() < 1e-12
 
@@ -415,10 +423,10 @@ def test_alignment_is_one_for_the_reference_whatever_its_scale_and_has_no_gradie
 def test_alignment_of_a_half_precision_copy_is_that_of_the_weight(pruned_pair):
     w, w_tilde = (t.float() for t in pruned_pair)
     half = w_tilde.bfloat16().requires_grad_()
-    rho = losses.alignments([half], [w], exacts=[w_tilde])[0]
+    rho = penalties.alignments([half], [w], exacts=[w_tilde])[0]
     rho.backward()
     exact = w_tilde.clone().requires_grad_()
-    expected = losses.alignments([exact], [w])[0]
+    expected = penalties.alignments([exact], [w])[0]
     expected.backward()
     assert rho.item() == expected.item() and torch.equal(half.grad, exact.grad.bfloat16())
 
@@ -427,7 +435,7 @@ def test_large_matrices_are_aligned_in_blocks():
     generator = torch.Generator().manual_seed(5)
     w, w_tilde = (torch.randn(300, 700, generator=generator) for _ in range(2))
     expected = torch.nn.functional.cosine_similarity(w, w_tilde, dim=1).abs().mean()
-    torch.testing.assert_close(losses.alignments([w_tilde], [w])[0], expected)
+    torch.testing.assert_close(penalties.alignments([w_tilde], [w])[0], expected)
 
 
 @pytest.mark.parametrize(("fisher", "anchor"), [(True, True), (False, True), (True, False), (False, False)])
@@ -435,7 +443,7 @@ def test_a_quadratic_penalty_may_leave_out_fisher_or_anchor(fisher, anchor):
     generator = torch.Generator().manual_seed(5)
     theta, f, a = (torch.rand(300, 500, dtype=torch.float64, generator=generator) for _ in range(3))
     theta.requires_grad_()
-    penalty = losses.quadratic_penalty(theta, f if fisher else None, a if anchor else None)
+    penalty = penalties.quadratic_penalty(theta, f if fisher else None, a if anchor else None)
     difference = theta.detach() - (a if anchor else 0)
     weight = f if fisher else 1
     torch.testing.assert_close(penalty.detach(), (weight * difference**2).sum() / 2)
@@ -451,10 +459,10 @@ def test_the_c_twin_of_the_alignment_is_the_torch_path_up_to_rounding(monkeypatc
     found = {}
     for name in ("kernels", "torch"):
         if name == "torch":
-            monkeypatch.setattr(losses.kernels_c, "ready", lambda pairs: False)
+            monkeypatch.setattr(penalties.kernels_c, "ready", lambda pairs: False)
         for level in ("unit", "layer"):
             thetas = [w.clone().requires_grad_() for w in pairs[0]]
-            rho = losses.alignments(thetas, pairs[1], level)
+            rho = penalties.alignments(thetas, pairs[1], level)
             (rho * torch.tensor([1.0, -2.0, 3.0, 0.5])).sum().backward()
             found[name, level] = [rho.detach().double(), *(theta.grad for theta in thetas)]
     for level in ("unit", "layer"):

@@ -159,7 +159,7 @@ def test_copies_that_the_passes_see_take_their_masks_too():
     model = a_model().bfloat16()
     slots = scope_of(model)
     copies = [Slot(s.name, nn.Parameter(s.weight.float()), s.shape) for s in slots]
-    pruning = IterativePruning(copies, interval=1, amount=0.5, target=0.5, seen=slots)
+    pruning = IterativePruning(copies, interval=1, amount=0.5, target=0.5, model_slots=slots)
     base = torch.optim.Adam([s.parameter for s in copies], lr=0.01)
     pruning.attach(base)
     for _ in range(3):
@@ -190,9 +190,9 @@ def test_l2_adds_the_sum_of_squares_and_its_gradient():
     [
         ({"method": "magnitud"}, "choose one of: random, random_global, magnitude"),
         ({"schedule": "linear"}, "choose one of: uniform, geometric, cubic"),
-        ({"interval": 0}, "give >= 1"),
-        ({"amount": 1.0}, "fractions in"),
-        ({"target": 0.0}, "fractions in"),
+        ({"interval": 0}, "at least 1, .* got interval=0"),
+        ({"amount": 1.0}, "between 0 and 1, .* amount=1.0, .*; give interval=100"),
+        ({"target": 0.0}, "between 0 and 1, .* target=0.0"),
     ],
 )
 def test_impossible_settings_are_refused(settings, words):

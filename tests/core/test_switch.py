@@ -11,8 +11,8 @@ from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import (
     FeedForward,
     SwitchFeedForward,
+    assign,
     balance_loss,
-    chosen,
     within_capacity,
     z_loss,
 )
@@ -81,7 +81,7 @@ def test_one_expert_is_the_dense_layer_bit_for_bit():
     dense, switch = layer.experts[0](x), layer(x)
     assert torch.equal(dense, switch)
     (mine,), (its,) = (torch.autograd.grad(y.square().sum(), x) for y in (dense, switch))
-    assert torch.equal(mine, its) and layer.notes[0][2] == 0  # p is 1, its entropy 0
+    assert torch.equal(mine, its) and layer.statistics[0][2] == 0  # p is 1, its entropy 0
 
 
 def routed(*sentences):
@@ -89,7 +89,7 @@ def routed(*sentences):
     longest = max(map(len, sentences))
     names = [sentence.ljust(longest, "-") for sentence in sentences]
     p = torch.tensor([[[0.1 + (name[t] == e) for e in "abcd"] for name in names] for t in range(longest)])
-    return chosen(p, torch.tensor([[letter == "-" for letter in name] for name in names]))
+    return assign(p, torch.tensor([[letter == "-" for letter in name] for name in names]))
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_losses_and_notes_by_hand():
     """
     p = torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.9, 0.1]], dtype=torch.float64)[:, None]
     padding = torch.tensor([[False, False, False, True]])
-    assert balance_loss(p, chosen(p, padding)) == pytest.approx(1.0)
-    assert balance_loss(p[:1], chosen(p[:1])) == pytest.approx(1.5)
+    assert balance_loss(p, assign(p, padding)) == pytest.approx(1.0)
+    assert balance_loss(p[:1], assign(p[:1])) == pytest.approx(1.5)
     # log(e^0 + e^(ln 3)) = ln 4, log(e^1 + e^1) = 1 + ln 2; the third is padding.
     logits = torch.tensor([[0.0, math.log(3)], [1.0, 1.0], [50.0, 0.0]])[:, None]
-    rows = chosen(logits.softmax(-1), torch.tensor([[False, False, True]]))
+    rows = assign(logits.softmax(-1), torch.tensor([[False, False, True]]))
     assert z_loss(logits, rows) == pytest.approx((math.log(4) ** 2 + (1 + math.log(2)) ** 2) / 2)
     # Expert a gets three tokens of four and has ceil(0.5 * 4 / 2) = 1 place: 2 of 4 dropped, the other's one is not.
     layer = a_layer(experts=2, capacity=0.5)
@@ -139,7 +139,7 @@ def test_losses_and_notes_by_hand():
     x[:3, 0, 0], x[3, 0, 0] = 1, -1
     layer(x)
     entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
-    assert layer.notes[0].tolist() == pytest.approx([0.75, 0.5, entropy, 2 * (0.75 * 0.625 + 0.25 * 0.375)])
+    assert layer.statistics[0].tolist() == pytest.approx([0.75, 0.5, entropy, 2 * (0.75 * 0.625 + 0.25 * 0.375)])
 
 
 def test_an_expert_without_tokens_has_a_gradient_of_zero():
@@ -163,7 +163,7 @@ def test_evaluation_adds_no_loss_and_notes_nothing():
     layer = a_layer(z_weight=1.0).eval()
     layer.auxiliary_scale = 1e6
     layer(a_batch()[0] * 0).sum().backward()
-    assert not layer.router.weight.grad.any() and not layer.notes
+    assert not layer.router.weight.grad.any() and not layer.statistics
 
 
 def test_jitter_multiplies_what_the_router_sees_within_its_bounds():

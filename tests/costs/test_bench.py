@@ -25,7 +25,7 @@ from weighted_freezing_fairseq.costs.subjects import SIZES
 from weighted_freezing_fairseq.costs.tables import TABLES, CostTable
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.workspace.configs import config_path
-from weighted_freezing_fairseq.workspace.locks import alone_in
+from weighted_freezing_fairseq.workspace.locks import lock_folder
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/toy"
 ADAPT = CONFIGS.parent / "adapt"
@@ -167,7 +167,7 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     status, again = bench(*words)
     assert status == 0 and "tiny: bench is done already" in again.err and again.out == said.out
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
-    (at_once,) = waits_for(alone_in(tmp_path / "tiny"), lambda: bench(*words))
+    (at_once,) = waits_for(lock_folder(tmp_path / "tiny"), lambda: bench(*words))
     assert at_once[1].out == said.out
     status, said = bench(*words, "--rounds", 2)
     assert status == 2 and "holds a bench of other settings; give another --out" in said.err

@@ -14,7 +14,7 @@ from labelled_files import glue, roberta
 from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.workspace.locks import alone_in
+from weighted_freezing_fairseq.workspace.locks import lock_folder
 
 MOMENTS = 3  # of each command
 COMMANDS = {
@@ -77,7 +77,7 @@ def is_said_of_a_full_disk(status, lines, folder):
 def test_two_calls_at_once_do_the_work_once(public, tmp_path, capfd):
     folder = tmp_path / "out/clean/de-en"
     call = partial(main, words(public, "multi30k", tmp_path / "out"))
-    assert waits_for(alone_in(folder), call, call) == [0, 0]
+    assert waits_for(lock_folder(folder), call, call) == [0, 0]
     told = capfd.readouterr()
     assert told.err.count(f"{folder} is in use by another process") >= 2 and told.err.count("binarising") == 1
     assert len(set(told.out.splitlines())) == 1 and contents(tmp_path / "out") == contents(public / "whole/multi30k")

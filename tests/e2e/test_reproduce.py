@@ -10,7 +10,7 @@ from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 from recipe_runs import CONFIGS, kill_when_there, shortened, wff
 
 from weighted_freezing_fairseq.scoring.scores import read_lines, score
-from weighted_freezing_fairseq.workspace.machine import threads_each
+from weighted_freezing_fairseq.workspace.machine import threads_per_job
 
 METHODS = ("standard", "weighted_freeze", "self_distillation")  # the last is taught by the first
 
@@ -102,7 +102,7 @@ def flags_give_the_same_training(data, run, folder):
     fairseq = Fairseq(data / "clean/de-en/bin", folder)
     words = ["--user-dir", USER_DIR, "--adam-betas", "(0.9, 0.98)", "--save-dir", folder / "argparse"]
     # As many threads: they share out sums, and with them the last bits.
-    threads = {"OMP_NUM_THREADS": str(threads_each(2))}
+    threads = {"OMP_NUM_THREADS": str(threads_per_job(2))}
     fairseq("train", fairseq.data, *flags, *words, env={**environment(), **threads})
     other = Fairseq(data, run).checkpoint("checkpoints")["model"]
     assert_same(fairseq.checkpoint("argparse")["model"], other)
@@ -140,7 +140,7 @@ def test_a_list_of_cells_is_for_a_scheduler(data, configs, tmp_path):
         (["--set", "max_update=3"], "type --set optimization.max_update=1000"),
         (["--precision", "bf16"], "--precision bf16 is for GPUs; type --precision fp32"),
         (["--method", "self_distillation"], "is not trained; type: wff train multi30k"),
-        (["--device", "cuda", "--gpus", "99"], "and 99 were asked for; type --gpus"),
+        (["--device", "cuda", "--gpus", "99"], "got --gpus 99; type --gpus"),
     ],
 )
 def test_a_wrong_call_is_told_what_to_type(words, said, data, configs, tmp_path):

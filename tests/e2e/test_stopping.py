@@ -63,7 +63,7 @@ def says_how_to_go_on(status, said, number, words):
     assert "Traceback" not in said and "Error" not in said, said
     *_, last = said.splitlines()
     name = signal.Signals(number).name
-    assert last.startswith(f"wff: stopped by {name}; to go on, type the same again: wff {words[0]} "), said
+    assert last.startswith(f"wff: stopped by {name}; to continue, type the same again: wff {words[0]} "), said
     assert said.count("stopped by") == 1
 
 

@@ -237,7 +237,7 @@ def test_a_lowercased_run_without_a_lowercased_score_must_be_scored_again(tmp_pa
     found = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in found.items() if "lowercased" not in key}))
     line = refusal(capsys, tmp_path / "runs", "--out", tmp_path / "out")
-    assert "does not say its bleu_lowercased; score the run again: rm" in line
+    assert "has no 'bleu_lowercased'; score the run again: rm" in line
 
 
 # What is shown ------------------------------------------------------------------------------------------------------
@@ -474,7 +474,7 @@ def test_files_that_are_broken_say_what_to_type(tmp_path, capsys):
     folder = a_run(tmp_path, "standard", 1)
     for name, remedy in (("scores/test.best.json", "wff evaluate"), ("provenance.json", "train it again, or move")):
         content = (folder / name).read_text()
-        for broken, reason in ((content[:20], "is not a whole file of JSON"), ("{}", "does not say its")):
+        for broken, reason in ((content[:20], "is not a valid JSON file"), ("{}", "has no '")):
             (folder / name).write_text(broken)
             line = refusal(capsys, tmp_path / "runs", "--out", tmp_path / "out")
             assert f"{folder / name} {reason}" in line and remedy in line

@@ -21,7 +21,7 @@ from weighted_freezing_fairseq.data import DATASETS
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.scoring.scores import all_scores, comet, read_lines, refuse_processed, score
 from weighted_freezing_fairseq.workspace.contents import content_hash
-from weighted_freezing_fairseq.workspace.locks import alone_in
+from weighted_freezing_fairseq.workspace.locks import lock_folder
 
 
 def test_lines_end_at_line_feeds_only(tmp_path):
@@ -183,7 +183,7 @@ def test_a_run_is_scored_by_one_process_at_a_time(tmp_path, capsys):
     done = {"choice": "best", "decode": asdict(DATASETS["iwslt14"].decode)}
     (folder / ".scoring-test.best.json").write_text(json.dumps(done))
     words = ["evaluate", str(folder), "--choices", "best", "--json", "--device", "cpu"]
-    assert waits_for(alone_in(folder), lambda: main(words)) == [0]
+    assert waits_for(lock_folder(folder), lambda: main(words)) == [0]
     assert f"{folder}/scores/test.best" in json.loads(capsys.readouterr().out)
 
 

@@ -237,7 +237,7 @@ def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=
     (folder / "provenance.json").write_text(json.dumps(about))
     manifest = {"recipe": recipe, "task": task.name, "labels": list(task.labels), "metrics": list(task.metrics)}
     evaluate.write_scores(
-        Run.of(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold}
+        Run.load(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold}
     )
     return folder
 

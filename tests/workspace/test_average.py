@@ -172,7 +172,7 @@ def test_only_an_earlier_average_is_overwritten(tmp_path, capsys):
     text.write_text("mine")
     for path in (small(tmp_path / "c.pt", {"w": torch.ones(3)}), text):
         before = path.read_bytes()
-        assert f"{path} exists and stays as it is; give another --out" in refusal(capsys, a, b, "--out", path)
+        assert f"{path} exists and is not overwritten; give another --out" in refusal(capsys, a, b, "--out", path)
         assert path.read_bytes() == before
     out = tmp_path / "mean.pt"
     assert main(["average", str(a), "--out", str(out)]) == main(["average", str(a), str(b), "--out", str(out)]) == 0

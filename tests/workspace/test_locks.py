@@ -14,13 +14,13 @@ import miniature
 import pytest
 from recipe_runs import command
 
-from weighted_freezing_fairseq.workspace.locks import alone_at, alone_in
+from weighted_freezing_fairseq.workspace.locks import lock_file, lock_folder
 
 HELD = """if True:
     import sys, time
     from pathlib import Path
-    from weighted_freezing_fairseq.workspace.locks import alone_in
-    with alone_in(Path(sys.argv[1])):
+    from weighted_freezing_fairseq.workspace.locks import lock_folder
+    with lock_folder(Path(sys.argv[1])):
         print("held", flush=True)
         time.sleep(100)
 """
@@ -28,9 +28,9 @@ HELD = """if True:
 AS_NOBODY = """if True:
     import os, sys
     from pathlib import Path
-    from weighted_freezing_fairseq.workspace.locks import alone_in
+    from weighted_freezing_fairseq.workspace.locks import lock_folder
     os.setuid(65534)
-    with alone_in(Path(sys.argv[1])):
+    with lock_folder(Path(sys.argv[1])):
         print("went on")
 """
 
@@ -49,17 +49,17 @@ def test_the_second_waits_says_so_and_goes_on(tmp_path, capfd):
     folder, order = tmp_path / "deep/folder", []
 
     def second():
-        with alone_in(folder):
+        with lock_folder(folder):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with alone_in(folder), alone_in(tmp_path / "other"), alone_at(folder / "file"):
+    with lock_folder(folder), lock_folder(tmp_path / "other"), lock_file(folder / "file"):
         thread.start()
         said(capfd, f"{folder} is in use by another process; waiting until it ends (Ctrl-C: stop waiting)")
         order.append("first")
     thread.join(20)
-    assert order == ["first", "second"] and f"{folder} is free; going on" in capfd.readouterr().err
-    with alone_in(folder), alone_at(folder / "file"):  # lock files stay, and hold nobody up
+    assert order == ["first", "second"] and f"{folder} is free; continuing" in capfd.readouterr().err
+    with lock_folder(folder), lock_file(folder / "file"):  # lock files stay, and hold nobody up
         assert {path.name for path in folder.iterdir()} == {".lock", ".file.lock"}
     assert capfd.readouterr().err == ""
 
@@ -68,15 +68,15 @@ def test_a_kill_releases_the_lock(tmp_path, capfd):
     with subprocess.Popen([sys.executable, "-c", HELD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         threading.Timer(0.3, other.kill).start()
-        with alone_in(tmp_path):
+        with lock_folder(tmp_path):
             assert other.wait() == -signal.SIGKILL
     assert "is in use" in capfd.readouterr().err
 
 
 def test_an_error_inside_releases_the_lock(tmp_path, capfd):
-    with pytest.raises(KeyError), alone_in(tmp_path):
+    with pytest.raises(KeyError), lock_folder(tmp_path):
         raise KeyError
-    with alone_in(tmp_path):
+    with lock_folder(tmp_path):
         assert capfd.readouterr().err == ""
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_waiting(lock, tmp_path):
     folder = tmp_path / ("data/clean/de-en" if lock == "pair" else "data/archives")
     words = ["prepare", "multi30k", "--pairs", "de-en", "--out", tmp_path / "data", "--archive", archives]
     with (
-        alone_in(folder),
+        lock_folder(folder),
         subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
     ):
         first = process.stderr.readline()
@@ -95,7 +95,7 @@ def test_ctrl_c_ends_the_waiting(lock, tmp_path):
         process.send_signal(signal.SIGINT)
         (last,) = process.stderr.read().splitlines()
         assert process.wait(20) == 128 + signal.SIGINT
-    assert last.startswith("wff: stopped by SIGINT; to go on, type the same again: wff prepare multi30k")
+    assert last.startswith("wff: stopped by SIGINT; to continue, type the same again: wff prepare multi30k")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become another user")

@@ -87,7 +87,7 @@ def test_settings_are_those_of_the_device(monkeypatch):
 
 
 def test_what_the_machine_has_not_is_refused(monkeypatch):
-    with pytest.raises(UserError, match="torch sees 2 GPUs, and 4 were asked for; type --gpus 2"):
+    with pytest.raises(UserError, match="torch sees 2 GPUs, got --gpus 4; type --gpus 2"):
         gpu_machine(monkeypatch, "0,1", None, 1, 4)
     with pytest.raises(UserError, match="--precision bf16 is for GPUs; type --precision fp32"):
         Machine.of("cpu", None, 1, 1, "bf16")

@@ -203,7 +203,7 @@ def test_nothing_is_overwritten(pair, packed, capsys):
     before = {path: path.read_bytes() for path in (*pair, packed)}
     for out in (packed, pair[0]):
         for words in (["pack", *pair], ["unpack", pair[0], packed]):
-            assert f"{out} exists and stays as it is; give another --out, or type: rm {out}" in refusal(
+            assert f"{out} exists and is not overwritten; give another --out, or type: rm {out}" in refusal(
                 capsys, *words, "--out", out
             )
     assert {path: path.read_bytes() for path in before} == before
@@ -220,7 +220,7 @@ def test_files_that_are_missing_or_something_else_are_refused(pair, packed, tmp_
         line = refusal(capsys, "pack", base, other, *out)
         assert f"{other} is not a fairseq checkpoint: " in line and "; give one that fairseq-train saved" in line
         line = refusal(capsys, "unpack", base, other, *out)
-        assert f"{other} is not a file that this version of wff pack made; make one with: wff pack" in line
+        assert f"{other} is not a file of this version of wff pack; make one with: wff pack" in line
     assert "is not a fairseq checkpoint" in refusal(capsys, "pack", base, packed, *out)
     assert not (tmp_path / "out").exists()
 
@@ -247,7 +247,7 @@ def test_files_that_are_cut_or_altered_are_refused(pair, packed, tmp_path, capsy
     content = torch.load(packed, weights_only=True)
     content["difference"]["values"][0] ^= 1
     torch.save(content, bad)
-    assert "is damaged: it does not give back what was packed; fetch or pack" in refusal(
+    assert "is damaged: it does not restore the packed model; fetch or pack" in refusal(
         capsys, "unpack", base, bad, *out
     )
     assert not (tmp_path / "out").exists()
@@ -299,7 +299,7 @@ def test_a_file_that_does_not_give_the_checkpoint_back_is_not_kept(pair, tmp_pat
 
     monkeypatch.setattr(pack, "difference", wrong)
     line = refusal(capsys, "pack", *pair, "--out", tmp_path / "f")
-    assert "does not give ['w0'] back and is deleted; give --out on another disk" in line
+    assert "does not restore ['w0'] and is deleted; give --out on another disk" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base.pt", "tuned.pt"]
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from weighted_freezing_fairseq.workspace.processes import reason
+from weighted_freezing_fairseq.workspace.processes import failure_reason
 
 CODE = """if True:
     import time
-    from weighted_freezing_fairseq.workspace.processes import started
-    print(started("http.server", ["0", "--bind", "127.0.0.1"]).pid, flush=True)
+    from weighted_freezing_fairseq.workspace.processes import start_module
+    print(start_module("http.server", ["0", "--bind", "127.0.0.1"]).pid, flush=True)
     time.sleep(60)
 """
 
@@ -90,7 +90,7 @@ def test_the_reason_of_a_failure_is_its_exception(code, expected, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(code)
     done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert reason(done.stdout, done.returncode) == expected, done.stdout
+    assert failure_reason(done.stdout, done.returncode) == expected, done.stdout
 
 
 def test_hydras_last_words_are_not_the_reason():
@@ -104,4 +104,4 @@ omegaconf.errors.ConfigAttributeError: Key 'x' is not in struct
 
 Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.
 """
-    assert reason(said, 1) == "ConfigAttributeError: Key 'x' is not in struct"
+    assert failure_reason(said, 1) == "ConfigAttributeError: Key 'x' is not in struct"

@@ -11,7 +11,7 @@ import pytest
 import weighted_freezing_fairseq
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 from weighted_freezing_fairseq.workspace.machine import Machine
-from weighted_freezing_fairseq.workspace.provenance import commit_of, note
+from weighted_freezing_fairseq.workspace.provenance import commit_of, provenance_writer
 from weighted_freezing_fairseq.workspace.runs import Run
 
 PACKAGE = Path(weighted_freezing_fairseq.__file__).parent
@@ -77,7 +77,7 @@ def test_a_run_folder_keeps_what_steers_computing_and_no_secret(tmp_path, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     run = Run("standard", 1, tmp_path / "standard-1")
     about = {"dataset": "multi30k", "data": "data", "command": "wff train multi30k"}
-    note(run, about, CONFIGS / "multi30k/standard.yaml", Machine("cpu", 1, 1))()
+    provenance_writer(run, about, CONFIGS / "multi30k/standard.yaml", Machine("cpu", 1, 1))()
     kept = (run.folder / "environment.txt").read_text().splitlines()
     assert {"SLURM_JOB_ID=17", "CUDA_VISIBLE_DEVICES=3"} <= set(kept)
     assert not [line for line in kept if "hunter2" in line or line.partition("=")[0] in SECRETS]

@@ -1,8 +1,7 @@
-"""Snapshots of the diagonal Fisher information of a checkpoint on its own data, and masks of its largest entries.
+"""Snapshots of the diagonal Fisher information of a checkpoint, and masks of its largest entries (`wff fisher`).
 
-A snapshot (`core/snapshot.py`) holds Fisher information in float32 beside the checkpoint's weights, or a mask alone.
-The two halves of the drawn sentences show whether more sentences would change the mask. Left out on purpose: the sums
-over batches (`fisher_sums.py`), the mathematics (`core/fisher.py`) and fairseq's model and data (`plugin/trained.py`).
+A snapshot (`core/snapshot.py`) holds Fisher information in float32 and the weights of the checkpoint, or only a mask.
+The overlap of the masks of half of the sentences and of all shows whether more sentences would change the mask.
 """
 
 import functools
@@ -19,24 +18,24 @@ from ..core import fisher, masks, scope, snapshot
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..workspace.checkpoints import read_checkpoint
-from ..workspace.locks import alone_at
+from ..workspace.locks import lock_file
 from .fisher_sums import FisherSettings, load_trained, measure, plan, remove_partial_sums
 
 ESTIMATORS = ("per-sample", "expected", "sampled", "batch")
-_DENSITY_OF_OVERLAP = 0.005  # where no mask is asked for
+_OVERLAP_DENSITY = 0.005  # if no mask is written
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """Which share of all parameters a mask holds, and which parameters it holds in any case."""
+    """The share of the parameters in a mask, and the parameters that are always in it."""
 
     density: float
-    always: str | None  # a regular expression; None: the classification head of a sentence task; "": none
+    always: str | None  # a regular expression, or "" for none (None: the classification head of a sentence task)
 
     def metadata(self, names: Sequence[str]) -> dict[str, Any]:
-        """What a mask of the parameters `names` records beside the metadata of its measurement."""
+        """The metadata of a mask of the parameters `names`, in addition to those of the measurement."""
         from ..plugin.parameters import classifiers_in
 
         always = classifiers_in(names) if self.always is None else self.always
@@ -46,16 +45,16 @@ class MaskSettings:
 
 
 def write_fisher(settings: FisherSettings, out: Path, mask: MaskSettings | None, report: Report) -> None:
-    """Measure Fisher information and write it to `out`, or the mask that is made of it; killed, it can be called again.
+    """Measure Fisher information, and write it or a mask of it to `out`; a second call resumes a killed one.
 
     Args:
-        report: is told, a line at a time, what is measured and what came out.
+        report: called with each line of text about the measurement and its result.
     """
     if settings.device == "cuda" and settings.processes > torch.cuda.device_count():
         raise UserError(
             f"torch sees {torch.cuda.device_count()} GPUs; type --processes with at most that, or --device cpu"
         )
-    with alone_at(out):
+    with lock_file(out):
         trained = load_trained(settings, "cuda:0" if settings.device == "cuda" else "cpu")
         trained.refuse(settings.estimator)
         planned = plan(trained, settings)
@@ -67,17 +66,17 @@ def write_fisher(settings: FisherSettings, out: Path, mask: MaskSettings | None,
             return
         if planned.too_long:
             report(f"left out {planned.too_long} sentences of {settings.split} that are too long for the model")
-        everything = " (all of them)" if used < settings.samples else ""
-        report(f"{settings.estimator} Fisher information from {used} sentences of {settings.split}{everything}")
-        # Read now: a training run may remove the checkpoint during the hours to come.
+        all_of_them = " (all of them)" if used < settings.samples else ""
+        report(f"{settings.estimator} Fisher information from {used} sentences of {settings.split}{all_of_them}")
+        # Read now: a training run may remove the checkpoint during the measurement.
         theta = _as_stored(fisher.trainable(trained.model), Path(settings.checkpoint)) if mask is None else {}
-        # Batches and shares decide which sums a file of partial sums holds.
+        # Partial sums also depend on the batches and the number of processes.
         key = {**measured, "max_tokens": settings.max_tokens, "processes": settings.processes}
         first, second = measure(trained, settings, key, out, used)
         draws = settings.draws if settings.estimator == "sampled" else 1
         information = {name: (first[name] + second[name]) / (used * draws) for name in first}
         refuse_bad_numbers(information, "the Fisher information of")
-        density = _DENSITY_OF_OVERLAP if mask is None else mask.density
+        density = _OVERLAP_DENSITY if mask is None else mask.density
         overlap = fisher.overlap(first, information, density)
         report(f"the top {100 * density:g} % of the first {planned.counts[0]} and of all {used} sentences "
                f"overlap by {100 * overlap:.1f} %")  # fmt: skip
@@ -90,7 +89,7 @@ def write_fisher(settings: FisherSettings, out: Path, mask: MaskSettings | None,
 
 
 def write_mask_from(source: Path, out: Path, mask: MaskSettings, report: Report) -> None:
-    """Write a mask of the Fisher information in the snapshot `source`, without another measurement."""
+    """Write a mask of the Fisher information in the snapshot `source`, without a measurement."""
     information = snapshot.load(source, "fisher")
     metadata = {**information.about, **mask.metadata(list(information.tensors))}
     if not _is_written(out, "mask", metadata, report):
@@ -98,7 +97,7 @@ def write_mask_from(source: Path, out: Path, mask: MaskSettings, report: Report)
 
 
 def _metadata(settings: FisherSettings, used: int, fingerprint: str) -> dict[str, Any]:
-    """What a snapshot of Fisher information records. A batch estimate depends on the batches."""
+    """The metadata of a snapshot of Fisher information; only a batch estimate depends on the batches."""
     names = ("estimator", "draws", "seed", "split", "data", "checkpoint")
     return {
         "metric": "fisher",
@@ -111,35 +110,35 @@ def _metadata(settings: FisherSettings, used: int, fingerprint: str) -> dict[str
 
 
 def _is_written(out: Path, kind: snapshot.Kind, metadata: dict[str, Any], report: Report) -> bool:
-    """Whether `out` exists with equal settings; any other file is not overwritten."""
+    """Whether `out` exists with equal settings; any other file is refused."""
     if not out.exists():
         return False
     try:
-        present = snapshot.load(out, kind)
+        existing = snapshot.load(out, kind)
         # Earlier versions wrote Fisher information without weights.
-        equal = present.about == metadata and (kind == "mask" or present.weights is not None)
+        equal = existing.about == metadata and (kind == "mask" or existing.weights is not None)
     except UserError:
         equal = False
     if not equal:
-        raise UserError(f"{out} exists and is not what this call would write; choose another --out, or remove it")
+        raise UserError(f"{out} exists with other content or settings; choose another --out, or remove it")
     report(f"{out} is there already, from the same settings")
     return True
 
 
 def _as_stored(parameters: Mapping[str, torch.Tensor], checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Weights that were loaded as float32, in the widest floating-point type of the checkpoint."""
+    """Convert weights that were loaded as float32 to the widest floating-point type in the checkpoint."""
     types = {tensor.dtype for tensor in read_checkpoint(checkpoint)[1].values() if tensor.is_floating_point()}
-    precision = functools.reduce(torch.promote_types, types)
-    return {name: parameter.detach().to(precision) for name, parameter in parameters.items()}
+    dtype = functools.reduce(torch.promote_types, types)
+    return {name: parameter.detach().to(dtype) for name, parameter in parameters.items()}
 
 
 def _write_mask(out: Path, information: fisher.Totals, metadata: dict[str, Any], report: Report) -> None:
-    """The mask of exactly round(density * n) of all n numbers, 1 = is updated."""
+    """Write a mask with exactly round(density * n) of the n numbers, 1 = is updated."""
     density, always = metadata["density"], metadata.get("always")
     n = sum(tensor.numel() for tensor in information.values())
     k = round(density * n)
     if k == 0:
-        raise UserError(f"--mask-density {density:g} of {n:,} parameters is none; type a larger one")
+        raise UserError(f"--mask-density {density:g} selects none of {n:,} parameters; type a larger one")
     try:
         mask = masks.largest_beside(information, density, re.compile(always) if always else None)
     except ValueError as error:

@@ -1,14 +1,13 @@
-"""Sums of squared gradients over drawn sentences, in one or several processes, that a killed run continues.
+"""Sums of squared gradients over drawn sentences, in one or several processes, which a second call resumes.
 
-The drawn sentences are cut into batches, each half of the draw by itself. Each process sums every P-th batch and saves
-its partial sums now and then. Left out on purpose: what the sums become (`fisher.py`).
+The two halves of the drawn sentences are cut into batches and summed separately. Each of P processes sums every P-th
+batch, and saves its partial sums at intervals.
 """
 
 import contextlib
 import logging
 import multiprocessing
 import queue
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,19 +19,20 @@ import torch
 from ..core import fisher
 from ..core.tensor_files import read
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..workspace.checkpoints import save
 from ..workspace.processes import end_with_parent, refuse_when_stopping, without_interrupts
+from ..workspace.progress import Progress
 
 _SECONDS_BETWEEN_SAVES = 30.0
-_SAVES_APART = 20  # saving takes at most a twentieth of the time, however large the model
+_SAVE_INTERVAL_FACTOR = 20  # the interval is at least this many times the duration of a save
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FisherSettings:
-    """One measurement. What follows `seed` changes how it is computed but, up to rounding, not the result."""
+    """The settings of a measurement; those after `seed` change the result by rounding only."""
 
     checkpoint: str
     data: str
@@ -49,7 +49,7 @@ class FisherSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """The drawn sentences: batches of the first half of the draw, then of the second, each longest first."""
+    """The batches of the drawn sentences: first those of the first half of the draw, in each half by falling length."""
 
     batches: list[tuple[int, list[int]]]  # (half, sentence ids)
     counts: tuple[int, int]
@@ -58,19 +58,19 @@ class Plan:
 
 @dataclass
 class PartialSums:
-    """The sums of one process over the first `done` batches of its share, one for each half of the draw."""
+    """The sums of a process over the first `done` batches of its share, for each half of the draw."""
 
     key: dict[str, Any]
     done: int
     sums: tuple[fisher.Totals, fisher.Totals]
 
     def save(self, path: Path) -> None:
-        with whole(path) as part:
+        with atomic_file(path) as part:
             save({"key": self.key, "done": self.done, "sums": self.sums}, part)
 
     @classmethod
     def load(cls, path: Path, key: dict[str, Any]) -> "PartialSums | None":
-        """The partial sums at `path`, if they belong to the measurement with this `key`."""
+        """The partial sums at `path`, or None if there are none of the measurement with this `key`."""
         if not path.is_file():
             return None
         try:
@@ -80,20 +80,20 @@ class PartialSums:
             logger.warning("%s cannot be read (%s); this share is measured again", path, reason)
             return None
         if partial.key != key:
-            logger.warning("%s is of other settings or another checkpoint; this share is measured again", path)
+            logger.warning("%s has other settings or another checkpoint; this share is measured again", path)
             return None
         return partial
 
 
 def load_trained(settings: FisherSettings, device: str) -> Any:
-    """The checkpoint and its data."""
+    """Load the checkpoint and its data."""
     from ..plugin.trained import Trained
 
     return Trained.load(Path(settings.checkpoint), Path(settings.data), settings.split, device)
 
 
 def plan(trained: Any, settings: FisherSettings) -> Plan:
-    """Every drawn sentence once; the same for every number of processes."""
+    """Cut the drawn sentences into batches; the plan does not depend on the number of processes."""
     ids, too_long = trained.draw(settings.samples, settings.seed)
     lengths = {number: trained.dataset.num_tokens(number) for number in ids}
     halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
@@ -102,22 +102,21 @@ def plan(trained: Any, settings: FisherSettings) -> Plan:
         for half, members in enumerate(halves)
         for batch in fisher.batches(members, lengths.__getitem__, settings.max_tokens)
     ]
-    planned = sorted(number for _, batch in batches for number in batch)
-    if planned != sorted(ids):
-        raise RuntimeError(f"{len(planned)} of {len(ids)} drawn sentences are in batches")
+    in_batches = sorted(number for _, batch in batches for number in batch)
+    if in_batches != sorted(ids):
+        raise RuntimeError(f"{len(in_batches)} of {len(ids)} drawn sentences are in batches")
     return Plan(batches, (len(halves[0]), len(halves[1])), too_long)
 
 
 def measure(trained: Any, settings: FisherSettings, key: dict[str, Any], out: Path, count: int) -> list[fisher.Totals]:
-    """The sums over each half of the draw, from all processes.
+    """Compute the sums over each half of the draw.
 
     Args:
-        key: settings of the measurement; partial sums beside `out` with another key are not used.
+        key: the settings of the measurement; partial sums with another key are not used.
+        out: the file of the result; partial sums are saved beside it.
         count: the number of drawn sentences.
     """
-    from tqdm import tqdm
-
-    with tqdm(total=count, unit="sentence", disable=None, file=sys.stderr) as bar:
+    with Progress(total=count, unit="sentence") as bar:
         if settings.processes == 1:
             _measure_share(trained, settings, key, out, 0, bar.update)
         else:
@@ -127,14 +126,14 @@ def measure(trained: Any, settings: FisherSettings, key: dict[str, Any], out: Pa
         partial = PartialSums.load(_path(out, rank, settings.processes), key)
         if partial is None:
             raise RuntimeError(f"the partial sums of process {rank} are missing")
-        for share, total in zip(partial.sums, sums, strict=True):
-            for name, tensor in share.items():
+        for half, total in zip(partial.sums, sums, strict=True):
+            for name, tensor in half.items():
                 total[name] = total[name] + tensor if name in total else tensor.cpu()
     return sums
 
 
 def remove_partial_sums(out: Path) -> None:
-    """Remove the partial sums beside `out`, and what a kill left of one that was being written."""
+    """Remove the partial sums beside `out`, including temporary files of a killed process."""
     for path in list(out.parent.iterdir()):
         if path.name.startswith((f".{out.name}.part-", f"..{out.name}.part-")):
             path.unlink(missing_ok=True)
@@ -145,9 +144,9 @@ def _path(out: Path, rank: int, processes: int) -> Path:
 
 
 def _measure_share(
-    trained: Any, settings: FisherSettings, key: dict[str, Any], out: Path, rank: int, report: Callable[[int], Any]
+    trained: Any, settings: FisherSettings, key: dict[str, Any], out: Path, rank: int, count: Callable[[int], Any]
 ) -> None:
-    """Sum every P-th batch of the plan; `report` is told how many sentences are done. Leaves a file of partial sums."""
+    """Sum the batches of one process and save the partial sums; `count` gets the number of new sentences."""
     from ..plugin.trained import attention_by_layers
 
     planned = plan(trained, settings)
@@ -160,26 +159,30 @@ def _measure_share(
     else:
         for totals in partial.sums:
             totals.update({name: total.to(trained.device) for name, total in totals.items()})
-        report(sum(len(ids) for _, ids in share[: partial.done]))
+        count(sum(len(ids) for _, ids in share[: partial.done]))
     with fisher.without_dropout(trained.model), attention_by_layers(trained.model):
-        add_ = _adder(trained, settings, [number for _, ids in planned.batches for number in ids])
-        saved, cost = time.monotonic(), 0.0
+        add_ = _squares_adder(trained, settings, [number for _, ids in planned.batches for number in ids])
+        saved_at, duration = time.monotonic(), 0.0
         for half, ids in share[partial.done :]:
             add_(partial.sums[half], ids)
             partial.done += 1
-            report(len(ids))
-            if time.monotonic() - saved > max(_SECONDS_BETWEEN_SAVES, _SAVES_APART * cost):
+            count(len(ids))
+            if time.monotonic() - saved_at > max(_SECONDS_BETWEEN_SAVES, _SAVE_INTERVAL_FACTOR * duration):
                 start = time.monotonic()
                 partial.save(path)
-                saved = time.monotonic()
-                cost = saved - start
+                saved_at = time.monotonic()
+                duration = saved_at - start
     partial.save(path)
 
 
-def _adder(
+def _squares_adder(
     trained: Any, settings: FisherSettings, drawn: Sequence[int]
 ) -> Callable[[fisher.Totals, Sequence[int]], None]:
-    """A function that adds the squared gradients of a batch of sentences to totals."""
+    """A function that adds the squared gradients of a batch of sentences to totals.
+
+    Args:
+        drawn: all drawn sentences; three of different length probe how the layers treat a batch.
+    """
     parameters = fisher.trainable(trained.model)
     if settings.estimator == "batch":
         return lambda totals, ids: fisher.add_squared_sum_(
@@ -208,31 +211,31 @@ def _adder(
     return add_
 
 
-def _worker(settings: FisherSettings, key: dict[str, Any], out: Path, rank: int, threads: int, progress: Any) -> None:
-    """A spawned process. It ends when its parent is gone, or a killed run would go on behind the next one."""
+def _worker(settings: FisherSettings, key: dict[str, Any], out: Path, rank: int, threads: int, counts: Any) -> None:
+    """The work of a spawned process, which ends with its parent: otherwise it would run beside a resumed call."""
     end_with_parent()
     logging.disable(logging.INFO)
     torch.set_num_threads(threads)
     device = f"cuda:{rank}" if settings.device == "cuda" else settings.device
-    _measure_share(load_trained(settings, device), settings, key, out, rank, progress.put)
+    _measure_share(load_trained(settings, device), settings, key, out, rank, counts.put)
 
 
 def _measure_in_processes(
-    settings: FisherSettings, key: dict[str, Any], out: Path, report: Callable[[int], Any]
+    settings: FisherSettings, key: dict[str, Any], out: Path, count: Callable[[int], Any]
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    progress = context.Queue()
+    counts = context.Queue()
     threads = max(1, torch.get_num_threads() // settings.processes)
     workers = [
-        context.Process(target=_worker, args=(settings, key, out, rank, threads, progress), daemon=True)
+        context.Process(target=_worker, args=(settings, key, out, rank, threads, counts), daemon=True)
         for rank in range(settings.processes)
     ]
     with without_interrupts():
         for worker in workers:
             worker.start()
-    while any(worker.is_alive() for worker in workers) or not progress.empty():
+    while any(worker.is_alive() for worker in workers) or not counts.empty():
         with contextlib.suppress(queue.Empty):
-            report(progress.get(timeout=0.2))
+            count(counts.get(timeout=0.2))
         if any(worker.exitcode not in (None, 0) for worker in workers):
             break
     failed = [rank for rank, worker in enumerate(workers) if worker.exitcode != 0]

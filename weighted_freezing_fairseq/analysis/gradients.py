@@ -1,11 +1,9 @@
-"""Gradients of a trained model on random batches of its data: what importance by gradients is measured with.
+"""Gradients of a trained model on random batches of its data, from which importance is computed.
 
-Each is of the mean negative log-likelihood per token, or label, of one batch, without dropout, in float32; the batches
-depend on the data and the seed alone. Left out on purpose: what is made of a gradient, which is the caller's, and
-gradients of single sentences (`fisher.py`).
+The loss is the mean negative log-likelihood per token or label of a batch, without dropout, in float32. The batches
+depend only on the data and the seed.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..core import fisher
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The batches on which importance by gradients is measured, and the seed of all that is random."""
+    """The batches on which gradients are computed, and the seed of everything random."""
 
     data: Path | None
     split: str
@@ -31,33 +29,28 @@ class Sample:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result."""
+        """The settings that determine a result."""
         return {name: getattr(self, name) for name in ("split", "batches", "max_tokens", "seed")}
 
 
 def draw_batches(trained: Any, sample: Sample) -> list[list[int]]:
-    """Random batches of sentences of like lengths, as many as asked for or as the split has."""
+    """`sample.batches` random batches of sentences of similar length, or all if the split has fewer."""
     ids, _ = trained.draw(len(trained.dataset), sample.seed)
     batches = fisher.batches(ids, trained.dataset.num_tokens, sample.max_tokens)
     order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(sample.seed))[: sample.batches]
     say(f"measuring importance on {len(order)} of the {len(batches)} batches of {sample.split}")
-    return [batches[place] for place in order]
+    return [batches[index] for index in order]
 
 
-def of_batches(
+def gradients_of(
     trained: Any, parameters: Mapping[str, Tensor], batches: Sequence[Sequence[int]]
 ) -> Iterator[list[Tensor | None]]:
-    """For each of `batches`, as it is measured: the gradient of each parameter, None where it has no part in the loss.
-
-    One backward pass of a batch serves whatever is made of it.
-    """
-    from tqdm import tqdm
-
+    """Yield the gradients of all parameters for each batch; None for a parameter that the loss does not depend on."""
     # DEVIATION: Xu et al. appendix B does not say which loss its 100 batches have, whether dropout is on, nor whether
     # their gradients are summed before or after the absolute value; here the loss is the mean negative log-likelihood
     # per token, dropout is off, each batch is scored by itself, and the scores are averaged.
     with fisher.without_dropout(trained.model):
-        for ids in tqdm(batches, unit="batch", disable=None, file=sys.stderr):
+        for ids in Progress(batches, unit="batch"):
             pairs = trained.gold(ids)
             loss = -trained.log_likelihoods(pairs).sum() / sum(len(pair["target"]) for pair in pairs)
             yield list(torch.autograd.grad(loss, list(parameters.values()), allow_unused=True))

@@ -1,8 +1,6 @@
-"""A checkpoint with its least important weights at zero.
+"""Pruning of a checkpoint after training: its least important weights are set to zero (Xu et al. 2022, section 5.1).
 
-Pruning after training and once, the least important weights first (Xu et al. 2022, section 5.1), by any score of
-`core/pruning.py`. Left out on purpose: how well a pruned checkpoint translates (`pruning_curve.py`), and pruning during
-training, which is the criterion alignreg's.
+The scores are those of `core/pruning.py`. `pruning_curve.py` measures how well a pruned checkpoint translates.
 """
 
 import copy
@@ -18,16 +16,16 @@ from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
-from .gradients import Sample, draw_batches, of_batches
+from .gradients import Sample, draw_batches, gradients_of
 
 ONCE: Mapping[str, Method] = {name: method for name, method in METHODS.items() if not method.penalty}
 
 
 @dataclass(frozen=True)
 class Dense:
-    """A checkpoint before it is pruned: the tensors of its model, the rest, and every parameter's names and owners."""
+    """A checkpoint before pruning: the tensors of its model, their entries in the catalogue, and its other content."""
 
     path: Path
     rest: dict[str, Any]
@@ -36,7 +34,7 @@ class Dense:
 
     @classmethod
     def of(cls, path: Path, rest: dict[str, Any], tensors: dict[str, Tensor], data: Path | None) -> "Dense":
-        """`rest` and `tensors` of the checkpoint at `path`, if it can be pruned."""
+        """Validate that the checkpoint at `path`, with content `rest` and `tensors`, can be pruned."""
         from ..plugin.trained import shape_of
 
         entries = [entry for entry, _ in catalogue(shape_of(path, data))]
@@ -55,21 +53,21 @@ class Dense:
         return [entry for entry in self.entries if entry.within("linear")]
 
     def save(self, masks: Mapping[str, Tensor], path: Path) -> None:
-        """The checkpoint with zeros where `masks` are 0, tied weights together, and without an optimizer's state."""
+        """Save the checkpoint with zeros where `masks` are 0, also in tied weights, without the optimizer's state."""
         tensors = dict(self.tensors)
         for entry in self.prunable:
             pruned = tensors[entry.name].masked_fill(~masks[entry.name], 0)
             tensors.update((alias, pruned) for alias in entry.aliases if alias in tensors)
-        content = {**self.rest, "model": copy.copy(self.rest["model"])}  # a container with fairseq's attributes
+        content = {**self.rest, "model": copy.copy(self.rest["model"])}  # keeps the attributes that fairseq sets
         content["model"].update(tensors)
         content.pop(OPTIMIZER_STATE, None)
-        with whole(path) as part:
+        with atomic_file(path) as part:
             save(content, part)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `write_pruned` wrote: numbers of weights, and the layers of which nothing is left."""
+    """The result of `write_pruned`: numbers of weights, and the layers without any remaining weight."""
 
     method: str
     fraction: float
@@ -77,15 +75,15 @@ class Pruned:
     in_scope: int
     parameters: int
     emptied: list[str]
-    without_optimizer_state: bool  # although the checkpoint had one
+    without_optimizer_state: bool  # which the checkpoint had
 
     def counts(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """The output of `--json`."""
         return {name: value for name, value in asdict(self).items() if name != "without_optimizer_state"}
 
 
 def write_pruned(path: Path, method: Method, fraction: float, sample: Sample, out: Path) -> Pruned:
-    """Write the checkpoint at `path` to `out` with its least important `fraction` of weights at zero."""
+    """Write the checkpoint at `path` to `out` with the least important `fraction` of its weights set to zero."""
     refuse_to_overwrite(out)
     dense = Dense.of(path, *read_checkpoint(path), sample.data)
     masks = select(method, importance(dense, [method], sample)[method.name], fraction)
@@ -102,15 +100,12 @@ def write_pruned(path: Path, method: Method, fraction: float, sample: Sample, ou
 
 
 def importance(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[str, dict[str, Tensor]]:
-    """The score of every prunable weight, by the name of each method and of the parameter."""
+    """The score of every prunable weight, by method and parameter name; by gradients, the mean score over batches."""
     layers = [Layer(entry.name, dense.tensors[entry.name]) for entry in dense.prunable]
     scores = {method.name: scores_of(method, layers, sample.seed) for method in methods if not method.needs}
-    measured = [method for method in methods if method.needs]
-    return scores | (_importance_by_gradients(dense, measured, sample) if measured else {})
-
-
-def _importance_by_gradients(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[str, dict[str, Tensor]]:
-    """The mean score over batches, of their gradients."""
+    by_gradients = [method for method in methods if method.needs]
+    if not by_gradients:
+        return scores
     from ..plugin.trained import Trained
 
     assert sample.data is not None
@@ -119,14 +114,15 @@ def _importance_by_gradients(dense: Dense, methods: Sequence[Method], sample: Sa
         entry.name: weight.requires_grad_() for entry, weight in catalogue(trained.model) if entry.within("linear")
     }
     batches = draw_batches(trained, sample)
-    totals = {method.name: fisher.zeros(parameters) for method in methods}
-    for grads in of_batches(trained, parameters, batches):
+    totals = {method.name: fisher.zeros(parameters) for method in by_gradients}
+    for grads in gradients_of(trained, parameters, batches):
         layers = [
             Layer(name, weight.detach(), grad) for (name, weight), grad in zip(parameters.items(), grads, strict=True)
         ]
-        for method in methods:
+        for method in by_gradients:
             for name, score in scores_of(method, layers, sample.seed).items():
                 totals[method.name][name].add_(score, alpha=1 / len(batches))
-    for method in methods:
-        refuse_bad_numbers(totals[method.name], f"the importance, by {method.name}, of")
-    return {method: {name: total.cpu() for name, total in scores.items()} for method, scores in totals.items()}
+    for method_name, total in totals.items():
+        refuse_bad_numbers(total, f"the importance, by {method_name}, of")
+        scores[method_name] = {name: tensor.cpu() for name, tensor in total.items()}
+    return scores

@@ -1,7 +1,6 @@
-"""How well checkpoints translate against the share of their weights that remains (Xu et al. 2022, Figure 6).
+"""The translation quality of checkpoints against the share of their weights that remains (Xu et al. 2022, Figure 6).
 
-A table, a picture, and a file for each translation, so that a killed call continues with the missing ones. Left out on
-purpose: how a checkpoint is pruned (`prune.py`).
+Writes a table, a picture, and a file for each translation, so that a second call measures only the missing ones.
 """
 
 import hashlib
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,16 +26,14 @@ from ..scoring.scores import Score, read_lines, refuse_processed, score
 from ..scoring.translate import generate, refuse_missing
 from ..workspace.checkpoints import read_checkpoint
 from ..workspace.labels import as_file_name, reuse
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
 from ..workspace.progress import say
 from ..workspace.tables import as_csv
 from .gradients import Sample
 from .prune import Dense, importance
 
-_TEMPORARY = ".pruned"  # the folder of checkpoints that are being translated with
-
-
+_TEMPORARY = ".pruned"  # the folder of pruned checkpoints during their translation
 _POINT_FORM = {
     "remaining": NUMBER,
     "score": {"bleu": NUMBER, "chrf": NUMBER, "sentences": int, "bleu_signature": str},
@@ -45,7 +42,7 @@ _POINT_FORM = {
 
 @dataclass(frozen=True)
 class Translation:
-    """Which set is translated and how, and the raw text that the hypotheses are compared with."""
+    """The test set, its raw reference, and how it is translated."""
 
     data: Path
     subset: str
@@ -58,68 +55,61 @@ class Translation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result."""
-        reference = hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
-        data = str(self.data.resolve())
-        return {"data": data, "subset": self.subset, "decode": asdict(self.decode), "reference": reference}
+        """The settings that determine a score."""
+        return {
+            "data": str(self.data.resolve()),
+            "subset": self.subset,
+            "decode": asdict(self.decode),
+            "reference": hashlib.sha256("\n".join(self.lines).encode()).hexdigest(),
+        }
 
-    def score(self, checkpoint: Path, machine: Machine) -> Score:
-        return score(generate(checkpoint, self.data.resolve(), self.subset, self.decode, machine), self.lines)
 
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One translation of the set. With nothing pruned, it is the same for every method."""
+class Point(NamedTuple):
+    """A pruned checkpoint to translate with; with nothing pruned, `method` is empty."""
 
     checkpoint: str
     method: str
     fraction: float
 
-    @classmethod
-    def of(cls, checkpoint: str, method: str, fraction: float) -> "CurvePoint":
-        return cls(checkpoint, method if fraction else "", fraction)
-
-    @property
-    def file(self) -> str:
-        """A file's name without an ending."""
-        return "-".join(filter(None, (as_file_name(self.checkpoint), self.method, f"{self.fraction:g}")))
+    def file(self, folder: Path) -> Path:
+        """The file of its score, in the folder of the curve."""
+        parts = filter(None, (as_file_name(self.checkpoint), self.method, f"{self.fraction:g}"))
+        return folder / "points" / f"{'-'.join(parts)}.json"
 
 
 @dataclass
-class CurveFolder:
-    """The table of a curve, and a file for each of its points that says with what settings it was made."""
+class Curve:
+    """The folder of a curve: its table, and a file with score and settings for each measured point."""
 
-    path: Path
+    folder: Path
     rows: Sequence[tuple[str, str, float]]  # checkpoint, method, fraction
-    contents: dict[CurvePoint, dict[str, Any]] = field(default_factory=dict)
+    measured: dict[Point, dict[str, Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def points(self) -> list[CurvePoint]:
-        return list(dict.fromkeys(CurvePoint.of(*row) for row in self.rows))
+    @cached_property
+    def points(self) -> list[Point]:
+        """The point of each row; rows with nothing pruned share one."""
+        return [Point(checkpoint, method if fraction else "", fraction) for checkpoint, method, fraction in self.rows]
 
-    def reuse(self, point: CurvePoint, settings: Mapping[str, Any]) -> bool:
-        """Whether the point is there already; one that was made with other settings is refused."""
-        content = reuse(self._file(point), settings, self.path, _POINT_FORM)
-        if content is not None:
-            self.contents[point] = content
-        return content is not None
+    def missing(self, checkpoint: str, settings: Mapping[str, Any]) -> list[Point]:
+        """The points of a checkpoint without a file; a file of other settings is refused."""
+        points = dict.fromkeys(point for point in self.points if point.checkpoint == checkpoint)
+        for point in points:
+            if (content := reuse(point.file(self.folder), settings, self.folder, _POINT_FORM)) is not None:
+                self.measured[point] = content
+        return [point for point in points if point not in self.measured]
 
-    def add(self, point: CurvePoint, settings: Mapping[str, Any], remaining: float, result: Score) -> None:
-        """Write a point, and the table again."""
+    def add(self, point: Point, settings: Mapping[str, Any], remaining: float, result: Score) -> None:
+        """Write the file of a point, and the table."""
         content = {"settings": settings, "remaining": remaining, "score": asdict(result)}
         with self.lock:
-            write_atomically(self._file(point), json.dumps(content, indent=2) + "\n")
-            self.contents[point] = content
+            write_atomically(point.file(self.folder), json.dumps(content, indent=2) + "\n")
+            self.measured[point] = content
             self.write_table()
 
-    def write_table(self) -> None:
-        write_atomically(self.path / "curve.csv", as_csv(self.table()))
-
-    def table(self) -> list[dict[str, Any]]:
-        """The rows whose points are there."""
-        done = [(row, self.contents[CurvePoint.of(*row)]) for row in self.rows if CurvePoint.of(*row) in self.contents]
-        return [
+    def write_table(self) -> list[dict[str, Any]]:
+        """Write curve.csv with the rows that are measured; returns them."""
+        table = [
             {
                 "checkpoint": checkpoint,
                 "method": method,
@@ -130,11 +120,11 @@ class CurveFolder:
                 "sentences": content["score"]["sentences"],
                 "signature": content["score"]["bleu_signature"],
             }
-            for (checkpoint, method, fraction), content in done
+            for (checkpoint, method, fraction), point in zip(self.rows, self.points, strict=True)
+            if (content := self.measured.get(point)) is not None
         ]
-
-    def _file(self, point: CurvePoint) -> Path:
-        return self.path / "points" / f"{point.file}.json"
+        write_atomically(self.folder / "curve.csv", as_csv(table))
+        return table
 
 
 def write_curve(
@@ -146,63 +136,65 @@ def write_curve(
     folder: Path,
     jobs: int | None,
 ) -> list[dict[str, Any]]:
-    """Measure every point that is missing, write the table after each and the picture at the end; returns the table.
+    """Measure the missing points of a curve, and write its table after each and its picture at the end.
 
     Args:
         paths: checkpoints by label.
-        jobs: translations at once (default: one a core, or one a GPU).
+        jobs: parallel translations (default: one per core or GPU).
+
+    Returns:
+        The rows of the table.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and a curve needs a folder; give another --out")
     refuse_processed(translation.lines, translation.reference)
     refuse_missing(translation.data)
-    curve = CurveFolder(folder, [(label, m.name, f) for label in paths for m in methods for f in fractions])
-    machine = Machine.of(sample.device, jobs, len(curve.points))
-    with alone_in(folder):
-        shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)  # of a call that was killed
+    curve = Curve(folder, [(label, m.name, fraction) for label in paths for m in methods for fraction in fractions])
+    machine = Machine.of(sample.device, jobs, len(set(curve.points)))
+    with lock_folder(folder):
+        shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)  # of a killed call
         for label, path in paths.items():
-            _add_points(curve, label, path, sample, translation, machine)
+            _measure(curve, label, path, sample, translation, machine)
         shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
-        curve.write_table()
+        table = curve.write_table()
         try:
             registry.draw("pruning", registry.rows_of("pruning", "curve", folder), folder / "curve.png")
         except ImportError:
             say(drawing.NO_PICTURE)
-    return curve.table()
+    return table
 
 
-def _add_points(
-    curve: CurveFolder, label: str, path: Path, sample: Sample, translation: Translation, machine: Machine
-) -> None:
+def _measure(curve: Curve, label: str, path: Path, sample: Sample, translation: Translation, machine: Machine) -> None:
     """Measure the missing points of one checkpoint."""
     rest, tensors = read_checkpoint(path)
     settings = {"checkpoint": fingerprint(tensors), **translation.settings, **sample.settings}
-    points = curve.points
-    missing = [point for point in points if point.checkpoint == label and not curve.reuse(point, settings)]
+    missing = curve.missing(label, settings)
     if not missing:
         say(f"{label}: all points are there already")
         return
     dense = Dense.of(path, rest, tensors, sample.data)
     names = dict.fromkeys(point.method for point in missing if point.method)
     scores = importance(dense, [METHODS[name] for name in names], sample)
+    numbers = {point: number for number, point in enumerate(dict.fromkeys(curve.points), 1)}
 
-    def work(point: CurvePoint) -> None:
+    def measure_point(point: Point) -> None:
         masks = (
             select(METHODS[point.method], scores[point.method], point.fraction)
             if point.method
             else {entry.name: torch.ones(entry.shape, dtype=torch.bool) for entry in dense.prunable}
         )
-        temporary = curve.path / _TEMPORARY / f"{point.file}.pt"
+        pruned = curve.folder / _TEMPORARY / f"{point.file(curve.folder).stem}.pt"
         try:
-            dense.save(masks, temporary)
-            result = translation.score(temporary, machine)
+            dense.save(masks, pruned)
+            hypotheses = generate(pruned, translation.data.resolve(), translation.subset, translation.decode, machine)
         finally:
-            temporary.unlink(missing_ok=True)
+            pruned.unlink(missing_ok=True)
+        result = score(hypotheses, translation.lines)
         remaining = sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
         curve.add(point, settings, remaining, result)
         say(
-            f"point {points.index(point) + 1} of {len(points)}: {label}, {point.method or 'any method'}, "
+            f"point {numbers[point]} of {len(numbers)}: {label}, {point.method or 'any method'}, "
             f"{remaining:.1%} of the weights remain: BLEU {result.bleu:.2f}"
         )
 
-    machine.map(work, missing)
+    machine.map(measure_point, missing)

@@ -13,7 +13,7 @@ from ..core.pruning import METHODS, Method
 from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
 from ..workspace.labels import labels
-from ..workspace.machine import a_device
+from ..workspace.machine import default_device
 from .arguments import (
     add_batches,
     add_decode_arguments,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{measured[0]} is measured on data; add --data BIN, the folder that the model was trained on")
     if args.fraction is not None and len(args.checkpoint) * len(methods) > 1:
         raise UserError("--fraction prunes one checkpoint by one method; for several type --fractions 0:0.9:0.1")
-    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or a_device())
+    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
     if args.fraction is not None:
         check_fraction("--fraction", args.fraction, 0.5, zero=True)
         pruned = write_pruned(args.checkpoint[0], methods[0], args.fraction, sample, args.out)

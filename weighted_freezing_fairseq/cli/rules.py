@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
 def _record(row) -> dict[str, str]:
     return {
         "name": row.name,
-        "status": row.status,
         "kind": row.kind,
         "I": row.metric,
         "f": row.f.text,
         "g": row.g.text,
         "h": row.h.text,
+        "R": row.loss.text if row.loss else "0",
         "stage": row.stage,
         "extra passes": row.extra_passes,
         "extra state": row.extra_state,

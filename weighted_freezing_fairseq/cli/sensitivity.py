@@ -9,7 +9,7 @@ from ..analysis import sensitivity
 from ..analysis.gradients import Sample
 from ..core.scope import SCOPES
 from ..workspace.labels import labels
-from ..workspace.machine import a_device
+from ..workspace.machine import default_device
 from .arguments import add_batches, add_device, add_names, check_at_least
 
 HELP = """\
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     logging.disable(logging.INFO)  # fairseq reports dictionaries and data
     check_at_least(args, ["batches", "max_tokens"])
     paths = labels(args.checkpoint, args.names)
-    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or a_device())
+    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
     rows = sensitivity.compare(paths, args.scope, sample, args.out)
     if args.json:
         print(json.dumps(rows, indent=2))

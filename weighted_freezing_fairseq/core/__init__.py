@@ -1,1 +1,1 @@
-"""The mathematics, in pure torch: reading order is importance, rules, masks, scope, guided."""
+"""The methods in pure torch. Read importance, rules, masks, scope and guided first, in this order."""

@@ -1,7 +1,7 @@
-"""How much each part of a model contributes to one update: |theta * grad|, the norms, and the share that is frozen.
+"""How much each part of a model contributes to an update: |theta * grad|, norms, and the share that is frozen.
 
-Summed up by type and layer (`parts.py`) from weights and gradients as they are held, a block at a time, with the
-statistics of `balance.py`. Left out on purpose: means over many batches (`wff sensitivity`).
+Weights and gradients are read a block at a time, and summed up by module type and by layer (`parameter_groups.py`) with
+the statistics of `balance.py`.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .balance import Distribution, block_size
+from .balance import Distribution, counting_block_size
 from .importance import loss_preserving
 from .parameter_groups import Group, groups_of, in_order
 from .scope import Entry, Slot, blocks
@@ -20,9 +20,10 @@ from .wrapped import gradient
 
 
 class Contribution:
-    """Of a group of weights in one update: their names, the distribution of |theta * grad|, the sums of squares.
+    """The contribution of a group of weights to an update.
 
-    squares: of the weights, and of the gradients.
+    names: the weights. scores: the distribution of |theta * grad|. squares: the sum of squares of the weights, and that
+    of the gradients.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,36 +32,40 @@ class Contribution:
         self.squares = torch.zeros(2, dtype=torch.float64, device=device)
 
     def count_(self, slot: Slot, scale: float | Tensor) -> None:
-        """A weight too. In float32: half precision cannot hold the product of a weight and a gradient."""
+        """Count a weight, in float32: products of weights and gradients underflow in half precision."""
         self.names.append(slot.name)
         weight = slot.weight
-        for _, (theta, grad) in blocks(len(slot), block_size(weight), weight, gradient(slot)):
+        for _, (theta, grad) in blocks(len(slot), counting_block_size(weight), weight, gradient(slot)):
             theta, grad = theta.float(), grad.float() * scale
             self.scores.count_(loss_preserving(theta, grad))
             self.squares += torch.stack([torch.linalg.vector_norm(theta), torch.linalg.vector_norm(grad)]).double() ** 2
 
     def add_(self, other: "Contribution") -> None:
-        """The weights of `other` too."""
+        """Count the weights of `other`."""
         self.names += other.names
         self.scores.add_(other.scores)
         self.squares += other.squares.to(self.squares.device)
 
     def row(self, frozen: Mapping[str, float] | None) -> dict[str, Any]:
-        """Its figures by the names of a table's columns; frozen: how many numbers of each weight, if that is known."""
-        weight, grad = self.squares.sqrt().tolist()
+        """The row of a table. frozen: the count of frozen numbers in each weight; None if unknown."""
+        weight_norm, gradient_norm = self.squares.sqrt().tolist()
         scores = self.scores.cpu()
-        scores.refuse_wrong()
-        share = None if frozen is None else sum(frozen.get(name, 0) for name in self.names) / scores.count
-        balance = {name: value if math.isfinite(value) else None for name, value in scores.balance().items()}
-        return {"parameters": scores.count, **balance, "weight_norm": weight, "gradient_norm": grad, "frozen": share}
+        scores.check_valid()
+        return {
+            "parameters": scores.count,
+            **{name: value if math.isfinite(value) else None for name, value in scores.balance().items()},
+            "weight_norm": weight_norm,
+            "gradient_norm": gradient_norm,
+            "frozen": None if frozen is None else sum(frozen.get(name, 0) for name in self.names) / scores.count,
+        }
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let this process compute in one thread for a while.
+    """Run torch in one thread.
 
-    Every step here is short: two threads would wait for each other thousands of times, up to 30 times as long on a
-    machine that has other work. Filling bins takes one thread anyhow.
+    The steps here are short: on a busy machine, two threads take up to 30 times as long because they wait for each
+    other.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -72,26 +77,28 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def measure(weights: Sequence[tuple[Entry, Slot]], scale: float | Tensor = 1.0) -> dict[Group, Contribution]:
-    """The contributions of all groups of `weights`, those without gradient left out; nothing waits for a GPU.
+    """The contributions of all groups of `weights` that have gradients, without synchronising with a GPU.
 
-    scale: what the gradients, as they are held, are still to be multiplied with.
+    scale: the factor by which gradients are still to be multiplied.
     """
-    alike: dict[tuple[Group, ...], list[Slot]] = {}
+    slots_by_groups: dict[tuple[Group, ...], list[Slot]] = {}
     for entry, slot in weights:
         if len(slot) and slot.grad is not None:
-            alike.setdefault(tuple(groups_of(entry)), []).append(slot)
-    found: dict[Group, Contribution] = {}
-    for groups, slots in alike.items():
-        # Summed up on their own first: thousands of bins are cheaper to add once than for every bias of a layer.
-        own = Contribution(slots[0].parameter.device)
+            slots_by_groups.setdefault(tuple(groups_of(entry)), []).append(slot)
+    contributions: dict[Group, Contribution] = {}
+    for groups, slots in slots_by_groups.items():
+        # Counted first and then added to each group: adding histograms for every bias would be slow.
+        subtotal = Contribution(slots[0].parameter.device)
         for slot in slots:
-            own.count_(slot, scale)
+            subtotal.count_(slot, scale)
         for group in groups:
-            found.setdefault(group, Contribution(slots[0].parameter.device)).add_(own)
-    return {group: found[group] for group in in_order(found)}
+            contributions.setdefault(group, Contribution(slots[0].parameter.device)).add_(subtotal)
+    return {group: contributions[group] for group in in_order(contributions)}
 
 
 @one_thread()
-def rows(found: Mapping[Group, Contribution], frozen: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
-    """One row a group; None where a ratio has no value."""
-    return [{"by": by, "group": name, **contribution.row(frozen)} for (by, name), contribution in found.items()]
+def rows(
+    contributions: Mapping[Group, Contribution], frozen: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """A row for each group; a ratio that is not finite is None."""
+    return [{"by": by, "group": name, **contribution.row(frozen)} for (by, name), contribution in contributions.items()]

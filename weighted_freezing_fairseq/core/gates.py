@@ -1,8 +1,7 @@
-"""Hard-concrete gates (Louizos et al. 2018): a random factor from 0 to 1 for each weight, learnt beside it.
+"""Hard-concrete gates (Louizos et al. 2018): a random factor in [0, 1] for each weight, learnt with the weight.
 
-A gate is exactly 0 or exactly 1 with a probability that its log alpha decides; the expected number of open gates is a
-smooth stand-in for the L0 norm. Left out on purpose: which gates are then closed for good (`pruning.py`), and groups of
-weights behind one gate.
+The parameter log alpha of a gate sets the probabilities that the gate is exactly 0 or exactly 1. The expected number of
+gates above 0 is a differentiable approximation of the L0 norm.
 """
 
 import math
@@ -22,7 +21,7 @@ _OPEN = math.log(0.95 / 0.05)  # log alpha at the start: nearly every gate is op
 def sampled(log_alpha: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Gates z from uniform numbers u in (0, 1], and dz / d log alpha (Louizos et al. eq. 10 and 11).
 
-    s = sigmoid((log u - log(1 - u) + log alpha) / beta), z = s (zeta - gamma) + gamma, cut to [0, 1].
+    s = sigmoid((log u - log(1 - u) + log alpha) / beta), z = s (zeta - gamma) + gamma, clipped to [0, 1].
     """
     s = ((u.logit(eps=1e-7) + log_alpha) / BETA).sigmoid()
     stretched = s * (ZETA - GAMMA) + GAMMA
@@ -31,7 +30,7 @@ def sampled(log_alpha: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def typical(log_alpha: Tensor) -> Tensor:
-    """The gate that stands for all samples once training is over (Louizos et al. eq. 13)."""
+    """The gate of evaluation, without sampling (Louizos et al. eq. 13)."""
     return (log_alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
@@ -41,18 +40,21 @@ def open_probability(log_alpha: Tensor) -> Tensor:
 
 
 class Gates:
-    """Gates of the weights in `slots`: theta, the weights without gates, and log alpha, trained by an Adam of its own.
+    """Gates of the weights in `slots`: theta, the weights without gates, and log alpha, which Adam trains.
 
     Between updates a weight is theta times its typical gate. `open` makes it theta times sampled gates for the passes
-    of one update; the optimizer's step is made on theta (`before_step`, `after_step`). The penalty is `strength` times
-    the mean of `open_probability` over all weights.
+    of an update. The optimizer steps on theta, between `before_step` and `after_step`. The penalty is `strength` times
+    the mean of `open_probability` over all weights. model_slots: the model's own weights, if `slots` are copies.
     """
 
-    # DEVIATION: Louizos et al. weigh the expected number of open gates by lambda / N, N the size of the data. Here the
-    # loss is a mean over tokens and the penalty the mean over gates, so that a strength serves models of every size.
+    # DEVIATION: Louizos et al. weigh the expected number of open gates by lambda / N, with N the number of examples.
+    # Here the loss is a mean over tokens and the penalty a mean over gates, so that the same strength suits models of
+    # every size.
 
-    def __init__(self, slots: Sequence[Slot], seen: Sequence[Slot], strength: float, lr: float, seed: int) -> None:
-        self.slots, self.seen, self.strength, self.seed = slots, seen, strength, seed
+    def __init__(
+        self, slots: Sequence[Slot], model_slots: Sequence[Slot], strength: float, lr: float, seed: int
+    ) -> None:
+        self.slots, self.model_slots, self.strength, self.seed = slots, model_slots, strength, seed
         self.theta = {slot.name: slot.weight.clone() for slot in slots}
         self.log_alpha = {
             slot.name: torch.full(slot.shape, _OPEN, dtype=torch.float32, device=slot.parameter.device)
@@ -60,51 +62,51 @@ class Gates:
         }
         self._count = sum(map(len, slots))
         self._adam = torch.optim.Adam(self.log_alpha.values(), lr=lr)
-        self._sampled: int | None = None  # the update whose gates the weights hold now
+        self._sampled: int | None = None  # the update whose gates are in the weights; None: typical gates
 
     @property
     def held(self) -> list[Tensor]:
-        """What it keeps in memory."""
+        """The tensors that gates keep in memory."""
         moments = [t for state in self._adam.state.values() for key, t in state.items() if key != "step"]
         return [*self.theta.values(), *self.log_alpha.values(), *moments]
 
     @property
     def penalty(self) -> Tensor:
-        """Its value; its gradient reaches log alpha in the optimizer's step."""
+        """The value of the penalty. It has no gradient: `before_step` adds that of log alpha."""
         total = torch.stack([open_probability(log_alpha).sum() for log_alpha in self.log_alpha.values()]).sum()
         return self.strength * total / self._count
 
-    def _gates(self, slot: Slot, update: int) -> tuple[Tensor, Tensor]:
+    def _sample(self, slot: Slot, update: int) -> tuple[Tensor, Tensor]:
         log_alpha = self.log_alpha[slot.name]
         key = stream_key(self.seed, update, f"gates of {slot.name}")
         return sampled(log_alpha, uniform(len(slot), key, device=log_alpha.device).view(slot.shape))
 
     @torch.no_grad()
     def open(self, masks: Mapping[str, Tensor], update: int) -> None:
-        """Put sampled gates on what forward and backward passes see; every pass of one update has the same."""
+        """Apply sampled gates to the model's weights, the same in every pass of an update."""
         if self._sampled == update:
             return
-        for slot in self.seen:
-            slot.weight.copy_(_masked(self.theta[slot.name] * self._gates(slot, update)[0], masks, slot))
+        for slot in self.model_slots:
+            slot.weight.copy_(_masked(self.theta[slot.name] * self._sample(slot, update)[0], masks, slot))
         self._sampled = update
 
     @torch.no_grad()
     def close(self, masks: Mapping[str, Tensor]) -> None:
-        """Typical gates again, where an update was opened and never made: its gradients had overflown."""
+        """Apply typical gates if an update was skipped after `open`, because its gradients overflowed."""
         if self._sampled is not None:
-            self._put_typical(self.seen, masks)
+            self._apply_typical(self.model_slots, masks)
 
-    def _put_typical(self, slots: Sequence[Slot], masks: Mapping[str, Tensor]) -> None:
+    def _apply_typical(self, slots: Sequence[Slot], masks: Mapping[str, Tensor]) -> None:
         for slot in slots:
             slot.weight.copy_(_masked(self.theta[slot.name] * typical(self.log_alpha[slot.name]), masks, slot))
         self._sampled = None
 
     @torch.no_grad()
     def before_step(self, update: int, scale: float) -> None:
-        """Turn the gradient of gated weights, which is `scale` times too large, into those of theta and log alpha."""
+        """Turn the gradient of gated weights, times `scale`, into those of theta and log alpha; step log alpha."""
         for slot in self.slots:
             log_alpha, theta = self.log_alpha[slot.name], self.theta[slot.name]
-            z, slope = self._gates(slot, update)
+            z, slope = self._sample(slot, update)
             p = open_probability(log_alpha)
             log_alpha.grad = p * (1 - p) * (self.strength / self._count)
             if slot.grad is not None:
@@ -115,18 +117,18 @@ class Gates:
 
     @torch.no_grad()
     def after_step(self, masks: Mapping[str, Tensor]) -> None:
-        """Take theta from the optimizer, and put typical gates on the weights."""
+        """Copy theta from the optimizer, and apply typical gates."""
         for slot in self.slots:
             self.theta[slot.name].copy_(_masked(slot.weight, masks, slot))
-        self._put_typical(self.slots, masks)
+        self._apply_typical(self.slots, masks)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """The state that a resumed run needs."""
         return {"theta": dict(self.theta), "log_alpha": dict(self.log_alpha), "adam": self._adam.state_dict()}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Load what `state` returned."""
         for name, theta in self.theta.items():
             theta.copy_(state["theta"][name])
             self.log_alpha[name].copy_(state["log_alpha"][name])

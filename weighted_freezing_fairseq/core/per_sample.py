@@ -1,9 +1,8 @@
 """Gradients of single samples from one forward and one backward pass of a batch, for `fisher.py`.
 
-The input of a layer and the gradient of its output give the gradient of its weight for every sample separately: a
-product over the positions of a sample where torch takes one over all. Linear maps, embeddings and layer norms are
-known, at any place of a model and with weights tied to each other. Left out on purpose: every other layer, whose
-parameters are reported as not seen.
+The input of a layer and the gradient of its output give the gradient of its weight for every sample: a product over the
+positions of that sample, where autograd takes one product over all samples. Linear layers, embeddings and layer norms
+are supported, anywhere in a model and with tied weights.
 """
 
 from collections import Counter, defaultdict
@@ -16,95 +15,93 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# A batch of per-sample gradients that stays in a CPU's cache is squared two to four times as fast.
+# Per-sample gradients that fit into a CPU's cache are squared two to four times as fast.
 _CACHED_BYTES = 4 << 20
-_FEW = 8
 
 
-# The gradient of each sample, from one use of a parameter ----------------------------------------------------------
+# The gradients of one use of a parameter ---------------------------------------------------------------------------
 
 
 class Use(Protocol):
-    """One use of a parameter in a forward pass, when the gradient of its output is known."""
+    """One use of a parameter in a forward pass, with the gradient of its output."""
 
-    def put_(self, out: Tensor, rows: slice, beta: int) -> None:
-        """out = beta * out + the gradients of the samples `rows`, shape (rows, *parameter)."""
+    def put_(self, out: Tensor, rows: slice, add: bool) -> None:
+        """Write the gradients of the samples `rows` to `out`, (rows, *parameter), or add them to it."""
 
 
 @dataclass
-class _Outer:
-    """The matrix of y = W x: sum over t of grad_y[t] x[t]^T, for inputs (B, T, in) and grads (B, T, out)."""
+class _Matrix:
+    """W of y = W x: sum over t of grad_y[t] x[t]^T, for inputs (B, T, in) and grads (B, T, out)."""
 
     inputs: Tensor
     grads: Tensor
 
-    def put_(self, out: Tensor, rows: slice, beta: int) -> None:
-        torch.baddbmm(out, self.grads[rows].transpose(1, 2), self.inputs[rows], beta=beta, out=out)
+    def put_(self, out: Tensor, rows: slice, add: bool) -> None:
+        torch.baddbmm(out, self.grads[rows].transpose(1, 2), self.inputs[rows], beta=int(add), out=out)
 
 
 @dataclass
-class _Direct:
-    """A bias or a norm's weight: small enough to be had for all samples at once, (B, *parameter)."""
+class _Vector:
+    """A bias or the weight of a norm: small enough to hold the gradients of all samples, (B, *parameter)."""
 
-    values: Tensor
+    grads: Tensor
 
-    def put_(self, out: Tensor, rows: slice, beta: int) -> None:
-        if beta:
-            out.mul_(beta).add_(self.values[rows])
+    def put_(self, out: Tensor, rows: slice, add: bool) -> None:
+        if add:
+            out.add_(self.grads[rows])
         else:
-            out.copy_(self.values[rows])
+            out.copy_(self.grads[rows])
 
 
 @dataclass
 class _Lookup:
-    """A row of an embedding for each token (n,) of a sample (n,): grads (n, width), padding left out."""
+    """An embedding: sample (n,), token (n,) and gradient (n, width) of each lookup, without padding."""
 
     samples: Tensor
     tokens: Tensor
     grads: Tensor
 
-    def put_(self, out: Tensor, rows: slice, beta: int) -> None:
-        if beta:
-            out.mul_(beta)
-        else:
+    @classmethod
+    def of_batch(cls, tokens: Tensor, grads: Tensor, padding: int | None) -> "_Lookup":
+        samples = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
+        mask = torch.ones_like(tokens, dtype=torch.bool) if padding is None else tokens != padding
+        return cls(samples[mask], tokens[mask], grads[mask])
+
+    def put_(self, out: Tensor, rows: slice, add: bool) -> None:
+        if not add:
             out.zero_()
-        here = ((self.samples >= rows.start) & (self.samples < rows.stop)).nonzero().view(-1)
-        places = (self.samples[here] - rows.start) * out.shape[1] + self.tokens[here]
-        out.view(-1, out.shape[2]).index_add_(0, places, self.grads[here])
-
-
-def _lookup(tokens: Tensor, grads: Tensor, padding: int | None) -> _Lookup:
-    samples = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(tokens)
-    kept = torch.ones_like(tokens, dtype=torch.bool) if padding is None else tokens != padding
-    return _Lookup(samples[kept], tokens[kept], grads[kept])
+        lookups = ((self.samples >= rows.start) & (self.samples < rows.stop)).nonzero().view(-1)
+        indices = (self.samples[lookups] - rows.start) * out.shape[1] + self.tokens[lookups]
+        out.view(-1, out.shape[2]).index_add_(0, indices, self.grads[lookups])
 
 
 def add_squares_(total: Tensor, uses: Sequence[Use], count: int, memory: int) -> None:
     """total += sum over `count` samples of (the sum of a sample's gradients over `uses`) ** 2."""
-    if all(isinstance(use, _Lookup) for use in uses):
-        _add_sparse_squares_(total, [use for use in uses if isinstance(use, _Lookup)])
+    lookups = [use for use in uses if isinstance(use, _Lookup)]
+    if len(lookups) == len(uses):
+        _add_sparse_squares_(total, lookups)
         return
-    uses = sorted(uses, key=lambda use: isinstance(use, _Lookup))  # a lookup adds to what is there
-    bytes_at_once = min(memory, _CACHED_BYTES) if total.device.type == "cpu" else memory
-    size = min(count, max(1, bytes_at_once // max(1, 4 * total.numel())))
+    uses = [*(use for use in uses if not isinstance(use, _Lookup)), *lookups]  # a lookup that adds touches few rows
+    available = min(memory, _CACHED_BYTES) if total.device.type == "cpu" else memory
+    size = min(count, max(1, available // max(1, 4 * total.numel())))
     buffer = total.new_empty(size, *total.shape)
     for start in range(0, count, size):
         rows = slice(start, min(start + size, count))
         out = buffer[: rows.stop - start]
         for index, use in enumerate(uses):
-            use.put_(out, rows, beta=min(index, 1))
-        if size <= _FEW:
-            for gradient in out:  # few and large: one pass over each
+            use.put_(out, rows, add=index > 0)
+        if size <= 8:
+            for gradient in out:  # few and large: a single pass over each
                 total.addcmul_(gradient, gradient)
         else:
             total += out.square_().sum(0)
 
 
 def _add_sparse_squares_(total: Tensor, uses: Sequence[_Lookup]) -> None:
-    """A matrix that is only looked up: no sample touches more rows than it has tokens."""
+    """`add_squares_` for lookups only, where a sample touches no more rows than it has tokens."""
     keys = torch.cat([use.samples * total.shape[0] + use.tokens for use in uses])
-    pairs, place = keys.unique(return_inverse=True)
-    sums = total.new_zeros(len(pairs), total.shape[1]).index_add_(0, place, torch.cat([use.grads for use in uses]))
+    pairs, indices = keys.unique(return_inverse=True)
+    sums = total.new_zeros(len(pairs), total.shape[1]).index_add_(0, indices, torch.cat([use.grads for use in uses]))
     total.index_add_(0, pairs % total.shape[0], sums.square_())
 
 
@@ -113,36 +110,33 @@ def _add_sparse_squares_(total: Tensor, uses: Sequence[_Lookup]) -> None:
 
 @dataclass
 class _Call:
-    """One call of a layer: the tensor that carries the samples, its first `lead` axes, and what the weight makes."""
+    """A call of a layer: its input, whose first `leading` axes are samples and positions, and the use of its weight."""
 
     input: Tensor
-    lead: int
+    leading: int
     weight: Tensor | None
     bias: Tensor | None
     weight_use: Callable[[Tensor, Tensor], Use]
 
-    def uses(self, name: str, parameters: Mapping[str, Tensor], grad: Tensor, axis: int) -> Iterator[Use]:
-        """What this call is to parameter `name`, given the gradient of its output."""
-        x, g = _by_sample(self.input.detach(), axis, self.lead), _by_sample(grad, axis, self.lead)
-        if self.weight is parameters[name]:
+    def uses(self, parameter: Tensor, grad: Tensor, axis: int) -> Iterator[Use]:
+        """The uses of `parameter` in this call, from the gradient of its output and the axis of the samples."""
+        x, g = (
+            t.unsqueeze(1) if self.leading == 1 else t.flatten(1, self.leading - 1)  # (B, T, ...)
+            for t in (self.input.detach().movedim(axis, 0), grad.movedim(axis, 0))
+        )
+        if self.weight is parameter:
             yield self.weight_use(x, g)
-        if self.bias is parameters[name]:
-            yield _Direct(g.sum(1))
-
-
-def _by_sample(tensor: Tensor, axis: int, lead: int) -> Tensor:
-    """(B, T, ...) of a tensor whose first `lead` axes hold samples (the one at `axis`) and positions."""
-    tensor = tensor.movedim(axis, 0)
-    return tensor.unsqueeze(1) if lead == 1 else tensor.flatten(1, lead - 1)
+        if self.bias is parameter:
+            yield _Vector(g.sum(1))
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Call:
-    return _Call(input, input.dim() - 1, weight, bias, _Outer)
+    return _Call(input, input.dim() - 1, weight, bias, _Matrix)
 
 
 def _embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any) -> _Call:
     padding = None if padding_idx is None else padding_idx % len(weight)
-    return _Call(input, input.dim(), weight, None, lambda x, g: _lookup(x, g, padding))
+    return _Call(input, input.dim(), weight, None, lambda x, g: _Lookup.of_batch(x, g, padding))
 
 
 def _layer_norm(
@@ -152,40 +146,36 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> _Call:
-    def weight_use(x: Tensor, g: Tensor) -> Use:
-        return _Direct((F.layer_norm(x, list(normalized_shape), eps=eps) * g).sum(1))
+    shape = list(normalized_shape)
+    leading = input.dim() - len(shape)
+    return _Call(input, leading, weight, bias, lambda x, g: _Vector((F.layer_norm(x, shape, eps=eps) * g).sum(1)))
 
-    return _Call(input, input.dim() - len(normalized_shape), weight, bias, weight_use)
 
+_LAYERS: Mapping[Any, Callable[..., _Call]] = {F.linear: _linear, F.embedding: _embedding, F.layer_norm: _layer_norm}
 
-_LAYERS: Mapping[Any, Callable[..., _Call]] = {
-    F.linear: _linear,
-    F.embedding: _embedding,
-    F.layer_norm: _layer_norm,
-}
-
-Site = tuple[str, int]  # a parameter's name, and which use of it in the forward pass
+Site = tuple[str, int]  # the name of a parameter, and the index of its use in the forward pass
 
 
 class Watch(TorchFunctionMode):
-    """Sees every call of a layer in one forward pass, and in the backward pass hands over a parameter's uses.
+    """Records the calls of supported layers in one forward pass, and delivers a parameter's uses in the backward pass.
 
-    `axes` says which axis holds the samples at each site; without it shapes are recorded only. A parameter is handed
-    over when its last use has arrived, so that no more than needed is alive. Weights are replaced by detached ones:
-    torch then neither makes the gradient of the whole batch nor keeps the input for it.
+    `axes`: the axis of the samples at each site; without it only shapes are recorded. `looped`: the trainable
+    parameters that are not watched. A parameter's uses are delivered as soon as the last one is complete, which bounds
+    memory. Layers get detached weights, so that autograd neither computes the gradient of the whole batch nor keeps the
+    input for it.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], others: Iterable[Tensor] = (), axes: Mapping[Site, int] | None = None
+        self, parameters: Mapping[str, Tensor], looped: Iterable[Tensor] = (), axes: Mapping[Site, int] | None = None
     ) -> None:
         super().__init__()
-        self.parameters, self.others, self.axes = parameters, others, axes
+        self.parameters, self.looped, self.axes = parameters, looped, axes
         self.names = {parameter: name for name, parameter in parameters.items()}
         self.shapes: dict[Site, tuple[int, ...]] = {}
-        self.waiting: Counter[str] = Counter()
-        self.arrived: dict[str, list[Use]] = defaultdict(list)
+        self.pending: Counter[str] = Counter()  # uses without a gradient so far
+        self.complete: dict[str, list[Use]] = defaultdict(list)
         self.deliver: Callable[[str, list[Use]], None] = lambda name, uses: None
-        self.seed: Tensor | None = None  # what every watched call depends on, so that the backward pass reaches all
+        self.root: Tensor | None = None  # added to outputs without a gradient, so that the backward pass reaches them
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -195,46 +185,46 @@ class Watch(TorchFunctionMode):
         names = [self.names[p] for p in (call.weight, call.bias) if p is not None and p in self.names]
         if not names:
             return func(*args, **kwargs)
-        sites = []
+        site = names[0], self.pending[names[0]]  # its axis is that of the bias too
         for name in names:
-            sites.append((name, self.waiting[name]))
-            self.waiting[name] += 1
-            self.shapes[sites[-1]] = tuple(call.input.shape[: call.lead])
+            self.shapes[name, self.pending[name]] = tuple(call.input.shape[: call.leading])
+            self.pending[name] += 1
         if self.axes is None:
             return func(*args, **kwargs)
-        axis = self.axes.get(sites[0])
+        axis = self.axes.get(site)
         if axis is None:
             raise ValueError(
                 f"{names[0]} is used more often for this batch than for the probe; give a probe of its kind"
             )
         out = func(*map(self._detached, args), **{key: self._detached(value) for key, value in kwargs.items()})
         if not out.requires_grad:
-            if self.seed is None:
-                self.seed = torch.zeros((), device=out.device, requires_grad=True)
-            out = out + self.seed
-        elif out._is_view():  # changed in place later (`q *= scaling`), a view would lose its hook
+            if self.root is None:
+                self.root = torch.zeros((), device=out.device, requires_grad=True)
+            out = out + self.root
+        elif out._is_view():  # a view that is changed in place later (`q *= scaling`) would lose its hook
             out = out.clone()
-        out.register_hook(lambda grad: self._arrive(call, names, axis, grad))
+        out.register_hook(lambda grad: self._receive(call, names, axis, grad))
         return out
 
     def _detached(self, value: Any) -> Any:
         return value.detach() if isinstance(value, Tensor) and value in self.names else value
 
-    def _arrive(self, call: _Call, names: Sequence[str], axis: int, grad: Tensor) -> None:
+    def _receive(self, call: _Call, names: Sequence[str], axis: int, grad: Tensor) -> None:
+        """Take the gradient of the output of `call`, which uses the parameters `names`."""
         for name in names:
-            self.arrived[name].extend(call.uses(name, self.parameters, grad, axis))
-            self.waiting[name] -= 1
-            if self.waiting[name] == 0:
-                self.deliver(name, self.arrived.pop(name))
-        del call.input  # the graph holds this call until the pass is over
+            self.complete[name].extend(call.uses(self.parameters[name], grad, axis))
+            self.pending[name] -= 1
+            if self.pending[name] == 0:
+                self.deliver(name, self.complete.pop(name))
+        del call.input  # the graph holds the call until the backward pass is over
 
     def backward(self, total: Tensor, deliver: Callable[[str, list[Use]], None]) -> None:
-        """Hand over the uses of every parameter that `total` depends on; `.grad` is left alone."""
+        """Deliver the uses of every parameter that `total` depends on, without changing `.grad`."""
         self.deliver = deliver
-        # A layer whose input comes from other parameters alone is reached through these.
-        inputs = [*self.parameters.values(), *self.others, *([] if self.seed is None else [self.seed])]
+        # The looped parameters too: they may be all that the input of a layer depends on.
+        inputs = [*self.parameters.values(), *self.looped, *([] if self.root is None else [self.root])]
         if total.requires_grad:
             torch.autograd.grad(total, inputs, allow_unused=True)
-        for name, uses in self.arrived.items():  # another use of it had no part in `total`
+        for name, uses in self.complete.items():  # parameters with another use that `total` does not depend on
             deliver(name, uses)
-        self.arrived.clear()
+        self.complete.clear()

@@ -1,8 +1,7 @@
-"""Iterative pruning: prune a little, train on, prune again, with pruned weights at exactly zero all the while.
+"""Iterative pruning: prune a few weights, train on, prune again. Pruned weights stay exactly zero.
 
-Which weights go is decided in `pruning.py`, how many in `schedules.py`. What is pruned takes no gradient and is put
-back to zero after every step, whatever momentum or weight decay did to it. Left out on purpose: the term
-that keeps the pruned network near a reference (`losses.py`).
+`pruning.py` decides which weights are pruned, `schedules.py` how many. Pruned weights get no gradient, and are set back
+to zero after every step, because momentum and weight decay may move them.
 """
 
 import logging
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from . import kernels_c
 from .gates import Gates
-from .losses import quadratic_penalty
+from .penalties import quadratic_penalty
 from .pruning import METHODS, Layer, scores_of, select
 from .schedules import PRUNE_SCHEDULES, pruning_steps, sparsity
 from .scope import Slot
@@ -24,20 +23,19 @@ from .wrapped import choice
 
 logger = logging.getLogger(__name__)
 
-# Strength of the penalty that a method's training adds to the loss, where the user names none.
+# Default strengths of the penalties.
 PENALTIES = {"": 0.0, "l2": 1e-4, "l0": 1.0}
 
 
 class IterativePruning:
     """Prunes the weights in `slots` step by step while an optimizer trains them.
 
-    method: a key of `pruning.METHODS`. amount, target, schedule: how much is pruned after each step
-    (`schedules.sparsity`). interval: a pruning step is made every so many of what `elapsed` counts, by default updates.
-    seen: where forward and backward passes work on copies of the weights, the slots of these copies.
-    strength, gate_lr: of the penalty of `l0` and `l2`, and of Adam on the gates of `l0`. pruned: called after each
-    pruning step.
+    method: a key of `pruning.METHODS`. interval: a pruning step every `interval` of what `elapsed` counts, by default
+    updates. amount, target, schedule: the sparsity after each pruning step, see `schedules.sparsity`. strength: of the
+    penalty of `l0` and `l2`. gate_lr: learning rate of the gates of `l0`. model_slots: the model's own weights, if
+    `slots` are float32 copies that the optimizer holds. after_pruning: called after each pruning step.
 
-    In a loop of one's own, with `pruning.attach(optimizer)` once:
+    Call `attach` once, then in every update:
 
         pruning.begin_update()
         (loss + pruning.penalty()).backward()
@@ -58,29 +56,31 @@ class IterativePruning:
         strength: float | None = None,
         gate_lr: float = 0.01,
         elapsed: Callable[[], int] | None = None,
-        seen: Iterable[Slot] | None = None,
-        pruned: Callable[[], None] = lambda: None,
+        model_slots: Iterable[Slot] | None = None,
+        after_pruning: Callable[[], None] = lambda: None,
     ) -> None:
         self.slots = list(slots)
-        self.seen = self.slots if seen is None else list(seen)
+        self.model_slots = self.slots if model_slots is None else list(model_slots)
         self.method = METHODS[choice("pruning method", method, METHODS)]
         choice("pruning schedule", schedule, PRUNE_SCHEDULES)
         if interval < 1 or not 0 < amount < 1 or not 0 < target < 1:
             raise ValueError(
-                f"interval {interval}, amount {amount}, target {target}: give >= 1, and fractions in (0, 1)"
+                "interval must be at least 1, amount and target between 0 and 1, got "
+                f"interval={interval}, amount={amount}, target={target}; give interval=100, amount=0.1, target=0.7"
             )
         self.interval, self.amount, self.target, self.schedule, self.seed = interval, amount, target, schedule, seed
         self.strength = PENALTIES[self.method.penalty] if strength is None else strength
         self.masks: dict[str, Tensor] = {}
-        self.steps = 0  # pruning steps that were made
-        self.updates = 0  # optimizer steps that were made
+        self.steps = 0  # pruning steps so far
+        self.updates = 0  # optimizer steps so far
         self.sparsity = 0.0
         self._elapsed = elapsed or (lambda: self.updates)
-        self._pruned = pruned
+        self._after_pruning = after_pruning
+        self._last_step = pruning_steps(amount, target, schedule)
         self._scores: dict[str, Tensor] = {}
-        self._gates = (
-            Gates(self.slots, self.seen, self.strength, gate_lr, seed) if self.method.penalty == "l0" else None
-        )
+        self._gates: Gates | None = None
+        if self.method.penalty == "l0":
+            self._gates = Gates(self.slots, self.model_slots, self.strength, gate_lr, seed)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Prune in the steps of `optimizer`, which holds the weights in `slots`."""
@@ -89,130 +89,125 @@ class IterativePruning:
 
     @property
     def held(self) -> list[Tensor]:
-        """What it keeps in memory."""
+        """The tensors that pruning keeps in memory."""
         return [*self.masks.values(), *(self._gates.held if self._gates is not None else ())]
 
-    # One update, in the order of these.
+    # An update, in the order of the calls
 
     def begin_update(self) -> None:
-        """Before the forward passes of an update."""
+        """Sample gates; call it before the forward passes of an update."""
         if self._gates is not None:
             self._gates.open(self.masks, self.updates + 1)
 
     def penalty(self) -> Tensor:
-        """What the method adds to the loss."""
+        """The penalty that the method adds to the loss; 0 without one."""
         if self._gates is not None:
             return self._gates.penalty
         if self.method.penalty == "l2":
-            terms = [
-                quadratic_penalty(seen.parameter, None, None, slot.weight)
-                for seen, slot in zip(self.seen, self.slots, strict=True)
+            halves = [
+                quadratic_penalty(model_slot.parameter, None, None, slot.weight)
+                for model_slot, slot in zip(self.model_slots, self.slots, strict=True)
             ]
-            return 2 * self.strength * torch.stack(terms).sum()
+            return 2 * self.strength * torch.stack(halves).sum()
         return torch.zeros(())
 
     def mask_gradients(self) -> None:
-        """After the backward passes: the gradient of the pruned network, which is zero at what is pruned."""
+        """Set the gradients of pruned weights to zero; call it after the backward passes."""
         if self.masks:
-            _mask_((grad, self.masks[slot.name]) for slot in self.seen if (grad := slot.grad) is not None)
+            _mask_((grad, self.masks[slot.name]) for slot in self.model_slots if (grad := slot.grad) is not None)
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
         self.updates += 1
-        # Before the step: an optimizer may change gradients in place, and this is where they were measured.
-        if self.method.needs == "gradient" and self._due() > self.steps:
-            self._scores = self._measured()
-        if self._gates is not None:  # a fused half-precision optimizer gets its gradients unscaled only inside its step
+        # Before the step, because an optimizer may change gradients in place.
+        if self.method.needs == "gradient" and self._due_steps() > self.steps:
+            self._scores = self._score()
+        if self._gates is not None:  # a fused half-precision optimizer unscales gradients inside its step only
             self._gates.before_step(self.updates, kwargs.get("scale", 1.0))
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
-        if (due := self._due()) > self.steps:
+        if (due := self._due_steps()) > self.steps:
             self._prune(due)
         if self._gates is not None:
             self._gates.after_step(self.masks)
         elif self.masks:
             _mask_((slot.weight, self.masks[slot.name]) for slot in self.slots)
 
-    def settle(self) -> None:
-        """Whatever became of the last update: the weights are the pruned network, for validation and checkpoints."""
+    def close_gates(self) -> None:
+        """Replace sampled gates of a skipped update by typical ones; call it before validation and saving."""
         if self._gates is not None:
             self._gates.close(self.masks)
 
-    # A pruning step.
+    # A pruning step
 
-    def _due(self) -> int:
-        """How many pruning steps should be made by now."""
+    def _due_steps(self) -> int:
+        """The number of pruning steps that should be finished by now."""
         return min(self._elapsed() // self.interval, self._last_step)
 
-    @property
-    def _last_step(self) -> int:
-        return pruning_steps(self.amount, self.target, self.schedule)
-
-    def _measured(self) -> dict[str, Tensor]:
-        gates = self._gates.log_alpha if self._gates is not None else {}
-        layers = [Layer(slot.name, slot.weight, slot.grad, gates.get(slot.name)) for slot in self.slots]
+    def _score(self) -> dict[str, Tensor]:
+        log_alpha = self._gates.log_alpha if self._gates is not None else {}
+        layers = [Layer(slot.name, slot.weight, slot.grad, log_alpha.get(slot.name)) for slot in self.slots]
         return scores_of(self.method, layers, self.seed, self.steps)
 
-    def _prune(self, due: int) -> None:
-        begun = time.perf_counter()
-        goal = sparsity(due, self.amount, self.target, self.schedule)
-        self.masks = select(self.method, self._scores or self._measured(), goal, self.masks or None)
+    def _prune(self, step: int) -> None:
+        start = time.perf_counter()
+        goal = sparsity(step, self.amount, self.target, self.schedule)
+        self.masks = select(self.method, self._scores or self._score(), goal, self.masks or None)
         self._scores = {}
-        self.steps = due
-        pruned, count = self._count()
+        self.steps = step
+        pruned, count = self._update_sparsity()
         logger.info(
             "pruning step %d of %d (%s): %s of %s weights are zero (%.2f %%), in %.2f s",
-            due, self._last_step, self.method.name,
-            f"{pruned:,}", f"{count:,}", 100 * pruned / count, time.perf_counter() - begun,
+            step, self._last_step, self.method.name,
+            f"{pruned:,}", f"{count:,}", 100 * pruned / count, time.perf_counter() - start,
         )  # fmt: skip
-        self._pruned()
+        self._after_pruning()
 
-    def _count(self) -> tuple[int, int]:
-        """How many weights are pruned, of how many."""
+    def _update_sparsity(self) -> tuple[int, int]:
+        """Set `sparsity`; returns the numbers of pruned weights and of all weights."""
         count = sum(map(len, self.slots))
         pruned = count - sum(int(mask.sum()) for mask in self.masks.values()) if self.masks else 0
         self.sparsity = pruned / count
         return pruned, count
 
-    # State.
+    # State
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs."""
-        self.settle()
-        own: dict[str, Any] = {"method": self.method.name, "steps": self.steps, "updates": self.updates}
-        own["masks"] = {name: pack_bits(mask) for name, mask in self.masks.items()}
-        return own if self._gates is None else {**own, "gates": self._gates.state()}
+        """The state that a resumed run needs."""
+        self.close_gates()
+        state: dict[str, Any] = {"method": self.method.name, "steps": self.steps, "updates": self.updates}
+        state["masks"] = {name: pack_bits(mask) for name, mask in self.masks.items()}
+        return state if self._gates is None else {**state, "gates": self._gates.state()}
 
-    def load_state(self, own: dict[str, Any]) -> None:
-        """Take it back; refused when another method made it."""
-        if own["method"] != self.method.name:
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load a state of the same method."""
+        if state["method"] != self.method.name:
             raise ValueError(
-                f"this state is of pruning by {own['method']!r}, but this run prunes by {self.method.name!r}"
+                f"this state is of pruning by {state['method']!r}, but this run prunes by {self.method.name!r}"
             )
-        self.steps, self.updates = int(own["steps"]), int(own["updates"])
-        self._load_masks(own["masks"])
+        self.steps, self.updates = int(state["steps"]), int(state["updates"])
+        self._load_masks(state["masks"])
         if self._gates is not None:
-            self._gates.load_state(own["gates"])
+            self._gates.load_state(state["gates"])
 
-    def keep_masks(self, own: dict[str, Any]) -> None:
-        """Take the masks of a state by any method, and begin the schedule after the steps that they cover."""
-        self._load_masks(own["masks"])
-        rounding = len(self.slots) / sum(map(len, self.slots))  # at most half a weight in each layer
+    def keep_masks(self, state: dict[str, Any]) -> None:
+        """Load the masks of a state of any method, and start the schedule at their sparsity."""
+        self._load_masks(state["masks"])
+        rounding = len(self.slots) / sum(map(len, self.slots))  # each layer rounds by at most half a weight
         goals = [sparsity(step, self.amount, self.target, self.schedule) for step in range(1, self._last_step + 1)]
         self.steps = sum(goal <= self.sparsity + rounding for goal in goals)
 
     def _load_masks(self, packed: Mapping[str, Tensor]) -> None:
         self.masks = {
             slot.name: unpack_bits(packed[slot.name], slot.shape).to(slot.parameter.device)
-            for slot in self.slots
-            if packed
+            for slot in (self.slots if packed else ())
         }
-        self._count()
+        self._update_sparsity()
 
 
 def _mask_(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """tensor *= mask for each pair, by the C kernel where it can read the tensors."""
+    """tensor *= mask for each pair, by the C kernel if it supports the tensors."""
     pairs = list(pairs)
     if kernels_c.ready((tensor, tensor) for tensor, _ in pairs):
         kernels_c.mask_(pairs)

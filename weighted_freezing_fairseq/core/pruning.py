@@ -1,8 +1,7 @@
-"""Which weights to prune: a score for each method of O'Neill et al. 2021 (section 4), one traversal for all.
+"""Which weights to prune: the scores of the methods of O'Neill et al. 2021 (section 4), and the selection by score.
 
-The least important weights of each layer, or of all layers together, are pruned; what is pruned stays so. Masks are 1
-where a weight is kept. Left out on purpose: when pruning happens (`schedules.py`) and how weights are kept at zero
-while training goes on (`pruner.py`).
+The weights with the lowest scores are pruned, in each layer or in all layers together, and stay pruned. In masks, 1
+means that a weight is kept. `schedules.py` decides how many weights are pruned, `pruner.py` keeps them at zero.
 """
 
 import logging
@@ -22,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight matrix (units out, units in) with what a score may read beside it."""
+    """A weight matrix (units out, units in), and the other inputs of a score."""
 
     name: str
     weight: Tensor
@@ -32,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """All layers by name, and what names a stream of random numbers."""
+    """All layers by name, and the seed and pruning step of random scores."""
 
     layers: Mapping[str, Layer]
     seed: int = 1
@@ -43,7 +42,7 @@ Score = Callable[[Layer, Network], Tensor]
 
 
 def random(layer: Layer, network: Network) -> Tensor:
-    """Uniform random numbers: what every other score should beat."""
+    """Uniform random numbers: the baseline of all other scores."""
     key = stream_key(network.seed, network.step, f"prune {layer.name}")
     return uniform(layer.weight.numel(), key, device=layer.weight.device).view(layer.weight.shape)
 
@@ -60,7 +59,7 @@ def gradient(layer: Layer, network: Network) -> Tensor:
 
 def sensitivity(layer: Layer, network: Network) -> Tensor:
     """|theta * grad|, the change of the loss to first order when theta is set to zero (Xu et al. 2022, eq. 1)."""
-    return importance.loss_preserving(_exact(layer.weight), _grad(layer))
+    return importance.loss_preserving(_float32(layer.weight), _grad(layer))
 
 
 def fisher(layer: Layer, network: Network) -> Tensor:
@@ -71,8 +70,8 @@ def fisher(layer: Layer, network: Network) -> Tensor:
 def lamp(layer: Layer, network: Network) -> Tensor:
     """theta_u^2 / sum over v with |theta_v| >= |theta_u| of theta_v^2 (Lee et al. 2020, eq. 4).
 
-    Among equals, those that come first are counted as larger. The largest of each layer has score 1, so that pruning by
-    the scores of all layers together empties none before every other is down to one weight.
+    Of equal weights, the first counts as the largest. The largest weight of each layer has score 1: no layer loses its
+    last weight while another layer has more than one.
     """
     order = layer.weight.reshape(-1).abs().argsort(descending=True, stable=True)
     squares = layer.weight.reshape(-1)[order].double().square()
@@ -82,63 +81,62 @@ def lamp(layer: Layer, network: Network) -> Tensor:
 
 
 def lookahead(layer: Layer, network: Network) -> Tensor:
-    """|theta| times the norms of the weights next to it on its path (Park et al. 2019, eq. 5).
+    """|theta| times the norms of the neighbouring weights on its path (Park et al. 2019, eq. 5).
 
-    theta joins unit j below to unit k above: the score is how much the product of the layer and its neighbour changes
-    when theta is set to zero. Where no neighbour is, its factor is 1.
+    theta joins a unit below to a unit above. The score is the change of the product of the layer and its neighbour when
+    theta is set to zero. Without a neighbour the factor is 1.
     """
-    # DEVIATION: Park et al. chain the layers of a feed-forward network; a Transformer's are cut apart by residual sums,
-    # layer norms and the softmax. The pairs that are multiplied as they stand are: the two layers of a feed-forward
-    # block; values and output of an attention; its queries and keys, unit by unit.
-    scores = _exact(layer.weight).abs()
-    prefix, _, own = layer.name.removesuffix(".weight").rpartition(".")
-    other, where = _NEIGHBOURS.get(own, ("", "beside"))
-    neighbour = network.layers.get(f"{prefix}.{other}.weight")
+    # DEVIATION: Park et al. chain the layers of a feed-forward network; residual connections, layer norms and the
+    # softmax interrupt the chain in a Transformer. Neighbours are layers that are multiplied without these in between:
+    # the two layers of a feed-forward block; values and output of an attention; its queries and keys, unit by unit.
+    scores = _float32(layer.weight).abs()
+    block, _, name = layer.name.removesuffix(".weight").rpartition(".")
+    neighbour_name, position = _NEIGHBOURS.get(name, ("", "beside"))
+    neighbour = network.layers.get(f"{block}.{neighbour_name}.weight")
     if neighbour is None:
         return scores
-    norms: Tensor = _exact(neighbour.weight).norm(dim=0 if where == "out of" else 1)
-    return scores * (norms[None, :] if where == "into" else norms[:, None])
+    norms: Tensor = _float32(neighbour.weight).norm(dim=0 if position == "above" else 1)
+    return scores * (norms[None, :] if position == "below" else norms[:, None])
 
 
-# name of a layer -> its neighbour, whose weights run: "out of" each of its units above, "into" each of its units below,
-# or "beside" each of its units above
-_NEIGHBOURS: Mapping[str, tuple[str, Literal["out of", "into", "beside"]]] = {
-    "fc1": ("fc2", "out of"),
-    "fc2": ("fc1", "into"),
-    "v_proj": ("out_proj", "out of"),
-    "out_proj": ("v_proj", "into"),
+# The neighbour of each layer. Its norms multiply the rows of the layer (above, beside) or the columns (below).
+_NEIGHBOURS: Mapping[str, tuple[str, Literal["above", "below", "beside"]]] = {
+    "fc1": ("fc2", "above"),
+    "fc2": ("fc1", "below"),
+    "v_proj": ("out_proj", "above"),
+    "out_proj": ("v_proj", "below"),
     "q_proj": ("k_proj", "beside"),
     "k_proj": ("q_proj", "beside"),
 }
 
 
 def gates(layer: Layer, network: Network) -> Tensor:
-    """How open the gate of each weight is: the logistic function of log alpha, which keeps their order."""
+    """sigmoid(log alpha) of the gate of each weight (Louizos et al. 2018)."""
     assert layer.gate is not None
-    return _exact(layer.gate).sigmoid()
+    return _float32(layer.gate).sigmoid()
 
 
-def _exact(tensor: Tensor) -> Tensor:
-    """In float32 at least: half precision cannot hold a product of small numbers."""
+def _float32(tensor: Tensor) -> Tensor:
+    """In float32 at least: products of small numbers underflow in half precision."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _grad(layer: Layer) -> Tensor:
-    """The gradient of a layer; a weight that the batch did not touch has none, which is zero."""
-    return _exact(torch.zeros_like(layer.weight) if layer.grad is None else layer.grad)
+    """The gradient of a layer; zero for a weight that the loss does not depend on."""
+    return _float32(torch.zeros_like(layer.weight) if layer.grad is None else layer.grad)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to choose what is pruned."""
+    """A row of `METHODS`."""
 
     name: str
     score: Score
-    pooled: bool  # the least of all layers together; else the same share of each
-    text: str
+    pooled: bool  # scores of all layers are compared; otherwise each layer loses the same fraction
+    text: str  # which weights are pruned first
     source: str
     needs: Literal["", "gradient"] = ""
-    penalty: Literal["", "l0", "l2"] = ""  # what its training adds to the loss
+    penalty: Literal["", "l0", "l2"] = ""  # added to the loss in training
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -163,35 +161,32 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 
 
 def scores_of(method: Method, layers: Sequence[Layer], seed: int = 1, step: int = 0) -> dict[str, Tensor]:
-    """The score of every weight, by the name of its layer."""
+    """The scores of all weights by the names of their layers."""
     network = Network({layer.name: layer for layer in layers}, seed, step)
     return {layer.name: method.score(layer, network) for layer in layers}
 
 
 def select(
-    method: Method, scores: Mapping[str, Tensor], sparsity: float, masks: Mapping[str, Tensor] | None = None
+    method: Method, scores: Mapping[str, Tensor], sparsity: float, previous: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Masks with exactly round(sparsity * n) weights pruned, of each layer or (pooled) of all; 1 = is kept.
+    """Masks with exactly round(sparsity * n) weights pruned, of each layer or of all layers together (`pooled`).
 
-    Of equal scores the first are kept. What `masks` has pruned stays so, and counts. A layer that loses its last weight
-    is named in a warning.
+    Of equal scores the first are kept. Weights that the masks `previous` prune stay pruned, and count. Warns of a layer
+    that loses its last weight.
     """
-    ranked = dict(scores)
-    if masks is not None:
-        # Whatever is pruned ranks below whatever is kept, also where the score of a kept weight is zero.
-        floor = torch.finfo(torch.float32).tiny
-        ranked = {name: score.float().clamp_min(floor).mul(masks[name]) for name, score in scores.items()}
-    names = list(ranked)
-    found: dict[str, Tensor] = {}
-    for pool in [names] if method.pooled else [[name] for name in names]:
-        count = sum(ranked[name].numel() for name in pool)
-        pruned = 0 if masks is None else sum(masks[name].numel() - int(masks[name].sum()) for name in pool)
-        kept = largest([ranked[name] for name in pool], count - max(round(sparsity * count), pruned))
-        found |= dict(zip(pool, kept, strict=True))
-    for name, mask in found.items():
-        if mask.numel() and not bool(mask.any()) and (masks is None or bool(masks[name].any())):
-            logger.warning("pruning by %s has emptied %s: nothing passes through it any more", method.name, name)
-    return found
+    if previous is not None:  # pruned weights rank below kept ones, even below kept weights of score 0
+        smallest = torch.finfo(torch.float32).tiny
+        scores = {name: score.float().clamp_min(smallest).mul(previous[name]) for name, score in scores.items()}
+    masks: dict[str, Tensor] = {}
+    for names in [list(scores)] if method.pooled else [[name] for name in scores]:
+        count = sum(scores[name].numel() for name in names)
+        pruned = 0 if previous is None else sum(int((~previous[name]).sum()) for name in names)
+        kept = largest([scores[name] for name in names], count - max(round(sparsity * count), pruned))
+        masks |= dict(zip(names, kept, strict=True))
+    for name, mask in masks.items():
+        if mask.numel() and not bool(mask.any()) and (previous is None or bool(previous[name].any())):
+            logger.warning("pruning by %s has emptied %s: all of its weights are zero", method.name, name)
+    return masks
 
 
 def as_markdown() -> str:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
+from .divergences import js_divergence, teacher_divergence, x_divergence
 from .masks import keep_mask
 from .scope import Scope
 
@@ -26,8 +28,8 @@ class Given:
     lo, hi, mean: smallest, largest and mean score of the tensor (or of the model). rate: share of the tensor's weights
     that is updated. u: uniform random numbers in (0, 1]. average: moving average of I, bias-corrected. grad: the
     gradient. step: what the base did to theta; a row that reads it acts on whole tensors, after the base's step.
-    eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam, anchor:
-    strength of a penalty, and theta_A, the weights to stay near.
+    eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam: strength
+    of the row's loss term R. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
@@ -47,6 +49,18 @@ class Term:
 
 
 @dataclass(frozen=True)
+class LossTerm:
+    """R, which a criterion row adds to the loss, times its strength lambda: as a reader writes it, and as a function.
+
+    The function takes what the text names: log-probabilities of the K passes (K, ..., V), a teacher's probabilities q,
+    or theta, I and theta_A.
+    """
+
+    text: str
+    value: Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
 class Rule:
     """One row of the table."""
 
@@ -61,7 +75,7 @@ class Rule:
     extra_passes: str
     extra_state: str
     source: str
-    status: Literal["available", "planned"] = "planned"
+    loss: LossTerm | None = None  # of a criterion row
     variant: str = ""  # another form of the row of this name
     scope: Scope = "linear"  # the weights that it acts on unless told otherwise
     example: "Example | None" = None  # one step worked out by hand, which the tests compare with the row
@@ -138,7 +152,6 @@ def _constant(text: str, number: float) -> Term:
 
 
 ONE, MINUS_ONE, ZERO = _constant("1", 1.0), _constant("-1", -1.0), _constant("0", 0.0)
-AUTOGRAD = _constant("through autograd", 0.0)
 
 
 # DEVIATION: Li et al. contradict themselves. Algorithm 1, read to the letter, and the first author's public code keep a
@@ -221,6 +234,25 @@ def cautious(importance: Tensor, given: Given) -> Tensor:
     return -agrees / (agrees.mean() + given.eps)
 
 
+def _descend(importance: Tensor, given: Given) -> Tensor:
+    return -given.eta * given.lam * given.slope
+
+
+def _masked_descend(importance: Tensor, given: Given) -> Tensor:
+    return given.mask * _descend(importance, given)
+
+
+def _quadratic(theta: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
+    return 0.5 * (importance * (theta - anchor).square()).sum()
+
+
+def _misalignment(theta: Tensor, anchor: Tensor) -> Tensor:
+    return -cosine_similarity(theta, anchor, dim=-1).abs().mean()
+
+
+X = LossTerm("1/K sum_k (KL(p_k || m) + KL(m || p_k)), m = 1/K sum_k p_k", x_divergence)
+JS = LossTerm("1/K sum_k KL(p_k || m), m = 1/K sum_k p_k", js_divergence)
+
 _ROWS = (
     Rule(
         name="weighted_freeze",
@@ -234,7 +266,6 @@ _ROWS = (
         extra_passes="0",
         extra_state="none",
         source="Li et al. 2023, section 3.3",
-        status="available",
         variant="important",
     ),
     Rule(
@@ -249,7 +280,6 @@ _ROWS = (
         extra_passes="0",
         extra_state="1 per weight in scope",
         source="Liang et al. 2022, section 3, and their code",
-        status="available",
         variant="full",
     ),
     Rule(
@@ -264,7 +294,6 @@ _ROWS = (
         extra_passes="0",
         extra_state="none",
         source="Liang K. et al. 2024, Algorithm 1",
-        status="available",
         # The base's step is -0.1 * grad: it goes against the gradient but where that is 0, so that mean m = 2 / 3, and
         # the factor 1 / (2 / 3 + 2 / 15) = 1.25: 1 - 0.1 * 1.25 * 0.5, -2, 3 + 0.1 * 1.25 * 1.
         example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
@@ -281,7 +310,6 @@ _ROWS = (
         extra_passes="0, after the mask is made",
         extra_state="1 bit per weight",
         source="Sung et al. 2021, section 2.2",
-        status="available",
         scope="all",
     ),
     Rule(
@@ -296,7 +324,6 @@ _ROWS = (
         extra_passes="0, after I is measured",
         extra_state="1 bit per weight",
         source="Gu et al. 2022; Li et al. 2023, section 2.2",
-        status="available",
         scope="all",
     ),
     Rule(
@@ -308,10 +335,10 @@ _ROWS = (
         h=Term("eta lambda I theta_A", _ewc_pull),
         stage="loss",
         needs=("eta", "lam", "anchor"),
+        loss=LossTerm("1/2 sum I (theta - theta_A)^2", _quadratic),
         extra_passes="0, after I is measured",
         extra_state="2 per weight",
         source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
-        status="available",
         scope="all",
     ),
     Rule(
@@ -320,13 +347,13 @@ _ROWS = (
         metric="implicit",
         f=ONE,
         g=MINUS_ONE,
-        h=AUTOGRAD,
+        h=Term("-eta lambda dR/dtheta", _descend),
         stage="loss",
-        needs=(),
+        needs=("eta", "lam", "slope"),
+        loss=X,
         extra_passes="K - 1",
         extra_state="none (K outputs are alive at once)",
         source="Xu et al. 2022, eq. 8 to 12",
-        status="available",
     ),
     Rule(
         name="self_distillation",
@@ -334,13 +361,13 @@ _ROWS = (
         metric="implicit",
         f=ONE,
         g=MINUS_ONE,
-        h=AUTOGRAD,
+        h=Term("-eta lambda dR/dtheta", _descend),
         stage="loss",
-        needs=(),
+        needs=("eta", "lam", "slope"),
+        loss=LossTerm("KL(q || p), q of the teacher", teacher_divergence),
         extra_passes="1, of the teacher without backward",
         extra_state="1 per weight (the teacher)",
         source="Xu et al. 2022, eq. 3",
-        status="available",
     ),
     Rule(
         name="alignreg",
@@ -348,13 +375,13 @@ _ROWS = (
         metric="magnitude",
         f=Term("m", _mask),
         g=Term("-m", _minus_mask),
-        h=AUTOGRAD,
+        h=Term("-m eta lambda dR/dtheta", _masked_descend),
         stage="loss and parameter",
-        needs=("mask",),
+        needs=("mask", "eta", "lam", "slope"),
+        loss=LossTerm("-1/N sum_i |cos(theta_i, theta_A,i)| over N units", _misalignment),
         extra_passes="0",
         extra_state="1 per weight (the reference), 1 bit (m)",
         source="O'Neill et al. 2021, eq. 2, 3 and 6",
-        status="available",
     ),
 )
 
@@ -395,7 +422,7 @@ VARIANTS: tuple[Rule, ...] = (
         extra_state="none",
         source="Li et al. 2023, eq. 4 and section 4.2 (SAGE*)",
     ),
-    replace(RULES["intra_distillation"], variant="js", source="Xu et al. 2022, section 4.2"),
+    replace(RULES["intra_distillation"], variant="js", loss=JS, source="Xu et al. 2022, section 4.2"),
     replace(
         RULES["intra_distillation"],
         variant="r_drop",
@@ -429,7 +456,7 @@ def rows() -> list[Rule]:
 
 def as_markdown() -> str:
     """The table of the README."""
-    head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source", "status")
+    head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows():
         cells = (
@@ -438,12 +465,11 @@ def as_markdown() -> str:
             row.metric,
             row.f.text,
             row.g.text,
-            row.h.text,
+            row.h.text + (f", R = {row.loss.text}" if row.loss else ""),
             row.stage,
             row.extra_passes,
             row.extra_state,
             row.source,
-            row.status,
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

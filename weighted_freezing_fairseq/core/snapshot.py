@@ -1,8 +1,7 @@
-"""Named tensors on disk with a header that says what they are: Fisher information, masks.
+"""Snapshots: files of Fisher information or of masks, with a header.
 
-A snapshot belongs to one model: names and shapes are compared when it is loaded, and every number is a tensor or a
-plain value, so that torch loads it without running code of the file. Fisher information comes with the weights that it
-was measured at, which EWC (Kirkpatrick et al. 2017, eq. 3) pulls back to. Left out on purpose: whole checkpoints.
+A snapshot belongs to one model: names and shapes are compared with the model that uses it. Fisher information is saved
+with the weights that it was measured at, the anchor of EWC (Kirkpatrick et al. 2017, eq. 3).
 """
 
 import hashlib
@@ -17,22 +16,22 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..forms import expect
 from .tensor_files import read, refuse_bad_numbers, refuse_unusual
 
 Kind = Literal["fisher", "mask"]
 _FORMAT = "weighted_freezing_fairseq snapshot 1"
 _FORM = {"kind": str, "about": dict, "shapes": {str: [int]}, "tensors": {str: Tensor}}
-_WEIGHTS_OF_BITS = (1, 2, 4, 8, 16, 32, 64, 128)
+_BIT_VALUES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a file holds: `about` says where the tensors come from; masks are bool, 1 = is updated.
+    """The content of a file. Tensors of a loaded snapshot stay in the file until they are used: keep copies.
 
-    `weights` are what the Fisher information was measured at, by the same names; None in a mask, and where Fisher
-    information was saved alone. The numbers of a loaded snapshot stay in its file until they are used: keep copies.
+    about: where the tensors come from. tensors: Fisher information, or bool masks in which 1 means updated. weights:
+    those that the Fisher information was measured at; None for masks and for Fisher information saved without them.
     """
 
     kind: Kind
@@ -42,21 +41,21 @@ class Snapshot:
 
 
 def pack_bits(mask: Tensor) -> Tensor:
-    """A bool tensor as bytes, eight numbers each, the first in the lowest bit."""
+    """A bool tensor as bytes of eight values, the first in the lowest bit."""
     flat = mask.reshape(-1)
     padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).view(-1, 8)
-    return (padded * padded.new_tensor(_WEIGHTS_OF_BITS)).sum(1, dtype=torch.uint8)
+    return (padded * padded.new_tensor(_BIT_VALUES)).sum(1, dtype=torch.uint8)
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """The bool tensor of `shape` that `pack_bits` made bytes of."""
+    """The inverse of `pack_bits`."""
     size = math.prod(shape)
-    bits = packed[:, None].bitwise_and(packed.new_tensor(_WEIGHTS_OF_BITS)) != 0
+    bits = packed[:, None].bitwise_and(packed.new_tensor(_BIT_VALUES)) != 0
     return bits.view(-1)[:size].view(tuple(shape))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes: equal for equal tensors, wherever they are stored."""
+    """SHA-256 of names, dtypes, shapes and bytes; independent of device and strides."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -69,7 +68,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 def save(
     path: Path, kind: Kind, tensors: Mapping[str, Tensor], *, weights: Mapping[str, Tensor] | None = None, **about: Any
 ) -> None:
-    """Write a snapshot, whole or not at all. `about` holds plain values only."""
+    """Write a snapshot atomically. `about` must hold plain values."""
     content = {
         "format": _FORMAT,
         "kind": kind,
@@ -78,19 +77,19 @@ def save(
         "tensors": {name: pack_bits(t) for name, t in tensors.items()} if kind == "mask" else _alone(tensors),
         "weights": None if weights is None else _alone(weights),
     }
-    with whole(path) as part, part.open("wb") as stream:  # of a path, torch does not say why a write failed
+    with atomic_file(path) as part, part.open("wb") as stream:  # for a path, torch does not report why a write failed
         torch.save(content, stream)
 
 
 def _alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies: torch would save the whole tensor that one of them is a view of."""
+    """Copies on the CPU: torch saves the whole storage of a view."""
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def load(path: Path, kind: Kind) -> Snapshot:
-    """Read a snapshot of `kind`; anything else is refused with what to make instead."""
+    """Read a snapshot of `kind`; UserError for any other file."""
     remedy = _remedy(kind)
-    # Mapped, not read: whoever needs the Fisher information alone needs no memory for the weights.
+    # Mapped, so that the weights take no memory unless they are used.
     content = read(path, "snapshot of this package", remedy, mapped=True)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path} is not a whole snapshot of this package; {remedy}")
@@ -114,7 +113,7 @@ def load(path: Path, kind: Kind) -> Snapshot:
 
 
 def _expect_plain(about: Mapping[str, Any]) -> None:
-    """ValueError unless `about` consists of plain values, which can be compared."""
+    """ValueError unless `about` holds plain values."""
     try:
         json.dumps(about)
     except (TypeError, RecursionError) as error:
@@ -122,7 +121,7 @@ def _expect_plain(about: Mapping[str, Any]) -> None:
 
 
 def _unpacked(name: str, packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """The mask `name`; ValueError where its bits and its shape do not fit."""
+    """The mask `name`; ValueError if its bytes do not match its shape."""
     if any(not 0 <= size <= 1 << 48 for size in shape):
         raise ValueError(f"{name} cannot have the shape {tuple(shape)}")
     count = -(-math.prod(shape) // 8)
@@ -137,23 +136,22 @@ def _remedy(kind: Kind) -> str:
     return f"make one with: wff fisher CHECKPOINT --data BIN --out FILE{' --mask-density D' * (kind == 'mask')}"
 
 
-def of_this_model(snapshot: Snapshot, path: Path, wanted: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
-    """The tensors of the weights `wanted` (name, shape); a snapshot of another model is refused."""
-    return matching(snapshot.tensors, path, wanted, _FROM_HERE)
+def of_this_model(snapshot: Snapshot, path: Path, shapes: Iterable[tuple[str, Sequence[int]]]) -> dict[str, Tensor]:
+    """The tensors with these names and shapes; UserError for a snapshot of another model."""
+    return matching(snapshot.tensors, path, shapes, _FROM_HERE)
 
 
 def fisher_and_weights(
-    snapshot: Snapshot, path: Path, wanted: Iterable[tuple[str, Sequence[int]]]
+    snapshot: Snapshot, path: Path, shapes: Iterable[tuple[str, Sequence[int]]]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The Fisher information of the weights `wanted` (name, shape), and these weights where it was measured.
+    """The Fisher information with these names and shapes, and the weights that it was measured at.
 
-    The weights are in the precision of their checkpoint. A snapshot of another model is refused, and one without
-    weights.
+    The weights have the precision of their checkpoint. UserError for a snapshot of another model or without weights.
     """
     if snapshot.weights is None:
         raise UserError(f"{path} is a snapshot without the weights that it was measured at; {_remedy('fisher')}")
-    wanted = list(wanted)
-    fisher, weights = (matching(t, path, wanted, _FROM_HERE) for t in (snapshot.tensors, snapshot.weights))
+    shapes = list(shapes)
+    fisher, weights = (matching(t, path, shapes, _FROM_HERE) for t in (snapshot.tensors, snapshot.weights))
     refuse_bad_numbers(weights, f"{path}: the weight", _FROM_HERE)
     return fisher, weights
 
@@ -162,29 +160,29 @@ _FROM_HERE = "make one from the checkpoint that this run starts from, with: wff 
 
 
 def matching(
-    tensors: Mapping[str, Tensor], path: Path, wanted: Iterable[tuple[str, Sequence[int]]], remedy: str
+    tensors: Mapping[str, Tensor], path: Path, shapes: Iterable[tuple[str, Sequence[int]]], remedy: str
 ) -> dict[str, Tensor]:
-    """Copies of the `wanted` (name, shape); tensors of another model are refused with `remedy`, what to type.
+    """Copies of the tensors with these names and shapes; UserError, ending with `remedy`, for those of another model.
 
-    Copies, since a mapped file that is overwritten would change them, or end the process.
+    Copies, because mapped tensors change, or crash the process, when their file is overwritten.
     """
-    wanted = list(wanted)
-    if wrong := mismatches(tensors, wanted):
+    shapes = list(shapes)
+    if wrong := mismatches(tensors, shapes):
         raise UserError(f"{path} was made from another model: {few(wrong)}; {remedy}")
-    return {name: tensors[name].clone() for name, _ in wanted}
+    return {name: tensors[name].clone() for name, _ in shapes}
 
 
-def mismatches(tensors: Mapping[str, Tensor], wanted: Iterable[tuple[str, Sequence[int]]]) -> list[str]:
-    """What is wrong with `tensors` where those `wanted` (name, shape) are needed."""
+def mismatches(tensors: Mapping[str, Tensor], shapes: Iterable[tuple[str, Sequence[int]]]) -> list[str]:
+    """How `tensors` differ from these names and shapes."""
     return [
         f"{name} is missing"
         if name not in tensors
         else f"{name} is {tuple(tensors[name].shape)} there and {tuple(shape)} here"
-        for name, shape in wanted
+        for name, shape in shapes
         if name not in tensors or tuple(tensors[name].shape) != tuple(shape)
     ]
 
 
 def few(texts: Sequence[str]) -> str:
-    """The first three of `texts`, and how many more there are."""
+    """The first three of `texts`, and the number of the others."""
     return "; ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

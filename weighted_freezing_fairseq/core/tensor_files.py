@@ -1,8 +1,8 @@
-"""Files that torch.save wrote, read with suspicion: checkpoints, snapshots, differences.
+"""Safe reading of files that torch.save wrote: checkpoints, snapshots, differences.
 
-torch stores a CRC-32 of every record and does not look at it, trusts the sizes that a file claims, and loads tensors
-that most code cannot use. Everything of this package reads such files here: checksums first, then the content, without
-running code of the file; then which tensors and numbers are allowed. Left out on purpose: what each format holds.
+torch stores a CRC-32 of every record but does not check it, trusts the sizes that a file claims, and loads tensors that
+most code cannot use. This module checks the checksums, loads without running code of the file, and then refuses unusual
+tensors and bad numbers.
 """
 
 import math
@@ -18,39 +18,38 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 
-_ZIP = b"PK\x03\x04"  # torch decides by the same bytes
-_BLOCK = 1 << 20
+_ZIP = b"PK\x03\x04"  # torch checks the same bytes
 
 
 def read(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
-    """What torch.save wrote to `path`: tensors on the CPU and plain values.
+    """The content of `path`, written by torch.save: tensors on the CPU and plain values.
 
-    kind: what the file should be, and remedy: what to type where it is not, or is damaged. mapped: the numbers stay in
-    the file until they are used; whoever keeps them must copy them.
+    kind and remedy: for errors, what the file should be and what to type. mapped: tensors stay in the file until they
+    are used; copy those that you keep.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}; {remedy}")
     zipped = refuse_damaged(path, kind, remedy)
-    location = "cpu" if mapped or not zipped else _copies(path.stat().st_size)
+    location = "cpu" if mapped or not zipped else _copier(path.stat().st_size)
     try:
-        # Mapped even to be copied: else torch reads as many bytes of a record as the file claims that it has.
+        # Mapped even if copied, because torch would read as many bytes of a record as the file claims.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of kinds of tensors that are refused in any case
+            warnings.simplefilter("ignore")  # about tensors that `refuse_unusual` refuses
             return torch.load(str(path), map_location=location, weights_only=True, mmap=zipped)
-    except Exception as error:  # damaged archives and pickles raise nearly everything
+    except Exception as error:  # damaged archives and pickles raise many kinds of errors
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             raise UserError(
                 f"{path} holds something other than tensors and settings, which could run code on this machine; "
-                "if you trust who made it, load it in the program that wrote it and save it again"
+                "if you trust its author, load it in the program that wrote it and save it again"
             ) from None
         raise UserError(f"{path} is not a whole {kind} ({type(error).__name__}); {remedy}") from None
 
 
 def refuse_damaged(path: Path, kind: str, remedy: str) -> bool:
-    """Compare the CRC-32 of every record with its content; whether there are any.
+    """Compare the CRC-32 of every record with its content. Returns False for torch's format before 1.6, without CRCs.
 
-    This reads the whole file, in about half a second a GB once it is in memory. There are no checksums in torch's
-    format before 1.6, and zeros in their place where torch.serialization.set_crc32_options(False) was called.
+    Reads the whole file: about half a second per GB from the page cache. A CRC of zero means that none was stored, see
+    torch.serialization.set_crc32_options.
     """
     with path.open("rb") as stream:
         if stream.read(len(_ZIP)) != _ZIP:
@@ -60,45 +59,45 @@ def refuse_damaged(path: Path, kind: str, remedy: str) -> bool:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
             if sum(record.file_size for record in records) > path.stat().st_size:
-                raise zipfile.BadZipFile  # compressed, or one byte in several records: not torch's
+                raise zipfile.BadZipFile  # compressed, or records that overlap: not written by torch
             for record in records:
                 name = f"record {record.filename!r}"
                 with archive.open(record) as content:
-                    while record.CRC and content.read(_BLOCK):
+                    while record.CRC and content.read(1 << 20):
                         pass
-    except Exception:  # zipfile, too, raises nearly everything
+    except Exception:  # zipfile raises many kinds of errors
         raise UserError(
             f"{path} is not a whole {kind}: its {name} is damaged or cut off; copy it again, or {remedy}"
         ) from None
     return True
 
 
-def _copies(limit: int) -> Callable[[Any, str], Any]:
-    """A map_location that copies each storage out of the file, `limit` bytes in all."""
-    left = limit
+def _copier(limit: int) -> Callable[[Any, str], Any]:
+    """A map_location that copies storages out of the file, at most `limit` bytes in all."""
+    remaining = limit
 
     def copy(storage: Any, _: str) -> Any:
-        nonlocal left
-        left -= storage.nbytes()
-        if left < 0:
+        nonlocal remaining
+        remaining -= storage.nbytes()
+        if remaining < 0:
             raise ValueError("its tensors have more bytes than the file")
         view = torch.empty(0, dtype=torch.uint8).set_(storage)
-        # numpy's memory cannot grow; torch's own would, without numbers in it, where a tensor is larger than its record
+        # In numpy's memory, which torch cannot grow, uninitialised, for a tensor that is larger than its record.
         return torch.from_numpy(view.numpy().copy()).untyped_storage()
 
     return copy
 
 
 def refuse_unusual(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Only dense tensors with a stored number for each of theirs; looks at no number."""
+    """UserError unless all tensors are dense and have all their numbers in storage. Reads no numbers."""
     for name, tensor in tensors.items():
-        if (found := _unusual(tensor)) is not None:
-            what, instead = found
-            raise UserError(f"{path}: the tensor {name} is {what}, and must be dense; save {instead} in its place")
+        if (unusual := _unusual(tensor)) is not None:
+            reason, substitute = unusual
+            raise UserError(f"{path}: the tensor {name} is {reason}, and must be dense; save {substitute} in its place")
 
 
 def _unusual(tensor: Tensor) -> tuple[str, str] | None:
-    """What is unusual about a tensor, and what to save instead."""
+    """Why a tensor is unusual, and what to save in its place; None if it is not."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_nested:
         return f"of the class {type(tensor).__name__}", "a plain torch.Tensor"
     if tensor.layout != torch.strided:
@@ -116,14 +115,11 @@ def _unusual(tensor: Tensor) -> tuple[str, str] | None:
 
 
 def refuse_bad_numbers(
-    tensors: Mapping[str, Tensor],
-    what: str,
-    remedy: str = "give another checkpoint",
-    least: float = -math.inf,
+    tensors: Mapping[str, Tensor], what: str, remedy: str = "give another checkpoint", least: float = -math.inf
 ) -> None:
-    """Weights, or what was measured of them, must be floating point, finite and not below `least`.
+    """UserError unless all tensors are floating point, finite and at least `least`.
 
-    what: comes before a tensor's name in the message.
+    what: the words before a tensor's name in the message.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

@@ -223,11 +223,7 @@ def optimizer_row(method: str | Rule, variant: str, measured: bool) -> Rule:
     """The available optimizer row `method` whose I is measured in every update, or whose mask stays."""
     if isinstance(method, Rule):
         return method
-    known = [
-        row.name
-        for row in RULES.values()
-        if row.kind == "optimizer" and row.status == "available" and row.measured == measured
-    ]
+    known = [row.name for row in RULES.values() if row.kind == "optimizer" and row.measured == measured]
     return rule_of(choice("or not yet available optimizer method", method, known), variant)
 
 

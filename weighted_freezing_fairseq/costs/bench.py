@@ -18,7 +18,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import write_atomically
 from ..workspace.configs import CONFIGS, methods_in
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.processes import end_with_parent, without_interrupts
 from ..workspace.progress import say
 from ..workspace.steps import once
@@ -100,7 +100,7 @@ def publish(names: Sequence[str], out: Path, settings: Settings, rounds: int | N
         stamp = {"table": asdict(table), **asdict(settings)}
         if settings.configs == Settings.configs:
             stamp["configs"] = None  # the same measurement wherever the package is installed
-        with alone_in(folder):
+        with lock_folder(folder):
             once(folder, "bench", stamp, work)
         yield (folder / "bench.md").read_text(encoding="utf-8")
 

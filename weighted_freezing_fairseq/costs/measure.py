@@ -5,12 +5,12 @@ sum of torch's own allocations (the memory events of the profiler); on a GPU it 
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..workspace.machine import device_name
+from ..workspace.progress import Progress
 from .cases import Case
 from .results import Cost
 from .subjects import Subject
@@ -32,6 +32,7 @@ def measure(
     counts = {subject.method: subject.count(sample) for subject in subjects}
     rates = Rates.of(device, lambda: _wait(device))
     bounds = {method: rates.seconds(found.products, moved) for method, (found, moved) in counts.items()}
+    bar = Progress(desc=f"bench {case.name}", total=rounds, unit="round", lines=True)
     for turn in range(rounds):
         order = subjects[turn % len(subjects) :] + subjects[: turn % len(subjects)]
         for subject in order:
@@ -40,8 +41,8 @@ def measure(
             subject.forget_gradients()
         for subject in order:
             steps[subject.method].append(_timed(subject.step, device))
-        print(f"\rbench {case.name}: round {turn + 1} of {rounds}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+        bar.update()
+    bar.close()
     base, named = subjects[0], device_name(device)
     rows = []
     for subject in subjects:

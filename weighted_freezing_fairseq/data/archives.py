@@ -10,7 +10,6 @@ import lzma
 import shutil
 import stat
 import struct
-import sys
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import UserError
+from ..workspace.progress import Progress
 
 _BLOCK = 1 << 20
 _NAMES_SHOWN = 5
@@ -111,13 +111,10 @@ def _from_zip(archive: Path, targets: Mapping[str, Path], extracted: Extracted) 
 
 
 def _from_gzip(archive: Path, targets: Mapping[str, Path], nested: Sequence[str], extracted: Extracted) -> None:
-    from tqdm import tqdm
-
-    bar = {"total": archive.stat().st_size, "desc": archive.name, "leave": False, "disable": None, "file": sys.stderr}
     with (
         _explaining_damage(archive),
         archive.open("rb") as file,
-        tqdm.wrapattr(file, "read", **bar) as shown,
+        Progress.wrapattr(file, "read", total=archive.stat().st_size, desc=archive.name) as shown,
         gzip.open(shown) as stream,
     ):
         if "" in targets:

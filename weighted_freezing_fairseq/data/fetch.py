@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import json
 import shlex
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import naming, write_atomically
+from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
-from ..workspace.locks import alone_in
-from ..workspace.progress import say
+from ..workspace.locks import lock_folder
+from ..workspace.progress import Progress, say
 from .recipe import Archive
 
 RECORD = "fetched.json"
@@ -92,7 +91,7 @@ def obtain(
     files = find_local(needs, folder, user_paths)
     if files.keys() == needs.keys():
         return files
-    with alone_in(folder):
+    with lock_folder(folder):
         files = find_local(needs, folder, user_paths)
         unreachable: dict[str, str] = {}  # hosts that are not asked again, and why
         failures: dict[str, list[str]] = {}
@@ -204,7 +203,7 @@ def _receive(address: str, part: Path, note: Path, received: int, tag: str | Non
         if not is_resumed:
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
             write_atomically(note, json.dumps({"address": address, "tag": tag, "bytes": total}))
-        with naming(part), part.open("ab" if is_resumed else "wb") as file:
+        with filename_in_errors(part), part.open("ab" if is_resumed else "wb") as file:
             for chunk in _chunks(response, part.stem, total, first):
                 file.write(chunk)
     size = part.stat().st_size
@@ -215,9 +214,7 @@ def _receive(address: str, part: Path, note: Path, received: int, tag: str | Non
 
 def _chunks(response: http.client.HTTPResponse, name: str, total: int | None, first: int) -> Iterator[bytes]:
     """Yields the content of a response, with a progress bar on a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc=name, total=total, initial=first, unit="B", unit_scale=True, disable=None, file=sys.stderr) as bar:
+    with Progress(desc=name, total=total, initial=first, unit="B", unit_scale=True) as bar:
         try:
             while chunk := response.read(_CHUNK):
                 yield chunk

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import whole_folder
+from ..files import atomic_folder
 from ..forms import Content
 from ..workspace.contents import manifest_of
 from ..workspace.progress import say
@@ -159,7 +159,7 @@ def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
     """Reads each archive once."""
     counts: list[Counts] = []
     nested = [name.format(pair=job.pair) for name in job.data.nested]
-    with whole_folder(job.folder / ".unpacked") as folder:
+    with atomic_folder(job.folder / ".unpacked") as folder:
         for name, source in sources.items():
             targets = {
                 side.member: folder / f"{part.name}.{language}"
@@ -192,7 +192,7 @@ def _clean(job: PairJob, workers: Workers) -> list[Counts]:
     counts: list[Counts] = []
     with ExitStack() as stack:
         names = ["raw", "text"] if job.recipe.changes_text else ["raw"]
-        folders = [stack.enter_context(whole_folder(job.folder / name)) for name in names]
+        folders = [stack.enter_context(atomic_folder(job.folder / name)) for name in names]
         for split in dict.fromkeys(part.split for part in job.parts):
             pairs = chain.from_iterable(_read_part(job, part, counts) for part in job.parts if part.split == split)
             counts += _clean_split(job, workers, split, folders, pairs)
@@ -303,7 +303,7 @@ def _learn_subwords(job: PairJob, workers: Workers) -> list[Counts]:
 def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
     split_chunk = partial(subwords.pieces_of, job.subword_model)
     counts = []
-    with whole_folder(job.folder / "pieces") as folder:
+    with atomic_folder(job.folder / "pieces") as folder:
         for split in job.splits:
             words = dict.fromkeys(job.languages, 0)
             pairs = 0
@@ -326,7 +326,7 @@ def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
 def _binarise(job: PairJob, workers: Workers) -> list[Counts]:
     say(f"{job.pair}: binarising")
     pieces = job.folder / "pieces"
-    with whole_folder(job.folder / "bin") as folder:
+    with atomic_folder(job.folder / "bin") as folder:
         for language, entries in zip(job.languages, _dictionaries(job, workers), strict=True):
             binary.save_dictionary(entries, folder / f"dict.{language}.txt")
         sides = [(split, language) for split in job.splits for language in job.languages]

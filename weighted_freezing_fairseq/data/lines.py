@@ -5,12 +5,13 @@ and byte order marks are replaced or removed, and counted, so that source and ta
 """
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TypeVar
+
+from ..workspace.progress import Progress
 
 # What str.splitlines() takes for a line end.
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
@@ -77,8 +78,4 @@ def count(path: Path) -> int:
 
 def with_bar(items: Iterable[_T], name: str, total: int) -> Iterable[_T]:
     """Shows a progress bar on a terminal while `items` are consumed."""
-    from tqdm import tqdm
-
-    return tqdm(
-        items, desc=name, total=total, unit=" lines", unit_scale=True, leave=False, disable=None, file=sys.stderr
-    )
+    return Progress(items, desc=name, total=total, unit="line", unit_scale=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import whole_folder, write_atomically
+from ..files import atomic_folder, write_atomically
 from ..workspace.contents import manifest_of
 from ..workspace.progress import say
 from . import archives, binary, lines, sentences
@@ -88,7 +88,7 @@ def make(job: TaskJob, files: Sequence[Path], workers: Workers) -> None:
 def _write_text(job: TaskJob, files: Sequence[Path]) -> list[Counts]:
     """Writes inputs and labels of each split to raw/, and the labels of each subset to labels/."""
     unpacked = job.folder / ".unpacked"
-    with whole_folder(unpacked) as folder:
+    with atomic_folder(unpacked) as folder:
         targets = {member: folder / str(number) for number, member in enumerate(job.task.members)}
         say(f"{job.task.name}: looking for its files in {', '.join(map(str, files))}")
         extracted = archives.copy_out_of_all(files, targets)
@@ -98,7 +98,7 @@ def _write_text(job: TaskJob, files: Sequence[Path]) -> list[Counts]:
     for reason, times in sorted(extracted.skipped.items()):
         say(f"{job.task.name}: {times:,} x {reason}: skipped")
         counts.append({"step": "unpacked", "left_alone": reason, "times": times})
-    with whole_folder(job.folder / "raw") as raw:
+    with atomic_folder(job.folder / "raw") as raw:
         for split in job.task.splits:
             table = next((table for table in split.files if set(table.members) <= tables.keys()), None)
             if table is not None:
@@ -152,7 +152,7 @@ def _check_rows(job: TaskJob, split: Split, table: TableFile, number: int, remar
 
 def _write_labels(job: TaskJob) -> None:
     """Writes the labels of each subset, split after split, in the order of the predictions."""
-    with whole_folder(job.folder / "labels") as folder:
+    with atomic_folder(job.folder / "labels") as folder:
         for subset, splits in job.task.subsets.items():
             names = [name for name in splits.values() if name in job.existing_splits]
             paths = [job.folder / "raw" / f"{name}.label" for name in names]
@@ -167,7 +167,7 @@ def _write_pieces(job: TaskJob, workers: Workers) -> list[Counts]:
     """Writes every sentence in the encoder's subwords; cuts the longer sentence of an example that is too long."""
     room = job.longest - _SPECIAL_PIECES[job.task.inputs]
     counts: list[Counts] = []
-    with whole_folder(job.folder / "pieces") as folder:
+    with atomic_folder(job.folder / "pieces") as folder:
         for split in job.existing_splits:
             paths = [job.folder / "raw" / f"{split}.{name}" for name in job.inputs]
             rows = zip(*map(lines.texts, paths), strict=True)
@@ -211,7 +211,7 @@ def _binarise(job: TaskJob, workers: Workers) -> list[Counts]:
     """Writes fairseq's data, with the encoder's dictionary for sentences and the classes in their order for labels."""
     say(f"{job.task.name}: binarising")
     splits = job.existing_splits
-    with whole_folder(job.folder / "bin") as folder:
+    with atomic_folder(job.folder / "bin") as folder:
         for name in (*job.inputs, "label"):
             (folder / name).mkdir()
         for name in job.inputs:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import whole, write_atomically
+from ..files import atomic_file, write_atomically
 from . import lines
 
 if TYPE_CHECKING:
@@ -70,20 +70,25 @@ def learn_bpe(files: Sequence[Path], codes: Path, merges: int) -> Counter[str]:
     """Writes the merges that subword-nmt learns from the concatenated `files`."""
     from subword_nmt.learn_bpe import learn_bpe
 
-    with whole(codes) as part, part.open("w", encoding="utf-8", newline="\n") as out:
+    with atomic_file(codes) as part, part.open("w", encoding="utf-8", newline="\n") as out:
         learn_bpe(chain.from_iterable(map(lines.texts, files)), out, merges)
     return Counter({"lines": sum(map(lines.count, files)), "pieces": lines.count(codes) - 1})
 
 
+def is_bpe(model: Path) -> bool:
+    """Whether a file has codes of subword-nmt, which begin with their version."""
+    return model.read_bytes()[:8] == b"#version"
+
+
 def pieces_of(model: Path, texts: Sequence[str]) -> list[str]:
-    """Splits lines into subwords, joined by spaces; `model` is one of SentencePiece, or .codes of BPE."""
+    """Splits lines into subwords, joined by spaces; `model` is one of SentencePiece, or a file of BPE codes."""
     return _splitter(model, model.stat().st_mtime_ns)(texts)
 
 
 @lru_cache(maxsize=1)
 def _splitter(model: Path, modified: int) -> Callable[[Sequence[str]], list[str]]:
     """The function that splits lines; `modified` is part of the key of the cache."""
-    if model.suffix == ".codes":
+    if is_bpe(model):
         from subword_nmt.apply_bpe import BPE
 
         with model.open(encoding="utf-8") as file:

@@ -1,6 +1,6 @@
 """`--criterion alignreg`: iterative pruning during training, aligned with a reference network (O'Neill et al. 2021).
 
-The mathematics is in `core/losses.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
+The mathematics is in `core/penalties.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
 reference, and the reactions to the trainer's events. Left out on purpose: pruning of a finished checkpoint, which is
 `wff prune`.
 """
@@ -21,7 +21,7 @@ from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.losses import alignments, quadratic_penalty
+from ..core.penalties import alignments, quadratic_penalty
 from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
 from ..core.schedules import PRUNE_SCHEDULES, pruning_steps
@@ -109,7 +109,7 @@ class AlignReg(GuidedCriterion):
 
     def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         if self._pruning is not None and not model.training:
-            self._pruning.settle()
+            self._pruning.close_gates()
         return super().forward(model, sample, reduce)
 
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
@@ -207,8 +207,8 @@ class AlignReg(GuidedCriterion):
                 strength=self.cfg.prune_lambda,
                 gate_lr=self.cfg.prune_gate_lr,
                 elapsed=self._elapsed,
-                seen=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
-                pruned=_forget_best,
+                model_slots=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._layers],
+                after_pruning=_forget_best,
             )
             self._pruning.attach(optimizer)
 

@@ -25,7 +25,7 @@ from fairseq.modules.transformer_layer import TransformerDecoderLayerBase, Trans
 from fairseq.trainer import Trainer
 from torch import Tensor, nn
 
-from ..core.switch import NOTES, FeedForward, SwitchFeedForward
+from ..core.switch import STATISTICS, FeedForward, SwitchFeedForward
 from ..errors import UserError
 from .trainer_events import TrainerListener
 
@@ -200,7 +200,7 @@ class _Scaling(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         exact = grad.to(torch.promote_types(grad.dtype, torch.float32))  # half precision ends at 65,504
         for layer in ctx.layers:
-            layer.auxiliary_scale = exact * ctx.sample_size / max(1, len(layer.notes))
+            layer.auxiliary_scale = exact * ctx.sample_size / max(1, len(layer.statistics))
         return grad, None, None
 
 
@@ -217,14 +217,15 @@ class JoinedLosses(TrainerListener):
 
         def begin(*_: Any) -> None:
             for layer in layers:
-                layer.begin()
+                layer.reset()
 
         def scale(criterion: Any, inputs: Any, outputs: tuple[Tensor, Any, Any]) -> tuple[Tensor, Any, Any] | None:
-            notes = [note for layer in layers for note in layer.notes]
+            statistics = [values for layer in layers for values in layer.statistics]
             loss, sample_size, logged = outputs
-            if not notes or not loss.requires_grad:  # validation
+            if not statistics or not loss.requires_grad:  # validation
                 return None
-            for priority, (name, value) in enumerate(zip(NOTES, torch.stack(notes).mean(0), strict=True), start=610):
+            means = torch.stack(statistics).mean(0)
+            for priority, (name, value) in enumerate(zip(STATISTICS, means, strict=True), start=610):
                 metrics.log_scalar(f"switch_{name}", value, weight=1, priority=priority, round=4)
             return _Scaling.apply(loss, sample_size, layers), sample_size, logged
 

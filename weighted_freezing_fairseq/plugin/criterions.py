@@ -1,7 +1,7 @@
 """`--criterion intra_distillation`, `ewc`, `self_distillation`: the loss of a task and one more term.
 
 The loss of the task, validation and neutral settings are fairseq's own `label_smoothed_cross_entropy`, or for sentences
-its `sentence_prediction` (`guided_criterion.py`). Left out on purpose: the mathematics (`core/losses.py`,
+its `sentence_prediction` (`guided_criterion.py`). Left out on purpose: the mathematics (`core/divergences.py`,
 `core/fused.py`), the passes (`passes.py`), and the criterion that prunes (`alignreg.py`).
 """
 
@@ -19,7 +19,8 @@ from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
-from ..core.losses import DIVERGENCES, quadratic_penalty
+from ..core.divergences import DIVERGENCES
+from ..core.penalties import quadratic_penalty
 from ..core.rules import RULES
 from ..core.schedules import adaptive_alpha
 from ..core.scope import SCOPES, Slot

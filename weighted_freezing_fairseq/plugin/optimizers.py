@@ -452,7 +452,7 @@ class LfrCm(GuidedFairseqOptimizer):
 def _register_plain_rows() -> None:
     """An adapter for every other optimizer row that measures I: `MeasuredConfig` has all its settings."""
     for name, rule in RULES.items():
-        if rule.kind == "optimizer" and rule.status == "available" and rule.measured and name not in OPTIMIZER_REGISTRY:
+        if rule.kind == "optimizer" and rule.measured and name not in OPTIMIZER_REGISTRY:
             title = name.title().replace("_", "")
             settings = dataclass(type(f"{title}Config", (MeasuredConfig,), {"__module__": __name__}))
             _register(type(title, (MeasuredRow,), {"method": name}), settings)

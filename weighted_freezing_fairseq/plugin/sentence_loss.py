@@ -13,7 +13,7 @@ from fairseq.criterions.sentence_prediction import SentencePredictionConfig, Sen
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from ..core.losses import DIVERGENCES, mean_squared, teacher_divergence
+from ..core.divergences import DIVERGENCES, mean_squared, teacher_divergence
 from ..errors import UserError
 from .passes import LossAndLog, Outputs, Sample, looped, unwrapped
 from .teachers import Teachers

@@ -137,7 +137,7 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         if not scores:
             # a run on any other data set is trained and scored by a recipe of its own
             evaluated_apart = _provenance(folder)["dataset"] in NAMES
-            (unscored if evaluated_apart and Run.of(folder).trained else unfinished).append(folder)
+            (unscored if evaluated_apart and Run.load(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
         without = f"without a score of choice {choice}" if choice else "trained and not scored"

@@ -17,8 +17,8 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import write_atomically
 from ..workspace.machine import Machine
-from ..workspace.processes import USER_DIR, reason, refuse_when_stopping, started
-from ..workspace.progress import progress, say
+from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
+from ..workspace.progress import Progress, say
 from ..workspace.runs import Run
 from .scores import all_scores, read_lines, refuse_processed
 
@@ -64,9 +64,9 @@ def generate(
     decode: Decode,
     machine: Machine,
     pieces: Pieces = Pieces(),  # noqa: B008
-    watch: Callable[[int], None] = lambda done: None,
+    watch: Callable[[int], Any] = lambda count: None,
 ) -> list[str]:
-    """The detokenised hypotheses of `subset`, in the order of the set; `watch` is told how many there are."""
+    """The detokenised hypotheses of `subset`, in the order of the set; `watch` gets the number of new ones."""
     refuse_missing_checkpoint(checkpoint)
     words = [
         data, "--user-dir", USER_DIR, "--path", checkpoint, "--gen-subset", subset,
@@ -81,7 +81,7 @@ def generate(
     with (
         machine.environment() as env,
         tempfile.TemporaryFile() as errors,
-        started("fairseq_cli.generate", words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
+        start_module("fairseq_cli.generate", words, stdout=subprocess.PIPE, stderr=errors, env=env) as process,
     ):
         assert process.stdout is not None
         for raw in process.stdout:  # bytes: a line ends at a line feed, whatever is inside
@@ -90,13 +90,13 @@ def generate(
             if line.startswith("D-"):
                 name, _, text = line.split("\t", 2)
                 found[int(name[2:])] = text
-                watch(len(found))
+                watch(1)
         process.wait()
         errors.seek(0)
         said = errors.read().decode("utf-8", errors="replace").strip()
     if process.returncode != 0:
         refuse_when_stopping()
-        raise UserError(f"fairseq-generate failed on {checkpoint}: {reason(said or last, process.returncode)}")
+        raise UserError(f"fairseq-generate failed on {checkpoint}: {failure_reason(said or last, process.returncode)}")
     missing = sorted(set(range(max(found, default=-1) + 1)) - found.keys())
     if missing:
         raise UserError(f"fairseq-generate left out sentences {missing[:3]} of {subset}")
@@ -115,8 +115,8 @@ def translated(
     subset, choice = about["subset"], about["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
     say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
-    watch = progress(run.name, len(lines))
-    made = generate(checkpoint, data, split, Decode(**about["decode"]), machine, pieces, watch)
+    with Progress(desc=run.name, total=len(lines), unit="sentence", lines=True) as bar:
+        made = generate(checkpoint, data, split, Decode(**about["decode"]), machine, pieces, bar.update)
     found = {
         **about, "checkpoint": str(checkpoint.relative_to(run.folder)), "reference": str(reference),
         **all_scores(made, lines, language),

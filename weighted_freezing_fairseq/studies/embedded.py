@@ -15,13 +15,13 @@ from ..data import embedded as corpus
 from ..data import subwords
 from ..data.recipe import Decode
 from ..errors import UserError
-from ..files import whole_folder, write_atomically
+from ..files import atomic_folder, write_atomically
 from ..scoring.scored_runs import read_scores
 from ..scoring.scores import Score, read_lines
 from ..scoring.translate import translated
 from ..workspace.commands import fairseq
 from ..workspace.configs import methods_in
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
 from ..workspace.progress import say
 from ..workspace.provenance import EMBEDDED
@@ -81,7 +81,7 @@ class EmbeddedStudy:
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the folder of the pair against other processes."""
-        return alone_in(self.folder)
+        return lock_folder(self.folder)
 
     def runs(self, methods: Iterable[str]) -> list[Run]:
         """A run for each seed and method, all methods of a seed together."""
@@ -173,7 +173,7 @@ def _binarise(folder: Path, source: str, target: str, like: Path | None) -> None
     """fairseq-preprocess, into a folder that appears when it is whole: fairseq refuses to go on in a half-made one."""
     if (folder / "bin").is_dir():
         return
-    with whole_folder(folder / "bin") as half:
+    with atomic_folder(folder / "bin") as half:
         words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", half]
         if like is not None:
             words += ["--srcdict", like / "bin" / f"dict.{source}.txt"]

@@ -19,9 +19,9 @@ from ..scoring.scored_runs import read_scores
 from ..scoring.scores import all_scores
 from ..scoring.sentences import evaluate as sentences
 from ..workspace.contents import MANIFEST, content_hash
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
-from ..workspace.progress import progress
+from ..workspace.progress import Progress
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
 from ..workspace.steps import DONE, OPEN, OTHER, read_stamp, state_of
@@ -72,7 +72,7 @@ def as_text(scores: Mapping[str, Any]) -> str:
 def evaluate_run(run: Run, machine: Machine, wanted: Wanted) -> dict[str, dict[str, Any]]:
     """The scores of a trained run by SUBSET.CHOICE, kept in its folder; one process at a time."""
     refuse_early(run, wanted)
-    with alone_in(run.folder):
+    with lock_folder(run.folder):
         remedy = f"to score it anew type: rm {run.folder}/.scoring-*"
         files = {
             name: path
@@ -104,7 +104,7 @@ def _of_run(
     path: Path, machine: Machine, wanted: Wanted, moved_data: Path | None
 ) -> Callable[[], dict[str, dict[str, Any]]]:
     """The work on a run folder, after its checks."""
-    run = Run.of(path)
+    run = Run.load(path)
     about = run.provenance()
     if about["dataset"] not in NAMES:
         raise UserError(f"{path} is scored by the recipe that trained it; type: {about['command']}")
@@ -151,9 +151,9 @@ def _of_checkpoint(
     language = language or reference.suffix.lstrip(".")
 
     def work() -> dict[str, dict[str, Any]]:
-        watch = progress(checkpoint.name, max(1, len(lines)))
         decode = Decode(**binarised_set.search)
-        hypotheses = translate.generate(checkpoint, data, subset, decode, machine, pieces, watch)
+        with Progress(desc=checkpoint.name, total=len(lines), unit="sentence", lines=True) as bar:
+            hypotheses = translate.generate(checkpoint, data, subset, decode, machine, pieces, bar.update)
         scores = {**about, **all_scores(hypotheses, lines, language)}
         if binarised_set.out:
             name = f"{checkpoint.parent.name}-{checkpoint.stem}" if several else checkpoint.stem

@@ -6,8 +6,8 @@ from typing import Protocol, TypeVar
 
 from ..data.workers import Workers
 from ..errors import UserError
-from ..workspace.locks import alone_in
-from ..workspace.processes import threads
+from ..workspace.locks import lock_folder
+from ..workspace.processes import thread_pool
 from ..workspace.progress import say
 
 
@@ -36,7 +36,7 @@ def make_folders(
     def error_of(name: str) -> str:
         job = jobs[name]
         try:
-            with alone_in(job.folder):
+            with lock_folder(job.folder):
                 if not is_done(job):  # by a process that had the folder until now
                     make(job, workers)
         except UserError as error:
@@ -45,7 +45,7 @@ def make_folders(
         return ""
 
     # The processes go first: the threads that feed them live longer.
-    with threads(at_once) as pool, Workers(processes) as workers:
+    with thread_pool(at_once) as pool, Workers(processes) as workers:
         errors = [error for error in pool.map(error_of, jobs) if error]
     if errors:
         raise UserError("\n".join(errors))

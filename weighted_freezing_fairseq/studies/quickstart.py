@@ -16,8 +16,8 @@ from ..report import page
 from ..scoring.scores import Score
 from ..workspace.commands import wff
 from ..workspace.configs import CONFIGS, config_path
-from ..workspace.locks import alone_in
-from ..workspace.machine import Machine, threads_each
+from ..workspace.locks import lock_folder
+from ..workspace.machine import Machine, threads_per_job
 from ..workspace.progress import say
 from ..workspace.runs import Run
 from ..workspace.steps import once
@@ -82,9 +82,9 @@ def cost(
         say("measuring update time and memory of all methods side by side")
         words = ["bench", "--methods", ",".join(methods), "--size", "toy", "--out", folder]
         words += [word for configs in folders for word in ("--configs", configs)]
-        wff([*words, "--device", device, "--rounds", rounds], threads_each(1))
+        wff([*words, "--device", device, "--rounds", rounds], threads_per_job(1))
 
-    with alone_in(folder):  # other pairs share it
+    with lock_folder(folder):  # other pairs share it
         once(folder, "cost", {"methods": list(methods), "device": device, "rounds": rounds}, work)
     with (folder / "bench.csv").open(newline="", encoding="utf-8") as file:
         return {row["method"]: row for row in csv.DictReader(file)}

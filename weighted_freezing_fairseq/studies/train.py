@@ -15,7 +15,7 @@ from typing import Any
 from ..data import prepared, read_manifest
 from ..errors import UserError
 from ..workspace.configs import CONFIGS, config_path, open_settings
-from ..workspace.locks import alone_in
+from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
@@ -99,7 +99,7 @@ class Study:
             if key not in more.get(section, {}):
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
         about = self.provenance(pair, run)
-        with alone_in(run.folder):
+        with lock_folder(run.folder):
             train(run, config, folder / "bin", self.task.languages(pair), machine, about, more)
             relocate(run, about)
 

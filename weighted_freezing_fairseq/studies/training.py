@@ -19,7 +19,7 @@ from ..workspace.contents import with_contents
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR
 from ..workspace.progress import say
-from ..workspace.provenance import note
+from ..workspace.provenance import provenance_writer
 from ..workspace.runs import Run
 from ..workspace.steps import once_claimed
 
@@ -59,7 +59,7 @@ def train(
 ) -> None:  # fmt: skip
     """fairseq-hydra-train of one YAML (with `more` settings); fairseq itself goes on from the last checkpoint.
 
-    The folder belongs to these settings, and has a provenance (`about`, see `provenance.note`), from the first update.
+    The folder belongs to these settings, and has a provenance (see `provenance_writer`), from the first update.
 
     pair: None where the task has no languages.
     """
@@ -83,7 +83,7 @@ def train(
 
     def work(claim: Callable[[], None]) -> None:
         claimed, shown = False, begun
-        write_provenance = note(run, about, config, machine)
+        write_provenance = provenance_writer(run, about, config, machine)
 
         def first_update() -> None:
             nonlocal claimed

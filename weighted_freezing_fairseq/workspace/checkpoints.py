@@ -1,6 +1,6 @@
-"""Checkpoints of fairseq as files: read without running code from them, checked, and written whole.
+"""Checkpoints of fairseq as files: read without running code from them, validated, and written.
 
-What is read is validated once, here, so that the commands that work on tensors can rely on dense, named tensors.
+The validation is done here, so that commands can rely on dense, named tensors.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,12 @@ from ..errors import UserError
 from ..forms import expect, expect_known
 
 OPTIMIZER_STATE = "last_optimizer_state"
-# Of what a checkpoint may hold, that which commands look into.
-_STATE_FORM = {"extra_state": dict, "optimizer_history": [dict]}
-
-
+_STATE_FORM = {"extra_state": dict, "optimizer_history": [dict]}  # the optional entries that commands read
 _CHECKPOINT_REMEDY = "give one that fairseq-train saved"
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a fairseq checkpoint holds, with its model emptied; and the tensors of that model, all of them dense."""
+    """The content of a fairseq checkpoint with an empty model, and the tensors of the model, all dense."""
     state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY)
     try:
         expect(state, {"model": {str: Tensor}})
@@ -33,35 +30,35 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     model = state["model"]
     tensor_files.refuse_unusual(model, path)
     tensors = dict(model)
-    model.clear()  # the emptied container keeps its type and attributes (versions of the modules), and its place
+    model.clear()  # the container keeps its type, its attributes (versions of the modules) and its place
     return state, tensors
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that a fairseq checkpoint was trained with, a section each; its tensors stay in the file."""
+    """The settings by section of the training that saved a checkpoint; its tensors are not read."""
     state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
     settings = state.get("cfg") if isinstance(state, dict) else None
     return dict(settings) if isinstance(settings, Mapping) else {}
 
 
 def refuse_to_overwrite(out: Path) -> None:
-    """Whatever --out names already is somebody's work."""
+    """Refuse an `out` that exists."""
     if out.exists():
-        raise UserError(f"{out} exists and stays as it is; give another --out, or type: rm {out}")
+        raise UserError(f"{out} exists and is not overwritten; give another --out, or type: rm {out}")
 
 
 def save(content: Mapping[str, Any], path: Path) -> None:
-    """torch.save through an open file.
+    """Save with torch.save.
 
-    By its name, the archive would hold the name of the unfinished part, and a failed write not say why.
+    Of a path, torch.save would store the temporary name in the archive, and not say why a write failed.
     """
     with path.open("wb") as stream:
         torch.save(content, stream)
 
 
 def read_torch_file(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
-    """The content of a file of torch that may hold what fairseq's checkpoints hold."""
+    """The content of a file of torch, which may hold the types of fairseq's checkpoints."""
     from .. import register
 
-    register()  # which allows that
+    register()  # allows those types
     return tensor_files.read(path, kind, remedy, mapped=mapped)

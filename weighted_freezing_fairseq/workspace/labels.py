@@ -1,8 +1,4 @@
-"""Results of several checkpoints in one folder, one file each, so that a killed call can be continued.
-
-What a checkpoint is called in tables and as a file, and whether its file was made with the settings of this call. Left
-out on purpose: what a result is, which each command says for itself.
-"""
+"""Results of several checkpoints in one folder: labels, file names, and the reuse of results of a killed call."""
 
 import re
 import shlex
@@ -15,7 +11,7 @@ from ..forms import read_json
 
 
 def labels(paths: Sequence[Path], names: Sequence[str] | None, kind: str = "checkpoints") -> dict[str, Path]:
-    """Paths by `names`; without, by file name without its ending, with the folder's name where that is ambiguous."""
+    """Paths by `names`; by default by file name without suffix, with the folder's name if that is ambiguous."""
     stems = [path.resolve().name if path.is_dir() else path.stem for path in paths]
     if names is None:
         names = stems
@@ -27,20 +23,20 @@ def labels(paths: Sequence[Path], names: Sequence[str] | None, kind: str = "chec
 
 
 def as_file_name(label: str) -> str:
-    """`label` with only letters, digits, `_`, `.` and `-`."""
+    """`label` with every character except letters, digits, `_`, `.` and `-` replaced by `-`."""
     return re.sub(r"[^\w.-]", "-", label)
 
 
 def reuse(path: Path, settings: Mapping[str, Any], folder: Path, form: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The JSON at `path`, or None without a file; a file that was made with other settings is refused.
+    """The JSON at `path`, or None if there is no file; a file of other settings is refused.
 
     Args:
-        form: what the file holds beside its settings.
+        form: the form of the file's content, without its settings.
     """
     if not path.is_file():
         return None
     content = read_json(path, {"settings": dict, **form}, f"to measure it again, type: rm {shlex.quote(str(path))}")
-    other = [name for name in settings if content["settings"].get(name) != settings[name]]
-    if other:
-        raise UserError(f"{path} was made with another {', '.join(other)}; give another --out, or move {folder} away")
+    changed = [name for name in settings if content["settings"].get(name) != settings[name]]
+    if changed:
+        raise UserError(f"{path} was made with another {', '.join(changed)}; give another --out, or move {folder} away")
     return content

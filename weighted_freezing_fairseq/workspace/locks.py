@@ -1,13 +1,12 @@
-"""Locks: one process at a time writes in a folder, or a file; a second one waits, says so, and goes on by itself.
+"""Locks of folders and files: one process writes at a time; others print that they wait, and then continue.
 
-The system releases a lock when its process ends, even by a kill. Lock files are hidden and stay: one that is left over
-holds nobody up. A folder that cannot be written is not locked, since there is nothing to protect: whoever has to write
-there fails, and whoever finds everything there goes on.
+The system releases a lock when its process ends, even if it is killed. Lock files are hidden and remain. A folder that
+is not writable is not locked: who writes there fails, who only reads may continue.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,45 +14,41 @@ from filelock import FileLock, Timeout
 from .processes import refuse_when_stopping
 from .progress import say
 
-_LOOK = 0.5  # seconds between two looks whether this process was told to stop
+_POLL_SECONDS = 0.5  # between two checks whether this process received a stop signal
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold `folder`, which is created where it is missing, against other processes and threads."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock `folder`, which is created if it is missing, against other processes and threads."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder / ".lock", folder):
+    with _lock(folder / ".lock", folder):
         yield
 
 
 @contextmanager
-def alone_at(path: Path) -> Iterator[None]:
-    """Hold the file `path`, which may not be there yet, in the same way."""
+def lock_file(path: Path) -> Iterator[None]:
+    """Lock the file `path`, which need not exist, against other processes and threads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path.with_name(f".{path.name}.lock"), path):
+    with _lock(path.with_name(f".{path.name}.lock"), path):
         yield
 
 
 @contextmanager
-def _held(file: Path, what: Path) -> Iterator[None]:
+def _lock(file: Path, target: Path) -> Iterator[None]:
     if not os.access(file.parent, os.W_OK):
         yield
         return
     lock = FileLock(file)
-    if not _acquired(lock, 0):
-        say(f"{what} is in use by another process; waiting until it ends (Ctrl-C: stop waiting)")
-        while not _acquired(lock, _LOOK):
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{target} is in use by another process; waiting until it ends (Ctrl-C: stop waiting)")
+        while not lock.is_locked:
             refuse_when_stopping()
-        say(f"{what} is free; going on")
+            with suppress(Timeout):
+                lock.acquire(timeout=_POLL_SECONDS)
+        say(f"{target} is free; continuing")
     try:
         yield
     finally:
         lock.release()
-
-
-def _acquired(lock: FileLock, seconds: float) -> bool:
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        return False
-    return True

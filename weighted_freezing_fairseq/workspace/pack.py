@@ -1,10 +1,9 @@
-"""Pack and unpack: a tuned checkpoint as what differs from its base, and the format of that file.
+"""Store a tuned checkpoint as its difference from the base checkpoint (`wff pack`), and restore it (`wff unpack`).
 
-A run under a fixed sparse mask changes few of its weights: their positions and values are stored, and everything else
-that the checkpoint holds beside its model as it is. Unpacking gives back equal contents: the model's names in their
-order, each tensor's dtype, shape and every bit, and everything else value by value. The bytes of the zip container and
-strides may differ. A difference is made of the model only, so a second copy of it (the averages of --store-ema) is
-stored whole.
+A run with a fixed sparse mask changes few weights: the file holds their positions and values, and the rest of the
+checkpoint unchanged. Unpacking restores the names of the model in order, the dtype, shape and bits of each tensor, and
+all other values; the bytes of the zip container and strides may differ. Copies of the model (--store-ema) are stored in
+full.
 """
 
 from collections.abc import Mapping
@@ -28,13 +27,13 @@ from ..core.difference import (
 )
 from ..core.snapshot import few, fingerprint, mismatches
 from ..errors import UserError
-from ..files import whole
+from ..files import atomic_file
 from ..forms import expect, expect_known
 from .checkpoints import OPTIMIZER_STATE, read_checkpoint, read_torch_file, refuse_to_overwrite, save
 
 _FORMAT = "weighted_freezing_fairseq difference 1"
 _PACKED_FORM = {
-    "base": {"path": str, "fingerprint": str},  # and "shapes", which earlier versions did not write
+    "base": {"path": str, "fingerprint": str},  # earlier versions wrote no "shapes"
     "tuned": {"fingerprint": str},
     "difference": FORM,
     "rest": {"model": dict},
@@ -43,7 +42,7 @@ _PACKED_FORM = {
 
 @dataclass(frozen=True)
 class Report:
-    """What changed and what it weighs. Tied tensors count once; a number without a counterpart counts as changed."""
+    """The changed numbers and the sizes. Tied tensors count once; a number without a counterpart counts as changed."""
 
     numbers: int
     numbers_changed: int
@@ -54,15 +53,15 @@ class Report:
     base_model_bytes: int
     file_over_base_model: float
     tuned_file_bytes: int
-    optimizer_state: str  # kept, left out, or none where TUNED has none
+    optimizer_state: str  # kept, left out, or none (the checkpoint has none)
 
 
 def read_packed(path: Path) -> dict[str, Any]:
-    """What `wff pack` wrote: base, tuned (fingerprints), difference, and the rest of the tuned checkpoint."""
+    """A file of `wff pack`: fingerprints of base and tuned model, difference, and the rest of the tuned checkpoint."""
     remedy = "make one with: wff pack BASE TUNED --out FILE"
     content = read_torch_file(path, "file of wff pack", remedy)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise UserError(f"{path} is not a file that this version of wff pack made; {remedy}")
+        raise UserError(f"{path} is not a file of this version of wff pack; {remedy}")
     try:
         expect(content, _PACKED_FORM)
         expect_known(content["base"], {"shapes": {str: [int]}})
@@ -70,18 +69,18 @@ def read_packed(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; {remedy}") from None
     if content["rest"]["model"]:
-        raise UserError(f"{path} is damaged: its rest has a model of its own; {remedy}")
+        raise UserError(f"{path} is damaged: it holds a second model; {remedy}")
     tensor_files.refuse_unusual(stored_tensors(content["difference"]), path)
     return content
 
 
 def pack(base_path: Path, tuned_path: Path, out: Path, optimizer_state: bool = False) -> Report:
-    """Store what differs between two checkpoints in `out`, which must not exist yet.
+    """Store the difference between two checkpoints in `out`, which must not exist.
 
     Args:
         base_path: the checkpoint that the training started from.
         tuned_path: the checkpoint to store.
-        optimizer_state: keep the state of the optimizer, whole.
+        optimizer_state: store the state of the optimizer too.
     """
     refuse_to_overwrite(out)
     base = read_checkpoint(base_path)[1]
@@ -101,9 +100,9 @@ def pack(base_path: Path, tuned_path: Path, out: Path, optimizer_state: bool = F
         "difference": difference(base, tuned),
         "rest": rest,
     }
-    with whole(out) as part:
+    with atomic_file(out) as part:
         save(content, part)
-        _check(part, base, tuned)
+        _verify_written(part, base, tuned)
     entries = content["difference"]["tensors"]
     numbers = sum(tuned[entry["names"][0]].numel() for entry in entries)
     changed = sum(entry["changed"] for entry in entries)
@@ -124,38 +123,37 @@ def pack(base_path: Path, tuned_path: Path, out: Path, optimizer_state: bool = F
 
 
 def unpack(base_path: Path, packed: Path, out: Path) -> dict[str, Any]:
-    """Write the checkpoint that `pack` stored to `out`, which must not exist yet; returns the content of `packed`.
+    """Restore the checkpoint that `pack` stored to `out`, which must not exist; returns the content of `packed`.
 
-    Nothing is written unless the base is the one that was packed against and the result is the model that was packed,
-    both by SHA-256.
+    Nothing is written unless the SHA-256 fingerprints of the base and of the restored model are those in the file.
     """
     refuse_to_overwrite(out)
     content = read_packed(packed)
     base = read_checkpoint(base_path)[1]
-    wanted, base_fingerprint = content["base"], fingerprint(base)
-    if base_fingerprint != wanted["fingerprint"]:
-        other = mismatches(base, wanted.get("shapes", {}).items())  # earlier versions wrote no shapes
+    expected, base_fingerprint = content["base"], fingerprint(base)
+    if base_fingerprint != expected["fingerprint"]:
+        differences = mismatches(base, expected.get("shapes", {}).items())
         raise UserError(
             f"{base_path} (fingerprint {base_fingerprint[:12]}) is not the base of {packed}: "
-            f"{f'it is another model, {few(other)}; ' if other else ''}give the checkpoint with "
-            f"fingerprint {wanted['fingerprint'][:12]}, which was {wanted['path']} when it was packed"
+            f"{f'it is another model, {few(differences)}; ' if differences else ''}give the checkpoint with "
+            f"fingerprint {expected['fingerprint'][:12]}, which was {expected['path']} when it was packed"
         )
     try:
         model = patched(base, content["difference"])
         if fingerprint(model) != content["tuned"]["fingerprint"]:
-            raise ValueError("it does not give back what was packed")
+            raise ValueError("it does not restore the packed model")
     except ValueError as error:
         raise UserError(f"{packed} is damaged: {error}; fetch or pack it again") from None
     content["rest"]["model"].update(model)
-    with whole(out) as part:
+    with atomic_file(out) as part:
         save(content["rest"], part)
     return content
 
 
-def _check(part: Path, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
-    """Refuse a written file that does not give `tuned` back, tensor by tensor, before it gets its name."""
+def _verify_written(part: Path, base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> None:
+    """Refuse a written file that does not restore `tuned`, before it gets its name."""
     written = read_packed(part)["difference"]
-    good = {name: equal_bits(tensor, tuned[name]) for names, tensor in patches(base, written) for name in names}
-    wrong = [name for name in tuned if not good.get(name)]
+    equal = {name: equal_bits(tensor, tuned[name]) for names, tensor in patches(base, written) for name in names}
+    wrong = [name for name in tuned if not equal.get(name)]
     if wrong or written["names"] != list(tuned):
-        raise UserError(f"what was written does not give {wrong[:3]} back and is deleted; give --out on another disk")
+        raise UserError(f"the written file does not restore {wrong[:3]} and is deleted; give --out on another disk")

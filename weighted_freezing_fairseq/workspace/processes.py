@@ -1,8 +1,7 @@
-"""Commands as processes that end with the process that started them, however that ends.
+"""Child processes that end with the process that started them, and the reason why one failed.
 
-Where the system can, it kills a child when its parent is gone. A parent that is told to stop (Ctrl-C, or SIGTERM as
-from SLURM) kills its children first, so that whoever waits for one waits no longer. Left out on purpose: what is done
-with their output, which the recipes say, but for the reason of a failure.
+On Linux the system kills a child whose parent is gone. A parent that receives SIGINT (Ctrl-C) or SIGTERM (as from
+SLURM) kills its children first, so that threads that wait for a child continue.
 """
 
 import contextlib
@@ -18,33 +17,39 @@ import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# For fairseq's --user-dir. Not PACKAGE itself: fairseq skips that where the package is imported already.
+# For fairseq's --user-dir. Not PACKAGE itself: fairseq skips a package that is already imported.
 USER_DIR = PACKAGE / "plugin" / "user_dir" / "register_weighted_freezing"
 
-
-# A training whose recipe was killed must die with it, or the next call would train in the same folder beside it.
-_UNTIL_PARENT_DIES = """
+# Runs a module in a process that the system kills with its parent: after a kill, no training may continue in a folder
+# in which the next call trains.
+_RUN_MODULE = """
 import ctypes, os, runpy, signal, sys
 parent, package, command = int(sys.argv.pop(1)), sys.argv.pop(1), sys.argv[1]
 if sys.platform == "linux":
     die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     die_with_parent()
-    if command == "fairseq_cli.preprocess":  # its processes, too; training forks from threads that end earlier
+    if command == "fairseq_cli.preprocess":  # its workers too; training forks workers from threads that end earlier
         os.register_at_fork(after_in_child=die_with_parent)
 if os.getppid() != parent:
     sys.exit("killed before it began")
-sys.path.append(package)  # last: where it is installed, that copy is found
+sys.path.append(package)  # last: an installed copy comes first
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
+# The frames of a traceback, its exception, and the line after it.
+_TRACEBACK = re.compile(
+    r"^[ \t]*Traceback \(most recent call last\):\n((?:[ \t].*\n|\n)*)(?!Traceback \()(\S.*)(?=\s*(.*))", re.MULTILINE
+)
+# Errors of destructors, while Python exits.
+_IGNORED = re.compile(r"^Exception ignored in.*\s*Traceback \(most recent call last\):$", re.MULTILINE)
 _children: "weakref.WeakSet[subprocess.Popen[Any]]" = weakref.WeakSet()
-_told: list[int] = []  # the signals that told this process to stop
+_stop_signals: list[int] = []  # received by this process
 
 
 class Stopped(KeyboardInterrupt):
-    """This process was told to stop, by the signal `number`."""
+    """This process received the stop signal `number`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -52,27 +57,31 @@ class Stopped(KeyboardInterrupt):
 
 
 def refuse_when_stopping() -> None:
-    """For threads, which no signal interrupts: a child that failed may have been killed because of one."""
-    if _told:
-        raise Stopped(_told[0])
+    """Raise `Stopped` in a thread, which signals do not interrupt, if this process received a stop signal."""
+    if _stop_signals:
+        raise Stopped(_stop_signals[0])
 
 
-def started(module: str, words: Iterable[Any], **options: Any) -> "subprocess.Popen[Any]":
-    """`python -m MODULE WORDS`, with `options` of Popen, killed by the system when this process ends.
+def start_module(module: str, words: Iterable[Any], **options: Any) -> "subprocess.Popen[Any]":
+    """Start `python -m MODULE WORDS` as a child that the system kills when this process ends.
 
-    In a session of its own: a terminal's Ctrl-C reaches this process alone, which ends the child and the child's own.
+    The child has a session of its own: Ctrl-C in a terminal reaches this process only, which kills the child and the
+    processes that the child started.
+
+    Args:
+        options: arguments of Popen.
     """
-    words = [sys.executable, "-c", _UNTIL_PARENT_DIES, *map(str, (os.getpid(), PACKAGE.parent, module, *words))]
-    process = subprocess.Popen(words, start_new_session=True, **options)
+    arguments = map(str, (os.getpid(), PACKAGE.parent, module, *words))
+    process = subprocess.Popen([sys.executable, "-c", _RUN_MODULE, *arguments], start_new_session=True, **options)
     _children.add(process)
-    if _told:  # since the others were killed
+    if _stop_signals:  # the other children are already killed
         _kill_children()
     return process
 
 
 @contextlib.contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Processes of `multiprocessing` that are started inside never see Ctrl-C: this one sees it, and ends them."""
+    """Processes of `multiprocessing` that are started inside ignore Ctrl-C: this process receives it and kills them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -81,43 +90,43 @@ def without_interrupts() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """For a process of `multiprocessing`: end when the process that started it is gone.
+    """End this process of `multiprocessing` when its parent is gone; does nothing in the main process.
 
-    By looking, since the system's own signal comes when the *thread* that started it ends.
+    It polls, because the system's signal already comes when the *thread* that started the process ends.
     """
     parent = multiprocessing.parent_process()
-    if parent is None:  # it is the process that a user started
+    if parent is None:
         return
 
-    def watch() -> None:
+    def wait_for_parent() -> None:
         while os.getppid() == parent.pid:
             time.sleep(0.2)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
-def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose work is waited for, unless this process is told to stop."""
+def thread_pool(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A thread pool; the end of the block waits for its work, unless this process received a stop signal."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
     finally:
-        pool.shutdown(wait=not _told, cancel_futures=bool(_told))
+        pool.shutdown(wait=not _stop_signals, cancel_futures=bool(_stop_signals))
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGINT and SIGTERM end the children of this process and raise `Stopped` in its main thread.
+    """SIGINT and SIGTERM kill the children of this process and raise `Stopped` in its main thread.
 
-    A second one ends the process at once. A signal that was ignored before stays so (nohup, `&` in a script).
+    A second signal ends the process at once. A signal that is ignored stays ignored (nohup, `&` in a script).
     """
 
     def stop(number: int, frame: Any) -> None:
-        _told.append(number)
+        _stop_signals.append(number)
         _kill_children()
-        if len(_told) > 1:
+        if len(_stop_signals) > 1:
             os._exit(128 + number)
         raise Stopped(number)
 
@@ -126,13 +135,13 @@ def stoppable() -> Iterator[None]:
     try:
         yield
     finally:
-        if not _told:  # else the next signal still finds `stop`
+        if not _stop_signals:  # otherwise `stop` also handles a second signal
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def leave(status: int) -> None:
-    """End this process when its children are gone, without waiting for its threads."""
+def exit_without_threads(status: int) -> NoReturn:
+    """Kill the children and exit with `status`, without waiting for threads."""
     _kill_children()
     deadline = time.monotonic() + 5
     for child in list(_children):
@@ -150,50 +159,25 @@ def _kill_children() -> None:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            child.kill()  # in case it has not come so far as to lead a group
+            child.kill()  # it may not lead a process group yet
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
-class Reason:
-    """Why a command failed, from the lines that it prints: its last exception, else its last line."""
-
-    def __init__(self) -> None:
-        self._exception = self._source = self._last = ""
-        self._inside = self._unfinished = False
-
-    def hear(self, line: str) -> None:
-        """Take one more line."""
-        text = line.strip()
-        if not text:
-            return
-        if text == "Traceback (most recent call last):":
-            # Python says this of what fails while it ends.
-            self._inside, self._unfinished, self._source = not self._last.startswith("Exception ignored in"), False, ""
-        elif self._inside and not line[0].isspace():
-            name, colon, message = text.partition(": ")
-            name = name.rpartition(".")[2]
-            self._exception = message if name == "UserError" else name + (colon + message or f": {self._source}")
-            self._inside, self._unfinished = False, text.endswith(":")
-        elif self._inside and re.search(r"\w", text) and not text.startswith('File "'):
-            self._source = text
-        elif self._unfinished:
-            self._exception, self._unfinished = f"{self._exception} {text}", False
-        self._last = text
-
-    def of(self, status: int) -> str:
-        """The reason of a command that ended with this status, as Popen has it."""
-        if self._exception:
-            return self._exception
-        if status < 0:
-            memory = " (out of memory?)" if -status == signal.SIGKILL else ""
-            return f"killed by {signal.Signals(-status).name}{memory}"
-        return self._last or f"exit status {status}"
-
-
-def reason(said: str, status: int) -> str:
-    """The reason of a command that has printed `said` and ended with this status."""
-    found = Reason()
-    for line in said.splitlines():
-        found.hear(line)
-    return found.of(status)
+def failure_reason(output: str, status: int) -> str:
+    """Why a command failed that printed `output` and ended with `status`: its last exception, else its last line."""
+    text = "\n".join(map(str.rstrip, output.splitlines())).strip()
+    tracebacks = _TRACEBACK.findall(_IGNORED.sub("", text))
+    if tracebacks:
+        frames, error, next_line = tracebacks[-1]
+        name, colon, message = error.partition(": ")
+        name = name.rpartition(".")[2]
+        if not colon:  # an assertion without a message: its source line
+            code = [line.strip() for line in frames.splitlines() if re.search(r"\w", line)]
+            message = next((line for line in reversed(code) if not line.startswith('File "')), "")
+        reason = message if name == "UserError" else f"{name}: {message}"
+        return f"{reason} {next_line}".strip() if error.endswith(":") else reason
+    if status < 0:
+        memory = " (out of memory?)" if -status == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-status).name}{memory}"
+    return text.rpartition("\n")[2].strip() or f"exit status {status}"

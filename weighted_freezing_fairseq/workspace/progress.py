@@ -1,27 +1,40 @@
-"""What a long command says on standard error: one line at a time, with the seconds since it started."""
+"""Progress of long commands on standard error: lines with the seconds since the start, and bars on a terminal."""
 
 import sys
-import threading
 import time
-from collections.abc import Callable
+from typing import Any
 
-_say_lock = threading.Lock()
-_started = time.monotonic()
+from tqdm import tqdm
+
+_start = time.monotonic()
 
 
 def say(text: str) -> None:
-    """One line of progress with the time since the start."""
-    with _say_lock:
-        print(f"[{time.monotonic() - _started:5.0f} s] {text}", file=sys.stderr, flush=True)
+    """Print one line with the seconds since the start, above the bars of a terminal."""
+    tqdm.write(f"[{time.monotonic() - _start:5.0f} s] {text}", file=sys.stderr)
 
 
-def progress(name: str, total: int) -> Callable[[int], None]:
-    """Says now and then how far a translation is."""
-    shown = [0]
+class Progress(tqdm):
+    """A progress bar of tqdm on a terminal; in a log or pipe nothing, or lines.
 
-    def watch(done: int) -> None:
-        if done * 10 // total > shown[0]:
-            shown[0] = done * 10 // total
-            say(f"{name}: {done:,} of {total:,} sentences")
+    Args:
+        items: an iterable to count (default: count by `update`).
+        desc: what is in progress.
+        unit: what is counted, in the singular.
+        lines: print a line for every tenth of `total` where there is no terminal; for bars that `update` moves.
+        options: further arguments of tqdm.
+    """
 
-    return watch
+    def __init__(self, *items: Any, desc: str = "", unit: str = "it", lines: bool = False, **options: Any) -> None:
+        super().__init__(*items, desc=desc, unit=f" {unit}", leave=False, disable=None, file=sys.stderr, **options)
+        self.line = f"{desc}: {unit}" if self.disable and lines else ""
+
+    def update(self, n: float = 1) -> bool | None:
+        """Count `n` more items."""
+        if not self.line:
+            return super().update(n)
+        tenths = 10 * self.n // max(1, self.total)
+        self.n += n
+        if 10 * self.n // max(1, self.total) > tenths:
+            say(f"{self.line} {self.n:,} of {self.total:,}")
+        return None

@@ -1,8 +1,9 @@
-"""provenance.json of a run folder: what was trained, from what, by which command, with what, and when.
+"""provenance.json of a run folder: what was trained on which data, by which command, versions and machine, and when.
 
-With it a run can be told from another and made again. Left out on purpose: settings, which are run.yaml's.
+The settings are in run.yaml.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -22,8 +23,8 @@ from .runs import PROVENANCE, Run
 EMBEDDED = "embedded"
 PACKAGE = Path(__file__).resolve().parents[1]
 
-# Named one by one: an environment holds tokens and passwords under any prefix (SLURM_JWT, PYTHON_..._INDEX_URL).
-_STEERING = frozenset(
+# Listed by name, since variables with the same prefixes hold tokens and passwords (SLURM_JWT, PYTHON_..._INDEX_URL).
+_RECORDED_VARIABLES = frozenset(
     """
     CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_MAX_CONNECTIONS CUDA_DEVICE_ORDER CUDA_LAUNCH_BLOCKING CUDA_MODULE_LOADING
     CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE
@@ -47,27 +48,31 @@ _STEERING = frozenset(
 )
 
 
-def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> Callable[[], None]:
-    """Gather where this run comes from; the function that is returned writes it, with a line for this start of it.
+def provenance_writer(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> Callable[[], None]:
+    """Collect the provenance of a run; returns a function that writes it, with an entry for this start of the run.
 
-    To gather takes seconds (packages, git, the device), in which the output of a training would not be read.
+    Collecting takes seconds (packages, git, the device), during which the output of a training would not be read.
 
     Args:
-        about: what only the study knows: dataset, recipe, pair, data, changed, command.
+        about: entries of the study: dataset, recipe, pair, data, changed, command.
     """
     if run.trained:
         return lambda: None
     path = run.folder / PROVENANCE
-    sittings = run.provenance()["sittings"] if path.is_file() else []
+    starts = run.provenance()["sittings"] if path.is_file() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    sittings.append({"begun": now, "machine": str(machine), "host": platform.node(), "device": _device(machine)})
-    known = config.is_relative_to(CONFIGS.parent)
+    name = device_name(machine.device)
+    device = f"{name}, {machine.threads} threads" if machine.device == "cpu" else f"{machine.gpus} x {name}"
+    starts.append({"begun": now, "machine": str(machine), "host": platform.node(), "device": device})
+    in_configs = config.is_relative_to(CONFIGS.parent)
     content = {
         **about, "method": run.method, "seed": run.seed,
-        "config": str(config.relative_to(CONFIGS.parent) if known else config),
-        "commit": commit_of(), "versions": _versions(), "sittings": sittings,
+        "config": str(config.relative_to(CONFIGS.parent) if in_configs else config),
+        "commit": commit_of(), "versions": _versions(), "sittings": starts,
     }  # fmt: skip
-    environment = _environment()
+    packages = sorted({f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()})
+    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if name in _RECORDED_VARIABLES)
+    environment = "\n".join([*packages, "", *variables, ""])
 
     def write() -> None:
         write_atomically(path, json.dumps(content, indent=2) + "\n")
@@ -77,55 +82,38 @@ def note(run: Run, about: Mapping[str, Any], config: Path, machine: Machine) -> 
 
 
 def relocate(run: Run, about: Mapping[str, Any]) -> None:
-    """Where a finished run and its data lie now: what may have been moved since."""
-    known = run.provenance()
-    here = {**known, **{key: about[key] for key in ("data", "command") if key in about}}
-    if here != known:
-        write_atomically(run.folder / PROVENANCE, json.dumps(here, indent=2) + "\n")
+    """Update the paths in the provenance of a finished run, which may have been moved with its data."""
+    recorded = run.provenance()
+    current = {**recorded, **{key: about[key] for key in ("data", "command") if key in about}}
+    if current != recorded:
+        write_atomically(run.folder / PROVENANCE, json.dumps(current, indent=2) + "\n")
 
 
 def commit_of(package: Path = PACKAGE) -> str | None:
-    """The commit of the checkout that `package` belongs to, with a + where files differ from it.
+    """The commit of the checkout of `package`, with a + if files differ from it, or None for an installed package.
 
-    None for an installed package, even inside another git repository: a checkout has the package at its top level and
-    tracks it.
+    An installed package may lie in another git repository; a checkout has the package at its top level and tracks it.
     """
-    here = ["git", "-C", str(package.parent)]
-    questions = (
+    git = ["git", "-C", str(package.parent)]
+    commands = (
         ["rev-parse", "--show-prefix"],
         ["ls-files", "--error-unmatch", f"{package.name}/__init__.py"],
         ["rev-parse", "--short=12", "HEAD"],
         ["status", "--porcelain", "--untracked-files=no"],
     )
     try:
-        prefix, _, commit, changed = (
-            subprocess.run([*here, *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in questions
+        prefix, _, commit, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True).stdout.strip()
+            for words in commands
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return None if prefix else commit + "+" * bool(changed)
+    return None if prefix else commit + "+" * bool(changes)
 
 
 def _versions() -> dict[str, str]:
-    names = ("torch", "fairseq", "fairseq-fixed", "numpy", "sacrebleu", "sentencepiece")
-    found = {"python": platform.python_version(), "weighted_freezing_fairseq": __version__}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _environment() -> str:
-    """Every package, and the variables that steer computing, as they were at the last start."""
-    packages = sorted({f"{found.metadata['Name']}=={found.version}" for found in metadata.distributions()})
-    variables = sorted(f"{name}={value}" for name, value in os.environ.items() if name in _STEERING)
-    return "\n".join([*packages, "", *variables, ""])
-
-
-def _device(machine: Machine) -> str:
-    """What computes, by its name."""
-    name = device_name(machine.device)
-    return f"{name}, {machine.threads} threads" if machine.device == "cpu" else f"{machine.gpus} x {name}"
+    versions = {"python": platform.python_version(), "weighted_freezing_fairseq": __version__}
+    for name in ("torch", "fairseq", "fairseq-fixed", "numpy", "sacrebleu", "sentencepiece"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

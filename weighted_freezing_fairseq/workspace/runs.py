@@ -1,4 +1,4 @@
-"""Run folders: the method, the seed and the provenance of one training, and where its files are."""
+"""Run folders: the method, seed and provenance of a training, and the paths of its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ _PROVENANCE_FORM = {
     "versions": {str: str},
     "sittings": [{"device": str}],
 }
-CHOICES = ("best", "last", "average")  # checkpoints to translate with; the first that there is counts
+CHOICES = ("best", "last", "average")  # checkpoints to translate with; the first that exists is the default
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a method, a seed, a folder."""
+    """A training of a method with a seed, in a folder."""
 
     method: str
     seed: int
@@ -29,32 +29,32 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For a reader."""
+        """The name of the run in messages."""
         return f"{self.method}, seed {self.seed}"
 
     @classmethod
-    def of(cls, folder: Path) -> "Run":
+    def load(cls, folder: Path) -> "Run":
         """The run that `wff train` made in `folder`."""
         if not (folder / PROVENANCE).is_file():
-            raise UserError(f"{folder} is no run folder: it has no {PROVENANCE}; give one that wff train made")
-        own = read_provenance(folder)
-        return cls(own["method"], own["seed"], folder.resolve())
+            raise UserError(f"{folder} is not a run folder: it has no {PROVENANCE}; give one that wff train made")
+        provenance = read_provenance(folder)
+        return cls(provenance["method"], provenance["seed"], folder.resolve())
 
     @property
     def checkpoint(self) -> Path:
-        """Its last weights."""
+        """The last checkpoint."""
         return self.folder / "checkpoints/checkpoint_last.pt"
 
     @property
     def trained(self) -> bool:
-        """Whether its training came to its end."""
+        """Whether the training is finished."""
         return (self.folder / ".training.json").is_file()
 
     def provenance(self) -> dict[str, Any]:
-        """What was trained, from what, by which command (written by `provenance.py`)."""
+        """The content of provenance.json (see `provenance.py`)."""
         return read_provenance(self.folder)
 
 
 def read_provenance(folder: Path) -> Content:
-    """provenance.json of a run folder."""
+    """The content of provenance.json in a run folder."""
     return read_json(folder / PROVENANCE, _PROVENANCE_FORM, f"train it again, or move {folder} away")

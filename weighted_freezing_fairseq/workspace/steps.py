@@ -1,6 +1,6 @@
-"""Steps that are done once: each leaves a stamp with its settings, so that a second call reuses what is done.
+"""Steps that are done once: a finished step leaves a stamp file with its settings, and a second call skips it.
 
-A step that was killed goes on with the same settings; a folder that holds another step of this name is refused.
+A step that was killed is resumed with the same settings; other settings are refused.
 """
 
 import json
@@ -16,10 +16,11 @@ from .contents import same_settings
 from .progress import say
 
 DONE, OPEN, OTHER = "done", "open", "other"
+_REMEDY = "give another --out, or move that folder away"
 
 
 def state_of(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
-    """DONE where `folder` has the step `name` with these settings, OTHER where it was begun with others, else OPEN."""
+    """DONE if `folder` has the step `name` with these settings, OTHER if it was started with others, else OPEN."""
     settings = json.loads(json.dumps(settings, default=str))
     for stamp, state in ((folder / f".{name}.json", DONE), (folder / f".{name}.begun.json", OPEN)):
         if stamp.is_file():
@@ -28,7 +29,7 @@ def state_of(folder: Path, name: str, settings: Mapping[str, Any]) -> str:
 
 
 def read_stamp(path: Path) -> Content:
-    """The settings of a step that was begun or done."""
+    """The settings in the stamp of a step."""
     return read_json(path, {"contents": {str: str}}, f"to do this step again, type: rm {shlex.quote(str(path))}")
 
 
@@ -37,9 +38,13 @@ def once(
     name: str,
     settings: dict[str, Any],
     work: Callable[[], None],
-    remedy: str = "give another --out, or move that folder away",
+    remedy: str = _REMEDY,
 ) -> None:
-    """Do `work` unless `folder` has it done with the same settings; other settings are the user's to sort out."""
+    """Call `work` unless the step is done in `folder`; refuse a folder in which it has other settings.
+
+    Args:
+        remedy: what the user can do about other settings.
+    """
 
     def claim_and_work(claim: Callable[[], None]) -> None:
         claim()
@@ -53,19 +58,17 @@ def once_claimed(
     name: str,
     settings: dict[str, Any],
     work: Callable[[Callable[[], None]], None],
-    remedy: str = "give another --out, or move that folder away",
+    remedy: str = _REMEDY,
 ) -> None:
-    """The same; other settings are refused from when `work` calls the function that it gets, not from its start."""
-    stamp, begun = folder / f".{name}.json", folder / f".{name}.begun.json"
+    """As `once`, but the settings are recorded when `work` calls its argument, not when it starts."""
+    stamp, started = folder / f".{name}.json", folder / f".{name}.begun.json"
     state = state_of(folder, name, settings)
     if state == DONE:
         say(f"{folder.name}: {name} is done already")
         return
     if state == OTHER:
-        raise UserError(f"{folder} holds a {'' if stamp.is_file() else 'half-done '}{name} of other settings; {remedy}")
-
-    def claim() -> None:
-        write_atomically(begun, json.dumps(settings, default=str))
-
-    work(claim)
-    begun.replace(stamp)
+        raise UserError(
+            f"{folder} holds a {'' if stamp.is_file() else 'half-finished '}{name} of other settings; {remedy}"
+        )
+    work(lambda: write_atomically(started, json.dumps(settings, default=str)))
+    started.replace(stamp)

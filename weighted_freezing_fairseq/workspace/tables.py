@@ -11,21 +11,21 @@ from ..files import write_atomically
 
 
 def write_tables(folder: Path, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """table.md, and table.csv with `rows` of equal keys."""
+    """Write `text` to table.md and `rows`, which have the same keys, to table.csv."""
     write_atomically(folder / "table.md", text + "\n")
     write_atomically(folder / "table.csv", as_csv(rows))
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """`rows` of equal keys under a line of their names."""
-    lines = io.StringIO(newline="")
-    writer = csv.DictWriter(lines, list(rows[0]), lineterminator="\n")
+    """`rows`, which have the same keys, as CSV with a header."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return lines.getvalue()
+    return text.getvalue()
 
 
 def mean(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several."""
+    """The mean of `values`, with the standard deviation if there are several."""
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{spread}"

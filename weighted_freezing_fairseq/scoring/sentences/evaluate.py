@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import whole_folder, write_atomically
+from ...files import atomic_folder, write_atomically
 from ...workspace.machine import Machine
-from ...workspace.processes import reason, refuse_when_stopping, started
-from ...workspace.progress import progress, say
+from ...workspace.processes import failure_reason, refuse_when_stopping, start_module
+from ...workspace.progress import Progress, say
 from ...workspace.runs import Run
 from ..scores import read_lines
 from .measures import MEASURES, all_scores, as_numbers
@@ -39,7 +39,7 @@ def score_labels(run: Run, machine: Machine, folder: Path, manifest: Mapping[str
         raise UserError(f"there is no checkpoint {checkpoint}; type --choices with one that is there")
     rows = {split: manifest["rows"][split] for sets in manifest["subsets"].values() for split in sets.values()}
     predictions = run.folder / "predictions" / choice
-    with whole_folder(predictions) as part:
+    with atomic_folder(predictions) as part:
         _predict(run, machine, checkpoint, folder / "bin", part, rows, manifest["scale"])
     for subset, sets in manifest["subsets"].items():
         paths = {name: predictions / split for name, split in sets.items()}
@@ -59,24 +59,24 @@ def _predict(
     """A file of labels for each split of `rows`, which holds the number of its rows."""
     total = sum(rows.values())
     say(f"{run.name}: predicting {total:,} labels with {checkpoint.name}")
-    watch = progress(run.name, total)
     words = [checkpoint, data, out, *rows, "--batch", _BATCH, "--scale", scale or 1]
     words += ["--device", machine.device, "--progress", _PROGRESS]
     with (
         machine.environment() as env,
         tempfile.TemporaryFile() as errors,
-        started(_PREDICT, words, stdout=subprocess.PIPE, stderr=errors, env=env, text=True) as process,
+        start_module(_PREDICT, words, stdout=subprocess.PIPE, stderr=errors, env=env, text=True) as process,
+        Progress(desc=run.name, total=total, unit="label", lines=True) as bar,
     ):
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(_PROGRESS):
-                watch(int(line.removeprefix(_PROGRESS)))
+                bar.update(int(line.removeprefix(_PROGRESS)) - bar.n)
         process.wait()
         errors.seek(0)
         stderr = errors.read().decode("utf-8", errors="replace")
     if process.returncode != 0:
         refuse_when_stopping()
-        raise UserError(f"predicting with {checkpoint} failed: {reason(stderr, process.returncode)}")
+        raise UserError(f"predicting with {checkpoint} failed: {failure_reason(stderr, process.returncode)}")
     for split, number in rows.items():
         if (count := len(read_lines(out / split))) != number:
             raise UserError(f"{count} labels of {split} were predicted, where it has {number} rows")

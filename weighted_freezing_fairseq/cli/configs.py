@@ -1,0 +1,37 @@
+"""`wff configs`: the folder of the YAML files, and a copy of it to change."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import atomic_folder
+from ..workspace.configs import CONFIGS
+
+HELP = "Print the folder that holds the YAML files of all methods, or copy it."
+EXAMPLE = """wff configs
+  wff configs multi30k --copy my-configs     # then: wff train multi30k --configs my-configs"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of them, and where to copy them."""
+    parser.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="one of the folders in it, such as toy (default: all)"
+    )
+    parser.add_argument("--copy", type=Path, metavar="DIR", help="copy the folder to DIR, which must not exist yet")
+
+
+def run(args: argparse.Namespace) -> int:
+    names = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    if args.name and args.name not in names:
+        raise UserError(f"there are no configs {args.name!r}; choose from: {', '.join(names)}")
+    folder = CONFIGS / args.name
+    if args.copy is None:
+        print(folder)
+        return 0
+    if args.copy.exists():
+        raise UserError(f"{args.copy} exists and is not overwritten; give another folder to --copy")
+    with atomic_folder(args.copy) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    print(args.copy)
+    return 0

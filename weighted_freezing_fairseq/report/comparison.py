@@ -1,0 +1,45 @@
+"""A comparison of two systems for a terminal, and as one HTML page that needs nothing but itself."""
+
+from pathlib import Path
+
+from ..files import write_atomically
+from ..scoring.compare import Comparison, Sentence
+from .templates import rendered
+
+
+def as_text(comparison: Comparison, most: int) -> str:
+    """The scores of the whole set, and the `most` sentences of each side that differ most."""
+    first, second = comparison.names
+    count = len(comparison.sentences)
+    equal = count - comparison.better - comparison.worse
+    p_values = comparison.p_values
+    lines = [
+        f"{comparison.test}: {count:,} sentences",
+        f"  {first}: {comparison.measure} {comparison.scores[0]:.2f}",
+        f"  {second}: {comparison.measure} {comparison.scores[1]:.2f} "
+        f"(p = {p_values.bootstrap:.4f} bootstrap, {p_values.randomisation:.4f} randomisation)",
+        f"  {comparison.signature}",
+        f"  {second} is better in {comparison.better:,} sentences, worse in {comparison.worse:,}, equal in {equal:,}, "
+        f"by {comparison.metric}",
+    ]
+    gains = [sentence for sentence in comparison.sentences[:most] if sentence.difference > 0]
+    losses = [sentence for sentence in comparison.sentences[::-1][:most] if sentence.difference < 0]
+    for title, sentences in ((f"{second} gains most", gains), (f"{second} loses most", losses)):
+        lines += ["", f"{title}:"] if sentences else []
+        for sentence in sentences:
+            lines += ["", *_block(comparison, sentence)]
+    return "\n".join(lines)
+
+
+def _block(comparison: Comparison, sentence: Sentence) -> list[str]:
+    scores = " -> ".join(f"{score:.1f}" for score in sentence.scores)
+    rows = [("source", sentence.source), ("reference", sentence.reference)]
+    rows += list(zip(comparison.names, sentence.translations, strict=True))
+    width = max(len(name) for name, _ in rows)
+    texts = [f"  {name:{width}}  {text}" for name, text in rows if text is not None]
+    return [f"sentence {sentence.number}: chrF {scores} ({sentence.difference:+.1f})", *texts]
+
+
+def write_page(comparison: Comparison, out: Path) -> None:
+    """Every sentence side by side, with a field to search for words."""
+    write_atomically(out, rendered("comparison.html.j2", comparison=comparison, title=" and ".join(comparison.names)))

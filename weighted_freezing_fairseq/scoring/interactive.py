@@ -1,0 +1,109 @@
+"""fairseq-interactive as a process that translates chunk after chunk of sentences, one model or an ensemble."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from ..data.recipe import Decode
+from ..errors import UserError
+from ..workspace.machine import Machine
+from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
+from .translate import Pieces
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A translation, and its score: the log2-probability of its words, by the search's length penalty."""
+
+    score: float
+    text: str
+
+
+class Interactive:
+    """A running fairseq-interactive, see `interactive`."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", stdin: IO[bytes], stdout: IO[bytes], errors: IO[bytes], chunk: int,
+        nbest: int,
+    ) -> None:  # fmt: skip
+        self._process, self._stdin, self._stdout, self._errors = process, stdin, stdout, errors
+        self.chunk, self.nbest = chunk, nbest
+
+    def translate(self, sentences: Sequence[str]) -> list[list[Hypothesis]]:
+        """The best hypotheses of each sentence, best first.
+
+        Args:
+            sentences: in subwords, none of them empty. Only the last call may have fewer than `chunk`.
+        """
+        try:
+            self._stdin.write("".join(f"{sentence}\n" for sentence in sentences).encode())
+            self._stdin.flush()
+            if len(sentences) < self.chunk:
+                self._stdin.close()  # it waits for a whole chunk, or the end
+        except BrokenPipeError:
+            raise self._failure() from None
+        hypotheses: list[Hypothesis] = []
+        while len(hypotheses) < len(sentences) * self.nbest:
+            line = self._stdout.readline()
+            if not line:
+                raise self._failure()
+            if line.startswith(b"D-"):
+                _, score, text = line.decode().removesuffix("\n").split("\t", 2)
+                hypotheses.append(Hypothesis(float(score), text))
+        return [hypotheses[first : first + self.nbest] for first in range(0, len(hypotheses), self.nbest)]
+
+    def _failure(self) -> UserError:
+        status = self._process.wait()
+        refuse_when_stopping()
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", errors="replace")
+        return UserError(f"fairseq-interactive failed: {failure_reason(said, status)}")
+
+
+@contextmanager
+def interactive(
+    checkpoints: Sequence[Path],
+    data: Path,
+    languages: tuple[str, str],
+    decode: Decode,
+    pieces: Pieces,
+    machine: Machine,
+    chunk: int,
+    nbest: int = 1,
+) -> Iterator[Interactive]:
+    """Load the models and yield the process; it ends with the block.
+
+    Args:
+        checkpoints: several are an ensemble.
+        data: binarised folder, for its dictionaries.
+        languages: source and target.
+        chunk: how many sentences are translated at a time; the last chunk may be smaller.
+    """
+    words = [
+        data, "--user-dir", USER_DIR, "--path", ":".join(map(str, checkpoints)),
+        "--source-lang", languages[0], "--target-lang", languages[1],
+        *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
+        "--nbest", nbest, "--buffer-size", chunk, "--max-tokens", "4000", "--required-batch-size-multiple", "1",
+    ]  # fmt: skip
+    if pieces.remove_bpe is not None:
+        words.append(f"--remove-bpe={pieces.remove_bpe}")
+    if machine.device == "cpu":
+        words.append("--cpu")
+    with machine.environment() as environment, tempfile.TemporaryFile() as errors:
+        process = start_module(
+            "fairseq_cli.interactive", words,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env={**environment, "PYTHONUTF8": "1"},
+        )  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            yield Interactive(process, process.stdin, process.stdout, errors, chunk, nbest)
+        finally:
+            process.kill()
+            for stream in (process.stdin, process.stdout):
+                with suppress(BrokenPipeError):  # of what the process has not read
+                    stream.close()
+            process.wait()

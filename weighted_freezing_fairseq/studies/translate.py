@@ -1,0 +1,322 @@
+"""`wff translate`: raw text in, detokenised text out, line by line, by a run's checkpoint or an ensemble of several.
+
+The text goes through what the training data went through: the recipe's text steps and its subwords. A translation into
+a file that was interrupted goes on after the lines that are done.
+"""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from ..data import DATASETS, lines, read_manifest
+from ..data.moses import detokenised
+from ..data.recipe import Decode
+from ..data.source_text import SourceText, recipe_of
+from ..data.workers import chunks
+from ..errors import UserError
+from ..files import filename_in_errors, write_atomically
+from ..forms import read_json
+from ..scoring.interactive import Hypothesis, interactive
+from ..scoring.translate import Pieces, refuse_missing_checkpoint
+from ..workspace.contents import MANIFEST, content_hash
+from ..workspace.locks import lock_file
+from ..workspace.machine import Machine
+from ..workspace.progress import Progress, say
+from ..workspace.runs import PROVENANCE, Run
+from .embedded import DECODE, EMBEDDED
+from .translation import pieces_of
+
+_PLACEHOLDER = "."  # translated in place of a line that has no translation, so that every chunk is full
+_LONGEST = 1024  # words that a model of fairseq reads unless its settings say otherwise
+
+
+@dataclass(frozen=True)
+class Translator:
+    """What translates: checkpoints of the same data, how text becomes subwords and back, and the search.
+
+    Args:
+        checkpoints: several are an ensemble.
+        data: binarised folder, for its dictionaries.
+        longest: how many subwords of a sentence the models read, the end of the sentence included.
+    """
+
+    checkpoints: tuple[Path, ...]
+    data: Path
+    source: SourceText
+    pieces: Pieces
+    decode: Decode
+    longest: int
+
+    def text_of(self, hypothesis: Hypothesis) -> str:
+        """The hypothesis as a reader wants it."""
+        if self.pieces.tokenizer is None:
+            return hypothesis.text
+        return detokenised(hypothesis.text, self.source.languages[1])
+
+
+# What translates -----------------------------------------------------------------------------------------------------
+
+
+def translator_of(
+    paths: Sequence[Path],
+    choice: str | None = None,
+    data: Path | None = None,
+    subword_model: Path | None = None,
+    search: Mapping[str, float] | None = None,
+) -> Translator:
+    """What run folders, save-dirs of fairseq or checkpoints translate with.
+
+    Args:
+        choice: of a folder's checkpoints: best, last or average; None: the best if there is one, else the last.
+        data: the prepared or the binarised folder, where it was moved (default: as the training had it).
+        subword_model: for data that this package has not prepared.
+        search: fields of `Decode` that are not those of the recipe.
+    """
+    parts = [_part(path, choice) for path in paths]
+    checkpoint, about = parts[0]
+    binarised = _binarised(data or about.data, checkpoint)
+    for other, about_other in parts[1:]:
+        if data is None and content_hash(_binarised(about_other.data, other)) != content_hash(binarised):
+            raise UserError(f"{other} and {checkpoint} were trained on different data; an ensemble needs the same")
+        if about_other.languages != about.languages:
+            raise UserError(f"{other} and {checkpoint} translate different languages; an ensemble needs the same")
+    folder, pieces, decode = binarised.parent, None, about.decode
+    recipe = None
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        pieces, recipe = pieces_of(manifest), recipe_of(manifest)
+        subword_model = subword_model or folder / manifest["subwords"]
+        if manifest["dataset"] in DATASETS:
+            decode = DATASETS[manifest["dataset"]].decode
+    elif subword_model is None:
+        subword_model = next(
+            (path for path in (folder / "spm.model", folder.parent / "spm.model") if path.is_file()), None
+        )
+        if subword_model is None:
+            raise UserError(
+                f"{folder} does not say what {binarised} was cut into subwords with; add --subword-model FILE, a "
+                "SentencePiece model or codes of subword-nmt"
+            )
+    source = SourceText(_languages(about, binarised), subword_model, recipe)
+    source.refuse_unusable()
+    pieces = pieces or Pieces("subword_nmt" if source.is_bpe else "sentencepiece")
+    longest = min(about_part.longest for _, about_part in parts)
+    checkpoints = tuple(checkpoint for checkpoint, _ in parts)
+    return Translator(checkpoints, binarised, source, pieces, replace(decode, **(search or {})), longest)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What is known of the training of a checkpoint: its data, its languages, the search of its recipe."""
+
+    data: Path
+    languages: tuple[str | None, ...]
+    decode: Decode
+    longest: int
+
+
+def _part(path: Path, choice: str | None) -> tuple[Path, _Training]:
+    """The checkpoint that a path stands for, and what is known of its training."""
+    checkpoint = _checkpoint_in(path, choice) if path.is_dir() else path
+    refuse_missing_checkpoint(checkpoint)
+    settings = _settings(checkpoint)
+    data, languages, decode = settings["data"], (settings["source_lang"], settings["target_lang"]), Decode()
+    if (path / PROVENANCE).is_file():
+        about = Run.load(path).provenance()
+        data, languages = about["data"], tuple(about["pair"].split("-"))
+        decode = DECODE if about["dataset"] == EMBEDDED else decode
+    return checkpoint, _Training(Path(data), languages, decode, settings["longest"])
+
+
+def _checkpoint_in(folder: Path, choice: str | None) -> Path:
+    """A checkpoint of a run folder, or of a save-dir of fairseq."""
+    checkpoints = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    choices = [choice] if choice else ["best", "last"]
+    paths = [checkpoints / f"checkpoint_{name}.pt" for name in choices]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        there = ", ".join(sorted(path.name for path in checkpoints.glob("*.pt"))) or "none"
+        raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); give a run folder or a checkpoint")
+    return path
+
+
+def _settings(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint of fairseq says of its data, its languages and the longest sentence that it reads."""
+    from ..workspace.checkpoints import read_settings  # torch
+
+    sections = read_settings(checkpoint)
+    values = [{**_fields(sections.get(name))} for name in ("model", "task")]
+    task = values[1]
+    lengths = [section.get("max_source_positions") for section in values]
+    return {
+        "data": str(task.get("data") or "").split(":")[0],
+        "source_lang": task.get("source_lang"),
+        "target_lang": task.get("target_lang"),
+        "longest": min((int(length) for length in lengths if length), default=_LONGEST),
+    }
+
+
+def _fields(section: Any) -> dict[str, Any]:
+    """A section of a checkpoint's settings, in whichever form fairseq keeps it."""
+    return dict(section) if isinstance(section, Mapping) else dict(vars(section)) if section is not None else {}
+
+
+def _languages(about: _Training, binarised: Path) -> tuple[str, str]:
+    """Source and target; where the training was not told them, fairseq reads them off the names of the files."""
+    languages = about.languages
+    if None in languages:
+        names = (path.name.split(".") for path in sorted(binarised.glob("*.*-*.*")))
+        languages = next((tuple(name[1].split("-")) for name in names if name[1].count("-") == 1), ())
+    if len(languages) != 2:
+        raise UserError(f"{binarised} does not say what languages it has; give --data a folder of fairseq-preprocess")
+    return str(languages[0]), str(languages[1])
+
+
+def _binarised(data: Path, checkpoint: Path) -> Path:
+    """The binarised folder in what a user, a run or a checkpoint names."""
+    for folder in (data / "bin", data):
+        if any(folder.glob("dict.*.txt")):
+            return folder.resolve()
+    raise UserError(
+        f"there are no dictionaries of {checkpoint} in {data}; add --data with the folder it was trained on"
+    )
+
+
+# Translation ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is written of each sentence.
+
+    Args:
+        nbest: the number of translations, a line each.
+        scores: put the score before each translation, separated by a tab.
+        skip_long: leave the line of a sentence empty that has too many subwords; False: refuse it.
+    """
+
+    nbest: int = 1
+    scores: bool = False
+    skip_long: bool = False
+
+
+def translate_lines(
+    translator: Translator, sentences: Iterable[str], machine: Machine, chunk: int, form: Form, first: int = 0
+) -> Iterator[list[str]]:
+    """The lines of the output for each sentence, in their order; as many sentences at a time as `chunk` says.
+
+    Args:
+        sentences: without line ends.
+        first: how many sentences came before them, for messages.
+    """
+    if form.nbest > translator.decode.beam:
+        raise UserError(f"--nbest must be at most the beam, {translator.decode.beam}; type --beam {form.nbest}")
+    arguments = (
+        translator.checkpoints, translator.data, translator.source.languages, translator.decode, translator.pieces,
+        machine, chunk, form.nbest,
+    )  # fmt: skip
+    number = first
+    with interactive(*arguments) as process:
+        for batch in chunks(sentences, chunk):
+            pieces = translator.source.pieces([lines.mended(sentence, Counter()).strip() for sentence in batch])
+            readable = [_is_readable(translator, line, number + place, form) for place, line in enumerate(pieces, 1)]
+            number += len(batch)
+            to_translate = [line if good else _PLACEHOLDER for line, good in zip(pieces, readable, strict=True)]
+            for hypotheses, good in zip(process.translate(to_translate), readable, strict=True):
+                yield [_line(translator, hypothesis, form) if good else _empty(form) for hypothesis in hypotheses]
+
+
+def _is_readable(translator: Translator, pieces: str, number: int, form: Form) -> bool:
+    """Whether the model can read line `number`: it is not empty, and not too long, which is refused unless skipped."""
+    length = len(pieces.split()) + 1
+    if length <= translator.longest:
+        return length > 1
+    problem = f"line {number} has {length:,} subwords, and the model reads at most {translator.longest:,}"
+    if not form.skip_long:
+        raise UserError(f"{problem}; split the line, or add --skip-long to leave its translation empty")
+    say(f"{problem}; its translation is left empty")
+    return False
+
+
+def _empty(form: Form) -> str:
+    return "\t" if form.scores else ""
+
+
+def _line(translator: Translator, hypothesis: Hypothesis, form: Form) -> str:
+    text = translator.text_of(hypothesis)
+    return f"{hypothesis.score:.4f}\t{text}" if form.scores else text
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def translate_stream(
+    translator: Translator, source: IO[bytes], output: IO[bytes], machine: Machine, chunk: int, form: Form
+) -> int:
+    """Translate a stream of lines; each chunk is written as soon as it is done. Returns the number of sentences."""
+    sentences = lines.read(source, Counter())
+    return _write(translate_lines(translator, sentences, machine, chunk, form), output, chunk)
+
+
+def translate_file(translator: Translator, source: Path, output: Path, machine: Machine, chunk: int, form: Form) -> int:
+    """Translate a file into a file, which appears when it is whole; goes on where an earlier call was interrupted.
+
+    Returns the number of sentences that this call translated.
+    """
+    settings = {
+        "input": content_hash(source),
+        "checkpoints": [content_hash(path) for path in translator.checkpoints],
+        "decode": asdict(translator.decode),
+        **asdict(form),
+    }
+    part, stamp = (output.with_name(f".{output.name}.{name}") for name in ("part", "part.json"))
+    with lock_file(output), filename_in_errors(output):
+        done = _done(part, stamp, settings, form.nbest)
+        if done:
+            say(f"going on after {done:,} sentences of {source}")
+        else:
+            write_atomically(stamp, json.dumps(settings))
+        total = lines.count(source)
+        with source.open("rb") as stream, part.open("ab") as writer:
+            sentences = islice(lines.read(stream, Counter()), done, None)
+            rows = translate_lines(translator, sentences, machine, chunk, form, done)
+            bar = Progress(rows, desc=source.name, unit="sentence", initial=done, total=total)
+            count = _write(bar, writer, chunk)
+        part.replace(output)
+        stamp.unlink()
+    return count
+
+
+def _done(part: Path, stamp: Path, settings: Mapping[str, Any], nbest: int) -> int:
+    """How many sentences an interrupted call has written to `part`, which is cut after the last of them."""
+    if not stamp.is_file() or not part.is_file():
+        part.unlink(missing_ok=True)
+        return 0
+    if dict(read_json(stamp, {}, f"type: rm {shlex.quote(str(stamp))}")) != settings:
+        raise UserError(
+            f"{part} holds a half-done translation of another input or by other settings; to start anew, type: "
+            f"rm {shlex.quote(str(part))} {shlex.quote(str(stamp))}"
+        )
+    with part.open("rb+") as file:
+        ends, size = [0], 0
+        for line in file:
+            size += len(line)
+            ends.append(size)
+        whole = (len(ends) - 1) - (size > 0 and not line.endswith(b"\n"))
+        file.truncate(ends[whole - whole % nbest])
+    return whole // nbest
+
+
+def _write(rows: Iterable[list[str]], output: IO[bytes], chunk: int) -> int:
+    count = 0
+    for count, row in enumerate(rows, 1):
+        output.write("".join(f"{line}\n" for line in row).encode())
+        if count % chunk == 0:
+            output.flush()
+    output.flush()
+    return count
