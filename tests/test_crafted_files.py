@@ -12,6 +12,7 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.data import fetch, folder, read_manifest, sentences
 from weighted_freezing_fairseq.data.glue import GLUE
+from weighted_freezing_fairseq.data.iwslt14 import IWSLT14
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.scoring.significance import cached_p_values
 from weighted_freezing_fairseq.workspace.contents import content_hash
@@ -248,7 +249,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path, capsys):
 
 def counts_of_a_step(path: Path) -> None:
     once(path.parent, "text", {}, lambda: None)
-    folder.step(path.parent, "text", {}, list)
+    folder.PairJob(IWSLT14, "clean", IWSLT14.table["clean"], "de-en", path.parent).run_step("text", list, {})
 
 
 def archive_beside(path: Path) -> None:
@@ -268,7 +269,7 @@ LEFT = {
     ".text.json": (lambda path: state_of(path.parent, "text", {}), "to do this step again, type: rm "),
     ".text.begun.json": (lambda path: state_of(path.parent, "text", {}), "to do this step again, type: rm "),
     ".text.rows.json": (counts_of_a_step, "to count it again, type: rm "),
-    "fetched.json": (archive_beside, "to do without what it records, type: rm "),
+    "fetched.json": (archive_beside, "to ignore what it records, type: rm "),
     "significance.json": (lambda path: cached_p_values(["a"], ["a"], ["a"], path), "to test again, type: rm "),
     "point.json": (lambda path: reuse(path, {"a": 1}, path.parent, {}), "to measure it again, type: rm "),
 }

@@ -8,7 +8,7 @@ import zipfile
 import miniature
 import pytest
 
-from weighted_freezing_fairseq.data.archives import copy_out, copy_out_of_all, missing
+from weighted_freezing_fairseq.data.archives import copy_out, copy_out_of_all, missing_member
 from weighted_freezing_fairseq.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_members_come_out_by_the_end_of_their_name_and_from_archives_inside(tmp_
     goals = {name: tmp_path / "out" / name for name in ("train.de", "train.en", "nowhere")}
     (tmp_path / "out").mkdir()
     found = copy_out(path, goals, nested=["de-en.tgz"])
-    assert found.members == {"train.de", "train.en"} and not found.left_alone
+    assert found.members == {"train.de", "train.en"} and not found.skipped
     assert (tmp_path / "out/train.de").read_text() == "eins\n" and (tmp_path / "out/train.en").read_text() == "one\n"
     assert found.names == ["./x/not-train.de", "x/last"]
 
@@ -58,7 +58,7 @@ def test_hostile_members_are_counted_and_nothing_is_written_for_them(tmp_path):
     (work / "out").mkdir(parents=True)
     path = put(work, members)
     found = copy_out(path, {"train.de": work / "out/train.de"})
-    assert found.left_alone == {
+    assert found.skipped == {
         "a name that leads out of the archive": 4,
         "a link": 2,
         "neither file nor folder": 1,
@@ -71,8 +71,8 @@ def test_hostile_members_are_counted_and_nothing_is_written_for_them(tmp_path):
 def test_a_wanted_member_that_is_a_link_is_missing_and_the_message_says_so(tmp_path):
     path = put(tmp_path, {"1": miniature.link("de-en/train.de", "/etc/passwd"), "fr-en/train.fr": "un\n"})
     found = copy_out(path, {"train.de": tmp_path / "out"})
-    assert str(missing(path, "train.de", found)) == (
-        f"{path} holds no train.de (it has: fr-en/train.fr; 1 x a link, left alone); is it of another pair or data "
+    assert str(missing_member(path, "train.de", found)) == (
+        f"{path} holds no train.de (it has: fr-en/train.fr; 1 x a link, skipped); is it of another pair or data "
         "set? Give the right one with --archive FILE"
     )
     assert not (tmp_path / "out").exists()
@@ -84,7 +84,7 @@ def test_an_archive_that_was_cut_short_says_so(tmp_path, part):
         {f"{number}.de": str(number) * 3000 + gzip.compress(bytes([number]) * 999).hex() for number in range(9)}
     )
     path = put(tmp_path, whole[: int(len(whole) * part)])
-    with pytest.raises(UserError, match=r"a.tgz is damaged or was cut short \(.*\); move it away .* --archive"):
+    with pytest.raises(UserError, match=r"a.tgz is damaged or incomplete \(.*\); move it away .* --archive"):
         copy_out(path, {"0.de": tmp_path / "out"})
 
 
@@ -100,14 +100,14 @@ def test_an_archive_that_was_cut_short_says_so(tmp_path, part):
 )
 def test_a_damaged_archive_says_so(tmp_path, damage):
     path = put(tmp_path, damage(miniature.tgz({"train.de": "eins\n" * 100})))
-    with pytest.raises(UserError, match="is damaged or was cut short"):
+    with pytest.raises(UserError, match="is damaged or incomplete"):
         copy_out(path, {"train.de": tmp_path / "out"})
 
 
 def test_a_damaged_archive_inside_another_says_so(tmp_path):
     inner = miniature.tgz({"train.de": "eins\n" * 5000})
     path = put(tmp_path, {"de-en.tgz": inner[: len(inner) // 2]})
-    with pytest.raises(UserError, match="is damaged or was cut short"):
+    with pytest.raises(UserError, match="is damaged or incomplete"):
         copy_out(path, {"train.de": tmp_path / "out"}, nested=["de-en.tgz"])
 
 
@@ -159,7 +159,7 @@ def test_a_damaged_zip_member_says_so(tmp_path, compression):
     start = 30 + len("RTE/train.tsv") + 10
     data[start : start + 8] = b"\xff" * 8
     path.write_bytes(data)
-    with pytest.raises(UserError, match="is damaged or was cut short"):
+    with pytest.raises(UserError, match="is damaged or incomplete"):
         copy_out_of_all([path], {"train.tsv": tmp_path / "out"})
 
 
@@ -170,5 +170,5 @@ def test_a_zip_with_an_undecodable_name_says_so(tmp_path):
     for start, offset in ((data.index(b"PK\x03\x04"), 6), (data.index(b"PK\x01\x02"), 8)):
         struct.pack_into("<H", data, start + offset, 0x800)  # "names are UTF-8"
     path.write_bytes(data)
-    with pytest.raises(UserError, match="is damaged or was cut short"):
+    with pytest.raises(UserError, match="is damaged or incomplete"):
         copy_out_of_all([path], {"train.tsv": tmp_path / "out"})

@@ -30,7 +30,7 @@ def texts(tmp_path):
 def test_the_bytes_are_those_of_fairseq_preprocess(fairseq, texts, kind, tmp_path):
     words = ["-s", "x", "-t", "y", "--destdir", tmp_path / "theirs"]
     words += [w for name in ("train", "valid") for w in (f"--{name}pref", tmp_path / name)]
-    counts = [binary.counted(texts / f"train.{language}") for language in "xy"]
+    counts = [binary.word_counts(texts / f"train.{language}") for language in "xy"]
     if kind == "joined":
         words.append("--joined-dictionary")
         entries = [binary.dictionary(counts)] * 2
@@ -70,7 +70,7 @@ def test_a_full_disk_is_told_as_such(texts, tmp_path):
 
 
 def test_large_sets_are_written_in_blocks(texts, tmp_path, monkeypatch):
-    binary.save_dictionary(binary.dictionary([binary.counted(texts / "train.x")]), tmp_path / "dict")
+    binary.save_dictionary(binary.dictionary([binary.word_counts(texts / "train.x")]), tmp_path / "dict")
     for name, block in (("a", 1 << 14), ("b", 7)):
         monkeypatch.setattr(binary, "_BLOCK", block)
         binary.write_and_check((texts / "train.x", tmp_path / "dict", tmp_path / name))
@@ -80,7 +80,7 @@ def test_large_sets_are_written_in_blocks(texts, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a b\nc\n", "line 2 of .* has 2 words with its end, and in .* 3; move that folder away and prepare it anew"),
+        ("a b\nc\n", "line 2 of .* has 2 words with its end, and in .* 3; move that folder away and prepare it again"),
         ("a b\n", "line 2 of .* has no words with its end, and in .* 3"),
         ("a b\nc d\ne\n", "line 3 of .* has 2 words with its end, and in .* none"),
     ],

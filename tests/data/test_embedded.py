@@ -75,7 +75,7 @@ def test_every_kind_speaks_every_language():
 def test_golden_sentences():
     # Read by eye; Babel 2.14, 2.16 and 2.18 agree on these.
     def said(kind: str, value: tuple, language: str) -> str:
-        return corpus.clean(corpus.KINDS[kind].say(value, language))
+        return corpus.clean(corpus.KINDS[kind].format(value, language))
 
     assert said("number", (23,), "en") == "twenty-three"
     assert said("number", (23,), "de") == "dreiundzwanzig"
@@ -99,13 +99,13 @@ def test_golden_sentences():
     ],
 )
 def test_a_list_heeds_the_sound_that_follows(language, values, shape, expected):
-    assert corpus._say([("territory", shape, values)], language) == expected
+    assert corpus._format_sentence([("territory", shape, values)], language) == expected
 
 
 def test_hebrew_hyphen_and_persian_digits():
     thrice_and_four = [("measure", "and", ((3, "length-meter"), (4, "length-meter")))]
-    assert " ו-4 " in corpus._say(thrice_and_four, "he")
-    assert re.search("۳.*۴", corpus._say(thrice_and_four, "fa"))
+    assert " ו-4 " in corpus._format_sentence(thrice_and_four, "he")
+    assert re.search("۳.*۴", corpus._format_sentence(thrice_and_four, "fa"))
 
 
 def test_clean_keeps_the_persian_joiner_alone():
@@ -245,7 +245,7 @@ def test_an_empty_split_is_refused(size):
 
 
 def test_missing_generator_packages_say_what_to_install(monkeypatch):
-    monkeypatch.setattr(corpus, "_MISSING", ImportError("No module named 'babel'"))
+    monkeypatch.setattr(corpus, "_IMPORT_ERROR", ImportError("No module named 'babel'"))
     with pytest.raises(UserError, match="No module named 'babel'.*type: pip install babel num2words"):
         corpus.generate("de-en", sizes=SMALL)
 

@@ -14,7 +14,7 @@ import pytest
 from forked import Killer, allow_little, become_nobody, forked
 
 from weighted_freezing_fairseq.data import fetch
-from weighted_freezing_fairseq.data.fetch import at_hand, identity, obtain, sha256
+from weighted_freezing_fairseq.data.fetch import find_local, identity, obtain, sha256
 from weighted_freezing_fairseq.data.recipe import Archive
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.files import explain
@@ -205,12 +205,12 @@ def test_the_next_archive_is_asked_where_one_cannot_be_had(server, tmp_path):
 def test_where_every_mirror_fails_it_says_once_what_to_fetch_and_what_to_type(server, tmp_path):
     needs = {"one": (archive(server, "missing", "page"),), "two": (Archive("b.tgz", (f"{server.address}/missing",)),)}
     with pytest.raises(UserError) as caught:
-        obtain(needs, tmp_path, go_on="wff prepare iwslt14")
+        obtain(needs, tmp_path, command="wff prepare iwslt14")
     assert str(caught.value).splitlines() == [
         "no mirror has what is needed. Fetch by hand, from any of these addresses:",
         "a.tgz:",
         f"  {server.address}/missing (the server says 404 Not Found)",
-        f"  {server.address}/page (what it sends is no gzip archive but perhaps a web page: a quota, or a moved file)",
+        f"  {server.address}/page (it sent no gzip archive but perhaps a web page: a quota, or a moved file)",
         "b.tgz:",
         f"  {server.address}/missing (the server says 404 Not Found)",
         "then type: wff prepare iwslt14 --archive FILE_OR_FOLDER",
@@ -267,7 +267,7 @@ def test_one_file_that_serves_every_need_may_have_any_name(tmp_path):
     own.write_bytes(b"x")
     everything = Archive("all.tgz", ())
     needs = {"de": (Archive("de.tgz", ()), everything), "es": (everything,)}
-    assert at_hand(needs, tmp_path / "out", [own]) == {"de": own, "es": own}
+    assert find_local(needs, tmp_path / "out", [own]) == {"de": own, "es": own}
     assert identity(own)["from"] == "given"
 
 

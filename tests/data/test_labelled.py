@@ -13,7 +13,7 @@ import pytest
 
 from weighted_freezing_fairseq.data import GLUE, SENTENCES, XNLI, archives, binary, sentence_folder
 from weighted_freezing_fairseq.data.encoders import Encoder, pieces_of
-from weighted_freezing_fairseq.data.sentence_folder import TaskJob, _shortened
+from weighted_freezing_fairseq.data.sentence_folder import TaskJob, _cut_to_length
 from weighted_freezing_fairseq.data.sentences import rows
 from weighted_freezing_fairseq.data.workers import Workers
 from weighted_freezing_fairseq.errors import UserError
@@ -114,7 +114,7 @@ def test_a_file_of_another_task_is_told_by_its_columns(tmp_path):
 )  # fmt: skip
 def test_the_longer_sentence_is_cut(lengths, room, kept):
     row = [[f"{side}{n}" for n in range(length)] for side, length in enumerate(lengths)]
-    cut, found = _shortened(row, room)
+    cut, found = _cut_to_length(row, room)
     assert found == [" ".join(pieces[:length]) for pieces, length in zip(row, kept, strict=True)]
     assert cut == (lengths != kept)
 
@@ -133,7 +133,7 @@ def test_hostile_members_of_a_zip_are_left_alone(tmp_path):
         made.writestr("other/RTE/train.tsv", "again")
     found = archives.copy_out_of_all([archive], {"RTE/train.tsv": tmp_path / "out"})
     assert (tmp_path / "out").read_text() == "good" and found.members == {"RTE/train.tsv"}
-    assert found.left_alone == {
+    assert found.skipped == {
         "a name that leads out of the archive": 3, "a link": 1, "neither file nor folder": 1,
         "a second file of the same name": 1,
     }  # fmt: skip
@@ -155,7 +155,7 @@ def test_members_are_found_in_folders_zips_tars_and_files(tmp_path):
     }
     found = archives.copy_out_of_all([folder, tmp_path / "all.tgz", tmp_path / "test/test.tsv"], goals)
     assert [goal.read_text() for goal in goals.values()] == ["folder", "tar", "file"]
-    assert found.left_alone == {"a link that leads out of the folder": 1}
+    assert found.skipped == {"a link that leads out of the folder": 1}
 
 
 def test_a_damaged_zip_is_told(tmp_path):
@@ -163,7 +163,7 @@ def test_a_damaged_zip_is_told(tmp_path):
     with zipfile.ZipFile(whole, "w") as made:
         made.writestr("RTE/train.tsv", "some text that is stored")
     (tmp_path / "a.zip").write_bytes(whole.getvalue().replace(b"some text", b"other txt"))
-    with pytest.raises(UserError, match="a.zip is damaged or was cut short .*--archive"):
+    with pytest.raises(UserError, match="a.zip is damaged or incomplete .*--archive"):
         archives.copy_out_of_all([tmp_path / "a.zip"], {"RTE/train.tsv": tmp_path / "out"})
 
 
@@ -219,7 +219,7 @@ def test_a_folder_of_classes_step_by_step(tmp_path, encoder):
     assert max(lengths) == 16 and not all(whole)  # with the four around them: 20
     assert [row[0] for row in ids_of(job.folder, "label", "valid")] == [row[3] for row in table]
     assert (job.folder / "bin/label/dict.txt").read_text() == "entailment 1\nnot_entailment 1\n"
-    assert manifest["rows"] == {"train": 24, "valid": 10, "test": 5} and sentence_folder.is_done(job)
+    assert manifest["rows"] == {"train": 24, "valid": 10, "test": 5} and job.is_done()
     cut = {row["split"]: row["cut_to_length"] for row in manifest["counts"] if row["step"] == "pieces"}
     assert cut["valid"] >= 1
 
@@ -239,14 +239,17 @@ def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path, encoder, monke
         mine = job.folder / path.relative_to(whole.folder)
         assert path.is_dir() or path.read_bytes() == mine.read_bytes(), path
     assert not list(job.folder.glob(".*.part")) and not (job.folder / ".unpacked").exists()
-    with pytest.raises(UserError, match="was made with another longest; give another --out, or move that folder away"):
-        sentence_folder.is_done(TaskJob(GLUE, job.task, encoder, job.folder, 64))
+    with pytest.raises(
+        UserError,
+        match=r"was made with other settings \(longest 128 instead of 64\); give another --out",
+    ):
+        TaskJob(GLUE, job.task, encoder, job.folder, 64).is_done()
     (job.folder / "raw/train.input0").unlink()
-    with pytest.raises(UserError, match="raw/train.input0 is gone; move .*rte away"):
-        sentence_folder.is_done(job)
+    with pytest.raises(UserError, match="raw/train.input0 is missing; move .*rte away"):
+        job.is_done()
     (tmp_path / "mine/raw").mkdir(parents=True)
     with pytest.raises(UserError, match="mine/raw was not made by wff prepare; give another --out"):
-        sentence_folder.is_done(TaskJob(GLUE, job.task, encoder, tmp_path / "mine", 128))
+        TaskJob(GLUE, job.task, encoder, tmp_path / "mine", 128).is_done()
 
 
 def killed(*_):

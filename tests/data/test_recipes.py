@@ -55,7 +55,7 @@ def texts_of(job: folder.PairJob, archive: Path, workers: Workers | None = None)
     """raw/ and text/ of a job, made from `archive`, which serves every need."""
     files = fetch.obtain(job.data.archives([job.pair]), job.folder / "none", [archive])
     sources = {need: folder.ArchiveFile(path, fetch.identity(path)) for need, path in files.items()}
-    return folder.write_text(job, sources, workers or Workers(1))
+    return [*folder.read_corpus(job, sources), *folder.clean(job, workers or Workers(1))]
 
 
 def iwslt14(tmp_path: Path, texts, **changes) -> Path:
@@ -132,11 +132,11 @@ def test_all_recipes_of_iwslt14_keep_the_same_pairs(tmp_path, texts):
     jobs = [job_of(tmp_path, "iwslt14", "de-en", recipe) for recipe in DATASETS["iwslt14"].recipes]
     for job in jobs:
         texts_of(job, archive)
-    assert [job.name for job in jobs] == ["clean", "intra-distillation", "fairseq"]
+    assert [job.recipe_name for job in jobs] == ["clean", "intra-distillation", "fairseq"]
     for split in ("train", "valid", "test"):
         for side in ("de", "en"):
             assert len({(job.folder / f"raw/{split}.{side}").read_bytes() for job in jobs}) == 1
-    assert not (jobs[0].folder / "text").exists() and jobs[0].text == jobs[0].folder / "raw"
+    assert not (jobs[0].folder / "text").exists() and jobs[0].text_folder == jobs[0].folder / "raw"
 
 
 def test_the_clean_recipe_leaves_every_sentence_as_it_is(tmp_path, texts):
@@ -218,10 +218,10 @@ def test_a_folder_of_a_version_that_kept_entities_is_refused(tmp_path, texts):
         texts_of(job, archive)
     for manifest in ({}, {"reading": {"tags": "another"}}):
         (job.folder / "manifest.json").write_text(json.dumps({**job.settings, "reading": None, **manifest}))
-        with pytest.raises(UserError, match="by a version that read its archives in another way .now: .*--out"):
-            folder.is_done(job)
+        with pytest.raises(UserError, match="made with other settings .* instead of .*entities resolved.*--out"):
+            job.is_done()
     (job.folder / "manifest.json").write_text(json.dumps({**job.settings, "sha256": {}}))
-    assert folder.is_done(job)
+    assert job.is_done()
     plain = (job_of(tmp_path, *of) for of in (("wmt17", "en-de", "clean"), ("multi30k", "de-en", "clean")))
     assert not any("reading" in other.settings for other in plain)  # was never read in another way
 
@@ -326,7 +326,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
             (archives_of / f"train.{language}.gz").write_bytes(gzip.compress(lines.encode(), 1))
         tracemalloc.start()
         texts_of(job, archives_of)
-        names = binary.dictionary([binary.counted(job.folder / "raw/train.de")])
+        names = binary.dictionary([binary.word_counts(job.folder / "raw/train.de")])
         binary.save_dictionary(names, tmp_path / "dict")
         binary.write_and_check((job.folder / "raw/train.de", tmp_path / "dict", tmp_path / "train"))
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -34,7 +34,10 @@ def test_results_come_in_order_and_chunks_are_asked_for_a_few_at_a_time(jobs):
 
 
 def test_a_process_that_dies_is_told_in_one_line():
-    with Workers(2) as workers, pytest.raises(UserError, match="a process died at work.* type the same with --jobs 1"):
+    with (
+        Workers(2) as workers,
+        pytest.raises(UserError, match="a worker process was killed.* with --jobs 1"),
+    ):
         workers.call(os._exit, 1)
 
 

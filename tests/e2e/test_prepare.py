@@ -86,7 +86,7 @@ def test_multi30k_and_a_second_call_does_nothing(tmp_path):
 
     (folder / "raw/test.en").unlink()
     gone = wff("prepare", *words)
-    assert gone.returncode == 2 and "raw/test.en is gone; move " in gone.stderr
+    assert gone.returncode == 2 and "raw/test.en is missing; move " in gone.stderr
     (folder / "manifest.json").unlink()  # as if killed just before it; and somebody changes what was counted
     rows = json.loads((folder / ".text.rows.json").read_text())
     rows[1]["pairs"] += 1
@@ -121,7 +121,7 @@ def test_a_killed_preparation_goes_on_and_leaves_the_same_bytes_with_any_number_
         text = (folder / f"text/train.{language}").read_text().splitlines()
         assert [line.replace("@@ ", "") for line in words_of(folder, language)[1]] == text
     again = wff("prepare", *words, "--out", tmp_path / "two", "--pieces", 999)
-    assert again.returncode == 2 and "was made with other settings; give another --out, or move that" in again.stderr
+    assert again.returncode == 2 and "other settings (pieces 1000 instead of 999); give another --out" in again.stderr
 
 
 def test_the_recipe_of_intra_distillation_and_a_pair_that_is_not_there(tmp_path):

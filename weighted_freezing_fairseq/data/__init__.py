@@ -1,7 +1,7 @@
-"""Data sets: corpora in `DATASETS`, labelled sentences in `SENTENCES`, where a prepared one is, and its manifest.
+"""Data sets: corpora in `DATASETS`, labelled sentences in `SENTENCES`, their prepared folders, and the manifests.
 
-`wff prepare` makes the folders; training, evaluation and reports read these tables and the manifest, and know no data
-set by name. Importing this package loads neither torch nor fairseq.
+`wff prepare` makes the folders. Training, evaluation and reports read these tables and the manifests. Importing this
+package loads neither torch nor fairseq.
 """
 
 from collections.abc import Mapping
@@ -25,17 +25,17 @@ NAMES = (*DATASETS, *SENTENCES)
 
 
 def lowercases(dataset: str, recipe: str) -> bool:
-    """Whether a recipe lowercases its text, so that its translations compare by lowercased BLEU."""
+    """Whether a recipe lowercases its text; then lowercased BLEU is the score to compare."""
     return dataset in DATASETS and recipe in DATASETS[dataset].table and DATASETS[dataset].table[recipe].lowercased
 
 
 def prepared(data: Path, recipe: str, pair: str) -> Path:
-    """The folder in which `wff prepare ... --out DATA` leaves one pair."""
+    """The folder of one pair, made by `wff prepare ... --out DATA`."""
     return data / recipe / pair
 
 
 def read_manifest(folder: Path) -> Content:
-    """What `folder` holds and how it was made."""
+    """The manifest of a prepared folder."""
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"there is no {path}; type: {_prepare(*folder.parts[-3:])} --out {folder.parents[1]}")
@@ -43,8 +43,8 @@ def read_manifest(folder: Path) -> Content:
 
 
 def _prepare(data: str, recipe: str, pair: str) -> str:
-    """The command that makes a folder of this name, where a user has not called the data set's folder otherwise."""
-    of_task = [name for name, each in SENTENCES.items() if pair in each.tasks]
-    if of_task:
-        return f"wff prepare {of_task[0]} --tasks {pair} --archive FILES --encoder DIR"
+    """The command that makes a folder DATA/RECIPE/PAIR; DATA is the name of the data set unless the user changed it."""
+    with_task = [name for name, sentence_data in SENTENCES.items() if pair in sentence_data.tasks]
+    if with_task:
+        return f"wff prepare {with_task[0]} --tasks {pair} --archive FILES --encoder DIR"
     return f"wff prepare {data if data in DATASETS else 'DATASET'} --pairs {pair} --recipe {recipe}"

@@ -1,7 +1,7 @@
-"""Archives of public corpora: from the first mirror that has them, resumed where they broke off, never deleted.
+"""Fetches archives of public corpora from the first mirror that has them; interrupted downloads are resumed.
 
-The first whole download of an archive is recorded with its size and SHA-256 beside it, and later ones are compared with
-that. Left out on purpose: what is inside (`archives.py`). A file that the user fetched by hand is taken as it is.
+The size and SHA-256 of the first complete download of an archive are recorded beside it, and later downloads are
+compared with them. Archives are never deleted. A file that the user fetched by hand is taken as it is.
 """
 
 import datetime
@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,208 +26,205 @@ from .recipe import Archive
 
 RECORD = "fetched.json"
 _CHUNK = 1 << 20
-_TRIES = 3  # at each mirror; every one goes on where the last broke off
-_WAIT = 60.0  # seconds without a byte
+_TRIES = 3  # at each mirror; each one resumes the download
+_TIMEOUT = 60.0  # seconds without a byte
 _DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 _GZIP = b"\x1f\x8b"
 
 
-class _Failed(Exception):
-    """A mirror does not have the archive; another may."""
+class _MirrorError(Exception):
+    """A mirror does not have the archive; another one may."""
 
 
-class _BrokenOff(Exception):
-    """The connection; what fails on the disk is an OSError."""
+class _ConnectionBroken(Exception):
+    """The connection ended early; errors of the disk are OSErrors."""
 
 
-def at_hand(needs: Mapping[str, tuple[Archive, ...]], folder: Path, given: Sequence[Path]) -> dict[str, Path]:
-    """For each need, one of the archives that may serve it: of the user's `given`, or in `folder` from before."""
-    files = _files(given)
-    found: dict[str, Path] = {}
+def find_local(needs: Mapping[str, tuple[Archive, ...]], folder: Path, user_paths: Sequence[Path]) -> dict[str, Path]:
+    """Returns for each need a file that serves it, if `user_paths` or `folder` have one.
+
+    Args:
+        needs: for each name the archives that may serve it, the best first.
+        user_paths: files, and folders of files, that the user gave.
+    """
+    user_files = _files(user_paths)
+    files: dict[str, Path] = {}
     for need, alternatives in needs.items():
         names = [archive.name for archive in alternatives]
-        if mine := [files[name] for name in names if name in files]:
-            found[need] = mine[0]
-        elif there := [folder / name for name in names if (folder / name).is_file()]:
-            found[need] = there[0]
-    named = [path for path in given if path.is_file()]
-    served = set.intersection(*({archive.name for archive in alternatives} for alternatives in needs.values()))
-    if len(named) == 1 and named[0] not in found.values() and served:  # it need not be called as we would call it
-        found = dict.fromkeys(needs, named[0])
-    elif surplus := [path for path in named if path not in found.values()]:
-        wanted = ", ".join(archive.name for alternatives in needs.values() for archive in alternatives)
-        raise UserError(f"--archive {surplus[0]} is none of those needed here; their names are: {wanted}")
-    for path in found.values():
-        _compare(path)
-    return found
+        local = [user_files[name] for name in names if name in user_files]
+        local += [folder / name for name in names if (folder / name).is_file()]
+        if local:
+            files[need] = local[0]
+    named = [path for path in user_paths if path.is_file()]
+    unused = [path for path in named if path not in files.values()]
+    serve_all = set.intersection(*({archive.name for archive in alternatives} for alternatives in needs.values()))
+    if unused and len(named) == 1 and serve_all:  # a single file that serves all needs may have any name
+        files = dict.fromkeys(needs, named[0])
+    elif unused:
+        expected = ", ".join(archive.name for alternatives in needs.values() for archive in alternatives)
+        raise UserError(f"--archive {unused[0]} is none of those needed here; their names are: {expected}")
+    for path in files.values():
+        _check_size(path)
+    return files
 
 
-def _files(given: Sequence[Path]) -> dict[str, Path]:
-    """The user's files by name, those in a folder too."""
-    for path in given:
+def _files(user_paths: Sequence[Path]) -> dict[str, Path]:
+    """The files by name, those in folders included."""
+    for path in user_paths:
         if not path.exists():
             raise UserError(f"there is no archive {path}; give --archive a file, or a folder of them")
-    inside = (file for path in given if path.is_dir() for file in sorted(path.iterdir()) if file.is_file())
-    return {file.name: file for file in [*inside, *(path for path in given if path.is_file())]}
+    in_folders = (file for path in user_paths if path.is_dir() for file in sorted(path.iterdir()) if file.is_file())
+    return {file.name: file for file in [*in_folders, *(path for path in user_paths if path.is_file())]}
 
 
 def obtain(
-    needs: Mapping[str, tuple[Archive, ...]], folder: Path, given: Sequence[Path] = (), go_on: str = ""
+    needs: Mapping[str, tuple[Archive, ...]], folder: Path, user_paths: Sequence[Path] = (), command: str = ""
 ) -> dict[str, Path]:
-    """A file for every need: at hand, or downloaded to `folder`; what no mirror has is told in one message.
+    """Returns a file for every need, and downloads missing ones to `folder`, one process at a time.
 
-    One process at a time downloads to `folder`; nothing is written where all is at hand.
+    Args:
+        command: what to type, before --archive, to use files that were fetched by hand.
 
-    go_on: the command that takes files fetched by hand.
+    Raises:
+        UserError: no mirror has an archive; the message lists all addresses of all missing archives.
     """
-    found = at_hand(needs, folder, given)
-    if found.keys() == needs.keys():
-        return found
+    files = find_local(needs, folder, user_paths)
+    if files.keys() == needs.keys():
+        return files
     with lock_folder(folder):
-        return _downloaded(needs, folder, at_hand(needs, folder, given), go_on)
-
-
-def _downloaded(
-    needs: Mapping[str, tuple[Archive, ...]], folder: Path, found: dict[str, Path], go_on: str
-) -> dict[str, Path]:
-    """`found`, and a file for every other need."""
-    silent: dict[str, str] = {}  # hosts that cannot be reached, and why: not to be asked for every file
-    failed: dict[str, list[str]] = {}
-    for need, alternatives in needs.items():
-        if need not in found:
+        files = find_local(needs, folder, user_paths)
+        unreachable: dict[str, str] = {}  # hosts that are not asked again, and why
+        failures: dict[str, list[str]] = {}
+        for need, alternatives in needs.items():
+            if need in files:
+                continue
             reasons: list[str] = []
             for archive in alternatives:
-                if (path := _from_mirrors(archive, folder, silent, reasons)) is not None:
-                    found[need] = path
+                if path := _from_mirrors(archive, folder, unreachable, reasons):
+                    files[need] = path
                     break
             else:
-                failed[" or ".join(archive.name for archive in alternatives)] = reasons
-    if failed:
-        told = "\n".join(f"{name}:\n" + "\n".join(f"  {reason}" for reason in why) for name, why in failed.items())
+                failures[" or ".join(archive.name for archive in alternatives)] = reasons
+    if failures:
+        addresses = "\n".join("\n  ".join([f"{names}:", *reasons]) for names, reasons in failures.items())
         raise UserError(
-            f"no mirror has what is needed. Fetch by hand, from any of these addresses:\n{told}\n"
-            f"then type: {go_on} --archive FILE_OR_FOLDER"
+            f"no mirror has what is needed. Fetch by hand, from any of these addresses:\n{addresses}\n"
+            f"then type: {command} --archive FILE_OR_FOLDER"
         )
-    return found
+    return files
 
 
-def _from_mirrors(archive: Archive, folder: Path, silent: dict[str, str], reasons: list[str]) -> Path | None:
-    goal = folder / archive.name
-    if goal.is_file():  # fetched for another need
-        return goal
+def _from_mirrors(archive: Archive, folder: Path, unreachable: dict[str, str], reasons: list[str]) -> Path | None:
+    """Downloads an archive from the first mirror that has it; appends to `reasons` why mirrors failed."""
+    target = folder / archive.name
+    if target.is_file():  # fetched for another need
+        return target
     for mirror in archive.mirrors:
         address = _DRIVE.format(mirror.removeprefix("drive:")) if mirror.startswith("drive:") else mirror
         try:
-            _download(address, goal, silent)
-        except _Failed as error:
+            _download(address, target, unreachable)
+        except _MirrorError as error:
             reasons.append(f"{address} ({error})")
             continue
-        _accept(goal, address)
-        return goal
+        _accept(target, address)
+        return target
     return None
 
 
-def _download(address: str, goal: Path, silent: dict[str, str]) -> None:
-    """The whole file as the .part of `goal`, or _Failed; what came so far stays there for the next try."""
+def _download(address: str, target: Path, unreachable: dict[str, str]) -> None:
+    """Downloads the complete .part of `target`; what an attempt received stays for the next one."""
     host = urllib.parse.urlsplit(address).netloc
-    if host in silent:
-        raise _Failed(silent[host])
-    reason, reached = "", False
+    if host in unreachable:
+        raise _MirrorError(unreachable[host])
+    reason, is_reached = "", False
     for attempt in range(_TRIES):
         try:
-            _go_on(address, goal)
+            _resume(address, target)
             return
         except urllib.error.HTTPError as error:
-            reason, reached = f"the server says {error.code} {error.reason}", True
-            if error.code < 500:  # it will not be there in a minute either
-                raise _Failed(reason) from None
-        except urllib.error.URLError as error:  # no connection at all
+            reason, is_reached = f"the server says {error.code} {error.reason}", True
+            if error.code < 500:  # a retry would not help
+                raise _MirrorError(reason) from None
+        except urllib.error.URLError as error:  # no connection
             reason = f"cannot be reached: {getattr(error.reason, 'strerror', None) or error.reason}"
-        except _BrokenOff as error:
-            reason, reached = str(error), True
+        except _ConnectionBroken as error:
+            reason, is_reached = str(error), True
         if attempt + 1 < _TRIES:
-            say(f"{goal.name}: {reason}; trying again")
+            say(f"{target.name}: {reason}; retrying")
             time.sleep(2**attempt)
-    if not reached:
-        silent[host] = reason
-    raise _Failed(f"{reason}, {_TRIES} times")
+    if not is_reached:
+        unreachable[host] = reason
+    raise _MirrorError(f"{reason}, {_TRIES} times")
 
 
-def _part(goal: Path) -> tuple[Path, Path]:
-    """What came of `goal` so far, and the note that says from where."""
-    return goal.with_name(f"{goal.name}.part"), goal.with_name(f"{goal.name}.part.json")
+def _part(target: Path) -> tuple[Path, Path]:
+    """The received part of `target`, and the note that says where it comes from."""
+    return target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
 
 
-def _go_on(address: str, goal: Path) -> None:
-    """Append to the .part of `goal` what is missing of it."""
-    part, note = _part(goal)
+def _resume(address: str, target: Path) -> None:
+    """Appends what is missing to the .part of `target`."""
+    part, note = _part(target)
     begun: Mapping[str, Any] = {}
     if note.is_file() and part.is_file():
         form = {"address": str, "tag": (str, type(None)), "bytes": int}
         begun = read_json(note, form, f"to fetch it from its start, type: rm {shlex.quote(str(note))}")
-    have = part.stat().st_size if begun.get("address") == address and begun.get("tag") else 0
-    if not have or have != begun.get("bytes"):  # else killed when it was whole
-        _receive(address, part, note, have, begun.get("tag"))
+    received = part.stat().st_size if begun.get("address") == address and begun.get("tag") else 0
+    if not received or received != begun.get("bytes"):  # else it was killed after the last byte
+        _receive(address, part, note, received, begun.get("tag"))
     with part.open("rb") as file:
         if file.read(2) != _GZIP:
             part.unlink()
             note.unlink()
-            raise _Failed("what it sends is no gzip archive but perhaps a web page: a quota, or a moved file")
+            raise _MirrorError("it sent no gzip archive but perhaps a web page: a quota, or a moved file")
 
 
-def _receive(address: str, part: Path, note: Path, have: int, tag: str | None) -> None:
-    """The rest of a file of which `part` has the first `have` bytes, or all of it where the server has another one."""
+def _receive(address: str, part: Path, note: Path, received: int, tag: str | None) -> None:
+    """Downloads the rest of a file of which `part` has `received` bytes, or all of it if the server's file changed."""
     request = urllib.request.Request(address, headers={"User-Agent": "weighted-freezing-fairseq"})
-    if have and tag:
-        request.add_header("Range", f"bytes={have}-")
+    if received and tag:
+        request.add_header("Range", f"bytes={received}-")
         request.add_header("If-Range", tag)
     try:
-        response = urllib.request.urlopen(request, timeout=_WAIT)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:
+        if error.code != 416 or not received:
             raise
-        return _receive(address, part, note, 0, None)  # more than the server has: another file by now
+        return _receive(address, part, note, 0, None)  # the server's file is now shorter: another one
     except urllib.error.URLError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise _broken_off(error) from None
+        raise _ConnectionBroken(str(error) or type(error).__name__) from None
     with response:
-        resumed = response.status == 206
+        is_resumed = response.status == 206
+        first = received if is_resumed else 0
         length = response.headers.get("Content-Length")
-        total = int(length) + have * resumed if length else None
-        if not resumed:
+        total = int(length) + first if length else None
+        if not is_resumed:
             tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
             write_atomically(note, json.dumps({"address": address, "tag": tag, "bytes": total}))
-        with filename_in_errors(part), part.open("ab" if resumed else "wb") as file:
-            for chunk in _with_bar(_chunks(response), part.stem, total, have * resumed):
+        with filename_in_errors(part), part.open("ab" if is_resumed else "wb") as file:
+            for chunk in _chunks(response, part.stem, total, first):
                 file.write(chunk)
     size = part.stat().st_size
     if total is not None and size != total:
-        raise _BrokenOff(f"broke off after {size:,} of {total:,} bytes")
+        raise _ConnectionBroken(f"broke off after {size:,} of {total:,} bytes")
     return None
 
 
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    try:
-        while chunk := response.read(_CHUNK):
-            yield chunk
-    except (OSError, http.client.HTTPException) as error:
-        raise _broken_off(error) from None
-
-
-def _broken_off(error: Exception) -> _BrokenOff:
-    return _BrokenOff(str(error) or type(error).__name__)
-
-
-def _with_bar(chunks: Iterable[bytes], name: str, total: int | None, begun: int) -> Iterator[bytes]:
-    with Progress(desc=name, total=total, initial=begun, unit="B", unit_scale=True) as bar:
-        for chunk in chunks:
-            yield chunk
-            bar.update(len(chunk))
+def _chunks(response: http.client.HTTPResponse, name: str, total: int | None, first: int) -> Iterator[bytes]:
+    """Yields the content of a response, with a progress bar on a terminal."""
+    with Progress(desc=name, total=total, initial=first, unit="B", unit_scale=True) as bar:
+        try:
+            while chunk := response.read(_CHUNK):
+                yield chunk
+                bar.update(len(chunk))
+        except (OSError, http.client.HTTPException) as error:
+            raise _ConnectionBroken(str(error) or type(error).__name__) from None
 
 
 def sha256(path: Path) -> str:
-    """Of a file of any size."""
+    """The SHA-256 of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -235,31 +232,31 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _accept(goal: Path, address: str) -> None:
-    """Give a whole download its name; it must be the one that was recorded, or is recorded first of that name."""
-    part, note = _part(goal)
-    record = goal.parent / RECORD
-    records = _records(goal.parent)
-    found = {"sha256": sha256(part), "bytes": part.stat().st_size}
-    earlier = records.get(goal.name)
-    if earlier is not None and earlier["sha256"] != found["sha256"]:
-        other = goal.with_name(f"{goal.name}.other")
+def _accept(target: Path, address: str) -> None:
+    """Renames a complete download to `target` if it equals the recorded one, or records it if it is the first."""
+    part, note = _part(target)
+    record = target.parent / RECORD
+    records = _records(target.parent)
+    downloaded = {"sha256": sha256(part), "bytes": part.stat().st_size}
+    recorded = records.get(target.name)
+    if recorded is not None and recorded["sha256"] != downloaded["sha256"]:
+        other = target.with_name(f"{target.name}.other")
         note.unlink()
         part.replace(other)
         raise UserError(
-            f"{goal.name} from {address} is not what was fetched before ({found['sha256'][:12]} now, "
-            f"{earlier['sha256'][:12]} from {earlier['mirror']}); it is kept as {other}: rename it to {goal.name} and "
-            f"take {goal.name} out of {record} if it is to be used"
+            f"{target.name} from {address} is not what was fetched before ({downloaded['sha256'][:12]} now, "
+            f"{recorded['sha256'][:12]} from {recorded['mirror']}); it is kept as {other}: to use it, rename it to "
+            f"{target.name} and remove {target.name} from {record}"
         )
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    records[goal.name] = earlier or {**found, "mirror": address, "fetched": now}
+    records[target.name] = recorded or {**downloaded, "mirror": address, "fetched": now}
     write_atomically(record, json.dumps(records, indent=2) + "\n")
     note.unlink()
-    part.replace(goal)  # last: a file that is there was recorded
+    part.replace(target)  # last, so that a file with this name is always recorded
 
 
-def _compare(path: Path) -> None:
-    """A file that was downloaded must be as large as it was then; its sum is compared where it is read anyway."""
+def _check_size(path: Path) -> None:
+    """Raises a UserError if a downloaded file has another size than recorded; `identity` compares the hash."""
     recorded = _records(path.parent).get(path.name)
     if recorded is not None and recorded["bytes"] != path.stat().st_size:
         raise UserError(
@@ -269,12 +266,12 @@ def _compare(path: Path) -> None:
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """Size and sum of an archive for a manifest; one that was downloaded must still be what it was."""
-    found = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    """Size, hash and origin of an archive for a manifest; raises a UserError if it differs from the recorded one."""
+    content = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     recorded = _records(path.parent).get(path.name)
-    if recorded is not None and recorded["sha256"] != found["sha256"]:
+    if recorded is not None and recorded["sha256"] != content["sha256"]:
         raise UserError(f"{path} is not what was fetched (its SHA-256 differs); move it away to fetch it again")
-    return {**found, "from": recorded["mirror"] if recorded else "given"}
+    return {**content, "from": recorded["mirror"] if recorded else "given"}
 
 
 def _records(folder: Path) -> dict[str, Any]:
@@ -282,4 +279,4 @@ def _records(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     form = {str: {"sha256": str, "bytes": int, "mirror": str}}
-    return read_json(path, form, f"to do without what it records, type: rm {shlex.quote(str(path))}")
+    return read_json(path, form, f"to ignore what it records, type: rm {shlex.quote(str(path))}")

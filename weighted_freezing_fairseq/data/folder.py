@@ -1,464 +1,386 @@
-"""One pair's folder, step by step: archives -> sentence pairs -> text -> subwords -> binarised data -> manifest.
+"""The folder of one language pair, made in four steps: corpus, cleaning, subwords, binarising; then the manifest.
 
-Everything streams, so that memory does not grow with the corpus. Each step appears when it is whole and leaves a stamp
-and its counts: a killed run goes on with the step that it was in. The manifest comes last and is the same, byte by
-byte, for the same archives, recipe and versions.
+Every step streams, so that memory does not grow with the corpus. A killed run continues with the step that it was in.
+The manifest has the same bytes for the same archives, recipe and package versions.
 """
 
-import importlib.metadata
 import json
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..errors import UserError
-from ..files import atomic_folder, write_atomically
-from ..forms import Content, read_json_rows
-from ..workspace.contents import MANIFEST, manifest_of
-from ..workspace.progress import Progress, say
-from ..workspace.steps import once
-from . import archives, binary, lines, parts, steps, subwords
-from .fetch import sha256
-from .recipe import Dataset, Part, Place, Recipe
+from ..files import atomic_folder
+from ..forms import Content
+from ..workspace.contents import manifest_of
+from ..workspace.progress import say
+from . import archives, binary, lines, parts, subwords
+from .cleaning import clean_evaluation, clean_training
+from .folder_job import Counts, FolderJob, versions
+from .recipe import Dataset, Part, Recipe
 from .workers import Workers, chunks
 
-_OWN = ("raw", "text", "pieces", "bin", MANIFEST)
-PACKAGES = ("weighted-freezing-fairseq", "sacremoses", "sentencepiece", "subword-nmt", "fairseq", "fairseq-fixed")
-_ORDER = ("train", "valid", "test")
-
-_OF_SUBWORDS = ("pieces", "subwords", "coverage", "learnt_on", "dictionary")
-
-Counts = dict[str, Any]
-_COUNTS_FORM = {"step": str, "split": str, "pairs": int, "sentences": {str: int}}
+_SPLIT_ORDER = ("train", "valid", "test")
+_SUBWORD_FIELDS = ("pieces", "subwords", "coverage", "learnt_on", "dictionary")  # of `Recipe`
 
 
 @dataclass(frozen=True)
-class PairJob:
-    """One pair by one recipe, and where it goes."""
+class PairJob(FolderJob):
+    """One language pair, prepared by one recipe in `folder`."""
 
     data: Dataset
-    name: str  # of the recipe
+    recipe_name: str
     recipe: Recipe
     pair: str
     folder: Path
-    any_counts: bool = False  # go on where a file has more or fewer pairs than it should have
+    any_counts: bool = False  # accept files with more or fewer pairs than expected
+
+    first_step = "unpacked"
+    outputs = ("raw", "text", "pieces", "bin")
+    counts_form = {"step": str, "split": str, "pairs": int, "sentences": {str: int}}
 
     @property
     def languages(self) -> tuple[str, str]:
-        """Source and target."""
+        """Source and target language."""
         source, target = self.pair.split("-")
         return source, target
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What the archives hold for it."""
-        return self.data.parts(self.pair, self.name)
+        """The parts of the corpus that the recipe reads."""
+        return self.data.parts(self.pair, self.recipe_name)
 
     @property
     def splits(self) -> list[str]:
         """train, valid, test, and further tests in fairseq's order."""
-        found = {part.split for part in self.parts} | ({"valid"} if self.recipe.valid_every else set())
-        return sorted(found, key=lambda split: (_ORDER.index(split.rstrip("0123456789")), split))
+        splits = {part.split for part in self.parts} | ({"valid"} if self.recipe.valid_every else set())
+        return sorted(splits, key=lambda split: (_SPLIT_ORDER.index(split.rstrip("0123456789")), split))
 
     @property
-    def text(self) -> Path:
-        """The folder of the recipe's text; a recipe that leaves it untouched has no other than the raw one."""
+    def text_folder(self) -> Path:
+        """The folder of the cleaned text: the raw one if the recipe does not change the text."""
         return self.folder / ("text" if self.recipe.changes_text else "raw")
 
     @property
-    def learnt(self) -> Path:
-        """The file of the subwords."""
+    def subword_model(self) -> Path:
+        """The file of the learnt subwords."""
         return self.folder / ("bpe.codes" if self.recipe.subwords == "bpe" else "spm.model")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides about the outcome, beside the archives and the versions."""
         recipe = {key: value for key, value in asdict(self.recipe).items() if key not in ("what", "about", "pairs")}
         reading = {part.form: parts.READING[part.form] for part in self.parts if part.form in parts.READING}
-        # As JSON has it: what is read back must compare equal.
         return {
             "dataset": self.data.name,
-            "recipe": self.name,
+            "recipe": self.recipe_name,
             "pair": self.pair,
-            "steps": json.loads(json.dumps(recipe)),
+            "steps": json.loads(json.dumps(recipe)),  # comparable with what is read back: lists instead of tuples
             **({"reading": reading} if reading else {}),
         }
 
     @property
     def text_settings(self) -> dict[str, Any]:
-        """The same without what concerns subwords alone: the text is kept when others are learnt."""
-        return {**self.settings, "steps": {k: v for k, v in self.settings["steps"].items() if k not in _OF_SUBWORDS}}
+        """The settings without those of the subwords: the text stays when the subwords are learnt anew."""
+        recipe = self.settings["steps"].items()
+        return {**self.settings, "steps": {key: value for key, value in recipe if key not in _SUBWORD_FIELDS}}
+
+    def summary(self) -> str:
+        """The number of pairs in each split of the finished folder."""
+        manifest = manifest_of(self.folder)
+        counts = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
+        return " / ".join(f"{row['pairs']:,} {row['split']}" for row in counts if row["step"] == "binarised")
 
 
 @dataclass(frozen=True)
 class ArchiveFile:
-    """An archive on the disk, its size and its sum."""
+    """An archive on the disk, and its size and hash for the manifest."""
 
     path: Path
     identity: Mapping[str, Any]
 
 
-def is_done(job: PairJob) -> bool:
-    """Whether the folder holds just this; an error where it holds something else."""
-    path = job.folder / MANIFEST
-    if path.is_file():
-        found = manifest_of(job.folder)
-        other = [key for key, value in job.settings.items() if found.get(key) != value]
-        if other:
-            how = "with other settings"
-            if other == ["reading"]:
-                now = ", ".join(f"{form}: {way}" for form, way in job.settings["reading"].items())
-                how = f"by a version that read its archives in another way (now: {now})"
-            raise UserError(f"{job.folder} was made {how}; give another --out, or move that folder away")
-        refuse_lost(job.folder, found)
-        return True
-    refuse_foreign(job.folder, "unpacked", _OWN)
-    return False
-
-
-def refuse_lost(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Of a finished folder, files that are there no more."""
-    lost = [name for name in manifest["sha256"] if not (folder / name).is_file()]
-    if lost:
-        raise UserError(f"{folder / lost[0]} is gone; move {folder} away, and type the same again")
-
-
-def refuse_foreign(folder: Path, first: str, own: Iterable[str]) -> None:
-    """What stands where our `own` files would, in a folder in which our `first` step was never begun."""
-    begun = any((folder / f".{first}{state}.json").is_file() for state in ("", ".begun"))
-    theirs = [name for name in own if (folder / name).exists()]
-    if theirs and not begun:
-        raise UserError(f"{folder / theirs[0]} was not made by wff prepare; give another --out, or move it away")
-
-
-def counted(job: PairJob) -> str:
-    """The pairs of each split, for a reader."""
-    manifest = manifest_of(job.folder)
-    rows = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
-    found = {str(row["split"]): row["pairs"] for row in rows if row["step"] == "binarised"}
-    return " / ".join(f"{pairs:,} {split}" for split, pairs in found.items())
-
-
 def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> None:
-    """All steps."""
-    rows = write_text(job, sources, workers)
-    learnt = {**job.settings, **versions("sentencepiece", "subword-nmt")}
-    rows += step(job.folder, "subwords", learnt, partial(_learn, job, workers))
-    rows += step(job.folder, "pieces", job.settings, partial(_write_pieces, job, workers))
-    rows += step(job.folder, "binarised", job.settings, partial(_binarise, job, workers))
-    _assert_the_same(job, rows)
-    _write_manifest(job, rows, _identities(job, sources))
+    """Makes the folder of a pair.
+
+    Args:
+        sources: the file of each archive that the parts of the pair name.
+    """
+    counts = [
+        *read_corpus(job, sources),
+        *clean(job, workers),
+        *segment(job, workers),
+        *binarise(job, workers),
+    ]
+    _check_counts(job, counts)
+    _write_manifest(job, counts, sources)
 
 
-def write_text(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> list[Counts]:
-    """From the archives to the pairs that the recipe keeps, and their text."""
-    unpacked = {**job.text_settings, "archives": _identities(job, sources)}
-    rows = step(job.folder, "unpacked", unpacked, partial(_unpack, job, sources))
-    text = {**job.text_settings, **versions("sacremoses")}
-    rows += step(job.folder, "text", text, partial(_write_text, job, workers), forget=("unpacked", "text"))
+def read_corpus(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+    """Step 1: copies the files of the pair out of the archives, to .unpacked/PART.LANGUAGE."""
+    settings = {**job.text_settings, "archives": _identities(job, sources)}
+    return job.run_step("unpacked", partial(_unpack, job, sources), settings)
+
+
+def clean(job: PairJob, workers: Workers) -> list[Counts]:
+    """Step 2: writes the sentence pairs that the recipe keeps, to raw/, and their cleaned text to text/."""
+    settings = {**job.text_settings, "versions": versions("sacremoses")}
+    counts = job.run_step("text", partial(_clean, job, workers), settings, reset=("unpacked", "text"))
     shutil.rmtree(job.folder / ".unpacked", ignore_errors=True)
-    return rows
+    return counts
+
+
+def segment(job: PairJob, workers: Workers) -> list[Counts]:
+    """Step 3: learns the subwords, and writes the text in subwords to pieces/."""
+    settings = {**job.settings, "versions": versions("sentencepiece", "subword-nmt")}
+    counts = job.run_step("subwords", partial(_learn_subwords, job, workers), settings)
+    return counts + job.run_step("pieces", partial(_write_pieces, job, workers))
+
+
+def binarise(job: PairJob, workers: Workers) -> list[Counts]:
+    """Step 4: writes fairseq's data to bin/, with the recipe's dictionaries."""
+    return job.run_step("binarised", partial(_binarise, job, workers))
+
+
+# 1. Corpus -----------------------------------------------------------------------------------------------------------
 
 
 def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, Any]:
-    used = sorted({side.archive for part in job.parts for side in _sides(part)})
-    return {sources[need].path.name: dict(sources[need].identity) for need in used}
-
-
-def step(
-    folder: Path,
-    name: str,
-    settings: dict[str, Any],
-    work: Callable[[], list[Counts]],
-    forget: Sequence[str] = (),
-    form: Mapping[str, Any] = _COUNTS_FORM,
-) -> list[Counts]:
-    """Do a step of a folder once, and give its rows of counts, which have this form, now or from then.
-
-    A step that refuses what it was given is not begun, and those to `forget` are not done: the user may give another.
-    """
-    kept = folder / f".{name}.rows.json"
-
-    def work_and_count() -> None:
-        try:
-            rows = work()
-        except UserError:
-            for stamp in (f".{other}{state}.json" for other in forget or (name,) for state in ("", ".begun")):
-                (folder / stamp).unlink(missing_ok=True)
-            raise
-        write_atomically(kept, json.dumps(rows, ensure_ascii=False))
-
-    once(folder, name, settings, work_and_count)
-    remedy = f"to count it again, type: rm {shlex.quote(str(folder / f'.{name}.json'))}"
-    return list(read_json_rows(kept, dict(form), remedy))
-
-
-# Archives ------------------------------------------------------------------------------------------------------------
+    names = sorted({side.archive for part in job.parts for side in part.sides})
+    return {sources[name].path.name: dict(sources[name].identity) for name in names}
 
 
 def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
-    """The members that hold this pair, each under a name of ours, in one pass over each archive."""
-    rows: list[Counts] = []
-    with atomic_folder(job.folder / ".unpacked") as goal:
-        for need, source in sources.items():
-            wanted = {
-                side.member: goal / f"{part.name}.{language}"
+    """Reads each archive once."""
+    counts: list[Counts] = []
+    nested = [name.format(pair=job.pair) for name in job.data.nested]
+    with atomic_folder(job.folder / ".unpacked") as folder:
+        for name, source in sources.items():
+            targets = {
+                side.member: folder / f"{part.name}.{language}"
                 for part in job.parts
-                for side, language in zip(_sides(part), job.languages, strict=True)
-                if side.archive == need
+                for side, language in zip(part.sides, job.languages, strict=True)
+                if side.archive == name
             }
-            if not wanted:
+            if not targets:
                 continue
             say(f"{job.pair}: reading {source.path.name}")
-            found = archives.copy_out(source.path, wanted, [name.format(pair=job.pair) for name in job.data.nested])
-            for reason, times in sorted(found.left_alone.items()):
-                say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: left alone")
-                rows.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
-            rows += _missing(job, need, source.path, found)
-    return rows
+            extracted = archives.copy_out(source.path, targets, nested)
+            for reason, times in sorted(extracted.skipped.items()):
+                say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: skipped")
+                counts.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
+            for part in job.parts:
+                members = [side.member for side in part.sides if side.archive == name]
+                missing = [member for member in members if member not in extracted.members]
+                if missing and part.required:
+                    raise archives.missing_member(source.path, missing[0], extracted)
+                if missing:
+                    say(f"{job.pair}: {source.path.name} has no {', '.join(missing)}: {part.split} lacks {part.name}")
+                    counts.append({"step": "unpacked", "split": part.split, "missing": part.name})
+    return counts
 
 
-def _missing(job: PairJob, need: str, archive: Path, found: archives.Found) -> list[Counts]:
-    """A row for each part that the archive may lack, and lacks; an error for others."""
-    rows: list[Counts] = []
-    for part in job.parts:
-        lacking = [side.member for side in _sides(part) if side.archive == need and side.member not in found.members]
-        if lacking and part.required:
-            raise archives.missing(archive, lacking[0], found)
-        if lacking:
-            say(f"{job.pair}: {archive.name} has no {', '.join(lacking)}: {part.split} goes without {part.name}")
-            rows.append({"step": "unpacked", "split": part.split, "missing": part.name})
-    return rows
+# 2. Cleaning ---------------------------------------------------------------------------------------------------------
 
 
-def _sides(part: Part) -> tuple[Place, Place]:
-    return part.source, part.target
-
-
-# Text ----------------------------------------------------------------------------------------------------------------
-
-
-def _write_text(job: PairJob, workers: Workers) -> list[Counts]:
-    """raw/, and text/ where the recipe changes the text: the pairs that are kept, those for validation set apart."""
-    rows: list[Counts] = []
+def _clean(job: PairJob, workers: Workers) -> list[Counts]:
+    counts: list[Counts] = []
     with ExitStack() as stack:
-        folders = [stack.enter_context(atomic_folder(job.folder / "raw"))]
-        if job.recipe.changes_text:
-            folders.append(stack.enter_context(atomic_folder(job.folder / "text")))
+        names = ["raw", "text"] if job.recipe.changes_text else ["raw"]
+        folders = [stack.enter_context(atomic_folder(job.folder / name)) for name in names]
         for split in dict.fromkeys(part.split for part in job.parts):
-            pairs = chain.from_iterable(_read(job, part, rows) for part in job.parts if part.split == split)
-            write = _write_training if split == "train" else _write_evaluation
-            rows += list(write(job, workers, split, folders, pairs))  # first, since it is what fills in the rows read
-    return rows
+            pairs = chain.from_iterable(_read_part(job, part, counts) for part in job.parts if part.split == split)
+            counts += _clean_split(job, workers, split, folders, pairs)
+    return counts
 
 
-def _read(job: PairJob, part: Part, rows: list[Counts]) -> Iterator[parts.Pair]:
-    """The pairs of one part, and a row that says what was in its files."""
+def _read_part(job: PairJob, part: Part, counts: list[Counts]) -> Iterator[parts.Pair]:
+    """Yields the sentence pairs of a part; appends the number of pairs and of repaired lines to `counts`."""
     source, target = (job.folder / ".unpacked" / f"{part.name}.{language}" for language in job.languages)
     if not (source.is_file() and target.is_file()):
-        return  # an optional part that the archive lacks: told when it was unpacked
-    found: Counter[str] = Counter()
+        return  # an optional part, reported by `_unpack`
+    repairs: Counter[str] = Counter()
     number = 0
-    for pair in with_bar(parts.pairs(part, source, target, found), f"{job.pair} {part.name}", lines.count(source)):
+    pairs = parts.pairs(part, source, target, repairs)
+    for pair in lines.with_bar(pairs, f"{job.pair} {part.name}", lines.count(source)):
         number += 1
         yield pair
-    mended = {what: times for what, times in sorted(found.items()) if times}
-    if mended:
-        say(f"{job.pair}: {part.name}: " + ", ".join(f"{times:,} x {what}" for what, times in mended.items()))
-    rows.append({"step": "read", "split": part.split, "part": part.name, "pairs": number, "found": mended})
+    repairs_made = {what: times for what, times in sorted(repairs.items()) if times}
+    if repairs_made:
+        say(f"{job.pair}: {part.name}: " + ", ".join(f"{times:,} x {what}" for what, times in repairs_made.items()))
+    counts.append({"step": "read", "split": part.split, "part": part.name, "pairs": number, "found": repairs_made})
     expected = job.data.counts.get(part.name)
     if expected is not None and number != expected and not job.any_counts:
         raise UserError(
-            f"{part.name} has {number:,} pairs and should have {expected:,}: is an archive cut short, or of another "
-            "version? Give another with --archive, or go on all the same with --any-counts"
+            f"{part.name} has {number:,} pairs and should have {expected:,}: is an archive incomplete, or another "
+            "version? Give another with --archive, or accept this one with --any-counts"
         )
     if number == 0:
         raise UserError(f"{part.name} has no sentence in it; give another archive with --archive FILE")
 
 
-def _write_training(
+def _clean_split(
     job: PairJob, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
-) -> Iterator[Counts]:
-    """Pairs that the recipe keeps; every so many of them for validation."""
-    every, most = job.recipe.valid_every, job.recipe.valid_most
+) -> list[Counts]:
+    """Writes the pairs of a split that the recipe keeps to `folders`: raw, and the cleaned text if there is a second.
+
+    Every `valid_every`-th training pair goes to the validation set instead.
+    """
+    is_training = split == "train"
+    clean_chunk = partial(clean_training if is_training else clean_evaluation, job.recipe, job.languages)
+    valid_every = job.recipe.valid_every if is_training else None
+    valid_most = job.recipe.valid_most
     dropped: Counter[str] = Counter()
-    kept = apart = 0
-    done = workers.each(partial(steps.training, job.recipe, job.languages), chunks(pairs))
+    number = held_out = empty = 0
     with ExitStack() as stack:
-        train = _Files(stack, folders, "train", job.languages)
-        valid = _Files(stack, folders, "valid", job.languages) if every else train
-        for pair, (reason, text) in chain.from_iterable(zip(*both, strict=True) for both in done):
-            if reason:
-                dropped[reason] += 1
-                continue
-            kept += 1
-            if every and kept % every == 0 and (most is None or apart < most):
-                apart += 1
-                valid.write(pair, text)
-            else:
-                train.write(pair, text)
-    yield _text_row(job, split, kept - apart, dropped)
-    if every:
-        yield _text_row(job, "valid", apart)
+
+        def writer(split: str) -> Callable[[Sequence[str]], None]:
+            paths = [folder / f"{split}.{language}" for folder in folders for language in job.languages]
+            return stack.enter_context(lines.writer(paths))
+
+        write = writer(split)
+        write_valid = writer("valid") if valid_every else write
+        for chunk, cleaned in workers.map_with_input(clean_chunk, chunks(pairs)):
+            for pair, (reason, text) in zip(chunk, cleaned, strict=True):
+                if reason:
+                    dropped[reason] += 1
+                    continue
+                number += 1
+                empty += not all(pair)
+                texts = (*pair, *text) if len(folders) == 2 else pair
+                if valid_every and number % valid_every == 0 and (valid_most is None or held_out < valid_most):
+                    held_out += 1
+                    write_valid(texts)
+                else:
+                    write(texts)
+    counts = [_split_counts(job, split, number - held_out, dropped)]
+    if valid_every:
+        counts.append(_split_counts(job, "valid", held_out, {}))
+    if not is_training:
+        counts[0]["kept"] = {"an empty side": empty} if empty else {}
+    if empty:
+        say(f"{job.pair}: {split}: {empty:,} pairs have an empty side; they stay, to be scored")
+    return counts
 
 
-def _write_evaluation(
-    job: PairJob, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
-) -> Iterator[Counts]:
-    """Every pair of a test set, or of a validation set that comes as one."""
-    number = 0
-    empty: Counter[str] = Counter()
-    done = workers.each(partial(steps.evaluation, job.recipe, job.languages), chunks(pairs))
-    with ExitStack() as stack:
-        files = _Files(stack, folders, split, job.languages)
-        for pair, text in chain.from_iterable(zip(*both, strict=True) for both in done):
-            number += 1
-            empty["an empty side"] += not all(pair)
-            files.write(pair, text)
-    if empty["an empty side"]:
-        say(f"{job.pair}: {split}: {empty['an empty side']:,} pairs have an empty side; they stay, to be scored")
-    yield {**_text_row(job, split, number), "kept": {what: times for what, times in empty.items() if times}}
-
-
-def _text_row(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int] | None = None) -> Counts:
-    """What is left of a split, and what was dropped and why; beside what others report, where the recipe knows."""
+def _split_counts(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int]) -> Counts:
+    """The counts of a split, printed beside the published ones where the recipe knows them."""
+    dropped = dict(sorted(dropped.items()))
     if pairs == 0:
-        raise UserError(f"nothing is left for {split} of {job.pair} ({dict(dropped or {})}); give other archives")
-    about = job.recipe.about.get(split) if job.pair == "de-en" else None
-    told = "" if about is None else f"; others report {about:,}" if about != pairs else ", as others report"
-    lost = "".join(f", {times:,} dropped for {reason}" for reason, times in sorted((dropped or {}).items()))
-    say(f"{job.pair}: {split} has {pairs:,} pairs{told}{lost}")
-    return {"step": "text", "split": split, "pairs": pairs, "dropped": dict(sorted((dropped or {}).items()))}
+        raise UserError(f"nothing is left for {split} of {job.pair} ({dropped}); give other archives")
+    published = job.recipe.about.get(split) if job.pair == "de-en" else None
+    comparison = "" if published is None else f" (published: {published:,})"
+    losses = "".join(f", {times:,} dropped for {reason}" for reason, times in dropped.items())
+    say(f"{job.pair}: {split} has {pairs:,} pairs{comparison}{losses}")
+    return {"step": "text", "split": split, "pairs": pairs, "dropped": dropped}
 
 
-class _Files:
-    """The files of one split, two languages in each of the folders: raw, then text if there is one."""
-
-    def __init__(self, stack: ExitStack, folders: Sequence[Path], split: str, languages: Sequence[str]) -> None:
-        self.sides = [
-            [stack.enter_context(lines_to(folder / f"{split}.{language}")) for language in languages]
-            for folder in folders
-        ]
-
-    def write(self, *pairs: parts.Pair) -> None:
-        """A pair to each folder; the last folder's is the text."""
-        for files, pair in zip(self.sides, pairs, strict=False):
-            for file, sentence in zip(files, pair, strict=True):
-                file.write(f"{sentence}\n")
+# 3. Subwords ---------------------------------------------------------------------------------------------------------
 
 
-# Subwords and binarised data -----------------------------------------------------------------------------------------
-
-
-def _learn(job: PairJob, workers: Workers) -> list[Counts]:
-    """Subwords, learnt on what the recipe says, in a process of the pool: several languages at a time."""
+def _learn_subwords(job: PairJob, workers: Workers) -> list[Counts]:
+    """Learns in a worker process, so that several pairs can learn at a time."""
     recipe = job.recipe
     splits = [split for split in job.splits if split.rstrip("0123456789") in recipe.learnt_on]
-    files = [job.text / f"{split}.{language}" for split in splits for language in job.languages]
+    files = [job.text_folder / f"{split}.{language}" for split in splits for language in job.languages]
     say(f"{job.pair}: learning {recipe.pieces:,} subwords on {', '.join(splits)}")
     if recipe.subwords == "bpe":
-        found = workers.call(subwords.learn_bpe, files, job.learnt, recipe.pieces)
+        counts = workers.call(subwords.learn_bpe, files, job.subword_model, recipe.pieces)
     else:
-        found = workers.call(subwords.learn_pieces, files, job.learnt, recipe.pieces, recipe.coverage)
-    if found["lines too long to learn from"]:
-        say(f"{job.pair}: {found['lines too long to learn from']:,} lines are too long to learn subwords from")
-    if found["pieces"] < recipe.pieces:
-        say(f"{job.pair}: the text gives {found['pieces']:,} subwords and no more")
-    return [{"step": "subwords", "learnt_on": splits, **{what: times for what, times in found.items() if times}}]
+        counts = workers.call(subwords.learn_pieces, files, job.subword_model, recipe.pieces, recipe.coverage)
+    if counts[subwords.TOO_LONG]:
+        say(f"{job.pair}: {counts[subwords.TOO_LONG]:,} lines are too long to learn subwords from")
+    if counts["pieces"] < recipe.pieces:
+        say(f"{job.pair}: the text yields only {counts['pieces']:,} subwords")
+    return [{"step": "subwords", "learnt_on": splits, **{what: number for what, number in counts.items() if number}}]
 
 
 def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
-    """Every line of every split in subwords."""
-    cut = subwords.bpe_of if job.recipe.subwords == "bpe" else subwords.pieces_of
-    work = partial(cut, str(job.learnt), job.learnt.stat().st_mtime_ns)
-    rows = []
-    with atomic_folder(job.folder / "pieces") as goal:
+    split_chunk = partial(subwords.pieces_of, job.subword_model)
+    counts = []
+    with atomic_folder(job.folder / "pieces") as folder:
         for split in job.splits:
-            words: dict[str, int] = {}
+            words = dict.fromkeys(job.languages, 0)
             pairs = 0
             for language in job.languages:
-                text = job.text / f"{split}.{language}"
-                bar = with_bar(lines.texts(text), f"{job.pair} pieces {split}.{language}", lines.count(text))
-                pairs = number = 0
-                with lines_to(goal / text.name) as file:
-                    for line in chain.from_iterable(workers.map(work, chunks(bar))):
+                path = job.text_folder / f"{split}.{language}"
+                texts = lines.with_bar(lines.texts(path), f"{job.pair} pieces {path.name}", lines.count(path))
+                pairs = 0
+                with lines.writer([folder / path.name]) as write:
+                    for line in chain.from_iterable(workers.map(split_chunk, chunks(texts))):
                         pairs += 1
-                        number += len(line.split())
-                        file.write(f"{line}\n")
-                words[language] = number
-            rows.append({"step": "pieces", "split": split, "pairs": pairs, "words": words})
-    return rows
+                        words[language] += len(line.split())
+                        write([line])
+            counts.append({"step": "pieces", "split": split, "pairs": pairs, "words": words})
+    return counts
+
+
+# 4. Binarising -------------------------------------------------------------------------------------------------------
 
 
 def _binarise(job: PairJob, workers: Workers) -> list[Counts]:
-    """fairseq's data, with the recipe's dictionary; every sentence is read again and compared in length."""
     say(f"{job.pair}: binarising")
-    with atomic_folder(job.folder / "bin") as goal:
-        names = dict(zip(job.languages, _dictionaries(job, workers), strict=True))
-        for language, entries in names.items():
-            binary.save_dictionary(entries, goal / f"dict.{language}.txt")
+    pieces = job.folder / "pieces"
+    with atomic_folder(job.folder / "bin") as folder:
+        for language, entries in zip(job.languages, _dictionaries(job, workers), strict=True):
+            binary.save_dictionary(entries, folder / f"dict.{language}.txt")
         sides = [(split, language) for split in job.splits for language in job.languages]
-        tasks = [
-            (
-                job.folder / "pieces" / f"{split}.{language}",
-                goal / f"dict.{language}.txt",
-                goal / f"{split}.{job.pair}.{language}",
-            )
+        files = [
+            (pieces / f"{split}.{language}", folder / f"dict.{language}.txt", folder / f"{split}.{job.pair}.{language}")
             for split, language in sides
         ]
-        found = dict(zip(sides, workers.map(binary.write_and_check, tasks), strict=True))
-    rows: list[Counts] = []
+        sizes = dict(zip(sides, workers.map(binary.write_and_check, files), strict=True))
+    counts: list[Counts] = []
     for split in job.splits:
-        row: Counts = {"step": "binarised", "split": split, "pairs": found[split, job.languages[0]]["sentences"]}
+        row: Counts = {"step": "binarised", "split": split, "pairs": sizes[split, job.languages[0]]["sentences"]}
         for what in ("sentences", "words", "unknown"):
-            row[what] = {language: found[split, language][what] for language in job.languages}
-        rows.append(row)
-    return rows
+            row[what] = {language: sizes[split, language][what] for language in job.languages}
+        counts.append(row)
+    return counts
 
 
 def _dictionaries(job: PairJob, workers: Workers) -> list[binary.Entries]:
-    """Of source and target, as the recipe has them."""
+    """The dictionaries of source and target."""
     if job.recipe.dictionary == "pieces":
-        return [subwords.dictionary_of(job.learnt)] * 2
-    train = [job.folder / "pieces" / f"train.{language}" for language in job.languages]
-    counts = list(workers.map(binary.counted, train))
+        return [subwords.dictionary_of(job.subword_model)] * 2
+    frequencies = list(
+        workers.map(binary.word_counts, [job.folder / "pieces" / f"train.{language}" for language in job.languages])
+    )
     if job.recipe.dictionary == "joined":
-        return [binary.dictionary(counts)] * 2
-    return [binary.dictionary([count]) for count in counts]
+        return [binary.dictionary(frequencies)] * 2
+    return [binary.dictionary([frequency]) for frequency in frequencies]
 
 
-def _assert_the_same(job: PairJob, rows: Sequence[Counts]) -> None:
-    """No pair and no subword may be lost between the text and what fairseq trains on."""
-    found = {
-        step: {row["split"]: row for row in rows if row["step"] == step} for step in ("text", "pieces", "binarised")
-    }
+# Manifest ------------------------------------------------------------------------------------------------------------
+
+
+def _check_counts(job: PairJob, counts: Sequence[Counts]) -> None:
+    """Raises a UserError if a pair or a subword was lost between the text and the binarised data."""
+    rows = {(row["step"], row.get("split")): row for row in counts}
     for split in job.splits:
-        for step, own in found.items():
-            if split not in own:
+        for step in ("text", "pieces", "binarised"):
+            if (step, split) not in rows:
                 raise UserError(
                     f"{job.folder} has no counts of {split} in .{step}.rows.json; move it away, and prepare it again"
                 )
-        text, cut, last = (found[step][split] for step in ("text", "pieces", "binarised"))
-        numbers = {text["pairs"], cut["pairs"], *last["sentences"].values()}
-        if len(numbers) > 1 or cut["words"] != last["words"]:
+        text, pieces, binarised = (rows[step, split] for step in ("text", "pieces", "binarised"))
+        numbers = {text["pairs"], pieces["pairs"], *binarised["sentences"].values()}
+        if len(numbers) > 1 or pieces["words"] != binarised["words"]:
             raise UserError(
-                f"{split} of {job.folder} has {text['pairs']:,} pairs of text and {last['pairs']:,} binarised ones; "
-                "were its files changed by hand? Move the folder away and type the same again"
+                f"{split} of {job.folder} has {text['pairs']:,} pairs of text and {binarised['pairs']:,} binarised "
+                "ones; were its files changed by hand? Move the folder away and type the same command again"
             )
 
 
-def _write_manifest(job: PairJob, rows: Sequence[Counts], known: Mapping[str, Any]) -> None:
+def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Mapping[str, ArchiveFile]) -> None:
     source, target = job.languages
     tests = [split for split in job.splits if split.startswith("test")]
-    manifest = {
-        **job.settings,
+    content = {
         "what": job.recipe.what,
         "source": source,
         "target": target,
@@ -469,42 +391,7 @@ def _write_manifest(job: PairJob, rows: Sequence[Counts], known: Mapping[str, An
             "tokenizer": "moses" if job.recipe.form == "tokenised" else None,
         },
         "lowercased": job.recipe.lowercased,
-        "text": job.text.name,
-        "subwords": job.learnt.name,
-        "counts": list(rows),
-        "versions": versions(*PACKAGES)["versions"],
-        "archives": known,
-        "sha256": {
-            str(path.relative_to(job.folder)): sha256(path)
-            for path in sorted(job.folder.glob("[!.]*")) + sorted(job.folder.glob("[!.]*/*"))
-            if path.is_file() and path.suffix != ".log"
-        },
+        "text": job.text_folder.name,
+        "subwords": job.subword_model.name,
     }
-    write_atomically(job.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-
-
-# Files ---------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def lines_to(path: Path) -> Iterator[IO[str]]:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        yield file
-
-
-def with_bar(items: Iterable[Any], name: str, total: int) -> Iterator[Any]:
-    """`items`, with a progress bar where somebody looks."""
-    return iter(Progress(items, desc=name, total=total, unit="line", unit_scale=True))
-
-
-def versions(*packages: str) -> dict[str, dict[str, str]]:
-    """Of the packages that are installed."""
-    return {"versions": {name: version for name in packages if (version := _version(name)) is not None}}
-
-
-@cache
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    job.write_manifest(content, counts, archives=_identities(job, sources))

@@ -1,7 +1,7 @@
-"""GLUE (Wang et al. 2018): six of its tasks, in the files of its own archives, with their sizes and measures.
+"""GLUE (Wang et al. 2018): six of its tasks, with their files, sizes and metrics.
 
 Alpha is that of Xu et al. 2022, Table 6. The tests have no labels: dev is what is scored, and predictions for the tests
-are written as GLUE's server takes them. Left out on purpose: MNLI (but see `xnli.py`), QQP, WNLI and AX.
+are written for GLUE's server. MNLI (but see `xnli.py`), QQP, WNLI and AX are left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def _splits(name: str, sizes: Sequence[int], files: Callable[[str, str], tuple[T
 
 
 def _with_header(*inputs: str, label: str) -> Callable[[str, str], tuple[TableFile, ...]]:
-    """Files whose first line names their columns; that of the test has no label."""
+    """Files with a header; that of the test has no label."""
     return lambda split, file: (TableFile(file, inputs, "" if split == "test" else label),)
 
 
@@ -34,7 +34,7 @@ def _cola(split: str, file: str) -> tuple[TableFile, ...]:
 
 
 def _mrpc(split: str, file: str) -> tuple[TableFile, ...]:
-    """GLUE's own files, or those of the corpus, of whose training set the pairs of dev_ids.tsv are dev."""
+    """GLUE's files, or those of the corpus, where dev is the pairs of the training set in dev_ids.tsv."""
     inputs = ("#1 String", "#2 String")
     if split == "test":
         return TableFile(file, inputs), TableFile("msr_paraphrase_test.txt", inputs)

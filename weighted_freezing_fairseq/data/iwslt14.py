@@ -1,7 +1,7 @@
-"""IWSLT'14: TED talks in eight languages, each to English; which files hold what, and the three recipes in use.
+"""IWSLT'14: TED talks in eight languages, each to English; which files hold what, and three recipes.
 
-The organisers' 2014-01.tgz holds an archive a pair; fairseq mirrors that of German. The texts are CC BY-NC-ND. All
-recipes keep the same pairs of training and validation: their length is counted in Moses' tokens, whatever text follows.
+The organisers' 2014-01.tgz holds an archive for each pair; fairseq mirrors the German one. The texts are CC BY-NC-ND.
+All recipes keep the same pairs for training and validation, since all count lengths in Moses tokens.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ _GERMAN = Archive(
 
 
 def archives(pairs: Sequence[str]) -> dict[str, tuple[Archive, ...]]:
-    """Of each pair its own archive, where it is at hand, or that of all; German alone need not fetch the others."""
-    found = {pair: (Archive(f"{pair}.tgz", ()), _ALL) for pair in pairs}
-    if "de-en" in found:
-        found["de-en"] = (_GERMAN, _ALL) if len(pairs) == 1 else (*found["de-en"], _GERMAN)
-    return found
+    """For each pair its own archive, if the user has it, or that of all pairs; German alone has an archive to fetch."""
+    alternatives = {pair: (Archive(f"{pair}.tgz", ()), _ALL) for pair in pairs}
+    if "de-en" in alternatives:
+        alternatives["de-en"] = (_GERMAN, _ALL) if len(pairs) == 1 else (*alternatives["de-en"], _GERMAN)
+    return alternatives
 
 
 def parts(pair: str, recipe: str) -> tuple[Part, ...]:
@@ -41,7 +41,7 @@ def parts(pair: str, recipe: str) -> tuple[Part, ...]:
     return (Part("train", "train", train[0], train[1], form="tags"), *tests)
 
 
-_KEPT = {"longest": 175, "ratio": 1.5, "valid_every": 23}
+_CLEANING = {"longest": 175, "ratio": 1.5, "valid_every": 23}
 _ABOUT = {"train": 160_239, "valid": 7283, "test": 6750}
 
 IWSLT14 = Dataset(
@@ -53,7 +53,7 @@ IWSLT14 = Dataset(
             "cased, untokenised; SentencePiece learnt on train only, one dictionary",
             pieces=12_000,
             about=_ABOUT,
-            **_KEPT,
+            **_CLEANING,
         ),
         "intra-distillation": Recipe(
             "Xu et al.: lowercased, untokenised; SentencePiece learnt on train, valid and test (a leak), its pieces "
@@ -66,7 +66,7 @@ IWSLT14 = Dataset(
             learnt_on=("train", "valid", "test"),
             dictionary="pieces",
             about=_ABOUT,
-            **_KEPT,
+            **_CLEANING,
         ),
         "fairseq": Recipe(
             "fairseq's prepare-iwslt14.sh: lowercased Moses tokens; joint BPE learnt on train, a dictionary a side",
@@ -78,7 +78,7 @@ IWSLT14 = Dataset(
             dictionary="separate",
             pairs=("de-en",),
             about=_ABOUT,
-            **_KEPT,
+            **_CLEANING,
         ),
     },
     decode=Decode(beam=5, lenpen=1.0),

@@ -1,24 +1,27 @@
-"""Lines of text as every tool must count them, whatever is inside them.
+"""Reading and writing text files line by line, with one definition of a line.
 
-A line ends at a line feed and nowhere else. What other tools take for a line end, or stumble over (a lone carriage
-return, U+2028, NUL, a byte order mark), is replaced or taken out, and counted: source and target must not drift apart,
-and nothing happens in silence.
+A line ends at a line feed only. Characters that other tools take for a line end (a lone carriage return, U+2028), NUL
+and byte order marks are replaced or removed, and counted, so that source and target stay aligned.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-# What str.splitlines() takes for a line end: the usual ones, those of Unicode, and the separators of ASCII.
+from ..workspace.progress import Progress
+
+# What str.splitlines() takes for a line end.
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
 _BOM = "\ufeff"
 _BLOCK = 1 << 20
+_T = TypeVar("_T")
 
 
 def read(stream: IO[bytes], counts: Counter[str]) -> Iterator[str]:
-    """The lines of a stream of UTF-8, cleaned; `counts` says what was found. The end of a last line may be missing."""
+    """Yields the cleaned lines of a UTF-8 stream; `counts` gets the number of each repair."""
     for number, raw in enumerate(stream):
         raw = raw.removesuffix(b"\n").removesuffix(b"\r")
         try:
@@ -29,11 +32,11 @@ def read(stream: IO[bytes], counts: Counter[str]) -> Iterator[str]:
         if number == 0 and line.startswith(_BOM):
             line = line[1:]
             counts["byte order mark"] += 1
-        yield mended(line, counts)
+        yield clean(line, counts)
 
 
-def mended(line: str, counts: Counter[str]) -> str:
-    """One line without NUL, and with spaces for the line ends that are inside it."""
+def clean(line: str, counts: Counter[str]) -> str:
+    """Removes NUL from a line, and replaces line ends inside it by spaces."""
     if "\0" in line:
         line = line.replace("\0", "")
         counts["NUL"] += 1
@@ -44,17 +47,35 @@ def mended(line: str, counts: Counter[str]) -> str:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """The lines of a file that this package wrote."""
+    """Yields the lines of a file that this package wrote."""
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             yield line.removesuffix("\n")
 
 
+@contextmanager
+def writer(paths: Iterable[Path]) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Opens text files side by side; the function that it yields writes one line to each of them."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(path.open("w", encoding="utf-8", newline="\n")) for path in paths]
+
+        def write(texts: Sequence[str]) -> None:
+            for file, text in zip(files, texts, strict=True):
+                file.write(f"{text}\n")
+
+        yield write
+
+
 def count(path: Path) -> int:
-    """Line feeds, and a last line without one."""
-    found, last = 0, b"\n"
+    """Number of lines; the last one may lack its line feed."""
+    number, last = 0, b"\n"
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            found += block.count(b"\n")
+            number += block.count(b"\n")
             last = block[-1:]
-    return found + (last != b"\n")
+    return number + (last != b"\n")
+
+
+def with_bar(items: Iterable[_T], name: str, total: int) -> Iterable[_T]:
+    """Shows a progress bar on a terminal while `items` are consumed."""
+    return Progress(items, desc=name, total=total, unit="line", unit_scale=True)

@@ -1,50 +1,46 @@
-"""Moses' tokens, as sacremoses makes them, at some twenty times its speed.
+"""Moses tokens as sacremoses makes them, about twenty times as fast.
 
-sacremoses looks for every pattern in every line, and makes a set of all letters of Unicode for most words that end in a
-full stop. Here a pattern is looked for where its character is. Tests compare with sacremoses itself, which gives the
-tokens of Moses' Perl script. Left out on purpose: everything but tokens and back.
+sacremoses searches every line for every pattern, and builds a set of all letters of Unicode for most words that end in
+a full stop. Here a pattern is searched for only where its character occurs. Tests compare the tokens with those of
+sacremoses, which are those of Moses' Perl script.
 """
 
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sacremoses import MosesDetokenizer, MosesTokenizer
 
 
 def tokenised(text: str, language: str) -> str:
-    """Moses' tokens, special characters escaped, joined by spaces."""
+    """Splits text into Moses tokens, joined by spaces; special characters are escaped."""
     return _tokenizer(language).tokenize(text, return_str=True)
 
 
 def detokenised(tokens: str, language: str) -> str:
-    """Moses' tokens as text again."""
+    """Joins Moses tokens to text."""
     return _detokenizer(language).detokenize(tokens.split())
 
 
-class _Pattern(Protocol):
-    def sub(self, by: Any, text: str) -> str: ...
+class _Guarded:
+    """A pattern that is searched for only if the text can match it."""
+
+    def __init__(self, pattern: re.Pattern[str], can_match: Callable[[str], bool]) -> None:
+        self.pattern, self.can_match = pattern, can_match
+
+    def sub(self, replacement: Any, text: str) -> str:
+        return self.pattern.sub(replacement, text) if self.can_match(text) else text
 
 
-class _Where:
-    """A pattern that changes nothing where `worth_it` says so: then it is not looked for."""
-
-    def __init__(self, pattern: re.Pattern[str], worth_it: Callable[[str], bool]) -> None:
-        self.pattern, self.worth_it = pattern, worth_it
-
-    def sub(self, by: Any, text: str) -> str:
-        return self.pattern.sub(by, text) if self.worth_it(text) else text
+def _if_in_text(part: str, pattern: re.Pattern[str]) -> _Guarded:
+    return _Guarded(pattern, lambda text: part in text)
 
 
-def _holding(part: str, pattern: re.Pattern[str]) -> _Pattern:
-    return _Where(pattern, lambda text: part in text)
-
-
-def _step(part: str, step: tuple[re.Pattern[str], str]) -> tuple[_Pattern, str]:
-    """One of sacremoses' steps, a pattern and what it becomes, where `part` is in the text."""
-    return _holding(part, step[0]), step[1]
+def _step(part: str, step: tuple[re.Pattern[str], str]) -> tuple[_Guarded, str]:
+    """A step of sacremoses, a pattern and its replacement, for texts that contain `part`."""
+    return _if_in_text(part, step[0]), step[1]
 
 
 @cache
@@ -53,12 +49,12 @@ def _tokenizer(language: str) -> "MosesTokenizer":
 
     class Tokenizer(Moses):
         _lower, _alpha = frozenset(Moses.IsLower), frozenset(Moses.IsAlpha)
-        # The only white space that is printable is the space.
+        # The space is the only printable white space.
         DEDUPLICATE_SPACE = (
-            _Where(Moses.DEDUPLICATE_SPACE[0], lambda text: "  " in text or not text.isprintable()),
+            _Guarded(Moses.DEDUPLICATE_SPACE[0], lambda text: "  " in text or not text.isprintable()),
             Moses.DEDUPLICATE_SPACE[1],
         )
-        ASCII_JUNK = _Where(Moses.ASCII_JUNK[0], lambda text: not text.isprintable()), Moses.ASCII_JUNK[1]
+        ASCII_JUNK = _Guarded(Moses.ASCII_JUNK[0], lambda text: not text.isprintable()), Moses.ASCII_JUNK[1]
         COMMA_SEPARATE_1 = _step(",", Moses.COMMA_SEPARATE_1)
         COMMA_SEPARATE_2 = _step(",", Moses.COMMA_SEPARATE_2)
         COMMA_SEPARATE_3 = _step(",", Moses.COMMA_SEPARATE_3)
@@ -66,8 +62,8 @@ def _tokenizer(language: str) -> "MosesTokenizer":
         FR_IT_SPECIFIC_APOSTROPHE = [_step("'", step) for step in Moses.FR_IT_SPECIFIC_APOSTROPHE]
         NON_SPECIFIC_APOSTROPHE = _step("'", Moses.NON_SPECIFIC_APOSTROPHE)
         TRAILING_DOT_APOSTROPHE = _step(".'", Moses.TRAILING_DOT_APOSTROPHE)
-        MULTIDOT_RUN = _holding("..", Moses.MULTIDOT_RUN)
-        MULTIDOT_MARKER = _holding("MULTI", Moses.MULTIDOT_MARKER)
+        MULTIDOT_RUN = _if_in_text("..", Moses.MULTIDOT_RUN)
+        MULTIDOT_MARKER = _if_in_text("MULTI", Moses.MULTIDOT_MARKER)
         MOSES_ESCAPE_XML_REGEXES = [
             _step(step[0].pattern.removeprefix("\\"), step) for step in Moses.MOSES_ESCAPE_XML_REGEXES
         ]
@@ -79,12 +75,12 @@ def _tokenizer(language: str) -> "MosesTokenizer":
             return not self._alpha.isdisjoint(text)
 
         def handles_nonbreaking_prefixes(self, text: str) -> str:
-            """A full stop belongs to its word or not: only such words, and the first letter after them, matter."""
+            """Whether a full stop belongs to its word depends on the word and the first letter after it only."""
             tokens = text.split()
             for number, (token, following) in enumerate(zip(tokens, [*tokens, ""][1:], strict=True)):
                 if token.endswith("."):
-                    alone = super().handles_nonbreaking_prefixes(f"{token} {following[:1]}")
-                    tokens[number] = alone.removesuffix(f" {following[:1]}") if following else alone
+                    result = super().handles_nonbreaking_prefixes(f"{token} {following[:1]}")
+                    tokens[number] = result.removesuffix(f" {following[:1]}") if following else result
             return " ".join(tokens)
 
     return Tokenizer(lang=language)

@@ -1,7 +1,6 @@
-"""What a data set and a recipe are, as values: which file holds what, and every choice that is made about the text.
+"""Data sets and recipes as values: which file holds what, and every choice about the text.
 
-A recipe has no code of its own: the steps (`steps.py`, `subwords.py`, `binary.py`) read its fields, the manifest keeps
-them, and a process of the pool can be sent them. Left out on purpose: how a corpus is fetched and read.
+A recipe has no code of its own: the steps of `folder.py` read its fields, and the manifest keeps them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Decode:
-    """How hypotheses are searched: fairseq's own settings, the target at most max_len_a * source + max_len_b long."""
+    """Settings of fairseq's beam search; a target has at most max_len_a * source length + max_len_b tokens."""
 
     beam: int = 5
     lenpen: float = 1.0
@@ -20,10 +19,7 @@ class Decode:
 
 @dataclass(frozen=True)
 class Archive:
-    """A gzipped file of a corpus: its name on the disk, and where it is, the best place first.
-
-    A mirror `drive:ID` is a file of Google Drive.
-    """
+    """A gzipped file of a corpus: its file name, and its addresses, the best first (`drive:ID`: Google Drive)."""
 
     name: str
     mirrors: tuple[str, ...]
@@ -31,7 +27,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one side of a part is: a key of `Dataset.archives`, and the member there ("": the archive is the file)."""
+    """Where one side of a part is: a key of `Dataset.archives`, and a member ("": the archive is the file)."""
 
     archive: str
     member: str = ""
@@ -39,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Part:
-    """Two files that belong together, line by line, and the split that they go to, in the order of the parts."""
+    """Two aligned files of a corpus, and their split; a split has the sentences of its parts in order."""
 
     name: str
     split: str
@@ -48,30 +44,35 @@ class Part:
     form: str = "text"  # or `tags`, `xml`: see `parts.py`
     required: bool = True
 
+    @property
+    def sides(self) -> tuple[Place, Place]:
+        """Source and target."""
+        return self.source, self.target
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is done to the text; the defaults do nothing to it."""
+    """What is done to the text; the defaults leave it as it is."""
 
     what: str
-    pieces: int
-    longest: int | None = None  # in Moses' tokens, on either side of a training pair; None: no pair is dropped
-    ratio: float = 1.5  # of the longer side to the shorter one
-    valid_every: int | None = None  # this training pair and every one so many further on is for validation ...
-    valid_most: int | None = None  # ... until there are so many
-    form: str = "untouched"  # or `tokenised`; `detokenised`: tokenised, lowercased, and put together again
+    pieces: int  # subwords to learn
+    longest: int | None = None  # Moses tokens on either side of a training pair; None: no pair is dropped
+    ratio: float = 1.5  # largest ratio of the lengths of both sides of a training pair
+    valid_every: int | None = None  # every n-th training pair goes to the validation set ...
+    valid_most: int | None = None  # ... until it has so many
+    form: str = "untouched"  # or `tokenised`; `detokenised`: tokenised, lowercased, and detokenised
     lowercased: bool = False
-    straight_apostrophes: bool = False  # U+2019 -> ' in the test set, and only there
+    straight_apostrophes: bool = False  # replace U+2019 by ' in test sets only
     subwords: str = "unigram"  # of SentencePiece; or `bpe`, of subword-nmt
-    coverage: float = 1.0  # of the characters, by the pieces of SentencePiece
+    coverage: float = 1.0  # share of the characters that SentencePiece covers
     learnt_on: tuple[str, ...] = ("train",)
     dictionary: str = "joined"  # or `separate`; `pieces`: every piece of the SentencePiece model, used or not
     pairs: tuple[str, ...] | None = None  # None: all of the data set
-    about: Mapping[str, int] = field(default_factory=dict)  # pairs in each split of de-en, as others report them
+    about: Mapping[str, int] = field(default_factory=dict)  # published number of pairs in each split of de-en
 
     @property
     def changes_text(self) -> bool:
-        """Whether the text that subwords are learnt on is another than the raw one."""
+        """Whether the cleaned text differs from the raw text."""
         return self.form != "untouched" or self.lowercased
 
 
@@ -84,13 +85,13 @@ class Dataset:
     pairs: tuple[str, ...]
     table: Mapping[str, Recipe]
     decode: Decode
-    archives: Callable[[Sequence[str]], Mapping[str, tuple[Archive, ...]]]  # of pairs: what may serve, the best first
+    archives: Callable[[Sequence[str]], Mapping[str, tuple[Archive, ...]]]  # of pairs: alternatives, the best first
     parts: Callable[[str, str], tuple[Part, ...]]  # of a pair and a recipe
     nested: tuple[str, ...] = ()  # endings of archives inside the archives
-    counts: Mapping[str, int] = field(default_factory=dict)  # pairs in each part, where that is beyond doubt
+    counts: Mapping[str, int] = field(default_factory=dict)  # pairs in each part, where it is certain
     test_names: Mapping[str, str] = field(default_factory=lambda: {"test": "test"})
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """Their names."""
+        """The names of the recipes."""
         return tuple(self.table)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import steps, subwords
+from . import subwords
+from .cleaning import clean_evaluation
 from .recipe import Recipe
 
 
@@ -27,18 +28,17 @@ class SourceText:
 
     @property
     def is_bpe(self) -> bool:
-        """Whether the subwords are those of subword-nmt, whose file of codes begins with its version."""
-        return self.model is not None and self.model.read_bytes()[:8] == b"#version"
+        """Whether the subwords are those of subword-nmt."""
+        return self.model is not None and subwords.is_bpe(self.model)
 
     def pieces(self, sentences: Sequence[str]) -> list[str]:
         """Each sentence in subwords, separated by spaces."""
         if self.recipe is not None:
-            pairs = steps.evaluation(self.recipe, self.languages, [(sentence, "") for sentence in sentences])
-            sentences = [source for source, _ in pairs]
+            pairs = clean_evaluation(self.recipe, self.languages, [(sentence, "") for sentence in sentences])
+            sentences = [source for _, (source, _) in pairs]
         if self.model is None:
             return list(sentences)
-        cut = subwords.bpe_of if self.is_bpe else subwords.pieces_of
-        return cut(str(self.model), self.model.stat().st_mtime_ns, sentences)
+        return subwords.pieces_of(self.model, sentences)
 
     def refuse_unusable(self) -> None:
         """Raise unless the subwords can be read and the packages for the text steps are installed."""

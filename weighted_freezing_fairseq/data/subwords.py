@@ -1,15 +1,16 @@
-"""Subwords: SentencePiece's unigram model or subword-nmt's BPE, learnt from files, applied to a chunk of lines.
+"""Subwords: SentencePiece's unigram model or subword-nmt's BPE, learnt from files and applied to chunks of lines.
 
-What is learnt depends on the text alone, not on where it lies or on the number of threads, and beyond a million lines
-on an even sample, so that memory stays flat.
+The model depends on the text only, not on its path or the number of threads. SentencePiece learns from an even sample
+of at most a million lines, so that memory stays bounded.
 """
 
 import ctypes
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,101 +20,94 @@ from . import lines
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
-    from subword_nmt.apply_bpe import BPE
 
-MOST = 1_000_000  # lines that SentencePiece learns from; the recipe of Xu et al. has the same bound
-_LONGEST = 4192  # bytes of a line; SentencePiece learns nothing from longer ones
+MOST = 1_000_000  # lines that SentencePiece learns from, as in the recipe of Xu et al.
+TOO_LONG = "lines too long to learn from"  # in the counts of `learn_pieces`
+_LONGEST = 4192  # bytes of a line; SentencePiece ignores longer ones
 
 
 def learn_pieces(files: Sequence[Path], model: Path, pieces: int, coverage: float = 1.0, **more: Any) -> Counter[str]:
-    """A SentencePiece model of `files` (`more`: the trainer's own settings); what it saw, and what it could not use."""
+    """Writes a SentencePiece model of `files`; `more` are settings of its trainer.
+
+    Returns:
+        Numbers of lines, of lines that are too long, and of pieces.
+    """
     import sentencepiece
 
-    seen: Counter[str] = Counter()
-    written = io.BytesIO()  # a model on the disk would remember its path
+    counts: Counter[str] = Counter()
+    buffer = io.BytesIO()  # a model that SentencePiece writes to a file contains its path
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sample(files, seen),
-            model_writer=written,
+            sentence_iterator=_sample(files, counts),
+            model_writer=buffer,
             vocab_size=pieces,
             character_coverage=coverage,
-            hard_vocab_limit=False,  # little text has fewer; the manifest says how many
-            num_threads=1,  # with more, the order of sums and so the pieces may differ
+            hard_vocab_limit=False,  # a small text has fewer pieces; the manifest says how many
+            num_threads=1,  # with more threads the order of sums, and so the pieces, may differ
             minloglevel=2,
             **more,
         )
     except (RuntimeError, OSError) as error:
         raise UserError(f"SentencePiece cannot learn {pieces} pieces here ({error}); type another --pieces") from None
-    write_atomically(model, written.getvalue())
-    _give_memory_back()
-    seen["pieces"] = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue()).get_piece_size()
-    return seen
+    write_atomically(model, buffer.getvalue())
+    if sys.platform == "linux":  # glibc would keep the gigabytes that SentencePiece has freed; others lack malloc_trim
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda padding: None)(0)
+    counts["pieces"] = sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue()).get_piece_size()
+    return counts
 
 
-def _sample(files: Sequence[Path], seen: Counter[str]) -> Iterator[str]:
-    """Every n-th line, where n is the smallest that leaves MOST."""
+def _sample(files: Sequence[Path], counts: Counter[str]) -> Iterator[str]:
+    """Yields every n-th line, with the smallest n that leaves at most MOST lines."""
     step = -(-sum(map(lines.count, files)) // MOST) or 1
     for number, line in enumerate(line for file in files for line in lines.texts(file)):
         if number % step == 0:
-            seen["lines"] += 1
-            seen["lines too long to learn from"] += len(line.encode()) > _LONGEST
+            counts["lines"] += 1
+            counts[TOO_LONG] += len(line.encode()) > _LONGEST
             yield line
 
 
-def _give_memory_back() -> None:
-    """To the system: glibc would keep the gigabytes that SentencePiece has freed until this process ends."""
-    if sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda most: None)(0)  # other C libraries lack it
-
-
 def learn_bpe(files: Sequence[Path], codes: Path, merges: int) -> Counter[str]:
-    """The merges of subword-nmt, learnt from `files` one after the other."""
+    """Writes the merges that subword-nmt learns from the concatenated `files`."""
     from subword_nmt.learn_bpe import learn_bpe
 
     with atomic_file(codes) as part, part.open("w", encoding="utf-8", newline="\n") as out:
-        learn_bpe(_Lines(files), out, merges)
+        learn_bpe(chain.from_iterable(map(lines.texts, files)), out, merges)
     return Counter({"lines": sum(map(lines.count, files)), "pieces": lines.count(codes) - 1})
 
 
-class _Lines:
-    """Several files as one, for a library that looks whether it has to decode."""
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
-
-    def __iter__(self) -> Iterator[str]:
-        return (f"{line}\n" for file in self.files for line in lines.texts(file))
+def is_bpe(model: Path) -> bool:
+    """Whether a file has codes of subword-nmt, which begin with their version."""
+    return model.read_bytes()[:8] == b"#version"
 
 
-def pieces_of(model: str, changed: int, texts: Sequence[str]) -> list[str]:
-    """A chunk of lines in pieces of SentencePiece; `changed`: when the model was written."""
-    return [" ".join(pieces) for pieces in _processor(model, changed).encode(list(texts), out_type=str, num_threads=1)]
-
-
-def bpe_of(codes: str, changed: int, texts: Sequence[str]) -> list[str]:
-    """A chunk of lines in units of BPE."""
-    bpe = _bpe(codes, changed)
-    return [bpe.process_line(text) for text in texts]
+def pieces_of(model: Path, texts: Sequence[str]) -> list[str]:
+    """Splits lines into subwords, joined by spaces; `model` is one of SentencePiece, or a file of BPE codes."""
+    return _splitter(model, model.stat().st_mtime_ns)(texts)
 
 
 @lru_cache(maxsize=1)
-def _processor(model: str, changed: int) -> "SentencePieceProcessor":
+def _splitter(model: Path, modified: int) -> Callable[[Sequence[str]], list[str]]:
+    """The function that splits lines; `modified` is part of the key of the cache."""
+    if is_bpe(model):
+        from subword_nmt.apply_bpe import BPE
+
+        with model.open(encoding="utf-8") as file:
+            bpe = BPE(file)
+        return lambda texts: [bpe.process_line(text) for text in texts]
+    processor = _processor(model)
+    return lambda texts: [" ".join(line) for line in processor.encode(list(texts), out_type=str, num_threads=1)]
+
+
+def _processor(model: Path) -> "SentencePieceProcessor":
     import sentencepiece
 
-    return sentencepiece.SentencePieceProcessor(model_file=model)
-
-
-@lru_cache(maxsize=1)
-def _bpe(codes: str, changed: int) -> "BPE":
-    from subword_nmt.apply_bpe import BPE
-
-    with Path(codes).open(encoding="utf-8") as file:
-        return BPE(file)
+    return sentencepiece.SentencePieceProcessor(model_file=str(model))
 
 
 def dictionary_of(model: Path) -> list[tuple[str, int]]:
-    """Every piece of a SentencePiece model for fairseq's dictionary, but for those that fairseq has itself."""
-    processor = _processor(str(model), model.stat().st_mtime_ns)
-    names = (processor.id_to_piece(number) for number in range(processor.get_piece_size()))
-    own = {processor.id_to_piece(number) for number in (processor.unk_id(), processor.bos_id(), processor.eos_id())}
-    return [(name, 100) for name in names if name not in own]
+    """Every piece of a SentencePiece model for fairseq's dictionary, except the symbols that fairseq adds."""
+    processor = _processor(model)
+    special = {processor.unk_id(), processor.bos_id(), processor.eos_id()}
+    return [
+        (processor.id_to_piece(number), 100) for number in range(processor.get_piece_size()) if number not in special
+    ]

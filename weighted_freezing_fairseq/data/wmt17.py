@@ -1,7 +1,7 @@
-"""WMT'17 English-German: which files hold what; the recipe of Xu et al. (appendix A.2), and the task as it was set.
+"""WMT'17 English-German: which files hold what; the recipe of Xu et al. (appendix A.2), and that of the shared task.
 
-What the field calls WMT'17 (after Ott et al.) leaves out rapid2016, cuts validation from train and tests on
-newstest2014, so the recipes say precisely what they take.
+What papers call WMT'17 (after Ott et al.) lacks rapid2016, holds out its validation set from the training set, and
+tests on newstest2014; the recipes name the files that they use.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _CORPORA = {
     "news-commentary-v12": ("training-parallel-nc-v12.tgz", "news-commentary-v12.de-en"),
     "rapid2016": ("rapid2016.tgz", "rapid2016.de-en"),
 }
-_WHERE = {
+_FOLDERS = {
     "training-parallel-europarl-v7.tgz": "wmt13",
     "training-parallel-commoncrawl.tgz": "wmt13",
     "training-parallel-nc-v12.tgz": "wmt17/translation-task",
@@ -27,12 +27,12 @@ _HOSTS_OF_2017 = ("https://data.statmt.org", "http://data.statmt.org")
 
 
 def archives(pairs: Sequence[str]) -> dict[str, tuple[Archive, ...]]:
-    """Each by its own name; the older years lie on one host, 2017 on another."""
-    found = {}
-    for name, folder in _WHERE.items():
+    """Every archive by its name; one host has the older years, another one 2017."""
+    alternatives = {}
+    for name, folder in _FOLDERS.items():
         hosts = _HOSTS_OF_2017 if folder.startswith("wmt17") else _HOSTS
-        found[name] = (Archive(name, tuple(f"{host}/{folder}/{name}" for host in hosts)),)
-    return found
+        alternatives[name] = (Archive(name, tuple(f"{host}/{folder}/{name}" for host in hosts)),)
+    return alternatives
 
 
 def parts(pair: str, recipe: str) -> tuple[Part, ...]:
@@ -55,8 +55,8 @@ WMT17 = Dataset(
     what="news, 4.5 million pairs (5.8 with rapid2016), English to German",
     pairs=("en-de",),
     table={
-        # DEVIATION: Xu et al. A.2 does not say which tokens its bound of 256 counts, what the vocabulary is learnt on,
-        # or which 40,000 pairs are held out. Here: Moses' tokens, as in their script for IWSLT'14; train only; every
+        # DEVIATION: Xu et al. A.2 does not say which tokens its limit of 256 counts, what the vocabulary is learnt on,
+        # or which 40,000 pairs are held out. Here: Moses tokens, as in their script for IWSLT'14; train only; every
         # hundredth pair that is kept, as in fairseq's script, until there are 40,000.
         "intra-distillation": Recipe(
             "Xu et al. A.2: europarl v7, commoncrawl, news commentary v12, cased, untokenised; 40,000 pairs of train "

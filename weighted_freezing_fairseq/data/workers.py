@@ -1,7 +1,7 @@
-"""Processes that work on chunks of lines: order kept, and only a few chunks in memory at a time.
+"""Worker processes that map a function over chunks of lines: in order, with only a few chunks in memory.
 
-Fresh interpreters (spawn), since threads of this process hold locks that a fork would copy. They end with the process
-that started them, however it ends. Left out on purpose: sharing anything; work and chunks are pickled.
+Workers are spawned, since a fork would copy locks that threads of this process hold. They end with the process that
+started them.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ _T, _U = TypeVar("_T"), TypeVar("_U")
 
 
 class Workers:
-    """`jobs` processes; where it is one, this process does the work itself."""
+    """A pool of `jobs` processes; with one job this process does the work itself."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
@@ -38,51 +38,51 @@ class Workers:
             self._pool.shutdown(cancel_futures=error is not None)
 
     def call(self, work: Callable[..., _U], *args: Any) -> _U:
-        """The result of one call."""
+        """Returns the result of one call."""
         if self._pool is None:
             return work(*args)
-        with _told():
+        with _explaining_broken_pool():
             return self._submit(work, *args).result()
 
     def map(self, work: Callable[[_T], _U], chunks: Iterable[_T]) -> Iterator[_U]:
-        """`work` on each chunk, results in the order of the chunks."""
-        return (result for _, result in self.each(work, chunks))
+        """Yields the result of `work` for each chunk, in order."""
+        return (result for _, result in self.map_with_input(work, chunks))
 
-    def each(self, work: Callable[[_T], _U], chunks: Iterable[_T]) -> Iterator[tuple[_T, _U]]:
-        """The same with the chunk beside its result."""
+    def map_with_input(self, work: Callable[[_T], _U], chunks: Iterable[_T]) -> Iterator[tuple[_T, _U]]:
+        """Yields each chunk and its result, in order."""
         if self._pool is None:
             for chunk in chunks:
                 yield chunk, work(chunk)
             return
-        waiting: deque[tuple[_T, Any]] = deque()
-        with _told():
+        pending: deque[tuple[_T, Future[_U]]] = deque()
+        with _explaining_broken_pool():
             for chunk in chunks:
-                waiting.append((chunk, self._submit(work, chunk)))
-                if len(waiting) > 2 * self.jobs:
-                    first, done = waiting.popleft()
-                    yield first, done.result()
-            while waiting:
-                first, done = waiting.popleft()
-                yield first, done.result()
+                pending.append((chunk, self._submit(work, chunk)))
+                if len(pending) > 2 * self.jobs:
+                    oldest, future = pending.popleft()
+                    yield oldest, future.result()
+            while pending:
+                oldest, future = pending.popleft()
+                yield oldest, future.result()
 
     def _submit(self, work: Callable[..., _U], *args: Any) -> "Future[_U]":
-        """The first call starts the processes."""
+        """Submits a call; the first one starts the processes."""
         assert self._pool is not None
         with without_interrupts():
             return self._pool.submit(work, *args)
 
 
 def chunks(items: Iterable[_T], size: int = LINES) -> Iterator[list[_T]]:
-    """Lists of `size` items; the last may be shorter."""
+    """Yields lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _explaining_broken_pool() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool:
         refuse_when_stopping()
-        raise UserError("a process died at work, perhaps for want of memory; type the same with --jobs 1") from None
+        raise UserError("a worker process was killed (out of memory?); type the same command with --jobs 1") from None

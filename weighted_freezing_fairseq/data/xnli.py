@@ -1,7 +1,7 @@
 """XNLI (Conneau et al. 2018): trained on the English of MultiNLI, evaluated in fifteen languages.
 
-Its dev and test are one file each for all languages; English dev chooses the checkpoint. The length is that of Li et
-al. 2023, Table 8. Left out on purpose: training on its translations.
+dev and test are one file each for all languages; English dev chooses the checkpoint. The length is that of Li et al.
+2023, Table 8.
 """
 
 from types import MappingProxyType
@@ -13,16 +13,16 @@ _PAIR = ("sentence1", "sentence2")
 
 
 def _split(subset: str, language: str) -> str:
-    """English dev is what fairseq validates on, under the name that it asks for."""
+    """The name of a split; fairseq validates on `valid`, which is English dev."""
     return "valid" if (subset, language) == ("dev", "en") else f"{subset}.{language}"
 
 
-def _of(subset: str, language: str, count: int) -> Split:
+def _evaluation_split(subset: str, language: str, count: int) -> Split:
     table = TableFile(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language))
     return Split(_split(subset, language), (table,), count)
 
 
-# Either of the archives: the English side of XNLI's machine translations is MultiNLI itself, and so is GLUE's MNLI.
+# The English side of XNLI's machine translations is MultiNLI, and so is GLUE's MNLI: any of the files will do.
 _TRAIN = (
     TableFile("multinli.train.en.tsv", ("premise", "hypo"), "label"),
     TableFile("multinli_1.0_train.txt", _PAIR, "gold_label"),
@@ -37,11 +37,11 @@ _TASK = Task(
     alpha=0.5,  # Xu et al. 2022, Table 6, has it for MNLI
     splits=(
         Split("train", _TRAIN, 392_702),
-        *(_of("dev", language, 2490) for language in LANGUAGES),
-        *(_of("test", language, 5010) for language in LANGUAGES),
+        *(_evaluation_split("dev", language, 2490) for language in LANGUAGES),
+        *(_evaluation_split("test", language, 5010) for language in LANGUAGES),
     ),
     subsets={subset: {language: _split(subset, language) for language in LANGUAGES} for subset in ("dev", "test")},
-    spellings={"contradictory": "contradiction"},  # so in XNLI-MT
+    spellings={"contradictory": "contradiction"},  # spelt so in XNLI-MT
 )
 
 XNLI = SentenceData(

@@ -179,7 +179,7 @@ def _write_pieces(folder: Path, languages: Sequence[str], parent: Path | None) -
         say(f"{folder.name}: learning {PIECES} subwords on train")
         subwords.learn_pieces([raw / f"train.{name}" for name in languages], model, PIECES, split_digits=True)
     for name in (f"{split}.{language}" for split in corpus.SIZES for language in languages):
-        lines = subwords.pieces_of(str(model), model.stat().st_mtime_ns, read_lines(raw / name))
+        lines = subwords.pieces_of(model, read_lines(raw / name))
         write_atomically(folder / "pieces" / name, "".join(f"{line}\n" for line in lines))
 
 

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from ..data.workers import Workers
 from ..errors import UserError
 from ..workspace.locks import lock_folder
+from ..workspace.processes import thread_pool
 from ..workspace.progress import say
 
 

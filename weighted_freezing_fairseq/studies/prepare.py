@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..data import fetch, folder, prepared, steps
+from ..data import fetch, folder, prepared
+from ..data.cleaning import check_packages
 from ..data.folder import PairJob
 from ..data.recipe import Archive, Dataset, Recipe
 from ..data.workers import Workers
@@ -49,10 +50,10 @@ def pair_jobs(
 def plan_of_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path]) -> list[str]:
     """What `prepare_pairs` would do, as lines."""
     sources = _sources(jobs)
-    local = fetch.at_hand(sources, out / "archives", archives)
+    local = fetch.find_local(sources, out / "archives", archives)
     lines = []
     for job in jobs:
-        if folder.is_done(job):
+        if job.is_done():
             lines.append(f"{job.pair}: {job.folder} is there already; nothing to do")
             continue
         lines.append(f"{job.pair}: would make {job.folder}")
@@ -62,7 +63,7 @@ def plan_of_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path]) 
             lines.append(f"  take {local[key]}" if key in local else fetched)
         recipe = job.recipe
         lines += [
-            f"  recipe {job.name}: {recipe.what}",
+            f"  recipe {job.recipe_name}: {recipe.what}",
             f"  learn {recipe.pieces:,} subwords ({recipe.subwords}) on {', '.join(recipe.learnt_on)}",
         ]
     return lines
@@ -73,10 +74,10 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path], 
 
     Archives other than the user's `archives` are downloaded first, one by one; then pairs are prepared in parallel.
     """
-    missing = [job for job in jobs if not folder.is_done(job)]
+    missing = [job for job in jobs if not job.is_done()]
     if missing:
-        steps.refuse_without_packages(missing[0].recipe)
-        paths = fetch.obtain(_sources(missing), out / "archives", archives, go_on=_command(jobs, out))
+        check_packages(missing[0].recipe)
+        paths = fetch.obtain(_sources(missing), out / "archives", archives, command=_command(jobs, out))
         identities = {path: fetch.identity(path) for path in set(paths.values())}
         files = {key: folder.ArchiveFile(path, identities[path]) for key, path in paths.items()}
 
@@ -84,13 +85,13 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path], 
             folder.make(job, files, workers)
 
         by_pair = {job.pair: job for job in missing}
-        make_folders(by_pair, folder.is_done, make, processes, at_once=min(len(missing), processes))
-    return [f"{job.pair}: {folder.counted(job)} pairs in {job.folder}" for job in jobs]
+        make_folders(by_pair, PairJob.is_done, make, processes, at_once=min(len(missing), processes))
+    return [f"{job.pair}: {job.summary()} pairs in {job.folder}" for job in jobs]
 
 
 def _archive_keys(job: PairJob) -> list[str]:
     """The keys of the archives that a pair is read from."""
-    return list(dict.fromkeys(side.archive for part in job.parts for side in (part.source, part.target)))
+    return list(dict.fromkeys(side.archive for part in job.parts for side in part.sides))
 
 
 def _sources(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:
@@ -103,8 +104,16 @@ def _sources(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:
 def _command(jobs: Sequence[PairJob], out: Path) -> str:
     """The command of these jobs, without --archive."""
     first = jobs[0]
-    words = ["wff", "prepare", first.data.name, "--pairs", ",".join(job.pair for job in jobs), "--recipe", first.name]
-    if first.recipe.pieces != first.data.table[first.name].pieces:
+    words = [
+        "wff",
+        "prepare",
+        first.data.name,
+        "--pairs",
+        ",".join(job.pair for job in jobs),
+        "--recipe",
+        first.recipe_name,
+    ]
+    if first.recipe.pieces != first.data.table[first.recipe_name].pieces:
         words += ["--pieces", str(first.recipe.pieces)]
     return shlex.join([*words, "--out", str(out), *(["--any-counts"] if first.any_counts else [])])
 

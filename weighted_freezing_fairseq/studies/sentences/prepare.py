@@ -69,7 +69,7 @@ def plan_of_tasks(jobs: Sequence[TaskJob]) -> list[str]:
     """What `prepare_tasks` would do, as lines."""
     lines = []
     for job in jobs:
-        if sentence_folder.is_done(job):
+        if job.is_done():
             lines.append(f"{job.task.name}: {job.folder} is there already; nothing to do")
             continue
         lines += [
@@ -85,15 +85,15 @@ def prepare_tasks(jobs: Sequence[TaskJob], files: Sequence[Path], processes: int
 
     Tasks are prepared one by one, each with all processes; an error in one does not stop the others.
     """
-    missing = {job.task.name: job for job in jobs if not sentence_folder.is_done(job)}
+    missing = {job.task.name: job for job in jobs if not job.is_done()}
     if missing:
         _refuse_missing(files, next(iter(missing.values())))
 
         def make(job: TaskJob, workers: Workers) -> None:
             sentence_folder.make(job, files, workers)
 
-        make_folders(missing, sentence_folder.is_done, make, processes, at_once=1)
-    return [f"{job.task.name}: {sentence_folder.counted(job)} rows in {job.folder}" for job in jobs]
+        make_folders(missing, TaskJob.is_done, make, processes, at_once=1)
+    return [f"{job.task.name}: {job.summary()} rows in {job.folder}" for job in jobs]
 
 
 def _refuse_missing(files: Sequence[Path], job: TaskJob) -> None:
