@@ -223,7 +223,7 @@ def translate_lines(
     number = first
     with interactive(*arguments) as process:
         for batch in chunks(sentences, chunk):
-            pieces = translator.source.pieces([lines.mended(sentence, Counter()).strip() for sentence in batch])
+            pieces = translator.source.pieces([sentence.strip() for sentence in batch])
             readable = [_is_readable(translator, line, number + place, form) for place, line in enumerate(pieces, 1)]
             number += len(batch)
             to_translate = [line if good else _PLACEHOLDER for line, good in zip(pieces, readable, strict=True)]
