@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train standard and weighted_freeze on the embedded corpus, and compare them. Runs setup.sh first.
 #
-#   bash scripts/quickstart.sh [--pair de-en] [--methods standard,weighted_freeze] [--seeds N] [--out runs/quickstart]
+#   bash scripts/quickstart.sh [--pair de-en] [--methods standard,weighted_freeze] [--seeds 1-3] [--out runs/quickstart]
 #
 # All options are those of `wff quickstart`. About 5 minutes on 2 cores after setup; a second call reuses finished steps.
 set -euo pipefail

@@ -9,6 +9,7 @@ from __future__ import annotations  # so that `wff doctor` runs on an older Pyth
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import io
 import logging
@@ -16,7 +17,8 @@ import os
 import shlex
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from . import __version__
 from .errors import UserError
@@ -52,10 +54,29 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argparse parser that prints an error as one line, which ends in what to type."""
+    """An argparse parser that prints an error as one line, with the nearest valid word, and ends it in what to type."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; type: {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            hint = did_you_mean(str(value), choices) or f"choose from: {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice {value!r}; {hint}")
+
+    def refuse_unknown(self, words: Sequence[str]) -> None:
+        """End with an error if there are arguments that no option or operand takes."""
+        if words:
+            options = [option for action in self._actions for option in action.option_strings]
+            hint = did_you_mean(words[0].partition("=")[0], options)
+            self.error("; ".join(filter(None, [f"unrecognized arguments: {shlex.join(words)}", hint])))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the known word nearest to `word`; empty if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -80,7 +101,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, parser=sub)
     return parser
 
 
@@ -109,7 +130,9 @@ def _run(argv: list[str]) -> int:
         with contextlib.suppress(OSError):  # a stream may claim to be seekable and fail
             sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack letters
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
-    args = parser.parse_args(argv, argparse.Namespace(words=argv))  # some commands record how they were called
+    # Some commands record how they were called.
+    args, unknown = parser.parse_known_args(argv, argparse.Namespace(words=argv))
+    args.parser.refuse_unknown(unknown)
     try:
         refuse_names_not_in_utf8(argv)
         status = int(args.run(args) or 0)

@@ -1,5 +1,7 @@
 """The command line from outside: help, mistakes, speed. What each command does is tested beside its module."""
 
+import argparse
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import torch
 
 from weighted_freezing_fairseq import __version__
 from weighted_freezing_fairseq.__main__ import COMMANDS, main
+from weighted_freezing_fairseq.cli.arguments import seeds
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 WFF = [str(Path(sys.executable).parent / "wff")]
@@ -57,6 +60,40 @@ def test_a_mistake_is_one_line_that_says_what_to_type(words, named):
     assert named in done.stderr
     assert "; type: wff" in done.stderr
     assert done.stderr.rstrip().endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "command", "expected"),
+    [
+        ("trian", "wff", "argument COMMAND: invalid choice 'trian'; did you mean train?"),
+        ("rules saeg", "wff rules", "argument METHOD: invalid choice 'saeg'; did you mean sage?"),
+        ("bench --precision x", "wff bench",
+         "argument --precision: invalid choice 'x'; choose from: fp32, bf16, fp16, amp"),
+        ("train glue --metod a", "wff train", "unrecognized arguments: --metod a; did you mean --method?"),
+        ("evaluate run --zzz=1", "wff evaluate", "unrecognized arguments: --zzz=1"),
+        ("adapt --seeds 3", "wff adapt", "argument --seeds: 3 is ambiguous: type 1-3 for 3 seeds, or 3-3 for one"),
+        ("reproduce glue --seeds 1,x", "wff reproduce",
+         "argument --seeds: invalid seeds '1,x': type positive numbers, as 1,2,3 or 1-3"),
+    ],
+)  # fmt: skip
+def test_a_typo_is_answered_with_the_nearest_word_and_the_help_of_its_command(words, command, expected, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2 and capsys.readouterr().err == f"{command}: {expected}; type: {command} --help\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1", [1]), ("1-3", [1, 2, 3]), ("3-3", [3]), ("2,5,2", [2, 5]), ("10-11", [10, 11])],
+)
+def test_seeds_are_a_list_or_a_range(text, expected):
+    assert seeds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "3-1", "0-2", "1,", "-1", "1-2,4", "a", "2.0", "²"])
+def test_other_seeds_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        seeds(text)
 
 
 def test_user_dir_is_a_folder_that_fairseq_can_import():
@@ -112,6 +149,17 @@ def test_names_that_the_terminal_cannot_show_are_printed_as_escapes(tmp_path, ca
     torch.save({"model": {"w": torch.ones(2)}}, folder / "a.pt")
     assert main(["average", str(tmp_path / "link/a.pt"), "--out", str(tmp_path / "out.pt")]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path}/b\\udcfccher/a.pt\n")
+
+
+def test_rules_of_a_method_are_all_its_variants(capsys):
+    assert main(["rules", "sage", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["variant"]) for row in rows] == [("sage", "full"), ("sage", "li"), ("sage", "light")]
+    assert main(["rules", "sage", "ewc"]) == 0
+    text = capsys.readouterr().out
+    assert "sage (light)\n" in text and "\newc\n" in text and "weighted_freeze" not in text
+    assert main(["rules", "sage", "--markdown"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3
 
 
 def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys):

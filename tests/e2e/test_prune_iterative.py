@@ -87,7 +87,8 @@ def test_the_table_has_a_row_a_method_and_a_column_an_alignment(tmp_path):
         (["--alignreg", "cosine@much"], "or with a lambda, as in cosine@0.5"),
         (["--sparsity", "1"], "type --sparsity 0.7"),
         (["--configs", "/nowhere"], "give --configs a folder with alignreg.yaml"),
-        (["--seeds", "0"], "type --seeds 1"),
+        (["--seeds", "0"], "invalid seeds '0': type positive numbers, as 1,2,3 or 1-3"),
+        (["--seeds", "3"], "3 is ambiguous: type 1-3 for 3 seeds, or 3-3 for one"),
     ],
 )
 def test_wrong_calls_say_what_to_type(words, expected):

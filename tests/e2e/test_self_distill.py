@@ -85,9 +85,10 @@ def test_the_table_has_mean_and_deviation_of_each_round(tmp_path):
     [
         (["--pair", "fr-en"], "type --pair with one of: ar-en, de-en"),
         (["--rounds", "0"], "type --rounds 1"),
-        (["--seeds", "0"], "type --seeds 1"),
+        (["--seeds", "0"], "invalid seeds '0': type positive numbers, as 1,2,3 or 1-3"),
+        (["--seeds", "3"], "3 is ambiguous: type 1-3 for 3 seeds, or 3-3 for one"),
         (["--configs", "/nowhere"], "give --configs a folder with standard.yaml and self_distillation.yaml"),
-        (["--teacher", "x.pt"], "type: wff --help"),
+        (["--teacher", "x.pt"], "type: wff self-distill --help"),
     ],
 )
 def test_wrong_calls_say_what_to_type(words, expected):

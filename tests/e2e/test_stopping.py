@@ -127,7 +127,7 @@ def test_every_long_command(name, whom, folder, tmp_path):
         ),
         "evaluate": ([run, "--device", "cpu", "--beam", 3], lambda said: "translating" in said),
         "quickstart": (
-            ["--configs", folder / "toy", "--methods", "standard", "--seeds", 2, "--out", tmp_path / "q",
+            ["--configs", folder / "toy", "--methods", "standard", "--seeds", "1-2", "--out", tmp_path / "q",
              "--device", "cpu", "--corpus-fraction", 0.1, "--jobs", 2],
             log_has(tmp_path / "q/de-en/standard-2/train.log", FIRST_UPDATE),
         ),

@@ -40,7 +40,7 @@ VALUES = {
 )
 def test_every_option_reaches_the_cells(action, capsys):
     """A new option fails here until it has a value in VALUES and reaches `wff train` or `wff evaluate`."""
-    words = ["glue", "--encoder", "/enc", "--recipe", "roberta", "--methods", "standard", "--seeds", "3", "--list"]
+    words = ["glue", "--encoder", "/enc", "--recipe", "roberta", "--methods", "standard", "--seeds", "3-3", "--list"]
     assert main(["reproduce", *words, action.option_strings[0], VALUES[action.dest]]) == 0
     level, _, command = capsys.readouterr().out.rstrip("\n").partition("\t")
     typed, scored = (shlex.split(part)[2:] for part in command.split(" && "))

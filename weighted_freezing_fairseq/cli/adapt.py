@@ -8,7 +8,7 @@ from ..workspace.configs import CONFIGS
 from .arguments import add_embedded_study, check_at_least, embedded_study, split
 
 HELP = "Adapt a model to a new domain with several methods, and measure BLEU on the new and on the old domain."
-EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 3 --out runs/adapt"
+EXAMPLE = "wff adapt --pair de-en --methods standard,ewc,fish_mask,lfr_cm --seeds 1-3 --out runs/adapt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--density", type=float, default=0.05, help="density of the mask for fish_mask (default 0.05)")
     parser.add_argument("--samples", type=int, default=1000, help="sentences for Fisher information (default 1000)")
     parser.add_argument("--parent-config", type=Path, help="YAML of the parents (default: configs/toy/standard.yaml)")
-    add_embedded_study(parser, seeds="parents and children of seeds 1 to N", out="runs/adapt", configs="adapt")
+    add_embedded_study(parser, trained="seeds of parents and children", out="runs/adapt", configs="adapt")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """Arguments that several commands share, and checks of their values."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,19 @@ def split(text: str) -> list[str]:
     return text.split(",")
 
 
+def seeds(text: str) -> list[int]:
+    """The seeds of `1,2,3` or `1-3`. A number above 1 on its own is refused, since it might mean a number of seeds."""
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    words = range(int(match[1]), int(match[2]) + 1) if match else text.split(",")
+    if not match and text.isdecimal() and int(text) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} is ambiguous: type 1-{text} for {text} seeds, or {text}-{text} for one"
+        )
+    if not words or not all(str(word).isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"invalid seeds {text!r}: type positive numbers, as 1,2,3 or 1-3")
+    return list(dict.fromkeys(map(int, words)))
+
+
 def check_at_least(args: argparse.Namespace, names: Sequence[str], least: int = 1) -> None:
     """Raise UserError for an option whose value is below `least`; None is skipped."""
     for name in names:
@@ -47,12 +61,18 @@ def check_at_least(args: argparse.Namespace, names: Sequence[str], least: int = 
             raise UserError(f"{option} must be at least {least}, got {value}; type {option} {least}, or leave it out")
 
 
-def add_embedded_study(parser: argparse.ArgumentParser, seeds: str, out: str, configs: str) -> None:
-    """Add the options of a study on the embedded corpus: pair, seeds, folders, device and jobs."""
+def add_embedded_study(parser: argparse.ArgumentParser, trained: str, out: str, configs: str) -> None:
+    """Add the options of a study on the embedded corpus: pair, seeds, folders, device and jobs.
+
+    Args:
+        trained: what is trained with each seed.
+    """
     from ..data.embedded import PAIRS
 
     parser.add_argument("--pair", default="de-en", help=f"one of {', '.join(PAIRS)} (default de-en)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=f"{seeds} (default 1)")
+    parser.add_argument(
+        "--seeds", type=seeds, default="1", metavar="1-3", help=f"{trained}, as 1,2,3 or 1-3 (default 1)"
+    )
     parser.add_argument("--out", type=Path, default=Path(out), help=f"default {out}")
     parser.add_argument(
         "--configs",
@@ -78,7 +98,7 @@ def embedded_study(args: argparse.Namespace) -> "EmbeddedStudy":
 
     if args.pair not in PAIRS:
         raise UserError(f"unknown pair {args.pair!r}; type --pair with one of: {', '.join(PAIRS)}")
-    check_at_least(args, ("seeds", "jobs"))
+    check_at_least(args, ("jobs",))
     if not 0.05 <= args.corpus_fraction <= 1:
         raise UserError(f"--corpus-fraction must be between 0.05 and 1, got {args.corpus_fraction:g}; type 0.1")
     return EmbeddedStudy(

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity", type=float, default=0.7, help="fraction of weights that is pruned in the end (default 0.7)"
     )
     parser.add_argument("--parent-config", type=Path, help="YAML of the parents (default: configs/toy/standard.yaml)")
-    add_embedded_study(parser, seeds="parents and children of seeds 1 to N", out="runs/prune", configs="prune")
+    add_embedded_study(parser, trained="seeds of parents and children", out="runs/prune", configs="prune")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import argparse
 from .arguments import add_embedded_study, embedded_study, split
 
 HELP = "Train, score and measure the cost of several methods on the embedded corpus."
-EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 3 --out runs/quickstart"
+EXAMPLE = "wff quickstart --pair de-en --methods standard,weighted_freeze --seeds 1-3 --out runs/quickstart"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="standard,weighted_freeze",
         help="comma-separated; each has a YAML in --configs, or in configs/adapt if it starts from standard training",
     )
-    add_embedded_study(parser, seeds="train with seeds 1 to N", out="runs/quickstart", configs="toy")
+    add_embedded_study(parser, trained="seeds of trainings", out="runs/quickstart", configs="toy")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,13 +5,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..errors import UserError
 from ..report import tables
 from ..studies.reproduce import Cell, cells_of, levels, prepare_missing, refuse_invalid, status_line, train_and_score
 from ..studies.scorings import ScoringOptions
 from ..studies.train import Study
 from . import evaluate, train
-from .arguments import add_study_arguments, choices_of, machine_of, split, study_of, words_of
+from .arguments import add_study_arguments, choices_of, machine_of, seeds, split, study_of, words_of
 
 HELP = "Prepare, train, evaluate and report a matrix of methods, pairs and seeds; after a kill the same call resumes."
 EXAMPLE = """wff reproduce multi30k --methods standard,weighted_freeze,sage --seeds 1,2,3
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", type=split, default="standard,weighted_freeze", help="comma-separated, standard is added"
     )
-    parser.add_argument("--seeds", default="1,2,3", help="comma-separated (default 1,2,3)")
+    parser.add_argument("--seeds", type=seeds, default="1-3", metavar="1-3", help="as 1,2,3 or 1-3 (default 1-3)")
     parser.add_argument("--choices", help="checkpoints to score (default: all of best,last,average)")
     parser.add_argument("--jobs", type=int, help="runs in parallel (default: one per core, or per --gpus GPUs)")
     parser.add_argument(
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     study = study_of(args)
     pairs = [study.task.pair(word) for word in args.pairs or [None]]
     options = ScoringOptions(choices_of(args.choices))
-    cells = cells_of(study, pairs, args.methods, _seeds(args.seeds))
+    cells = cells_of(study, pairs, args.methods, args.seeds)
     order = levels(study, cells)
     if args.list:
         print("\n".join(f"{n}\t{_command(study, cell, args)}" for n, level in enumerate(order) for cell in level))
@@ -73,10 +72,3 @@ def _command(study: Study, cell: Cell, args: argparse.Namespace) -> str:
             ("evaluate", evaluate.add_arguments, scoring),
         )
     )
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(word) for word in split(text)]
-    except ValueError:
-        raise UserError(f"--seeds must be integers, got {text}; type --seeds 1,2,3") from None

@@ -3,37 +3,39 @@
 import argparse
 import json
 
-from ..core.rules import RULES, as_markdown
+from ..core.rules import RULES, Rule, as_markdown, forms
 
-HELP = "Print every method as theta <- f(I) theta + g(I) eta grad + h(I), with its stage, cost and source."
+HELP = """\
+Print every method and variant as theta <- f(I) theta + g(I) eta grad + h(I), with its stage, cost and source."""
 EXAMPLE = "wff rules weighted_freeze --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", nargs="*", choices=[[], *RULES], metavar="METHOD", help="only these rows")
+    parser.add_argument("method", nargs="*", choices=[[], *RULES], metavar="METHOD", help="only these methods")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="the table of the README")
     form.add_argument("--json", action="store_true", help="one object per row")
 
 
 def run(args: argparse.Namespace) -> int:
-    rows = [RULES[name] for name in args.method] or list(RULES.values())
+    selected = [row for name in args.method or RULES for row in forms(name)]
     if args.markdown:
-        print(as_markdown())
+        print(as_markdown(selected))
     elif args.json:
-        print(json.dumps([_record(row) for row in rows], indent=2))
+        print(json.dumps([_record(row) for row in selected], indent=2))
     else:
         print("theta <- f(I) * theta + g(I) * eta * grad + h(I)\n")
-        for row in rows:
+        for row in selected:
             for key, value in _record(row).items():
-                print(f"  {key:13}{value}" if key != "name" else value)
+                print(f"  {key:13}{value}" if key != "name" else row.label)
             print()
     return 0
 
 
-def _record(row) -> dict[str, str]:
+def _record(row: Rule) -> dict[str, str]:
     return {
         "name": row.name,
+        "variant": row.variant,
         "kind": row.kind,
         "I": row.metric,
         "f": row.f.text,

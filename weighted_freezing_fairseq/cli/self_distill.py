@@ -7,7 +7,7 @@ from .arguments import add_embedded_study, check_at_least, embedded_study
 HELP = """\
 Train a model on the embedded corpus, then students of the same shape, each taught by the model of the previous round,
 and score every round. With --ensemble, the averaged probabilities of all earlier rounds teach."""
-EXAMPLE = "wff self-distill --pair de-en --rounds 2 --seeds 3 --out runs/self_distill"
+EXAMPLE = "wff self-distill --pair de-en --rounds 2 --seeds 1-3 --out runs/self_distill"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=2, metavar="N", help="number of students, one after another (default 2)"
     )
     parser.add_argument("--ensemble", action="store_true", help="all earlier rounds teach, not only the last one")
-    add_embedded_study(parser, seeds="all rounds for seeds 1 to N", out="runs/self_distill", configs="toy")
+    add_embedded_study(parser, trained="seeds of all rounds", out="runs/self_distill", configs="toy")
 
 
 def run(args: argparse.Namespace) -> int:

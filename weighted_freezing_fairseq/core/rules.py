@@ -8,7 +8,7 @@ not reach the weight decay, which is why the stage is part of the table. Left ou
 (`guided.py`) and how its scores are measured.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -454,11 +454,11 @@ def rows() -> list[Rule]:
     return [form for name in RULES for form in forms(name)]
 
 
-def as_markdown() -> str:
-    """The table of the README."""
+def as_markdown(selected: Sequence[Rule] | None = None) -> str:
+    """The rows, by default all, as a Markdown table."""
     head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows():
+    for row in rows() if selected is None else selected:
         cells = (
             f"`{row.name}`" + f" ({row.variant})" * bool(row.variant),
             row.kind,

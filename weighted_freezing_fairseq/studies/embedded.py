@@ -59,7 +59,7 @@ class EmbeddedStudy:
 
     Args:
         pair: language pair.
-        seeds: number of seeds; they are 1 to N.
+        seeds: each is trained.
         out: absolute folder; the pair gets a sub-folder.
         configs: absolute folder of METHOD.yaml.
         corpus_fraction: fraction of each split that is used.
@@ -69,7 +69,7 @@ class EmbeddedStudy:
     """
 
     pair: str
-    seeds: int
+    seeds: Sequence[int]
     out: Path
     configs: Path
     corpus_fraction: float = 1.0
@@ -89,7 +89,7 @@ class EmbeddedStudy:
     def runs(self, methods: Iterable[str]) -> list[Run]:
         """A run for each seed and method, ordered by seed."""
         methods = list(methods)
-        return [Run(m, seed, self.folder / f"{m}-{seed}") for seed in range(1, self.seeds + 1) for m in methods]
+        return [Run(m, seed, self.folder / f"{m}-{seed}") for seed in self.seeds for m in methods]
 
     def machine(self, trainings: int) -> Machine:
         """The machine, divided among this number of trainings."""

@@ -32,7 +32,7 @@ def distil(study: EmbeddedStudy, rounds: int, ensemble: bool) -> str:
         if not path.is_file():
             raise UserError(f"there is no {path}; give --configs a folder with {STANDARD}.yaml and {STUDENT}.yaml")
     refuse_invalid_settings(*configs.values())
-    machine = study.machine(study.seeds)
+    machine = study.machine(len(study.seeds))
 
     def train_rounds(seed: int) -> dict[Run, Score]:
         scores = {}
@@ -46,8 +46,8 @@ def distil(study: EmbeddedStudy, rounds: int, ensemble: bool) -> str:
 
     with study.lock():
         data = study.prepare()
-        say(f"{rounds} rounds of students for {study.seeds} seeds, {machine.jobs} at a time, on {machine.device}")
-        text, rows = table(machine.map(train_rounds, range(1, study.seeds + 1)), ensemble, study.pair)
+        say(f"{rounds} rounds of students for {len(study.seeds)} seeds, {machine.jobs} at a time, on {machine.device}")
+        text, rows = table(machine.map(train_rounds, study.seeds), ensemble, study.pair)
         study.write_results(text, rows)
     return text
 
