@@ -1,5 +1,6 @@
 """`wff prepare` that is killed, meets another call, or may not write: what is there in the end, and what is said."""
 
+import gzip
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ COMMANDS = {
     "multi30k": "prepare multi30k --pairs de-en --pieces 150",
     "iwslt14": "prepare iwslt14 --langs de --recipe fairseq --pieces 200",
     "glue": "prepare glue --tasks RTE --encoder {encoder}",
+    "own": "prepare own --pair de-en --train {own}/a.tsv.gz --valid-lines 8 --test {own}/t.de {own}/t.en --pieces 100",
 }
 
 
@@ -32,6 +34,7 @@ def public():
     miniature.iwslt14(folder / "iwslt14", ("de",))
     glue(folder / "glue", ["RTE"])
     roberta(folder / "encoder", weights=False)
+    own_files(folder / "own")
     for name in COMMANDS:
         assert main(words(folder, name, folder / "whole" / name)) == 0
     for path in (folder, *folder.rglob("*")):
@@ -40,10 +43,21 @@ def public():
     shutil.rmtree(folder)
 
 
+def own_files(folder):
+    """A table with pairs that the test set has, too, and a test set of two files."""
+    folder.mkdir()
+    train, test = miniature.sentences("de", 80), miniature.sentences("de", 6)
+    with gzip.open(folder / "a.tsv.gz", "wt") as file:
+        file.write("de\ten\n" + "".join(f"{a}\t{b}\n" for a, b in zip(train["de"], train["en"], strict=True)))
+    for language in ("de", "en"):
+        (folder / f"t.{language}").write_text(miniature.lines(test[language]))
+
+
 def words(folder, name, out):
     archives = folder / name
-    given = ["--archive", str(archives), "--out", str(out), "--jobs", "1", "--any-counts"]
-    return [*COMMANDS[name].format(encoder=folder / "encoder").split(), *given]
+    given = [] if name == "own" else ["--archive", str(archives), "--any-counts"]
+    command = COMMANDS[name].format(encoder=folder / "encoder", own=folder / "own").split()
+    return [*command, *given, "--out", str(out), "--jobs", "1"]
 
 
 def contents(folder):

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from ..data import DATASETS, NAMES, SENTENCES
+from ..data.recipe import OWN, Recipe
 from ..errors import UserError
+from ..studies.own import HELD_OUT, OwnCorpus, own_job, plan_of_own, prepare_own
 from ..studies.prepare import pair_jobs, plan_of_pairs, prepare_pairs
 from ..studies.sentences.prepare import plan_of_tasks, prepare_tasks, task_jobs
 from ..workspace.machine import cores
@@ -14,13 +16,19 @@ HELP = """\
 Prepare a corpus for fairseq: download its archives (or use yours), read the sentence pairs, apply the recipe, learn
 subwords, binarise. DIR/RECIPE/PAIR gets raw and subword files, fairseq's binarised data and manifest.json, which counts
 what every step kept and dropped. A second call changes nothing; after a kill the same call resumes. GLUE and XNLI are
-read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK."""
+read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK. `own` is a corpus of your
+own files: DIR/NAME/PAIR."""
 EXAMPLE = """\
-wff prepare iwslt14 --langs de,es --recipe clean --out data/iwslt14
+wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
+  wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --moses --pieces 16000
+  wff prepare iwslt14 --langs de,es --recipe clean --out data/iwslt14
   wff prepare multi30k --archive ~/Downloads/multi30k --out data/multi30k
   wff prepare wmt17 --dry-run
   wff prepare glue --tasks RTE,CoLA --archive ~/glue_data --encoder ~/roberta.base
   wff prepare xnli --archive ~/XNLI-1.0.zip ~/XNLI-MT-1.0.zip --encoder ~/xlmr.base"""
+
+
+_LONGEST, _RATIO, _PIECES = 250, 9.0, 8000  # of own files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,20 +61,119 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--any-counts", action="store_true", help="accept files with more or fewer pairs than they should have"
     )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="use the first N training pairs only, for studies with little data"
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="of glue and xnli: pieces per example (default: the papers'); of own: drop training pairs with more Moses "
+        f"tokens on a side (default {_LONGEST}; 0: drop none)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    _add_own(parser)
     labelled = parser.add_argument_group("for glue and xnli", "--archive: the TSV files, or folders or zips of them")
     labelled.add_argument(
         "--encoder", type=Path, metavar="DIR", help="folder of fairseq's roberta.base or xlmr.base: dict.txt, subwords"
     )
-    labelled.add_argument("--max-length", type=int, metavar="N", help="pieces per example (default: the papers')")
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
+    """The options of `wff prepare own`; None where they were not given."""
+    own = parser.add_argument_group(
+        "for own",
+        "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl); .gz, .xz and "
+        ".bz2 are read, too",
+    )
+    own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
+    own.add_argument("--train", type=Path, nargs="+", action="append", metavar="FILES", help="repeat for several")
+    own.add_argument("--valid", type=Path, nargs="+", action="append", metavar="FILES", help="validation set")
+    own.add_argument(
+        "--test",
+        nargs="+",
+        action="append",
+        metavar="FILES",
+        help="test set; NAME=SRC,TGT names it, repeat for several",
+    )
+    own.add_argument("--columns", type=split, metavar="SRC,TGT", help="columns of tables (default: the languages)")
+    for name in ("valid", "test"):
+        own.add_argument(
+            f"--{name}-lines", type=int, metavar="N",
+            help=f"without --{name}: set about N training pairs apart (default {HELD_OUT:,}, or a twentieth)",
+        )  # fmt: skip
+    own.add_argument("--name", help=f"what to call the corpus; DIR/NAME/PAIR is its folder (default {OWN})")
+    own.add_argument(
+        "--subwords", choices=["unigram", "bpe"], help="of SentencePiece, or of subword-nmt (default unigram)"
+    )
+    own.add_argument(
+        "--dictionary", choices=["joined", "separate"], help="one for both languages, or two (default joined)"
+    )
+    own.add_argument("--lowercase", action="store_true", default=None, help="train on lowercased text")
+    own.add_argument("--moses", action="store_true", default=None, help="train on Moses tokens")
+    own.add_argument(
+        "--ratio", type=float, metavar="R", help=f"drop pairs with longer sides than R to 1 (default {_RATIO:g})"
+    )
+
+
+_OWN_OPTIONS = (
+    "pair", "train", "valid", "test", "columns", "valid_lines", "test_lines", "name", "subwords", "dictionary",
+    "lowercase", "moses", "ratio",
+)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    check_at_least(args, ["jobs", "pieces"])
+    check_at_least(args, ["jobs", "pieces", "limit"])
     out = (args.out or Path("data") / args.dataset).resolve()
+    if args.dataset == OWN:
+        print("\n".join(_prepare_own(args, out)))
+        return 0
+    for name in _OWN_OPTIONS:
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} is for own files; leave it out, or type: wff prepare own")
     prepare = _prepare_tasks if args.dataset in SENTENCES else _prepare_pairs
     print("\n".join(prepare(args, out)))
     return 0
+
+
+def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
+    for name in ("pairs", "langs", "recipe", "archive", "encoder"):
+        if getattr(args, name):
+            raise UserError(f"--{name} is not for own files; leave it out, and give --pair, --train and --test")
+    if args.pair is None or not args.train:
+        raise UserError("wff prepare own needs --pair and --train; type --pair fr-en --train a.fr a.en")
+    if args.columns is not None and len(args.columns) != 2:
+        raise UserError(f"--columns must be two names, got {','.join(args.columns)}; type --columns fr,en")
+    check_at_least(args, ["valid_lines", "test_lines", "max_length"], 0)
+    if args.ratio is not None and args.ratio < 1:
+        raise UserError(f"--ratio must be at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    columns = None if args.columns is None else (args.columns[0], args.columns[1])
+    tests = [_named_test(words, number) for number, words in enumerate(args.test or [])]
+    corpus = OwnCorpus(args.pair, args.train, args.valid or (), tests, columns, args.valid_lines, args.test_lines)
+    longest = _LONGEST if args.max_length is None else args.max_length
+    recipe = Recipe(
+        "your own files",
+        pieces=args.pieces or _PIECES,
+        longest=longest or None,
+        ratio=args.ratio or _RATIO,
+        form="tokenised" if args.moses else "untouched",
+        lowercased=bool(args.lowercase),
+        subwords=args.subwords or "unigram",
+        dictionary=args.dictionary or "joined",
+    )
+    job, files = own_job(corpus, recipe, out, args.name or OWN, args.limit)
+    if args.dry_run:
+        return plan_of_own(job, files)
+    done = prepare_own(job, files, args.jobs)
+    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {args.pair}"]
+
+
+def _named_test(words: list[str], number: int) -> tuple[str, list[Path]]:
+    """The name and the files of one --test: NAME=SRC,TGT, or the files."""
+    name, equals, files = words[0].partition("=")
+    if len(words) == 1 and equals:
+        return name, [Path(file) for file in files.split(",")]
+    return f"test{number or ''}", [Path(word) for word in words]
 
 
 def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:
@@ -74,7 +181,7 @@ def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:
         raise UserError(f"--encoder and --max-length are for {' and '.join(SENTENCES)}; leave them out")
     jobs = pair_jobs(
         DATASETS[args.dataset], args.recipe, args.pairs, out,
-        langs=args.langs, pieces=args.pieces, any_counts=args.any_counts,
+        langs=args.langs, pieces=args.pieces, any_counts=args.any_counts, limit=args.limit,
     )  # fmt: skip
     if args.dry_run:
         return plan_of_pairs(jobs, out, args.archive)
@@ -82,7 +189,7 @@ def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:
 
 
 def _prepare_tasks(args: argparse.Namespace, out: Path) -> list[str]:
-    for name in ("langs", "pieces"):
+    for name in ("langs", "pieces", "limit"):
         if getattr(args, name) is not None:
             raise UserError(f"--{name} is for translation; leave it out with {args.dataset}")
     jobs = task_jobs(

@@ -14,12 +14,13 @@ from ..workspace.contents import MANIFEST, manifest_of
 from .glue import GLUE
 from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
-from .recipe import Dataset
+from .own import ANY_OWN
+from .recipe import OWN, Dataset
 from .sentences import SentenceData
 from .wmt17 import WMT17
 from .xnli import XNLI
 
-DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K)})
+DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K, ANY_OWN)})
 SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI)})
 NAMES = (*DATASETS, *SENTENCES)
 
@@ -47,4 +48,6 @@ def _prepare(data: str, recipe: str, pair: str) -> str:
     with_task = [name for name, sentence_data in SENTENCES.items() if pair in sentence_data.tasks]
     if with_task:
         return f"wff prepare {with_task[0]} --tasks {pair} --archive FILES --encoder DIR"
+    if data == OWN:
+        return f"wff prepare own --name {recipe} --pair {pair} --train FILES"
     return f"wff prepare {data if data in DATASETS else 'DATASET'} --pairs {pair} --recipe {recipe}"

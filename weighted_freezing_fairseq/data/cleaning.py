@@ -17,12 +17,17 @@ def clean_training(recipe: Recipe, languages: Sequence[str], pairs: Sequence[Pai
 
 
 def _clean_pair(recipe: Recipe, languages: Sequence[str], pair: Pair) -> tuple[str, Pair]:
-    if recipe.longest is None:
-        return ("" if all(pair) else "an empty side"), pair
-    source, target = (tokenised(text, language) for text, language in zip(pair, languages, strict=True))
-    reason = reason_to_drop(source.split(), target.split(), recipe.longest, recipe.ratio)
-    if reason or recipe.form == "untouched":
+    source, target = pair
+    if recipe.longest is not None or recipe.form != "untouched":
+        source, target = (tokenised(text, language) for text, language in zip(pair, languages, strict=True))
+    if recipe.longest is not None:
+        reason = reason_to_drop(source.split(), target.split(), recipe.longest, recipe.ratio)
+    else:
+        reason = "" if all(pair) else "an empty side"
+    if reason:
         return reason, pair
+    if recipe.form == "untouched":
+        source, target = pair
     if recipe.lowercased:
         source, target = source.lower(), target.lower()
     if recipe.form == "detokenised":
@@ -60,7 +65,7 @@ def reason_to_drop(source: Sequence[str], target: Sequence[str], longest: int, r
 def check_packages(recipe: Recipe) -> None:
     """Raises a UserError if a package that the recipe needs is not installed."""
     needed = ["subword_nmt" if recipe.subwords == "bpe" else "sentencepiece"]
-    needed += ["sacremoses"] if recipe.longest is not None else []
+    needed += ["sacremoses"] if recipe.longest is not None or recipe.form != "untouched" else []
     missing = [name.replace("_", "-") for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"this recipe needs {' and '.join(missing)}; type: pip install {' '.join(missing)}")

@@ -4,14 +4,15 @@ Every step streams, so that memory does not grow with the corpus. A killed run c
 The manifest has the same bytes for the same archives, recipe and package versions.
 """
 
+import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..workspace.progress import say
 from . import archives, binary, lines, parts, subwords
 from .cleaning import clean_evaluation, clean_training
 from .folder_job import Counts, FolderJob, versions
-from .recipe import Dataset, Part, Recipe
+from .recipe import OWN, Dataset, Part, Recipe
 from .workers import Workers, chunks
 
 _SPLIT_ORDER = ("train", "valid", "test")
@@ -40,6 +41,9 @@ class PairJob(FolderJob):
     pair: str
     folder: Path
     any_counts: bool = False  # accept files with more or fewer pairs than expected
+    limit: int | None = None  # use the first pairs of the training set only
+    held_out: Mapping[str, int] = field(default_factory=dict)  # how many training pairs go to splits without files
+    inputs: Mapping[str, str] = field(default_factory=dict)  # what identifies the user's files
 
     first_step = "unpacked"
     outputs = ("raw", "text", "pieces", "bin")
@@ -60,6 +64,7 @@ class PairJob(FolderJob):
     def splits(self) -> list[str]:
         """train, valid, test, and further tests in fairseq's order."""
         splits = {part.split for part in self.parts} | ({"valid"} if self.recipe.valid_every else set())
+        splits |= self.held_out.keys()
         return sorted(splits, key=lambda split: (_SPLIT_ORDER.index(split.rstrip("0123456789")), split))
 
     @property
@@ -82,6 +87,9 @@ class PairJob(FolderJob):
             "pair": self.pair,
             "steps": json.loads(json.dumps(recipe)),  # comparable with what is read back: lists instead of tuples
             **({"reading": reading} if reading else {}),
+            **({"limit": self.limit} if self.limit else {}),
+            **({"held_out": dict(self.held_out)} if self.held_out else {}),
+            **({"inputs": dict(self.inputs)} if self.inputs else {}),
         }
 
     @property
@@ -152,7 +160,9 @@ def binarise(job: PairJob, workers: Workers) -> list[Counts]:
 
 def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, Any]:
     names = sorted({side.archive for part in job.parts for side in part.sides})
-    return {sources[name].path.name: dict(sources[name].identity) for name in names}
+    files = [sources[name] for name in names]
+    distinct = len({file.path.name for file in files}) == len({file.path for file in files})
+    return {file.path.name if distinct else str(file.path): dict(file.identity) for file in files}
 
 
 def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
@@ -170,7 +180,7 @@ def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
             if not targets:
                 continue
             say(f"{job.pair}: reading {source.path.name}")
-            extracted = archives.copy_out(source.path, targets, nested)
+            extracted = job.data.copy_out(source.path, targets, nested)
             for reason, times in sorted(extracted.skipped.items()):
                 say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: skipped")
                 counts.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
@@ -196,17 +206,25 @@ def _clean(job: PairJob, workers: Workers) -> list[Counts]:
         for split in dict.fromkeys(part.split for part in job.parts):
             pairs = chain.from_iterable(_read_part(job, part, counts) for part in job.parts if part.split == split)
             counts += _clean_split(job, workers, split, folders, pairs)
+        if job.data.name == OWN:
+            _drop_overlap(job, folders, counts)
     return counts
 
 
 def _read_part(job: PairJob, part: Part, counts: list[Counts]) -> Iterator[parts.Pair]:
-    """Yields the sentence pairs of a part; appends the number of pairs and of repaired lines to `counts`."""
+    """Yields the sentence pairs of a part, up to the job's limit on training pairs.
+
+    Appends the number of pairs and of repaired lines to `counts`.
+    """
     source, target = (job.folder / ".unpacked" / f"{part.name}.{language}" for language in job.languages)
     if not (source.is_file() and target.is_file()):
         return  # an optional part, reported by `_unpack`
     repairs: Counter[str] = Counter()
     number = 0
     pairs = parts.pairs(part, source, target, repairs)
+    if job.limit and part.split == "train":
+        read = sum(row["pairs"] for row in counts if row["step"] == "read" and row["split"] == "train")
+        pairs = islice(pairs, job.limit - read)
     for pair in lines.with_bar(pairs, f"{job.pair} {part.name}", lines.count(source)):
         number += 1
         yield pair
@@ -215,13 +233,13 @@ def _read_part(job: PairJob, part: Part, counts: list[Counts]) -> Iterator[parts
         say(f"{job.pair}: {part.name}: " + ", ".join(f"{times:,} x {what}" for what, times in repairs_made.items()))
     counts.append({"step": "read", "split": part.split, "part": part.name, "pairs": number, "found": repairs_made})
     expected = job.data.counts.get(part.name)
-    if expected is not None and number != expected and not job.any_counts:
+    if expected is not None and number != expected and not (job.any_counts or job.limit):
         raise UserError(
             f"{part.name} has {number:,} pairs and should have {expected:,}: is an archive incomplete, or another "
             "version? Give another with --archive, or accept this one with --any-counts"
         )
-    if number == 0:
-        raise UserError(f"{part.name} has no sentence in it; give another archive with --archive FILE")
+    if number == 0 and not job.limit:
+        raise UserError(f"{part.name} has no sentence in it; {part.remedy}")
 
 
 def _clean_split(
@@ -229,22 +247,21 @@ def _clean_split(
 ) -> list[Counts]:
     """Writes the pairs of a split that the recipe keeps to `folders`: raw, and the cleaned text if there is a second.
 
-    Every `valid_every`-th training pair goes to the validation set instead.
+    Training pairs at regular distances go to the validation set instead, or to the splits that the job holds out.
     """
     is_training = split == "train"
     clean_chunk = partial(clean_training if is_training else clean_evaluation, job.recipe, job.languages)
-    valid_every = job.recipe.valid_every if is_training else None
-    valid_most = job.recipe.valid_most
+    every, splits = _held_out(job) if is_training else (0, iter(()))
     dropped: Counter[str] = Counter()
-    number = held_out = empty = 0
+    pairs_in: Counter[str] = Counter()
+    number = empty = 0
     with ExitStack() as stack:
 
         def writer(split: str) -> Callable[[Sequence[str]], None]:
             paths = [folder / f"{split}.{language}" for folder in folders for language in job.languages]
             return stack.enter_context(lines.writer(paths))
 
-        write = writer(split)
-        write_valid = writer("valid") if valid_every else write
+        writers = {split: writer(split)}
         for chunk, cleaned in workers.map_with_input(clean_chunk, chunks(pairs)):
             for pair, (reason, text) in zip(chunk, cleaned, strict=True):
                 if reason:
@@ -253,19 +270,69 @@ def _clean_split(
                 number += 1
                 empty += not all(pair)
                 texts = (*pair, *text) if len(folders) == 2 else pair
-                if valid_every and number % valid_every == 0 and (valid_most is None or held_out < valid_most):
-                    held_out += 1
-                    write_valid(texts)
-                else:
-                    write(texts)
-    counts = [_split_counts(job, split, number - held_out, dropped)]
-    if valid_every:
-        counts.append(_split_counts(job, "valid", held_out, {}))
+                goal = next(splits, split) if every and number % every == 0 else split
+                if goal not in writers:
+                    writers[goal] = writer(goal)
+                writers[goal](texts)
+                pairs_in[goal] += 1
+    counts = [_split_counts(job, split, pairs_in.pop(split, 0), dropped)]
+    expected = (["valid"] if job.recipe.valid_every else []) + list(job.held_out) if is_training else []
+    counts += [_split_counts(job, name, pairs_in[name], {}) for name in expected]
     if not is_training:
         counts[0]["kept"] = {"an empty side": empty} if empty else {}
     if empty:
         say(f"{job.pair}: {split}: {empty:,} pairs have an empty side; they stay, to be scored")
     return counts
+
+
+def _held_out(job: PairJob) -> tuple[int, Iterator[str]]:
+    """How many training pairs apart those that are held out are, and the splits that they go to one after the other."""
+    if job.recipe.valid_every:
+        return job.recipe.valid_every, repeat("valid", *filter(None, [job.recipe.valid_most]))
+    total = sum(job.held_out.values())
+    if not total:
+        return 0, iter(())
+    unpacked = [
+        job.folder / ".unpacked" / f"{part.name}.{job.languages[0]}" for part in job.parts if part.split == "train"
+    ]
+    pairs = sum(map(lines.count, unpacked))
+    every = min(pairs, job.limit or pairs) // total
+    if pairs and every < 2:
+        raise UserError(
+            f"{total:,} of {pairs:,} pairs cannot be set apart; type smaller --valid-lines and --test-lines, or give "
+            "--valid and --test files"
+        )
+    # Each split is spread over the whole corpus.
+    order = sorted((number / count, name) for name, count in job.held_out.items() for number in range(count))
+    return every, iter([name for _, name in order])
+
+
+def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -> None:
+    """Removes training pairs whose source sentence is in another split, and corrects the counts."""
+    source = job.languages[0]
+    others = [folders[0] / f"{split}.{source}" for split in job.splits if split != "train"]
+    seen = {hash_of(text) for path in others for text in lines.texts(path)}
+    overlaps = [hash_of(text) in seen for text in lines.texts(folders[0] / f"train.{source}")]
+    if not any(overlaps):
+        return
+    for path in [folder / f"train.{language}" for folder in folders for language in job.languages]:
+        kept = path.with_name(f"{path.name}.kept")
+        with lines.writer([kept]) as write:
+            for text, overlap in zip(lines.texts(path), overlaps, strict=True):
+                if not overlap:
+                    write([text])
+        kept.replace(path)
+    row = next(row for row in counts if row["step"] == "text" and row["split"] == "train")
+    row["pairs"] -= sum(overlaps)
+    row["dropped"]["a source that is in another split"] = sum(overlaps)
+    say(f"{job.pair}: {sum(overlaps):,} training pairs dropped for a source that is in another split")
+    if row["pairs"] == 0:
+        raise UserError(f"every training pair of {job.pair} is in another split, too; give other --train files")
+
+
+def hash_of(text: str) -> bytes:
+    """8 bytes that stand for a sentence in a large set."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _split_counts(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int]) -> Counts:

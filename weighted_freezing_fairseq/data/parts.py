@@ -46,7 +46,7 @@ def _by_line(part: Part, source: Path, target: Path, counts: Counter[str]) -> It
             longer, shorter = (source.name, target.name) if target_text is None else (target.name, source.name)
             raise UserError(
                 f"{part.name} is misaligned: {longer} has {number + more:,} sentences and {shorter} {number:,}; "
-                "fetch its archive again, or give another with --archive FILE"
+                f"{part.remedy}"
             )
         yield source_text, target_text
 

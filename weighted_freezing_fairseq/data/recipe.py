@@ -5,6 +5,11 @@ A recipe has no code of its own: the steps of `folder.py` read its fields, and t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from .archives import Extracted, copy_out
+
+OWN = "own"  # the data set of the user's files (`own.py`)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Part:
     target: Place
     form: str = "text"  # or `tags`, `xml`: see `parts.py`
     required: bool = True
+    remedy: str = "fetch its archive again, or give another with --archive FILE"  # where its sentences are invalid
 
     @property
     def sides(self) -> tuple[Place, Place]:
@@ -90,6 +96,7 @@ class Dataset:
     nested: tuple[str, ...] = ()  # endings of archives inside the archives
     counts: Mapping[str, int] = field(default_factory=dict)  # pairs in each part, where it is certain
     test_names: Mapping[str, str] = field(default_factory=lambda: {"test": "test"})
+    copy_out: Callable[[Path, Mapping[str, Path], Sequence[str]], Extracted] = copy_out  # members to files
 
     @property
     def recipes(self) -> tuple[str, ...]:

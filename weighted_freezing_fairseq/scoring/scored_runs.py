@@ -21,6 +21,7 @@ LOWERCASED, CASED = "lowercased BLEU", "cased BLEU"  # where both are shown; pla
 # The form of a file of scores, of translations or of labels.
 SCORE_FORM = {
     **dict.fromkeys(("subset", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str),
+    "lowercased_text": bool,
     "bleu_lowercased": NUMBER,
     "bleu_lowercased_signature": str,
     "sentences": int,
@@ -78,7 +79,7 @@ class Setting:
     @property
     def lowercased(self) -> bool:
         """Whether the score is lowercased BLEU, because the recipe lowercases its text."""
-        return lowercases(self.dataset, self.recipe)
+        return bool(self.cased_signature)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -203,7 +204,9 @@ def _provenance(folder: Path) -> Content:
 def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: Path | None) -> ScoredRun:
     reference = _reference(about, Path(score["reference"]), data)
     updates, seconds = cost(folder / "train.log")
-    values, signatures = _values(score, lowercases(about["dataset"], about["recipe"]))
+    # Scores of earlier versions do not say it.
+    lowercased = score.get("lowercased_text", lowercases(about["dataset"], about["recipe"]))
+    values, signatures = _values(score, lowercased)
     setting = Setting(
         dataset=about["dataset"],
         recipe=about["recipe"],

@@ -27,6 +27,7 @@ def pair_jobs(
     langs: Sequence[str] | None = None,
     pieces: int | None = None,
     any_counts: bool = False,
+    limit: int | None = None,
 ) -> list[PairJob]:
     """The pairs to prepare in `out`.
 
@@ -36,13 +37,14 @@ def pair_jobs(
         langs: the same by their languages other than English.
         pieces: number of subwords to learn (None: the recipe's).
         any_counts: accept files with more or fewer pairs than they should have.
+        limit: use only the first training pairs.
     """
     name = _one_of(recipe or data.recipes[0], data.recipes, "--recipe")
     settings = data.table[name]
     if pieces is not None:
         settings = replace(settings, pieces=pieces)
     return [
-        PairJob(data, name, settings, pair, prepared(out, name, pair), any_counts)
+        PairJob(data, name, settings, pair, prepared(out, name, pair), any_counts, limit)
         for pair in _pairs(data, settings, pairs, langs)
     ]
 
@@ -113,6 +115,8 @@ def _command(jobs: Sequence[PairJob], out: Path) -> str:
         "--recipe",
         first.recipe_name,
     ]
+    if first.limit:
+        words += ["--limit", str(first.limit)]
     if first.recipe.pieces != first.data.table[first.recipe_name].pieces:
         words += ["--pieces", str(first.recipe.pieces)]
     return shlex.join([*words, "--out", str(out), *(["--any-counts"] if first.any_counts else [])])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import prepared, read_manifest
+from ..data.recipe import OWN
 from ..errors import UserError
 from ..workspace.configs import CONFIGS, config_path, open_settings
 from ..workspace.locks import lock_folder
@@ -30,6 +31,7 @@ from .training import (
     training_settings,
 )
 
+_OWN_CONFIGS = "multi30k"  # a model for some ten thousand pairs; iwslt14 has one for more
 # The method of the run that a method starts from, where that is not standard.
 _PARENT_METHODS = {"self_distillation_twice": "self_distillation"}
 
@@ -69,9 +71,11 @@ class Study:
         """The study of a data set by its name, with the defaults of `wff train`."""
         task = task_of(dataset, encoder)
         recipe = recipe or task.default_recipe
-        if recipe not in task.dataset.recipes:
+        if task.dataset.recipes and recipe not in task.dataset.recipes:
             raise UserError(f"{dataset} has no recipe {recipe!r}; type --recipe {' or '.join(task.dataset.recipes)}")
         data = (data or Path("data") / dataset).resolve()
+        if dataset == OWN:
+            configs, runs = configs or CONFIGS / _OWN_CONFIGS, runs or Path("runs") / OWN
         configs = (configs or CONFIGS / dataset).resolve()
         return cls(task, recipe, data, configs, (runs or Path("runs") / configs.name).resolve(), tuple(assignments))
 

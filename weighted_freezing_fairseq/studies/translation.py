@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import lowercases
-from ..data.recipe import Dataset
+from ..data import lowercases, prepared, read_manifest
+from ..data.recipe import OWN, Dataset
 from ..errors import UserError
 from ..files import write_atomically
 from ..scoring.scored_runs import read_scores
@@ -37,8 +37,8 @@ class TranslationTask:
 
     @property
     def default_recipe(self) -> str:
-        """The first recipe of the data set."""
-        return self.dataset.recipes[0]
+        """The first recipe of the data set; of own corpora, the default of `wff prepare own --name`."""
+        return self.dataset.recipes[0] if self.dataset.recipes else OWN
 
     @property
     def train_options(self) -> tuple[str, ...]:
@@ -46,7 +46,11 @@ class TranslationTask:
         return ()
 
     def pair(self, word: str | None) -> str:
-        """The language pair that a user typed (default: the first)."""
+        """The language pair that a user typed (default: the first); of own corpora, any."""
+        if not self.dataset.pairs:
+            if word is None or word.count("-") != 1:
+                raise UserError(f"--pair must be SOURCE-TARGET, as it was given to wff prepare {self.dataset.name}")
+            return word
         pair = word or self.dataset.pairs[0]
         if pair not in self.dataset.pairs:
             raise UserError(f"{self.dataset.name} has no pair {pair!r}; type --pair {' or '.join(self.dataset.pairs)}")
@@ -57,7 +61,9 @@ class TranslationTask:
         return pair
 
     def prepare(self, pairs: Sequence[str], recipe: str, out: Path, archives: Sequence[Path]) -> list[str]:
-        """Prepare these pairs as `wff prepare` does; returns a line about each."""
+        """Prepare these pairs as `wff prepare` does; returns a line about each. Own corpora must be there."""
+        if self.dataset.name == OWN:
+            return [f"{pair}: {read_manifest(prepared(out, recipe, pair))['what']}" for pair in pairs]
         return prepare_pairs(pair_jobs(self.dataset, recipe, pairs, out), out, archives, cores())
 
     def needs_parent(self, config: Path) -> bool:
@@ -161,7 +167,7 @@ def _add_comet(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
 
 def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of scores records of the text: whether its translations compare by lowercased BLEU."""
-    return {"lowercased_text": lowercases(manifest["dataset"], manifest["recipe"])}
+    return {"lowercased_text": lowercases(manifest["dataset"], manifest["recipe"]) or manifest.get("lowercased", False)}
 
 
 def pieces_of(manifest: Mapping[str, Any]) -> Pieces:

@@ -1,0 +1,200 @@
+"""`wff prepare own`: files of sentence pairs of one's own, in every form that is taken, and what is refused."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import miniature
+import pytest
+
+from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.data import read_manifest
+
+TEXTS = miniature.sentences("de", 90, seed=4)
+TESTS = miniature.sentences("de", 7, seed=5)
+
+
+def text(sentences):
+    return "".join(f"{sentence}\n" for sentence in sentences)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The same pairs in every form, by the words that a user types."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    pairs = list(zip(TEXTS["de"], TEXTS["en"], strict=True))
+    for language in ("de", "en"):
+        (folder / f"a.{language}").write_text(text(TEXTS[language]))
+        (folder / f"t.{language}").write_text(text(TESTS[language]))
+        for suffix, compress in ((".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)):
+            (folder / f"a.{language}{suffix}").write_bytes(compress(text(TEXTS[language]).encode()))
+    table = text(f"7\t{de}\t{en}" for de, en in pairs)
+    (folder / "a.tsv").write_bytes(f"\ufeffid\tGerman\tEnglish\r\n{table}".encode())
+    rows = text(json.dumps({"German": de, "English": en, "id": 1}) for de, en in pairs)
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    quoted = text('"{}","{}"'.format(*(side.replace('"', '""') for side in pair)) for pair in pairs)
+    (folder / "a.csv").write_text("German,English\n" + quoted)
+    return folder
+
+
+def prepared(tmp_path, files, train, *more, name="own", out="out", status=0):
+    test = ["--test", str(files / "t.de"), str(files / "t.en")]
+    words = [
+        "prepare",
+        "own",
+        "--pair",
+        "de-en",
+        "--train",
+        *map(str, train),
+        *test,
+        "--valid-lines",
+        "6",
+        "--pieces",
+        "90",
+    ]
+    words += ["--out", str(tmp_path / out), "--jobs", "1", "--name", name, *map(str, more)]
+    assert main(words) == status
+    return tmp_path / out / name / "de-en"
+
+
+def contents(folder):
+    files = [path for name in ("raw", "pieces", "bin") for path in (folder / name).iterdir()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_every_form_of_the_same_pairs_gives_the_same_bytes(files, tmp_path):
+    plain = contents(prepared(tmp_path, files, [files / "a.de", files / "a.en"], name="plain"))
+    assert plain["raw/test.en"].decode() == text(TESTS["en"])
+    for suffix in (".gz", ".xz", ".bz2"):
+        form = [files / f"a.de{suffix}", files / f"a.en{suffix}"]
+        assert contents(prepared(tmp_path, files, form, name=suffix[1:])) == plain, suffix
+    columns = ["--columns", "German,English"]
+    for table in ("a.tsv", "a.jsonl.gz", "a.csv"):
+        assert contents(prepared(tmp_path, files, [files / table], *columns, name=table)) == plain, table
+    two = prepared(tmp_path, files, [files / "a.de", files / "a.en"], "--jobs", 2, name="two")
+    assert contents(two) == plain
+
+
+def test_splits_are_set_apart_evenly_and_have_nothing_in_common_with_training(files, tmp_path):
+    folder = prepared(tmp_path, files, [files / "a.de", files / "a.en"])
+    splits = {name: (folder / f"raw/{name}.de").read_text().splitlines() for name in ("train", "valid", "test")}
+    assert splits["valid"] == TEXTS["de"][14::15] and splits["test"] == TESTS["de"]
+    rest = [line for number, line in enumerate(TEXTS["de"], 1) if number % 15]
+    assert splits["train"] == [line for line in rest if line not in {*splits["valid"], *splits["test"]}]
+    [row] = [row for row in read_manifest(folder)["counts"] if row["step"] == "text" and row["split"] == "train"]
+    dropped = len(rest) - len(splits["train"])
+    assert (
+        row["pairs"] == len(splits["train"]) and row["dropped"].get("a source that is in another split", 0) == dropped
+    )
+
+
+def test_a_pair_of_the_test_set_leaves_the_training_set(files, tmp_path):
+    (files / "b.de").write_text(text([*TEXTS["de"], TESTS["de"][2], TESTS["de"][2]]))
+    (files / "b.en").write_text(text([*TEXTS["en"], "another translation", TESTS["en"][2]]))
+    with_overlap = prepared(tmp_path, files, [files / "b.de", files / "b.en"])
+    train = (with_overlap / "raw/train.de").read_text().splitlines()
+    assert not {*train} & {*TESTS["de"]}
+    assert len(train) == len((with_overlap / "pieces/train.en").read_text().splitlines())
+
+
+def test_several_files_tests_by_name_limit_and_every_option(files, tmp_path):
+    words = ["prepare", "own", "--pair", "de-en", "--train", files / "a.de", files / "a.en", "--train", files / "a.tsv"]
+    for language in ("de", "en"):
+        (files / f"v.{language}").write_text(text(TESTS[language]))
+    rows = zip(TESTS["de"], TESTS["en"], strict=True)
+    (files / "t.csv").write_text("German,English\n" + text(f'"{de}","{en}"' for de, en in rows))
+    words += ["--valid", files / "v.de", files / "v.en", "--columns", "German,English", "--limit", 100, "--jobs", 1]
+    words += ["--test", f"news={files / 't.de'},{files / 't.en'}", "--test", files / "t.csv", "--lowercase", "--moses"]
+    words += ["--subwords", "bpe", "--dictionary", "separate", "--ratio", 3, "--max-length", 40, "--pieces", 60]
+    assert main([*map(str, words), "--name", "mine", "--out", str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out/mine/de-en"
+    manifest = read_manifest(folder)
+    assert manifest["test_names"] == {"test": "news", "test1": "test1"} and manifest["lowercased"] is True
+    assert manifest["generate"] == {"remove_bpe": "subword_nmt", "tokenizer": "moses"} and manifest["limit"] == 100
+    read = {row["part"]: row["pairs"] for row in manifest["counts"] if row["step"] == "read"}
+    assert read == {"train-1": 90, "train-2": 10, "valid-1": 7, "test": 7, "test1": 7}
+    trained = (folder / "text/train.en").read_text()
+    assert trained == trained.lower() != (folder / "raw/train.en").read_text()
+    assert (folder / "bin/dict.de.txt").read_bytes() != (folder / "bin/dict.en.txt").read_bytes()
+
+
+def test_lowercased_text_that_is_not_tokenised_is_lowercased_in_training_too(files, tmp_path):
+    folder = prepared(tmp_path, files, [files / "a.de", files / "a.en"], "--lowercase", "--max-length", 0)
+    raw = (folder / "raw/train.en").read_text()
+    assert (folder / "text/train.en").read_text() == raw.lower() != raw
+
+
+def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_path, capsys):
+    call = [files / "a.de", files / "a.en"]
+    folder = prepared(tmp_path, files, call)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert prepared(tmp_path, files, call) == folder
+    (files / "a.en").write_text((files / "a.en").read_text().replace("a", "e", 1))
+    prepared(tmp_path, files, call, status=2)
+    assert "was made with other settings (train (train-1)" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", "type --pair fr-en --train a.fr a.en"),
+        ("--pair de --train {f}/a.de {f}/a.en", "two languages with one hyphen between them, got 'de'"),
+        ("{train} {f}/a.de", "give a file for each language, or a table whose name ends in .tsv, .csv or .jsonl"),
+        ("{train} {f}/a.de {f}/no", "there is no file {f}/no; give --train files with one sentence per line"),
+        ("{train} {f}/a.de {f}/a.de", "--train has the same file twice"),
+        ("{good} --test {f}/a.de {f}/t.en", "a.de is given 2 times; give each file to one"),
+        ("{good} {f}/t.en", "repeat --train for more"),
+        ("{good} --valid-lines 0", "give --valid FILES, or --valid-lines 100"),
+        ("{good} --valid-lines 80", "pairs cannot be set apart; type smaller --valid-lines"),
+        ("{good} --test {f}/t.de {f}/t.en --test-lines 5", "leave one of them out"),
+        ("{train} {f}/a.de {f}/t.en", "train-1.de has 90 sentences and train-1.en 7; correct {f}/a.de and"),
+        ("{train} {f}/a.tsv", "line 2 of {f}/a.tsv has no column 'de' (it has: id, German, English); type"),
+        ("{train} {f}/short.tsv", "line 3 of {f}/short.tsv has 1 columns, and its header 2; correct it"),
+        ("{train} {f}/bad.jsonl", "line 2 of {f}/bad.jsonl is not valid JSON"),
+        ("{train} {f}/list.jsonl", "line 1 of {f}/list.jsonl is not a JSON object"),
+        ("{train} {f}/number.jsonl", "line 1 of {f}/number.jsonl has 3 in column 'en'; it must be text"),
+        ("{train} {f}/cut.gz {f}/a.en", "cut.gz is damaged or incomplete"),
+        ("{train} {f}/empty {f}/empty2", "train-1 has no sentence in it; correct {f}/empty and"),
+        ("{good} --columns de", "--columns must be two names, got de; type --columns fr,en"),
+        ("{good} --ratio 0.5", "--ratio must be at least 1, got 0.5; type --ratio 9"),
+        ("{good} --name a/b", "--name must be a name for a folder, got 'a/b'"),
+        ("{good} --recipe x", "--recipe is not for own files; leave it out"),
+    ],
+)  # fmt: skip
+def test_wrong_calls_say_what_to_type(words, expected, files, tmp_path, capsys):
+    (files / "short.tsv").write_text("de\ten\na\tb\nc\n")
+    (files / "bad.jsonl").write_text('{"de": "a", "en": "b"}\n{"de": \n')
+    (files / "list.jsonl").write_text('["a", "b"]\n')
+    (files / "number.jsonl").write_text('{"de": "a", "en": 3}\n')
+    (files / "cut.gz").write_bytes((files / "a.de.gz").read_bytes()[:-20])
+    (files / "empty").touch()
+    (files / "empty2").touch()
+    call = [
+        "prepare",
+        "own",
+        *words.replace("{good}", "{train} {f}/a.de {f}/a.en").format(f=files, train="--pair de-en --train").split(),
+        "--out",
+        str(tmp_path / "out"),
+        "--jobs",
+        "1",
+    ]
+    assert main(call) == 2
+    assert expected.format(f=files) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_options_of_own_files_are_refused_with_a_named_data_set(capsys):
+    assert main(["prepare", "multi30k", "--train", "a", "b"]) == 2
+    assert "--train is for own files; leave it out, or type: wff prepare own" in capsys.readouterr().err
+
+
+def test_the_first_pairs_of_a_named_data_set(tmp_path):
+    archives = miniature.multi30k(tmp_path / "archives", train=60)
+    words = ["prepare", "multi30k", "--pairs", "de-en", "--limit", "20", "--pieces", "90", "--archive", str(archives)]
+    assert main([*words, "--any-counts", "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
+    folder = tmp_path / "out/clean/de-en"
+    with gzip.open(archives / "train.de.gz", "rt") as file:
+        assert (folder / "raw/train.de").read_text() == "".join(list(file)[:20])
+    assert read_manifest(folder)["limit"] == 20

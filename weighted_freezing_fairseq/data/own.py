@@ -1,0 +1,167 @@
+"""A corpus of the user's own, as a data set: files of sentence pairs, for training, validation and tests.
+
+A pair of text files has one sentence per line. A table has a column for each language: tab-separated or CSV with a
+header, or JSON lines. Every file may be compressed by gzip, xz or bzip2.
+"""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any
+
+from ..errors import UserError
+from . import lines
+from .archives import Extracted
+from .recipe import OWN, Dataset, Decode, Part, Place
+
+_BLOCK = 1 << 20
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
+_TABLES = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Sentence pairs of one split.
+
+    Args:
+        split: train, valid, test, test1 ...
+        name: for messages and counts.
+        files: a text file for each language, or one table.
+        columns: of a table, for source and target.
+    """
+
+    split: str
+    name: str
+    files: tuple[Path, ...]
+    columns: tuple[str, str]
+
+    @property
+    def part(self) -> Part:
+        """The part of the corpus that these files are."""
+        remedy = f"correct {' and '.join(map(str, self.files))}, and type the same command again"
+        places = [Place(str(path)) for path in self.files]
+        if len(places) == 1:
+            places = [Place(str(self.files[0]), column) for column in self.columns]
+        return Part(self.name, self.split, places[0], places[1], remedy=remedy)
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name of a file is that of a table."""
+    return _kind(path) != ""
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".xz", ".bz2"):
+        suffixes.pop()
+    return _TABLES.get(suffixes[-1], "") if suffixes else ""
+
+
+def own_dataset(files: Sequence[PairFiles], test_names: Mapping[str, str]) -> Dataset:
+    """The data set of these files; `test_names`: what the user calls each test split."""
+    parts = tuple(pair_files.part for pair_files in files)
+    return Dataset(
+        name=OWN,
+        what="your own files",
+        pairs=(),
+        table=MappingProxyType({}),
+        decode=Decode(beam=5, lenpen=1.0, max_len_a=1.2, max_len_b=10),
+        archives=lambda pairs: {},
+        parts=lambda pair, recipe: parts,
+        test_names=test_names,
+        copy_out=copy_out,
+    )
+
+
+def copy_out(path: Path, targets: Mapping[str, Path], nested: Sequence[str] = ()) -> Extracted:
+    """Copies a text file, or columns of a table, to UTF-8 files with one sentence per line.
+
+    Args:
+        targets: the file for each column; "" is all of a text file.
+    """
+    extracted = Extracted()
+    with _opened(path) as stream:
+        if "" in targets:
+            with targets[""].open("wb") as file:
+                shutil.copyfileobj(stream, file, _BLOCK)
+        else:
+            repairs: Counter[str] = Counter()
+            with lines.writer(targets.values()) as write:
+                for number, row in _rows(path, stream):
+                    write([_cell(path, number, row, column, repairs) for column in targets])
+            extracted.skipped.update(repairs)
+    extracted.members.update(targets)
+    return extracted
+
+
+def count_lines(path: Path) -> int:
+    """Number of lines of a file, decompressed."""
+    with _opened(path) as stream:
+        return sum(1 for _ in stream)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The decompressed bytes of a file; UserError where it is damaged."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    opener = next((opener for magic, opener in _COMPRESSED.items() if start.startswith(magic)), open)
+    try:
+        with opener(path, "rb") as stream:
+            yield stream
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path} is damaged or incomplete ({error}); copy or compress it again") from None
+
+
+def _rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a table by column, each with the number of its line."""
+    if _kind(path) == "jsonl":
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"line {number} of {path} is not valid JSON ({error}); correct it") from None
+            if not isinstance(row, dict):
+                raise UserError(f'line {number} of {path} is not a JSON object; write one per line: {{"fr": ..., ...}}')
+            yield number, row
+        return
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text:
+        if _kind(path) == "csv":
+            reader = csv.reader(text)
+            numbered = ((reader.line_num, row) for row in reader)
+        else:  # quotes are letters like others
+            numbered = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(text, 1))
+        _, header = next(numbered, (1, []))
+        for number, row in numbered:
+            if len(row) != len(header):
+                raise UserError(
+                    f"line {number} of {path} has {len(row)} columns, and its header {len(header)}; correct it"
+                )
+            yield number, dict(zip(header, row, strict=True))
+
+
+def _cell(path: Path, number: int, row: Mapping[str, Any], column: str, repairs: Counter[str]) -> str:
+    if column not in row:
+        raise UserError(
+            f"line {number} of {path} has no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}); type "
+            "--columns SOURCE,TARGET with two of them"
+        )
+    if not isinstance(row[column], str):
+        raise UserError(f"line {number} of {path} has {row[column]!r} in column {column!r}; it must be text")
+    return lines.clean(row[column], repairs)
+
+
+ANY_OWN = own_dataset((), {"test": "test"})  # for what does not depend on the files
