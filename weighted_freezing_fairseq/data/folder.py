@@ -312,7 +312,7 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
     source = job.languages[0]
     others = [folders[0] / f"{split}.{source}" for split in job.splits if split != "train"]
     seen = {hash_of(text) for path in others for text in lines.texts(path)}
-    overlaps = [hash_of(text) in seen for text in lines.texts(folders[0] / f"train.{source}")]
+    overlaps = bytearray(hash_of(text) in seen for text in lines.texts(folders[0] / f"train.{source}"))  # a byte a pair
     if not any(overlaps):
         return
     for path in [folder / f"train.{language}" for folder in folders for language in job.languages]:
