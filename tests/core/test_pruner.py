@@ -117,7 +117,7 @@ def test_nothing_is_touched_before_the_first_pruning_step():
     model, base, pruning = made()
     train(model, base, pruning, 4)
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
-    assert not pruning.held
+    assert not pruning.kept_tensors
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -65,7 +65,7 @@ class Gates:
         self._sampled: int | None = None  # the update whose gates are in the weights; None: typical gates
 
     @property
-    def held(self) -> list[Tensor]:
+    def kept_tensors(self) -> list[Tensor]:
         """The tensors that gates keep in memory."""
         moments = [t for state in self._adam.state.values() for key, t in state.items() if key != "step"]
         return [*self.theta.values(), *self.log_alpha.values(), *moments]

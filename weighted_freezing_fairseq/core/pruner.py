@@ -88,9 +88,9 @@ class IterativePruning:
         optimizer.register_step_post_hook(self._after_step)
 
     @property
-    def held(self) -> list[Tensor]:
+    def kept_tensors(self) -> list[Tensor]:
         """The tensors that pruning keeps in memory."""
-        return [*self.masks.values(), *(self._gates.held if self._gates is not None else ())]
+        return [*self.masks.values(), *(self._gates.kept_tensors if self._gates is not None else ())]
 
     # An update, in the order of the calls
 

@@ -100,7 +100,10 @@ class Subject:
 
     @property
     def _criterion_tensors(self) -> list[Any]:
-        return list(getattr(self.trainer.criterion, "held", ()))
+        from ..plugin.guided_criterion import GuidedCriterion
+
+        criterion = self.trainer.get_criterion()
+        return criterion.kept_tensors if isinstance(criterion, GuidedCriterion) else []
 
     def resident_bytes(self) -> int:
         """The size of weights, of their copies in full precision, and of the state."""

@@ -102,6 +102,10 @@ class AlignReg(GuidedCriterion):
     def neutral(self) -> bool:
         return not self._aligned and str(self.cfg.prune) == "none"
 
+    @property
+    def kept_tensors(self) -> list[Tensor]:
+        return [*self._reference.values(), *(self._pruning.kept_tensors if self._pruning is not None else ())]
+
     def forward(self, model: nn.Module, sample: Sample, reduce: bool = True) -> tuple[Tensor, Any, dict]:
         if self._pruning is not None and not model.training:
             self._pruning.close_gates()

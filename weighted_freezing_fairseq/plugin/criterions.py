@@ -209,6 +209,10 @@ class Ewc(GuidedCriterion):
         return self.cfg.ewc_lambda == 0
 
     @property
+    def kept_tensors(self) -> list[Tensor]:
+        return [*self._fisher.values(), *self._anchor.values()]
+
+    @property
     def start(self) -> int:
         """The first update with the penalty, counted from 1."""
         if self.cfg.ewc_start is not None:
@@ -338,6 +342,10 @@ class SelfDistillation(GuidedCriterion):
     @property
     def neutral(self) -> bool:
         return self.cfg.teacher_weight == 0
+
+    @property
+    def kept_tensors(self) -> list[Tensor]:
+        return [] if self._teachers is None else [p for model in self._teachers.models for p in model.parameters()]
 
     def trainer_built(self, trainer: Trainer) -> None:
         super().trainer_built(trainer)

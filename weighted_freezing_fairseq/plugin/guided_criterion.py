@@ -63,6 +63,11 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
         """Whether the settings switch the method off, so that only the loss of the task remains."""
         raise NotImplementedError
 
+    @property
+    def kept_tensors(self) -> list[Tensor]:
+        """The tensors that the criterion keeps in memory beside the model, whose size `wff bench` counts."""
+        return []
+
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         """Return the loss of one batch and the values to log, both summed over the batch like the task's loss."""
         raise NotImplementedError
