@@ -286,7 +286,11 @@ def _clean_split(
 
 
 def _held_out(job: PairJob) -> tuple[int, Iterator[str]]:
-    """How many training pairs apart those that are held out are, and the splits that they go to one after the other."""
+    """The distance between two held-out training pairs, and the split of each of them.
+
+    Raises:
+        UserError: the corpus is too small for what the job holds out.
+    """
     if job.recipe.valid_every:
         return job.recipe.valid_every, repeat("valid", *filter(None, [job.recipe.valid_most]))
     total = sum(job.held_out.values())
@@ -311,8 +315,8 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
     """Removes training pairs whose source sentence is in another split, and corrects the counts."""
     source = job.languages[0]
     others = [folders[0] / f"{split}.{source}" for split in job.splits if split != "train"]
-    seen = {hash_of(text) for path in others for text in lines.texts(path)}
-    overlaps = bytearray(hash_of(text) in seen for text in lines.texts(folders[0] / f"train.{source}"))  # a byte a pair
+    seen = {_hash(text) for path in others for text in lines.texts(path)}
+    overlaps = bytearray(_hash(text) in seen for text in lines.texts(folders[0] / f"train.{source}"))  # a byte a pair
     if not any(overlaps):
         return
     for path in [folder / f"train.{language}" for folder in folders for language in job.languages]:
@@ -330,8 +334,8 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
         raise UserError(f"every training pair of {job.pair} is in another split, too; give other --train files")
 
 
-def hash_of(text: str) -> bytes:
-    """8 bytes that stand for a sentence in a large set."""
+def _hash(text: str) -> bytes:
+    """8 bytes in place of a sentence, for large sets."""
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
