@@ -134,6 +134,17 @@ def test_copies_states_and_schedules_work_as_in_torch():
     assert all(map(torch.equal, trained(model, optimizer), trained(twin_model, twin)))
 
 
+@pytest.mark.parametrize("method", [WeightedFreeze, lambda model, **k: FishMask(model, fish_density=0.5, **k)])
+def test_parameters_that_are_added_later_are_trained_and_named_in_a_warning(method, caplog):
+    model, added = a_model(), torch.nn.Parameter(torch.ones(3, 5))
+    optimizer = method(model, lr=0.1, base=torch.optim.SGD)
+    optimizer.add_param_group({"params": [added], "lr": 1.0})
+    assert "does not act on parameters that are added later ((3, 5)); only SGD updates them" in caplog.text
+    added.grad = torch.ones(3, 5)
+    optimizer.base.step()
+    assert torch.equal(added, torch.zeros(3, 5))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [

@@ -199,7 +199,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if self._compressed is not None:
             raise ValueError("the base holds only numbers inside the mask by now; add parameters before the first step")
-        self.base.add_param_group(param_group)
+        super().add_param_group(param_group)
 
     @property
     def extra_bytes(self) -> int:

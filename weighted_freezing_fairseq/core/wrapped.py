@@ -84,8 +84,15 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
                     p.grad.detach_().zero_()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters to the base; they are not guided."""
+        """Add parameters to the base. They are not guided: a warning names them."""
         self.base.add_param_group(param_group)
+        added = self.base.param_groups[-1]
+        names = added.get("param_names") or [str(tuple(parameter.shape)) for parameter in added["params"]]
+        logger.warning(
+            "%s does not act on parameters that are added later (%s); only %s updates them. To guide them, make the "
+            "optimizer when the model has all its parameters",
+            self.rule.name, ", ".join(map(str, names)), type(self.base).__name__,
+        )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         """The attributes to copy or pickle: without hooks and a scheduler's replacement of `step`, as in PyTorch.
