@@ -82,4 +82,5 @@ def _is_user_dir() -> bool:
 
 
 if _is_user_dir():
+    importlib.import_module(f"{__name__}.errors").hide_traceback_of_user_errors()
     register()

@@ -1,8 +1,27 @@
 """The error that a user can correct."""
 
+from __future__ import annotations  # an older Python must get as far as `wff doctor`
+
+import os
+import sys
+from types import TracebackType
+
 
 class UserError(Exception):
     """A wrong call, missing file or invalid setting; printed as one line that says what to type."""
+
+
+def hide_traceback_of_user_errors() -> None:
+    """Have a UserError end this process with one line; its traceback is shown with WFF_TRACEBACK=1."""
+    previous_hook = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, UserError) and os.environ.get("WFF_TRACEBACK") != "1":
+            print(f"UserError: {error}", file=sys.stderr)
+        else:
+            previous_hook(kind, error, traceback)
+
+    sys.excepthook = hook
 
 
 def check_fraction(flag: str, value: float, example: float, *, zero: bool = False, one: bool = False) -> None:

@@ -163,6 +163,9 @@ def test_only_the_selected_mends_are_applied_and_what_protects_is_named(fairseq:
 def test_an_unknown_mend_stops_fairseq_before_anything_is_registered(fairseq: Fairseq):
     output = fairseq.train("run", "--max-update", 1, env={**environment(), "WFF_MENDS": "nonesuch"}, ok=False)
     assert "UserError: WFF_MENDS=nonesuch: unknown mend nonesuch" in output.splitlines()[-1]
+    assert "Traceback" not in output
+    output = fairseq.train("run", env={**environment(), "WFF_MENDS": "nonesuch", "WFF_TRACEBACK": "1"}, ok=False)
+    assert "Traceback" in output and "errors.UserError: WFF_MENDS=nonesuch" in output
 
 
 def settings(**optimizer):

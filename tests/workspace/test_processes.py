@@ -78,6 +78,9 @@ def test_a_command_of_this_package_dies_with_its_recipe(tmp_path):
         ("try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise OSError('cannot load')", "OSError: cannot load"),
         ("from weighted_freezing_fairseq.errors import UserError\nraise UserError('there is none; type --x')",
          "there is none; type --x"),
+        ("import sys\nfrom weighted_freezing_fairseq.errors import *\nhide_traceback_of_user_errors()\n"
+         "try:\n    1 / 0\nexcept ZeroDivisionError:\n    sys.excepthook(*sys.exc_info())\nraise UserError('type --x')",
+         "type --x"),
         ("import atexit\natexit.register(lambda: print('bye'))\nraise ValueError('why')", "ValueError: why"),
         ("class C:\n    def __del__(self):\n        raise KeyError('late')\nc = C()\nraise ValueError('first')",
          "ValueError: first"),

@@ -167,6 +167,8 @@ def _kill_children() -> None:
 def failure_reason(output: str, status: int) -> str:
     """Why a command failed that printed `output` and ended with `status`: its last exception, else its last line."""
     text = "\n".join(map(str.rstrip, output.splitlines())).strip()
+    if (last := text.rpartition("\n")[2]).startswith("UserError: "):
+        return last.removeprefix("UserError: ")
     tracebacks = _TRACEBACK.findall(_IGNORED.sub("", text))
     if tracebacks:
         frames, error, next_line = tracebacks[-1]

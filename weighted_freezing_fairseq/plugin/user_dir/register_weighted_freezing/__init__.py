@@ -7,7 +7,9 @@ package = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(package.parent))  # as fairseq does with the parent of a --user-dir
 
 import weighted_freezing_fairseq  # noqa: E402
+from weighted_freezing_fairseq.errors import hide_traceback_of_user_errors  # noqa: E402
 
+hide_traceback_of_user_errors()  # of a fairseq command, which has no other place for it
 weighted_freezing_fairseq.register()
 
 from weighted_freezing_fairseq.plugin.user_dir import refuse_other_version  # noqa: E402
