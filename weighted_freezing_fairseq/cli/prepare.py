@@ -45,9 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language pairs, or tasks of glue (default: all that the recipe has)",
     )
     parser.add_argument("--langs", type=split, metavar="A,B,...", help="pairs by their language other than English")
-    recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values())
+    recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values() if d.recipes)
     parser.add_argument("--recipe", help=f"processing of the text (default: the first of {recipes})")
-    parser.add_argument("--pieces", type=int, metavar="N", help="number of subwords to learn (default: the recipe's)")
+    parser.add_argument(
+        "--pieces",
+        type=int,
+        metavar="N",
+        help=f"number of subwords to learn (default: the recipe's; of own {_PIECES:,})",
+    )
     parser.add_argument(
         "--archive",
         type=Path,
