@@ -77,98 +77,85 @@ def translator_of(
         subword_model: for data that this package has not prepared.
         search: fields of `Decode` that are not those of the recipe.
     """
-    parts = [_part(path, choice) for path in paths]
-    checkpoint, about = parts[0]
-    binarised = _binarised(data or about.data, checkpoint)
-    for other, about_other in parts[1:]:
-        if data is None and content_hash(_binarised(about_other.data, other)) != content_hash(binarised):
-            raise UserError(f"{other} and {checkpoint} were trained on different data; an ensemble needs the same")
-        if about_other.languages != about.languages:
-            raise UserError(f"{other} and {checkpoint} translate different languages; an ensemble needs the same")
-    folder, pieces, decode = binarised.parent, None, about.decode
-    recipe = None
+    first, *others = trainings = [_Training.of(path, choice) for path in paths]
+    binarised = _binarised(data or first.data, first.checkpoint)
+    for other in others:
+        names = f"{other.checkpoint} and {first.checkpoint}"
+        if data is None and content_hash(_binarised(other.data, other.checkpoint)) != content_hash(binarised):
+            raise UserError(f"{names} were trained on different data; an ensemble needs the same")
+        if other.languages != first.languages:
+            raise UserError(f"{names} translate different languages; an ensemble needs the same")
+    folder, languages = binarised.parent, _languages(first, binarised)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        pieces, recipe = pieces_of(manifest), recipe_of(manifest)
-        subword_model = subword_model or folder / manifest["subwords"]
-        if manifest["dataset"] in DATASETS:
-            decode = DATASETS[manifest["dataset"]].decode
-    elif subword_model is None:
-        subword_model = next(
-            (path for path in (folder / "spm.model", folder.parent / "spm.model") if path.is_file()), None
-        )
-        if subword_model is None:
-            raise UserError(
-                f"{folder} does not say what {binarised} was cut into subwords with; add --subword-model FILE, a "
-                "SentencePiece model or codes of subword-nmt"
-            )
-    source = SourceText(_languages(about, binarised), subword_model, recipe)
+        source = SourceText(languages, subword_model or folder / manifest["subwords"], recipe_of(manifest))
+        pieces = pieces_of(manifest)
+        decode = DATASETS[manifest["dataset"]].decode if manifest["dataset"] in DATASETS else first.decode
+    else:
+        source = SourceText(languages, subword_model or _subword_model_near(binarised))
+        pieces, decode = Pieces("subword_nmt" if source.is_bpe else "sentencepiece"), first.decode
     source.refuse_unusable()
-    pieces = pieces or Pieces("subword_nmt" if source.is_bpe else "sentencepiece")
-    longest = min(about_part.longest for _, about_part in parts)
-    checkpoints = tuple(checkpoint for checkpoint, _ in parts)
+    checkpoints = tuple(training.checkpoint for training in trainings)
+    longest = min(training.longest for training in trainings)
     return Translator(checkpoints, binarised, source, pieces, replace(decode, **(search or {})), longest)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What is known of the training of a checkpoint: its data, its languages, the search of its recipe."""
+    """What is known of the training of a checkpoint.
 
+    Args:
+        languages: source and target; None where fairseq took them from the names of the data's files.
+        decode: the search of its recipe.
+        longest: how many subwords of a sentence the model reads.
+    """
+
+    checkpoint: Path
     data: Path
     languages: tuple[str | None, ...]
     decode: Decode
     longest: int
 
+    @classmethod
+    def of(cls, path: Path, choice: str | None) -> "_Training":
+        """From a run folder, a save-dir of fairseq or a checkpoint."""
+        from ..workspace.checkpoints import read_settings  # torch
 
-def _part(path: Path, choice: str | None) -> tuple[Path, _Training]:
-    """The checkpoint that a path stands for, and what is known of its training."""
-    checkpoint = _checkpoint_in(path, choice) if path.is_dir() else path
-    refuse_missing_checkpoint(checkpoint)
-    settings = _settings(checkpoint)
-    data, languages, decode = settings["data"], (settings["source_lang"], settings["target_lang"]), Decode()
-    if (path / PROVENANCE).is_file():
-        about = Run.load(path).provenance()
-        data, languages = about["data"], tuple(about["pair"].split("-"))
-        decode = DECODE if about["dataset"] == EMBEDDED else decode
-    return checkpoint, _Training(Path(data), languages, decode, settings["longest"])
+        checkpoint = _checkpoint_in(path, choice) if path.is_dir() else path
+        refuse_missing_checkpoint(checkpoint)
+        sections = read_settings(checkpoint)
+        model, task = (_fields(sections.get(name)) for name in ("model", "task"))
+        data, languages, decode = Path(str(task.get("data")).split(":")[0]), None, Decode()
+        if (path / PROVENANCE).is_file():
+            about = Run.load(path).provenance()
+            data, languages = Path(about["data"]), tuple(about["pair"].split("-"))
+            decode = DECODE if about["dataset"] == EMBEDDED else decode
+        lengths = [section.get("max_source_positions") or _LONGEST for section in (model, task)]
+        languages = languages or (task.get("source_lang"), task.get("target_lang"))
+        return cls(checkpoint, data, languages, decode, min(map(int, lengths)))
 
 
 def _checkpoint_in(folder: Path, choice: str | None) -> Path:
     """A checkpoint of a run folder, or of a save-dir of fairseq."""
     checkpoints = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    choices = [choice] if choice else ["best", "last"]
-    paths = [checkpoints / f"checkpoint_{name}.pt" for name in choices]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        there = ", ".join(sorted(path.name for path in checkpoints.glob("*.pt"))) or "none"
-        raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); give a run folder or a checkpoint")
-    return path
-
-
-def _settings(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint of fairseq says of its data, its languages and the longest sentence that it reads."""
-    from ..workspace.checkpoints import read_settings  # torch
-
-    sections = read_settings(checkpoint)
-    values = [{**_fields(sections.get(name))} for name in ("model", "task")]
-    task = values[1]
-    lengths = [section.get("max_source_positions") for section in values]
-    return {
-        "data": str(task.get("data") or "").split(":")[0],
-        "source_lang": task.get("source_lang"),
-        "target_lang": task.get("target_lang"),
-        "longest": min((int(length) for length in lengths if length), default=_LONGEST),
-    }
+    paths = [checkpoints / f"checkpoint_{name}.pt" for name in ([choice] if choice else ["best", "last"])]
+    for path in paths:
+        if path.is_file():
+            return path
+    there = ", ".join(sorted(path.name for path in checkpoints.glob("*.pt"))) or "none"
+    raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); give a run folder or a checkpoint")
 
 
 def _fields(section: Any) -> dict[str, Any]:
-    """A section of a checkpoint's settings, in whichever form fairseq keeps it."""
-    return dict(section) if isinstance(section, Mapping) else dict(vars(section)) if section is not None else {}
+    """A section of a checkpoint's settings, in whichever form fairseq saved it."""
+    if section is None:
+        return {}
+    return dict(section) if isinstance(section, Mapping) else dict(vars(section))
 
 
-def _languages(about: _Training, binarised: Path) -> tuple[str, str]:
-    """Source and target; where the training was not told them, fairseq reads them off the names of the files."""
-    languages = about.languages
+def _languages(training: _Training, binarised: Path) -> tuple[str, str]:
+    """Source and target of a training, from the names of the data's files where nobody named them."""
+    languages = training.languages
     if None in languages:
         names = (path.name.split(".") for path in sorted(binarised.glob("*.*-*.*")))
         languages = next((tuple(name[1].split("-")) for name in names if name[1].count("-") == 1), ())
@@ -178,12 +165,23 @@ def _languages(about: _Training, binarised: Path) -> tuple[str, str]:
 
 
 def _binarised(data: Path, checkpoint: Path) -> Path:
-    """The binarised folder in what a user, a run or a checkpoint names."""
+    """The binarised folder in the folder that a user, a run or a checkpoint names."""
     for folder in (data / "bin", data):
         if any(folder.glob("dict.*.txt")):
             return folder.resolve()
     raise UserError(
         f"there are no dictionaries of {checkpoint} in {data}; add --data with the folder it was trained on"
+    )
+
+
+def _subword_model_near(binarised: Path) -> Path:
+    """The SentencePiece model of a corpus that has no manifest: the embedded one keeps it above its folders."""
+    for folder in binarised.parents[:2]:
+        if (path := folder / "spm.model").is_file():
+            return path
+    raise UserError(
+        f"{binarised.parent} does not say what {binarised} was cut into subwords with; add --subword-model FILE, a "
+        "SentencePiece model or codes of subword-nmt"
     )
 
 
