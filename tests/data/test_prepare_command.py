@@ -28,6 +28,7 @@ def test_the_table_names_every_data_set_with_its_pairs_and_recipes():
         "iwslt14": ("clean", "intra-distillation", "fairseq"),
         "wmt17": ("intra-distillation", "clean"),
         "multi30k": ("clean",),
+        "own": (),
     }
     assert len(DATASETS["iwslt14"].pairs) == 8 and DATASETS["wmt17"].pairs == ("en-de",)
     assert (DATASETS["wmt17"].decode.beam, DATASETS["wmt17"].decode.lenpen) == (4, 0.6)

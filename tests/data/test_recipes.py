@@ -301,7 +301,7 @@ def test_where_nothing_is_left_it_says_so(tmp_path, texts):
 
 def test_a_file_without_a_sentence_is_refused(tmp_path, texts):
     empty = {f"de-en/train.tags.de-en.{side}": "<url>http://example.org</url>\n" for side in ("de", "en")}
-    with pytest.raises(UserError, match="train has no sentence in it; give another archive with --archive FILE"):
+    with pytest.raises(UserError, match="train has no sentence in it; fetch its archive again, or give another with"):
         texts_of(job_of(tmp_path, "iwslt14", "de-en", "clean"), iwslt14(tmp_path, texts, **empty))
 
 
