@@ -80,6 +80,12 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def refuse_to_overwrite(path: Path, option: str = "--out") -> None:
+    """Raise UserError if `path`, the value of `option`, exists."""
+    if path.exists():
+        raise UserError(f"{path} exists and is not overwritten; give another {option}, or type: rm {path}")
+
+
 @contextmanager
 def filename_in_errors(path: Path) -> Iterator[None]:
     """Set the filename of an OSError that is raised inside to `path`, if it has none."""

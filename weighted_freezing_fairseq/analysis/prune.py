@@ -16,8 +16,8 @@ from ..core.pruning import METHODS, Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
-from ..files import atomic_file
-from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
+from ..files import atomic_file, refuse_to_overwrite
+from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, save
 from .gradients import Sample, draw_batches, gradients_of
 
 ONCE: Mapping[str, Method] = {name: method for name, method in METHODS.items() if not method.penalty}

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..errors import UserError
+from ..files import refuse_to_overwrite
 from ..workspace.runs import CHOICES
 from .arguments import check_at_least
 
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from ..scoring.compare import compare
 
     check_at_least(args, ("most",), 0)
-    if args.html is not None and args.html.exists():
-        raise UserError(f"{args.html} exists and is not overwritten; give another --html, or type: rm {args.html}")
+    if args.html is not None:
+        refuse_to_overwrite(args.html, "--html")
     found = compare(args.runs, args.subset, args.choice, args.data)
     print(comparison.as_text(found, args.most))
     if args.html is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..data import DATASETS, NAMES, SENTENCES
 from ..data.recipe import OWN, Recipe
 from ..errors import UserError
-from ..studies.own import HELD_OUT, OwnCorpus, own_job, plan_of_own, prepare_own
+from ..studies.own import HELD_OUT, OwnCorpus, own_job, plan_of_own, prepare_own, test_split
 from ..studies.prepare import pair_jobs, plan_of_pairs, prepare_pairs
 from ..studies.sentences.prepare import plan_of_tasks, prepare_tasks, task_jobs
 from ..workspace.machine import cores
@@ -178,7 +178,7 @@ def _named_test(words: list[str], number: int) -> tuple[str, list[Path]]:
     name, equals, files = words[0].partition("=")
     if len(words) == 1 and equals:
         return name, [Path(file) for file in files.split(",")]
-    return f"test{number or ''}", [Path(word) for word in words]
+    return test_split(number), [Path(word) for word in words]
 
 
 def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import refuse_to_overwrite
 from ..studies.translate import Form, translate_file, translate_stream, translator_of
 from ..workspace.machine import Machine
 from ..workspace.progress import say
@@ -61,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     source, output = (None if name == "-" else Path(name) for name in (args.input, args.output))
     if source is not None and not source.is_file():
         raise UserError(f"there is no file {source}; give --input a text file, or - for standard input")
-    if output is not None and output.exists():
-        raise UserError(f"{output} exists and is not overwritten; give another --output, or type: rm {output}")
+    if output is not None:
+        refuse_to_overwrite(output, "--output")
     chunk = args.chunk or (1 if source is None and sys.stdin.isatty() else CHUNK)
     translator = translator_of(args.run_or_checkpoint, args.choice, args.data, args.subword_model, search_of(args))
     machine, form = Machine.of(args.device, 1, 1), Form(args.nbest, args.scores, args.skip_long)

@@ -24,7 +24,7 @@ from ..workspace.progress import say
 from . import archives, binary, lines, parts, subwords
 from .cleaning import clean_evaluation, clean_training
 from .folder_job import Counts, FolderJob, versions
-from .recipe import OWN, Dataset, Part, Recipe
+from .recipe import Dataset, Part, Recipe
 from .workers import Workers, chunks
 
 _SPLIT_ORDER = ("train", "valid", "test")
@@ -206,7 +206,7 @@ def _clean(job: PairJob, workers: Workers) -> list[Counts]:
         for split in dict.fromkeys(part.split for part in job.parts):
             pairs = chain.from_iterable(_read_part(job, part, counts) for part in job.parts if part.split == split)
             counts += _clean_split(job, workers, split, folders, pairs)
-        if job.data.name == OWN:
+        if job.data.disjoint:
             _drop_overlap(job, folders, counts)
     return counts
 

@@ -80,6 +80,7 @@ def own_dataset(files: Sequence[PairFiles], test_names: Mapping[str, str]) -> Da
         archives=lambda pairs: {},
         parts=lambda pair, recipe: parts,
         test_names=test_names,
+        disjoint=True,
         copy_out=copy_out,
     )
 

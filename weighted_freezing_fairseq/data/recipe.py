@@ -96,6 +96,7 @@ class Dataset:
     nested: tuple[str, ...] = ()  # endings of archives inside the archives
     counts: Mapping[str, int] = field(default_factory=dict)  # pairs in each part, where it is certain
     test_names: Mapping[str, str] = field(default_factory=lambda: {"test": "test"})
+    disjoint: bool = False  # drop training pairs whose source sentence is in another split
     copy_out: Callable[[Path, Mapping[str, Path], Sequence[str]], Extracted] = copy_out  # members to files
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ..data import fetch, folder, prepared
@@ -41,7 +42,7 @@ class OwnCorpus:
     @property
     def test_names(self) -> dict[str, str]:
         """The user's names of the test splits."""
-        return {_test_split(number): name for number, (name, _) in enumerate(self.tests)} or {"test": "test"}
+        return {test_split(number): name for number, (name, _) in enumerate(self.tests)} or {"test": "test"}
 
     def files(self) -> list[PairFiles]:
         """All files with their splits; UserError where they cannot be what they should be."""
@@ -52,20 +53,23 @@ class OwnCorpus:
             )
         groups = [("train", f"train-{number}", files) for number, files in enumerate(self.train, 1)]
         groups += [("valid", f"valid-{number}", files) for number, files in enumerate(self.valid, 1)]
-        groups += [(_test_split(number), _test_split(number), files) for number, (_, files) in enumerate(self.tests)]
+        groups += [(test_split(number), test_split(number), files) for number, (_, files) in enumerate(self.tests)]
         columns = self.columns or (source, target)
         return [PairFiles(split, name, _checked(split, files), columns) for split, name, files in groups]
 
+    @cached_property
+    def _default_held_out(self) -> int:
+        return max(1, min(HELD_OUT, sum(count_lines(files[0]) for files in self.train) // _SHARE))
+
     def held_out(self) -> dict[str, int]:
         """How many training pairs to set apart for each split that has no files."""
-        default = max(1, min(HELD_OUT, sum(count_lines(files[0]) for files in self.train) // _SHARE))
         numbers = {"valid": (self.valid, self.valid_lines), "test": (self.tests, self.test_lines)}
         held_out = {}
         for split, (files, number) in numbers.items():
             if files and number:
                 raise UserError(f"--{split} and --{split}-lines both give pairs for {split}; leave one of them out")
             if not files and number != 0:
-                held_out[split] = default if number is None else number
+                held_out[split] = self._default_held_out if number is None else number
         return {split: number for split, number in held_out.items() if number}
 
 
@@ -121,7 +125,8 @@ def plan_of_own(job: PairJob, files: Mapping[str, folder.ArchiveFile]) -> list[s
     ]
 
 
-def _test_split(number: int) -> str:
+def test_split(number: int) -> str:
+    """The split of the test set with this number, from 0."""
     return f"test{number or ''}"
 
 

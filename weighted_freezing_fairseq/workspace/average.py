@@ -16,8 +16,8 @@ from ..core.difference import tied
 from ..core.snapshot import few, fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
-from ..files import atomic_file
-from .checkpoints import OPTIMIZER_STATE, read_checkpoint, refuse_to_overwrite, save
+from ..files import atomic_file, refuse_to_overwrite
+from .checkpoints import OPTIMIZER_STATE, read_checkpoint, save
 
 HEADER = "averaged"
 NAME = "checkpoint_average.pt"  # in the checkpoints/ of a run

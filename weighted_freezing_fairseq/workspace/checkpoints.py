@@ -41,12 +41,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     return dict(settings) if isinstance(settings, Mapping) else {}
 
 
-def refuse_to_overwrite(out: Path) -> None:
-    """Refuse an `out` that exists."""
-    if out.exists():
-        raise UserError(f"{out} exists and is not overwritten; give another --out, or type: rm {out}")
-
-
 def save(content: Mapping[str, Any], path: Path) -> None:
     """Save with torch.save.
 

@@ -27,9 +27,9 @@ from ..core.difference import (
 )
 from ..core.snapshot import few, fingerprint, mismatches
 from ..errors import UserError
-from ..files import atomic_file
+from ..files import atomic_file, refuse_to_overwrite
 from ..forms import expect, expect_known
-from .checkpoints import OPTIMIZER_STATE, read_checkpoint, read_torch_file, refuse_to_overwrite, save
+from .checkpoints import OPTIMIZER_STATE, read_checkpoint, read_torch_file, save
 
 _FORMAT = "weighted_freezing_fairseq difference 1"
 _PACKED_FORM = {
