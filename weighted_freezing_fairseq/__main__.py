@@ -9,7 +9,6 @@ from __future__ import annotations  # so that `wff doctor` runs on an older Pyth
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import io
 import logging
@@ -17,11 +16,11 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from . import __version__
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .files import explain, refuse_names_not_in_utf8
 from .workspace.processes import Stopped, exit_without_threads, stoppable
 
@@ -71,12 +70,6 @@ class _Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             hint = did_you_mean(words[0].partition("=")[0], options)
             self.error("; ".join(filter(None, [f"unrecognized arguments: {shlex.join(words)}", hint])))
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question with the known word nearest to `word`; empty if none is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else ""
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations  # an older Python must get as far as `wff doctor`
 
+import difflib
 import os
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
@@ -22,6 +24,12 @@ def hide_traceback_of_user_errors() -> None:
             previous_hook(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:
+    """A question with the known words nearest to `word`; empty if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=most)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def check_fraction(flag: str, value: float, example: float, *, zero: bool = False, one: bool = False) -> None:

@@ -6,7 +6,6 @@ exclude each other, missing files, and tasks and criterions that are registered 
 
 import argparse
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
@@ -21,7 +20,7 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 
 def refuse_invalid(settings: DictConfig) -> None:
@@ -110,9 +109,8 @@ def _invalid(name: str, value: Any, kind: Any) -> UserError:
 def _unknown(role: str, shown: str, word: Any, allowed: Iterable[Any]) -> UserError:
     """The error for an unknown `word`: lists the allowed words, and suggests those that are similar."""
     allowed = list(map(str, allowed))
-    similar = difflib.get_close_matches(str(word), allowed, n=2)
-    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
-    return UserError(f"unknown {role} {shown}: {hint}must be one of {_listed(allowed)}")
+    parts = [did_you_mean(str(word), allowed, most=2), f"must be one of {_listed(allowed)}"]
+    return UserError(f"unknown {role} {shown}: {' '.join(filter(None, parts))}")
 
 
 def _listed(names: Iterable[Any]) -> str:

@@ -4,15 +4,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..workspace.machine import Machine
-from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
-from .translate import Pieces
+from ..workspace.processes import failure_reason, refuse_when_stopping, start_module
+from .translate import Pieces, search_words
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,11 @@ def interactive(
         chunk: how many sentences are translated at a time; the last chunk may be smaller.
     """
     words = [
-        data, "--user-dir", USER_DIR, "--path", ":".join(map(str, checkpoints)),
-        "--source-lang", languages[0], "--target-lang", languages[1],
-        *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
-        "--nbest", nbest, "--buffer-size", chunk, "--max-tokens", "4000", "--required-batch-size-multiple", "1",
+        data, "--path", ":".join(map(str, checkpoints)), "--source-lang", languages[0], "--target-lang", languages[1],
+        # Without a tokenizer, which would take the subwords of the input apart.
+        *search_words(decode, replace(pieces, tokenizer=None), machine),
+        "--nbest", nbest, "--buffer-size", chunk,
     ]  # fmt: skip
-    if pieces.remove_bpe is not None:
-        words.append(f"--remove-bpe={pieces.remove_bpe}")
-    if machine.device == "cpu":
-        words.append("--cpu")
     with machine.environment() as environment, tempfile.TemporaryFile() as errors:
         process = start_module(
             "fairseq_cli.interactive", words,

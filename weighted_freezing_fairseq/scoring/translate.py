@@ -92,6 +92,17 @@ def run_module(module: str, words: Sequence[Any], machine: Machine, watch: Calla
         raise UserError(f"{failure}: {failure_reason(stderr or last_line, process.returncode)}")
 
 
+def search_words(decode: Decode, pieces: Pieces, machine: Machine) -> list[str]:
+    """What fairseq-generate and fairseq-interactive are told alike: the plugin, the search, the text and the device."""
+    return [
+        "--user-dir", str(USER_DIR),
+        *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
+        *(f"--{k.replace('_', '-')}={value}" for k, value in asdict(pieces).items() if value is not None),
+        "--required-batch-size-multiple", "1", "--max-tokens", "4000",
+        *(["--cpu"] if machine.device == "cpu" else []),
+    ]  # fmt: skip
+
+
 def generate(
     checkpoint: Path,
     data: Path,
@@ -104,13 +115,9 @@ def generate(
     """The detokenised hypotheses of `subset`, in the order of the set; `watch` gets the number of new ones."""
     refuse_missing_checkpoint(checkpoint)
     words = [
-        data, "--user-dir", USER_DIR, "--path", checkpoint, "--gen-subset", subset,
-        *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
-        *(f"--{k.replace('_', '-')}={value}" for k, value in asdict(pieces).items() if value is not None),
-        "--required-batch-size-multiple", "1", "--max-tokens", "4000", "--num-workers", "0", "--log-format", "none",
+        data, "--path", checkpoint, "--gen-subset", subset, *search_words(decode, pieces, machine),
+        "--num-workers", "0", "--log-format", "none",
     ]  # fmt: skip
-    if machine.device == "cpu":
-        words.append("--cpu")
     hypotheses: dict[int, str] = {}
 
     def read(line: str) -> None:
