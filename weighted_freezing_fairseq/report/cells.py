@@ -7,6 +7,7 @@ from typing import Any
 
 from ..scoring.published import AVERAGE, BASELINE, PublishedTable
 from ..scoring.results import Result
+from ..scoring.significance import holm
 
 RUN, NOT_RUN, APART = "run", "not run", "kept apart"
 
@@ -49,6 +50,10 @@ class Cell:
     compared_seeds: str = ""
     p_bootstrap: float | None = None
     p_randomisation: float | None = None
+    p_seeds: float | None = None
+    p_bootstrap_holm: float | None = None  # corrected for the methods of the same table; see `corrected`
+    p_randomisation_holm: float | None = None
+    p_seeds_holm: float | None = None
     untested: str = ""
     updates: str = ""
     hours: float | None = None
@@ -100,9 +105,28 @@ class Cell:
             compared_seeds=_joined(comparison.seeds),
             p_bootstrap=comparison.p.bootstrap,
             p_randomisation=comparison.p.randomisation,
+            p_seeds=comparison.p_seeds,
             bootstrap_signature=comparison.p.bootstrap_signature,
             randomisation_signature=comparison.p.randomisation_signature,
         )
+
+
+TESTS = ("p_bootstrap", "p_randomisation", "p_seeds")
+
+
+def corrected(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with each test's p-values corrected by Holm for the number of methods tested on the same test set."""
+    families: dict[tuple[str, ...], list[int]] = {}
+    for number, cell in enumerate(cells):
+        family = (cell.dataset, cell.recipe, cell.training, cell.pair, cell.test, cell.choice, cell.decode)
+        families.setdefault(family, []).append(number)
+    cells = list(cells)
+    for numbers in families.values():
+        for test in TESTS:
+            p_values = {number: p for number in numbers if (p := getattr(cells[number], test)) is not None}
+            for number, p in zip(p_values, holm(list(p_values.values())), strict=True):
+                cells[number] = replace(cells[number], **{f"{test}_holm": p})
+    return cells
 
 
 def cells_of_paper(table: PublishedTable, recipe: str, training: str, results: Sequence[Result]) -> list[Cell]:
@@ -121,7 +145,7 @@ def cells_of_paper(table: PublishedTable, recipe: str, training: str, results: S
             elif matches:
                 cell = cell.with_result(matches[0])
             cells.append(cell)
-    return cells
+    return corrected(cells)
 
 
 def _with_average(cell: Cell, table: PublishedTable, results: Sequence[Result]) -> Cell:

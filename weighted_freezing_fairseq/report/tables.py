@@ -17,7 +17,7 @@ from ..scoring.published import BASELINE, TABLES, PublishedTable
 from ..scoring.results import Result, compared, results
 from ..scoring.scored_runs import CASED, LOWERCASED, Setting, collect
 from ..workspace.tables import as_csv, mean
-from .cells import NOT_RUN, RUN, Cell, cells_of_paper
+from .cells import NOT_RUN, RUN, TESTS, Cell, cells_of_paper, corrected
 from .grids import Grid, as_latex, as_markdown
 
 EVERYTHING = "runs"  # the name of the table of all runs
@@ -26,9 +26,10 @@ HOW_TO_READ = (
     "or the measure that a task's signature names; mean ± standard deviation over seeds (number of seeds).",
     f"minus {BASELINE}: of means over the seeds that both have, in the same setting; in brackets after a paper's "
     "figure: the same there.",
-    "p: paired bootstrap and paired approximate randomisation (sacreBLEU's; of labels scipy's) of one joined test set, "
-    "the outputs of all common seeds one after another. They say whether other sentences might have given another "
-    "answer, not whether other seeds might: for that there is the ±. Not corrected for the number of comparisons.",
+    "p bootstrap, p randomisation: paired tests (sacreBLEU's; of labels scipy's) over the sentences of one joined test "
+    "set, the outputs of all common seeds one after another: might other sentences have given another answer? p seeds: "
+    "a paired t test over the scores of the common seeds: might other seeds? All are corrected for the number of "
+    "methods compared on a test set (Holm); the CSV has them uncorrected, too.",
 )
 
 
@@ -46,10 +47,12 @@ def sheet_of_everything(all_results: Sequence[Result]) -> Sheet:
     sheet = Sheet(EVERYTHING)
     for setting in dict.fromkeys(result.setting for result in all_results):
         in_setting = [result for result in all_results if result.setting == setting]
-        cells = [
-            Cell(setting.dataset, setting.recipe, setting.training, setting.pair, result.method).with_result(result)
-            for result in in_setting
-        ]
+        cells = corrected(
+            [
+                Cell(setting.dataset, setting.recipe, setting.training, setting.pair, result.method).with_result(result)
+                for result in in_setting
+            ]
+        )
         rows = [
             [
                 f"`{cell.method}`", cell.seeds, _score(cell.score, cell.score_sd),
@@ -159,15 +162,15 @@ def _grid_of_cells(title: str, cells: Sequence[Cell], notes: Sequence[str]) -> G
     return Grid(title, header, rows, [*legend, *_p_signatures(cells), *notes])
 
 
-_COMPARISON = (f"minus {BASELINE}", "p bootstrap", "p randomisation")
+_COMPARISON = (f"minus {BASELINE}", *(test.replace("_", " ") for test in TESTS))
 
 
 def _comparison(cell: Cell) -> list[str]:
     """The columns `_COMPARISON` of a cell; without a comparison, the first one says why."""
     if cell.minus_standard is None:
-        return [cell.untested or "-", "-", "-"]
+        return [cell.untested or "-", *["-"] * len(TESTS)]
     seeds = "" if cell.compared_seeds == cell.seeds else f" (seeds {cell.compared_seeds})"
-    p_values = ["-" if p is None else f"{p:.4f}" for p in (cell.p_bootstrap, cell.p_randomisation)]
+    p_values = ["-" if (p := getattr(cell, f"{test}_holm")) is None else f"{p:.4f}" for test in TESTS]
     return [f"{cell.minus_standard:+.2f}{seeds}", *p_values]
 
 

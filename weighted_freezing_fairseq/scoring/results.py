@@ -1,7 +1,8 @@
 """Group scored runs by method, and compare each method with standard training.
 
-Scores are compared within one `Setting` only. Significance is tested on one concatenated test set: the translations or
-labels of all seeds that a method and standard training have in common, against as many copies of the reference.
+Scores are compared within one `Setting` only. Significance over sentences is tested on one concatenated test set: the
+translations or labels of all seeds that a method and standard training have in common, against as many copies of the
+reference. Significance over seeds is tested on the scores of these seeds.
 """
 
 import functools
@@ -16,7 +17,7 @@ from ..workspace.progress import say
 from .published import BASELINE
 from .scored_runs import ScoredRun, Setting, rescore_command
 from .scores import read_lines
-from .significance import PValues, cached_p_values
+from .significance import PValues, cached_p_values, seed_p_value
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Comparison:
 
     seeds: tuple[int, ...]
     difference: float  # method minus baseline, of the means over these seeds
-    p: PValues
+    p: PValues  # over sentences
+    p_seeds: float | None  # over seeds
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,12 @@ def _comparison(result: Result, baseline: Result, cache: Path) -> Comparison:
     baseline_runs, runs = ([run for run in side.runs if run.seed in seeds] for side in (baseline, result))
     baseline_lines, lines = ([line for run in side for line in _lines(run)] for side in (baseline_runs, runs))
     reference = [line for run in runs for line in read_lines(run.reference)]
-    difference = statistics.mean(run.score for run in runs) - statistics.mean(run.score for run in baseline_runs)
+    baseline_scores, scores = ([run.score for run in side] for side in (baseline_runs, runs))
     return Comparison(
-        seeds, difference, cached_p_values(baseline_lines, lines, reference, cache, result.setting.scorer)
+        seeds,
+        statistics.mean(scores) - statistics.mean(baseline_scores),
+        cached_p_values(baseline_lines, lines, reference, cache, result.setting.scorer),
+        seed_p_value(baseline_scores, scores),
     )
 
 

@@ -1,13 +1,14 @@
-"""Significance of the difference between two systems: sacreBLEU's two tests of BLEU.
+"""Significance of the difference between two systems: over sentences, over seeds, and of several comparisons at once.
 
-Paired bootstrap resampling (Koehn 2004) and paired approximate randomisation (Riezler and Maxwell 2005), as `sacrebleu
---paired-bs` and `--paired-ar` compute them, with their defaults and their seed.
+Over sentences: paired bootstrap resampling (Koehn 2004) and paired approximate randomisation (Riezler and Maxwell
+2005), as `sacrebleu --paired-bs` and `--paired-ar` compute them, with their defaults and their seed.
 """
 
 import hashlib
 import json
 import os
 import shlex
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,3 +100,29 @@ def cached_p_values(
         p_values[key] = asdict(scorer.p_values(baseline, system, reference))
         write_atomically(cache, json.dumps(p_values, indent=2) + "\n")
     return PValues(**{name: p_values[key][name] for name in _FORM})
+
+
+def seed_p_value(baseline: Sequence[float], system: Sequence[float]) -> float | None:
+    """Two-sided paired t test of scores of the same seeds: d = system - baseline, t = mean(d) / (sd(d) / sqrt(n)).
+
+    None for fewer than two seeds, or if all differences are equal, because then there is no deviation to compare with.
+    A permutation test cannot replace it: with n seeds its smallest p-value is 2 / 2^n, 0.0625 for five.
+    """
+    from scipy.stats import ttest_rel
+
+    differences = [ours - theirs for ours, theirs in zip(system, baseline, strict=True)]
+    if len(differences) < 2 or statistics.stdev(differences) == 0:
+        return None
+    return float(ttest_rel(system, baseline).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm 1979), in the same order.
+
+    With p_(1) <= ... <= p_(m): corrected p_(i) = max over j <= i of min(1, (m - j + 1) p_(j)).
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected

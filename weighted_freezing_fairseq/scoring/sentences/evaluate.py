@@ -27,7 +27,7 @@ _BATCH = 32
 def refuse_without_packages() -> None:
     """Raise UserError if a package that scores labels is missing."""
     if importlib.util.find_spec("sklearn") is None:
-        raise UserError("labels are scored by scikit-learn and scipy; type: pip install scikit-learn scipy")
+        raise UserError("labels are scored by scikit-learn; type: pip install scikit-learn")
 
 
 def score_labels(run: Run, machine: Machine, folder: Path, manifest: Mapping[str, Any], choice: str) -> None:
