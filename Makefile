@@ -1,6 +1,6 @@
 # Short names for the scripts; what they do is said by `bash scripts/NAME.sh --help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz lint format types quickstart bench-check matrix
+.PHONY: help setup test quick fuzz lint format types docs tables quickstart bench-check matrix
 
 BIN := .venv/bin
 
@@ -30,6 +30,12 @@ format: setup  ## let ruff rewrite what `make lint` complains of
 
 types: setup  ## mypy on the core
 	$(BIN)/mypy
+
+docs:  ## serve the pages of docs/ at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+tables:  ## write the generated tables of docs/ again, from the code
+	$(BIN)/python docs/tables.py
 
 quickstart:  ## a small model, trained and evaluated, in minutes
 	@bash scripts/quickstart.sh

@@ -12,7 +12,7 @@ usage() {
     cat <<END
 usage: $SELF [--here] [--venv DIR] [--quick] [-- PYTEST OPTIONS]
 
-ruff, shellcheck, mypy, import-linter, then pytest. Runs scripts/setup.sh first, which makes .venv if it is missing.
+ruff, shellcheck, mypy, import-linter, mkdocs, then pytest. Runs scripts/setup.sh first, which makes .venv if it is missing.
 
   --here       use the active environment (see scripts/setup.sh --here)
   --venv DIR   use this environment instead of .venv
@@ -70,6 +70,15 @@ export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 cores=$(python3 -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 workers=$((cores < 4 ? cores : 4))
 
+# The pages of docs/, into a folder that is removed: a broken link or a page outside the navigation is an error.
+build_docs() {
+    local site status=0
+    site=$(mktemp -d)
+    NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet --site-dir "$site" || status=$?
+    rm -rf -- "$site"
+    return "$status"
+}
+
 failed=() lines=()
 # step NAME COMMAND...: run COMMAND, and record its duration and whether it failed.
 step() {
@@ -92,6 +101,7 @@ step "ruff format" ruff format --check .
 step "shellcheck" shellcheck ${scripts[@]+"${scripts[@]}"}
 step "mypy" mypy
 step "import-linter" lint-imports --no-logo --no-cache
+step "mkdocs" build_docs
 
 printf '==> before the tests\n'
 printf '    %s\n' ${lines[@]+"${lines[@]}"}

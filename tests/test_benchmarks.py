@@ -1,4 +1,4 @@
-"""The measurements that the README names start, and one of them runs to its end."""
+"""The measurements that docs/costs.md names start, and one of them runs to its end."""
 
 import re
 import subprocess

@@ -2,7 +2,6 @@
 
 import re
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from weighted_freezing_fairseq.core.scope import scope_of
 from weighted_freezing_fairseq.core.switch import SwitchFeedForward
 from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
-from weighted_freezing_fairseq.plugin.architectures import SWITCH_FIELDS
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 pytestmark = [
@@ -185,8 +183,8 @@ def test_parameters_are_those_that_xu_et_al_print():
     shared = parameters("transformer_iwslt_de_en", words, share_all_embeddings=True)
     ratios = [every[1] / dense, every[2] / dense, 1 + (every[2] - dense) / shared, 1 + (every[1] - dense) / shared]
     print("Switch beside dense, times as many parameters:", " ".join(f"{ratio:.3f}" for ratio in ratios))
-    readme = (CONFIGS.parent / "README.md").read_text()
-    assert all(f"{ratio:.2f}" in readme for ratio in ratios) and f"{ratios[0]:.2f}" == "1.76"
+    page = (CONFIGS.parent / "docs/methods/switch_transformer.md").read_text(encoding="utf-8")
+    assert all(f"{ratio:.2f}" in page for ratio in ratios) and f"{ratios[0]:.2f}" == "1.76"
 
 
 def test_the_big_one_has_experts_too():
@@ -243,11 +241,3 @@ def test_hypotheses_depend_on_neither_the_batch_nor_incremental_states(capacity)
 def test_impossible_settings_say_what_to_type(setting, words):
     with pytest.raises(UserError, match=re.escape(words)):
         a_trainer("standard", f"model.{setting}")
-
-
-def test_every_option_is_in_the_readme_with_its_default():
-    table = (Path(CONFIGS).parent / "README.md").read_text().split("### Architectures")[1].split("\n\n")[2]
-    named = dict(re.findall(r"^\| `--(switch-[\w-]+)` \| ([^|]*) \|", table, re.MULTILINE))
-    assert {f.name.replace("_", "-"): f.default for f in SWITCH_FIELDS} == {
-        name: float(text) for name, text in named.items()
-    }

@@ -22,7 +22,7 @@ EXAMPLE = """\
 wff bench --quick
   wff bench --methods sage,ewc --size iwslt --rounds 15 --out runs/bench
   wff bench --size small --vary vocabulary=4000,12000,40000
-  wff bench --table all --device cuda --precision bf16 --out runs/costs   # every table of the README, on your GPU"""
+  wff bench --table all --device cuda --precision bf16 --out runs/costs   # every table of docs/costs.md, on your GPU"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table",
         action="append",
         choices=[*TABLES, "all"],
-        help="measure a table of the README again, in a folder of its name in --out, unless it is there already: "
+        help="measure a table of docs/costs.md again, in a folder of its name in --out, unless it is there already: "
         f"{'; '.join(f'{table.name}: {table.about}' for table in TABLES.values())}; all of them take about an hour "
         "on two free cores",
     )

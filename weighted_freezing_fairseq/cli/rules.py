@@ -13,7 +13,7 @@ EXAMPLE = "wff rules weighted_freeze --json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", nargs="*", choices=[[], *RULES], metavar="METHOD", help="only these methods")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--markdown", action="store_true", help="the table of the README")
+    form.add_argument("--markdown", action="store_true", help="as a Markdown table")
     form.add_argument("--json", action="store_true", help="one object per row")
 
 

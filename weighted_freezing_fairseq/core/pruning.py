@@ -190,7 +190,7 @@ def select(
 
 
 def as_markdown() -> str:
-    """The table of the README."""
+    """The table of docs/prune.md."""
     lines = ["| method | goes first | chosen from | needs | source |", "|---|---|---|---|---|"]
     for m in METHODS.values():
         needs = ", ".join(filter(None, [m.needs, f"an {m.penalty.upper()} penalty in training" if m.penalty else ""]))

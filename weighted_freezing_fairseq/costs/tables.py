@@ -1,4 +1,4 @@
-"""The published cost tables in benchmarks/ and the README, which `wff bench --table NAME` measures."""
+"""The published cost tables in benchmarks/ and docs/costs.md, which `wff bench --table NAME` measures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

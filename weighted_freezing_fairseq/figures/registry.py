@@ -148,7 +148,7 @@ FIGURES: Mapping[str, Figure] = {
 
 
 def as_markdown() -> str:
-    """The table of the README."""
+    """The table of docs/analyse.md."""
     lines = ["| figure | shows | as | from |", "|---|---|---|---|"]
     for figure in FIGURES.values():
         lines.append(f"| `{figure.name}` | {figure.about} | {figure.source} | `{figure.takes}` |")

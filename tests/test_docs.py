@@ -1,0 +1,84 @@
+"""What the README and the pages in docs/ say is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+import tables
+from markdown.extensions.toc import slugify
+
+from weighted_freezing_fairseq.core.rules import RULES
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (*tables.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks/README.md")
+}
+EXAMPLES = {"loop", "passes", "prune"}  # marks around code, which is run
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if set(tables.names(text)) - EXAMPLES])
+def test_generated_tables_are_up_to_date(page):
+    assert set(tables.names(TEXTS[page])) <= tables.TABLES.keys() | EXAMPLES
+    assert tables.rewritten(TEXTS[page]) == TEXTS[page], "type: make tables"
+
+
+@pytest.mark.parametrize("method", [*RULES, "switch_transformer"])
+def test_every_method_has_a_page_with_its_options(method):
+    text = TEXTS[f"docs/methods/{method}.md"]
+    assert f"options {method}" in tables.names(text)
+    assert re.findall(r"^## (?:Formula|Options|When it helps|References)$", text, re.MULTILINE) == [
+        "## Formula", "## Options", "## When it helps", "## References"
+    ]  # fmt: skip
+    assert f"`{method}`](docs/methods/{method}.md)" in TEXTS["README.md"]
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 200
+
+
+def code(page: str, mark: str) -> str:
+    block = TEXTS[page].split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip()
+    return block.removeprefix("```python").removesuffix("```").strip()
+
+
+def run(source: str) -> dict:
+    """The names that a program leaves."""
+    names: dict = {}
+    exec(source, names)
+    return names
+
+
+def test_the_plain_loops_run_and_are_short():
+    loop = code("docs/pytorch.md", "loop")
+    assert len(loop.splitlines()) <= 10 and run(loop)["optimizer"].updates == 100
+    assert f"```python\n{loop}\n```" in TEXTS["README.md"]
+    names = run(code("docs/pytorch.md", "passes"))
+    assert names["sums"].divergence > 0 and names["alpha"] == 5
+    assert run(code("docs/pytorch.md", "prune"))["pruning"].sparsity == pytest.approx(0.7, abs=1e-2)
+
+
+FILE = re.compile(r"(?<![\w/])((?:configs|scripts|benchmarks|examples|tests)/[a-z][\w./-]*\w)(?![\w{*])")
+NAMED = sorted({name for text in TEXTS.values() for name in FILE.findall(text) if "METHOD" not in name})
+
+
+@pytest.mark.parametrize("path", NAMED)
+def test_files_that_are_named_exist(path):
+    assert (ROOT / path).exists()
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings."""
+    return {slugify(title, "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if not page.startswith("docs/")])
+def test_links_lead_somewhere(page):
+    """Those between the pages of docs/ are checked by `mkdocs build --strict`."""
+    for target in re.findall(r"\]\(([^)]+)\)", TEXTS[page]):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
