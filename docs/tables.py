@@ -60,6 +60,15 @@ def options_of(method: str) -> str:
     return options(field for field in fields if not str(field.default).startswith("${"))  # not another section's
 
 
+def forms_of(method: str) -> str:
+    """The rows of a method's variants in the table of methods, as columns."""
+    head, _, *rows = (
+        re.split(r" ?(?<!\\)\| ?", line)[1:-1] for line in rules.as_markdown(rules.forms(method)).split("\n")
+    )
+    columns = ["| " + " | ".join(cells) + " |" for cells in zip(head, *rows, strict=True)]
+    return "\n".join([columns[0], "|---" * (1 + len(rows)) + "|", *columns[1:]])
+
+
 def deviations() -> str:
     """Every `# DEVIATION:` comment of the package, as one item each, by module."""
     lines = []
@@ -86,7 +95,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "mends": mends,
     "options switch_transformer": lambda: options(SWITCH_FIELDS),
     **{f"options {name}": lambda name=name: options_of(name) for name in rules.RULES},
-    **{f"rule {name}": lambda name=name: rules.as_markdown(rules.forms(name)) for name in rules.RULES},
+    **{f"rule {name}": lambda name=name: forms_of(name) for name in rules.RULES},
 }
 
 
