@@ -83,7 +83,8 @@ def deviations() -> str:
 
 def mends() -> str:
     lines = ["| name | without it | needed by |", "|---|---|---|"]
-    lines += [f"| `{mend.name}` | {mend.reason} | {mend.need.text} |" for mend in MENDS.values()]
+    for mend in MENDS.values():
+        lines.append(f"| `{mend.name}` | {mend.reason}{' **(protects)**' * mend.protects} | {mend.need.text} |")
     return "\n".join(lines)
 
 
