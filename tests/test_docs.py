@@ -1,12 +1,14 @@
 """What the README and the pages in docs/ say is what the code does."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import tables
 from markdown.extensions.toc import slugify
 
+from weighted_freezing_fairseq.__main__ import build_parser
 from weighted_freezing_fairseq.core.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,21 @@ def test_the_plain_loops_run_and_are_short():
     names = run(code("docs/pytorch.md", "passes"))
     assert names["sums"].divergence > 0 and names["alpha"] == 5
     assert run(code("docs/pytorch.md", "prune"))["pruning"].sparsity == pytest.approx(0.7, abs=1e-2)
+
+
+def commands(text: str) -> list[str]:
+    """The `wff` commands in the shell blocks of a page, and the scripts that stand for one."""
+    blocks = "\n".join(re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    blocks = re.sub(r"bash scripts/(iwslt14|wmt17)/reproduce.sh", r"wff reproduce \1", blocks)
+    blocks = re.sub(r"bash scripts/(prepare|train|evaluate|reproduce|quickstart|adapt).sh", r"wff \1", blocks)
+    blocks = re.sub(r"\$\([^)]*\)|\$\{[^}]*\}", "SUBSTITUTED", blocks)
+    return re.findall(r"(?:^|[;|] |^\$ |=\d )(wff [a-z].*?)(?= \[--|; | *#|$)", blocks, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in commands(text)}))
+def test_commands_that_are_printed_are_valid(command):
+    _, name, *words = shlex.split(command)
+    build_parser(name).parse_args([name, *words])
 
 
 FILE = re.compile(r"(?<![\w/])((?:configs|scripts|benchmarks|examples|tests)/[a-z][\w./-]*\w)(?![\w{*])")
