@@ -14,7 +14,9 @@ from .arguments import add_names, check_at_least, split
 
 HELP = """\
 Draw a figure of the papers from your own runs. FIGURE.csv is written first and the pictures are drawn from it alone, so
-that an edited CSV can be drawn again: wff plot FIGURE DIR/FIGURE.csv. `wff plot --list` lists the figures."""
+that an edited CSV can be drawn again: wff plot FIGURE DIR/FIGURE.csv. Runs that differ only in their seed (standard-1,
+standard-2) are one line, in a band from the lowest to the highest; the CSV has all of them. `wff plot --list` lists
+the figures."""
 EXAMPLE = """\
 wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --names standard,ID,other --out figures
   wff plot curves adaptive/train.log constant/train.log --names adaptive,constant --show loss --out figure7
@@ -25,7 +27,7 @@ wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("figure", nargs="?", metavar="FIGURE", help=", ".join(FIGURES))
-    parser.add_argument("input", nargs="*", type=Path, metavar="INPUT", help="run folders, logs, tables: see --list")
+    parser.add_argument("input", nargs="*", type=Path, metavar="INPUT", help="runs, logs, tables: see --list")
     parser.add_argument("--list", action="store_true", help="list the figures and their inputs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for FIGURE.csv and pictures")
     add_names(parser, "inputs")
