@@ -65,7 +65,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     assert [row["method"] for row in rows] == list(METHODS)
     for row in rows:
         assert row["sentences"] == "40" and "tok:13a" in row["bleu_signature"]
-        assert 0.3 < float(row["update_time_ratio"]) < 3 and float(row["peak_memory_ratio"]) > 0.5
+        assert 0.3 < float(row["time_ratio"]) < 3 and float(row["memory_ratio"]) > 0.5
     assert (folder / "table.md").read_text().strip() in done.stdout
     assert "loss" in done.stderr  # progress
 

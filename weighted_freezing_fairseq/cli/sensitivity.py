@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         if row["by"] == "model":
             print(
-                f"{row['checkpoint']}  std {row['std']:.3g}  std/mean {row['std_over_mean']:.2f}  "
-                f"Gini {row['gini']:.3f}  top 20 % hold {row['share_top20']:.1%}  "
+                f"{row['checkpoint']}  std {row['std']:.3g}  std_over_mean {row['std_over_mean']:.2f}  "
+                f"gini {row['gini']:.3f}  share_top20 {row['share_top20']:.3f}  "
                 f"({row['parameters']:,} parameters, {row['batches']} batches)"
             )
     print(f"wrote {args.out}/")
