@@ -232,6 +232,20 @@ def test_files_of_the_runs_are_links_from_the_page(page, read):
     assert {Path(link).name for link in links} == {"train.log", "some.log", "test.best.hyp.txt"}
 
 
+def test_a_page_of_a_log_in_the_simple_format(tmp_path, capsys):
+    lines = [
+        "fairseq_cli.train | num. shared model params: 5,000 (num. trained: 5,000)",
+        "train_inner | epoch 001:    50 / 99 loss=9.5, nll_loss=9, num_updates=50, lr=1e-05, train_wall=1, wall=1800",
+        "valid | epoch 001 | valid on 'valid' subset | loss 7.5 | nll_loss 6.5 | wps 9 | num_updates 99",
+        "train | epoch 001 | loss 9 | nll_loss 8 | num_updates 99 | lr 0.1 | train_wall 7 | wall 3600",
+        "fairseq_cli.train | done training in 3600.0 seconds",
+    ]
+    (tmp_path / "x.log").write_text("".join(f"2026-11-27 | INFO | {line}\n" for line in lines))
+    header = ("parameters", "updates", "end", "training loss", "best validation nll_loss", "hours")
+    rows = Read(write(capsys, tmp_path / "x.log")).rows(*header)
+    assert rows == {"x": ["5,000", "99", "reached", "9.500", "6.500", "1.00"]}
+
+
 def test_a_page_of_what_tensorboard_has(tmp_path, capsys):
     with SummaryWriter(tmp_path / "tb/valid") as writer:
         for name, value in (("loss", 4.5), ("nll_loss", 3.25)):

@@ -54,6 +54,10 @@ def _remove_stamps(folders: Iterable[Path]) -> str:
     return " ".join(["rm", *(f"{shlex.quote(str(folder))}/.scoring-*" for folder in folders)])
 
 
+# The updates and seconds in a line of fairseq's log, in JSON, as "wall=9" or as "| wall 9".
+_INTERVAL = re.compile(r'\btrain(?:_inner)?\b.*num_updates(?:": "|=| )(\d+)\b.*wall(?:": "|=| )(\d+)(?:"\}|\n)')
+
+
 @dataclass(frozen=True, order=True)
 class Setting:
     """What two scores must have in common to be compared."""
@@ -270,7 +274,7 @@ def cost(log: Path) -> tuple[int | None, int | None]:
     sittings = text.split("num. shared model params")[1:]  # logged once a start, when fairseq's clock starts
     updates, seconds = None, 0.0
     for sitting in sittings:
-        if intervals := re.findall(r'\btrain(?:_inner)?\b.*num_updates": "(\d+)".*wall": "(\d+)"\}', sitting):
+        if intervals := _INTERVAL.findall(sitting):
             updates, wall = map(int, intervals[-1])
             ends = re.findall(r"done training in ([\d.]+)", sitting)
             # After a resume fairseq's clock may stay at 0; the last line of the sitting has the time.
