@@ -4,7 +4,6 @@ Every step streams, so that memory does not grow with the corpus. A killed run c
 The manifest has the same bytes for the same archives, recipe and package versions.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -315,8 +314,10 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
     """Removes training pairs whose source sentence is in another split, and corrects the counts."""
     source = job.languages[0]
     others = [folders[0] / f"{split}.{source}" for split in job.splits if split != "train"]
-    seen = {_hash(text) for path in others for text in lines.texts(path)}
-    overlaps = bytearray(_hash(text) in seen for text in lines.texts(folders[0] / f"train.{source}"))  # a byte a pair
+    seen = {lines.hash_of(text) for path in others for text in lines.texts(path)}
+    overlaps = bytearray(
+        lines.hash_of(text) in seen for text in lines.texts(folders[0] / f"train.{source}")
+    )  # a byte a pair
     if not any(overlaps):
         return
     for path in [folder / f"train.{language}" for folder in folders for language in job.languages]:
@@ -332,11 +333,6 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
     say(f"{job.pair}: {sum(overlaps):,} training pairs dropped for a source that is in another split")
     if row["pairs"] == 0:
         raise UserError(f"every training pair of {job.pair} is in another split, too; give other --train files")
-
-
-def _hash(text: str) -> bytes:
-    """8 bytes in place of a sentence, for large sets."""
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _split_counts(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int]) -> Counts:
