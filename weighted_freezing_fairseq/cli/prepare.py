@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="archives that you downloaded, or folders of them",
+        help="archives that you downloaded, or folders of them, unpacked or not",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: data/DATASET")
     parser.add_argument("--jobs", type=int, default=cores(), metavar="N", help="processes (default: one per core)")

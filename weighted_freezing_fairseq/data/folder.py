@@ -111,8 +111,28 @@ class ArchiveFile:
     path: Path
     identity: Mapping[str, Any]
 
+    @property
+    def identities(self) -> Mapping[Path, Mapping[str, Any]]:
+        """Size and hash of each file."""
+        return {self.path: self.identity}
 
-def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> None:
+
+@dataclass(frozen=True)
+class UnpackedArchive:
+    """The members of an archive that was unpacked by hand, and the size and hash of each file.
+
+    path: the first file, for messages.
+    """
+
+    path: Path
+    members: Mapping[str, Path]
+    identities: Mapping[Path, Mapping[str, Any]]
+
+
+Sources = Mapping[str, ArchiveFile | UnpackedArchive]
+
+
+def make(job: PairJob, sources: Sources, workers: Workers) -> None:
     """Makes the folder of a pair.
 
     Args:
@@ -128,7 +148,7 @@ def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> 
     _write_manifest(job, counts, sources)
 
 
-def read_corpus(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+def read_corpus(job: PairJob, sources: Sources) -> list[Counts]:
     """Step 1: copies the files of the pair out of the archives, to .unpacked/PART.LANGUAGE."""
     settings = {**job.text_settings, "archives": _identities(job, sources)}
     return job.run_step("unpacked", partial(_unpack, job, sources), settings)
@@ -157,14 +177,14 @@ def binarise(job: PairJob, workers: Workers) -> list[Counts]:
 # 1. Corpus -----------------------------------------------------------------------------------------------------------
 
 
-def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, Any]:
+def _identities(job: PairJob, sources: Sources) -> dict[str, Any]:
     names = sorted({side.archive for part in job.parts for side in part.sides})
-    files = [sources[name] for name in names]
-    distinct = len({file.path.name for file in files}) == len({file.path for file in files})
-    return {file.path.name if distinct else str(file.path): dict(file.identity) for file in files}
+    files = {path: identity for name in names for path, identity in sources[name].identities.items()}
+    distinct = len({path.name for path in files}) == len(files)
+    return {path.name if distinct else str(path): dict(identity) for path, identity in files.items()}
 
 
-def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+def _unpack(job: PairJob, sources: Sources) -> list[Counts]:
     """Reads each archive once."""
     counts: list[Counts] = []
     nested = [name.format(pair=job.pair) for name in job.data.nested]
@@ -179,7 +199,10 @@ def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
             if not targets:
                 continue
             say(f"{job.pair}: reading {source.path.name}")
-            extracted = job.data.copy_out(source.path, targets, nested)
+            if isinstance(source, UnpackedArchive):
+                extracted = archives.copy_files(source.members, targets)
+            else:
+                extracted = job.data.copy_out(source.path, targets, nested)
             for reason, times in sorted(extracted.skipped.items()):
                 say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: skipped")
                 counts.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
@@ -444,7 +467,7 @@ def _check_counts(job: PairJob, counts: Sequence[Counts]) -> None:
             )
 
 
-def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Mapping[str, ArchiveFile]) -> None:
+def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Sources) -> None:
     source, target = job.languages
     tests = [split for split in job.splits if split.startswith("test")]
     content = {
