@@ -8,14 +8,14 @@ the rows. Training rows whose sentences are in another split are dropped.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..workspace.progress import say
+from ..workspace.progress import Progress, say
 from . import lines
 from .binary import SPECIAL
 from .fetch import identity
@@ -106,8 +106,11 @@ def read_task(name: str, tables: OwnTables) -> OwnTask:
     say(f"{name}: reading {', '.join(str(path) for paths in tables.files.values() for path in paths)}")
     labels: Counter[str] = Counter()
 
+    def read(split: str) -> Iterable[tuple[str, Example]]:
+        return Progress(tables.rows(split, Counter()), desc=f"{name} {split}", unit="row", unit_scale=True)
+
     def training_hashes() -> Iterator[bytes]:
-        for _, (inputs, label) in tables.rows("train", Counter()):
+        for _, (inputs, label) in read("train"):
             labels[label] += 1
             if len(labels) > _MAX_CLASSES and not tables.regression:
                 raise UserError(
@@ -126,7 +129,7 @@ def read_task(name: str, tables: OwnTables) -> OwnTask:
         raise UserError(f"{problem}; give --train files with at least two labels, or another --label")
     counts, others = {"train": labels.total()}, set()
     for split in [split for split in tables.files if split != "train"]:
-        for place, (inputs, label) in tables.rows(split, Counter()):
+        for place, (inputs, label) in read(split):
             counts[split] = counts.get(split, 0) + 1
             others.add(_hash(inputs))
             if not tables.regression and label not in labels:
