@@ -104,7 +104,7 @@ def test_rows_are_set_apart_whatever_their_order_and_leave_training(files, prepa
     found = manifest["counts"][0]["found"]
     assert found == {"in another split, dropped": 1, "set apart": len(splits["valid"])}
     assert manifest["rows"]["train"] == 62 - sum(found.values()) == len(splits["train"])
-    assert manifest["counts"][0]["files"]["a.tsv"]["sha256"] == sha256(files / "a.tsv")
+    assert manifest["counts"][0]["files"][0]["sha256"] == sha256(files / "a.tsv")
     own_test = prepared("--train", files / "a.tsv", *words[:-4], "--valid-lines", 5, "--test-lines", 6, name="both")
     assert {split: len(rows_of(own_test, split)) for split in ("train", "valid", "test")} == {
         "train": 49, "valid": 5, "test": 6,

@@ -104,7 +104,9 @@ def _add_own_sentences(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument("--text", metavar="COLUMN", help="column of the sentences")
     own.add_argument("--text2", metavar="COLUMN", help="column of the second sentences, for pairs")
-    own.add_argument("--label", metavar="COLUMN", help="column of the classes; their F1 is that of the last of two")
+    own.add_argument(
+        "--label", metavar="COLUMN", help="column of the classes; of two, F1 is that of the second in order"
+    )
     own.add_argument(
         "--regression", action="store_true", default=None, help="--label has scores, scored by their correlations"
     )

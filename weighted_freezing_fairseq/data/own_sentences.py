@@ -24,6 +24,7 @@ from .own import HELD_OUT, default_held_out, read_table, text_in
 from .sentences import ALPHA, Example, Split, TableFile, Task
 
 _MAX_CLASSES = 1000
+_TEXT, _LABEL = "type --text with one of them", "type --label with one of them"
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,14 @@ class OwnTables:
         """The examples in the files of a split, each with its place for error messages."""
         for path in self.files[split]:
             for number, row in read_table(path):
-                yield (
-                    f"line {number} of {path}",
-                    (
-                        tuple(
-                            text_in(path, number, row, column, counts, "type --text with one of them").strip()
-                            for column in self.text
-                        ),
-                        self._label(path, number, row, counts),
-                    ),
-                )
+                inputs = (text_in(path, number, row, column, counts, _TEXT) for column in self.text)
+                example = tuple(text.strip() for text in inputs), self._label(path, number, row, counts)
+                yield f"line {number} of {path}", example
 
     def _label(self, path: Path, number: int, row: Mapping[str, Any], counts: Counter[str]) -> str:
         if isinstance(value := row.get(self.label), int | float):
             row = {**row, self.label: json.dumps(value)}
-        label = " ".join(text_in(path, number, row, self.label, counts, "type --label with one of them").split())
+        label = " ".join(text_in(path, number, row, self.label, counts, _LABEL).split())
         if self.regression and not math.isfinite(_number(label)):
             raise UserError(f"line {number} of {path} has the score {label!r}; it must be a number")
         if not label or label in SPECIAL:
@@ -147,7 +141,7 @@ def _task(name: str, tables: OwnTables, labels: Counter[str], counts: Mapping[st
     classes: tuple[str, ...] = ()
     scale = 1.0
     if tables.regression:
-        scale = max(abs(float(label)) for label in labels)
+        scale = max(abs(float(label)) for label in labels) or 1.0
         what, metrics = "your own labelled sentences, scores", ("pearson", "spearman")
     else:
         are_numbers = all(math.isfinite(_number(label)) for label in labels)
@@ -207,7 +201,7 @@ def write_splits(own: OwnTask, columns: Sequence[str], raw: Path) -> list[Counts
             raise UserError(
                 f"no row is left for {split.name}{details}; give files with other sentences, or another --valid-lines"
             )
-        files = {path.name: dict(own.identities[path]) for path in own.tables.files.get(split.name, ())}
+        files = [{"name": path.name, **own.identities[path]} for path in own.tables.files.get(split.name, ())]
         counts.append({"step": "text", "split": split.name, "rows": number, "found": remarks, "files": files})
     return counts
 
