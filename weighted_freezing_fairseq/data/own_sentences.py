@@ -48,19 +48,18 @@ class OwnTables:
     def rows(self, split: str, counts: Counter[str]) -> Iterator[tuple[str, Example]]:
         """The examples in the files of a split, each with its place for error messages."""
         for path in self.files[split]:
-            for number, row in read_table(path):
-                inputs = (text_in(path, number, row, column, counts, _TEXT) for column in self.text)
-                example = tuple(text.strip() for text in inputs), self._label(path, number, row, counts)
-                yield f"line {number} of {path}", example
+            for place, row in read_table(path):
+                inputs = (text_in(place, row, column, counts, _TEXT) for column in self.text)
+                yield place, (tuple(text.strip() for text in inputs), self._label(place, row, counts))
 
-    def _label(self, path: Path, number: int, row: Mapping[str, Any], counts: Counter[str]) -> str:
+    def _label(self, place: str, row: Mapping[str, Any], counts: Counter[str]) -> str:
         if isinstance(value := row.get(self.label), int | float):
             row = {**row, self.label: json.dumps(value)}
-        label = " ".join(text_in(path, number, row, self.label, counts, _LABEL).split())
+        label = " ".join(text_in(place, row, self.label, counts, _LABEL).split())
         if self.regression and not math.isfinite(_number(label)):
-            raise UserError(f"line {number} of {path} has the score {label!r}; it must be a number")
+            raise UserError(f"{place} has the score {label!r}; it must be a number")
         if not label or label in SPECIAL:
-            raise UserError(f"line {number} of {path} has the label {label!r}, which cannot be one; correct it")
+            raise UserError(f"{place} has the label {label!r}, which cannot be one; correct it")
         return label
 
 
