@@ -147,7 +147,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
     parser.add_argument("--recipe", help="recipe of wff prepare (default: the first of the data set)")
     parser.add_argument(
-        "--encoder", type=Path, metavar="DIR", help="for glue and xnli: folder whose model.pt training starts from"
+        "--encoder", type=Path, metavar="DIR", help="for labelled sentences: folder whose model.pt training starts from"
     )
     parser.add_argument("--data", type=Path, help="folder that wff prepare made (default data/DATASET)")
     parser.add_argument(

@@ -10,8 +10,8 @@ from ..workspace.machine import Machine
 from .arguments import add_decode_arguments, add_device, choices_of, search_of
 
 HELP = """\
-Translate whole test sets with the checkpoints of a run, and score them against the raw reference. For a run on GLUE or
-XNLI, predict the labels of every set, and score them by the task's measures."""
+Translate whole test sets with the checkpoints of a run, and score them against the raw reference. For a run on
+labelled sentences, predict the labels of every set, and score them by the task's measures."""
 EXAMPLE = """wff evaluate runs/multi30k/clean/de-en/standard-1
   wff evaluate runs/glue/roberta/rte/standard-1 --choices best
   wff evaluate runs/a/checkpoint_best.pt --data BIN --reference raw/test.en --out runs/a/test"""

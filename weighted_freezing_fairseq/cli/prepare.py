@@ -1,13 +1,19 @@
 """`wff prepare`: prepare a data set for fairseq, from its archives or from the user's files."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data import DATASETS, NAMES, SENTENCES
+from ..data.own import HELD_OUT
+from ..data.own_sentences import OwnTables
 from ..data.recipe import OWN, Recipe
+from ..data.sentences import OWN_SENTENCES
 from ..errors import UserError
-from ..studies.own import HELD_OUT, OwnCorpus, own_job, plan_of_own, prepare_own, test_split
+from ..studies.own import OwnCorpus, own_job, plan_of_own, prepare_own, test_split
 from ..studies.prepare import pair_jobs, plan_of_pairs, prepare_pairs
+from ..studies.sentences.prepare import own_job as own_sentences_job
 from ..studies.sentences.prepare import plan_of_tasks, prepare_tasks, task_jobs
 from ..workspace.machine import cores
 from .arguments import check_at_least, split
@@ -17,7 +23,7 @@ Prepare a corpus for fairseq: download its archives (or use yours), read the sen
 subwords, binarise. DIR/RECIPE/PAIR gets raw and subword files, fairseq's binarised data and manifest.json, which counts
 what every step kept and dropped. A second call changes nothing; after a kill the same call resumes. GLUE and XNLI are
 read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK. `own` is a corpus of your
-own files: DIR/NAME/PAIR."""
+own files: DIR/NAME/PAIR. `sentences` are labelled sentences in tables of your own: DIR/ENCODER/NAME."""
 EXAMPLE = """\
 wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
   wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --moses --pieces 16000
@@ -25,7 +31,8 @@ wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
   wff prepare multi30k --archive ~/Downloads/multi30k --out data/multi30k
   wff prepare wmt17 --dry-run
   wff prepare glue --tasks RTE,CoLA --archive ~/glue_data --encoder ~/roberta.base
-  wff prepare xnli --archive ~/XNLI-1.0.zip ~/XNLI-MT-1.0.zip --encoder ~/xlmr.base"""
+  wff prepare xnli --archive ~/XNLI-1.0.zip ~/XNLI-MT-1.0.zip --encoder ~/xlmr.base
+  wff prepare sentences --train t.tsv --dev d.tsv --text review --label stars --encoder ~/roberta.base --name reviews"""
 
 
 _LONGEST, _RATIO, _PIECES = 250, 9.0, 8000  # of own files
@@ -59,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="archives that you downloaded, or folders of them",
+        help="archives that you downloaded, or folders of them, unpacked or not",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: data/DATASET")
     parser.add_argument("--jobs", type=int, default=cores(), metavar="N", help="processes (default: one per core)")
@@ -73,14 +80,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         type=int,
         metavar="N",
-        help="of glue and xnli: pieces per example (default: the papers'); of own: drop training pairs with more Moses "
-        f"tokens on a side (default {_LONGEST}; 0: drop none)",
+        help="of labelled sentences: pieces per example (default: the papers'); of own: drop training pairs with more "
+        f"Moses tokens on a side (default {_LONGEST}; 0: drop none)",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     _add_own(parser)
-    labelled = parser.add_argument_group("for glue and xnli", "--archive: the TSV files, or folders or zips of them")
+    _add_own_sentences(parser)
+    labelled = parser.add_argument_group(
+        "for glue, xnli and sentences", "--archive, of glue and xnli: the TSV files, or folders or zips of them"
+    )
     labelled.add_argument(
         "--encoder", type=Path, metavar="DIR", help="folder of fairseq's roberta.base or xlmr.base: dict.txt, subwords"
+    )
+
+
+def _add_own_sentences(parser: argparse.ArgumentParser) -> None:
+    """The options that only `wff prepare sentences` has; None where they were not given."""
+    own = parser.add_argument_group(
+        "for sentences",
+        "FILES of --train, --dev and --test: tables (.tsv, .csv, .jsonl; also .gz, .xz, .bz2). Without --dev, "
+        f"--valid-lines (default {HELD_OUT:,}, or a twentieth) rows of --train are set apart; without --test, "
+        "--test-lines (default none)",
+    )
+    own.add_argument("--text", metavar="COLUMN", help="column of the sentences")
+    own.add_argument("--text2", metavar="COLUMN", help="column of the second sentences, for pairs")
+    own.add_argument(
+        "--label", metavar="COLUMN", help="column of the classes; of two, F1 is that of the second in order"
+    )
+    own.add_argument(
+        "--regression", action="store_true", default=None, help="--label has scores, scored by their correlations"
     )
 
 
@@ -93,7 +121,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
     own.add_argument("--train", type=Path, nargs="+", action="append", metavar="FILES", help="repeat for several")
-    own.add_argument("--valid", type=Path, nargs="+", action="append", metavar="FILES", help="validation set")
+    own.add_argument("--valid", "--dev", type=Path, nargs="+", action="append", metavar="FILES", help="validation set")
     own.add_argument(
         "--test",
         nargs="+",
@@ -121,24 +149,36 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_OWN_OPTIONS = (
-    "pair", "train", "valid", "test", "columns", "valid_lines", "test_lines", "name", "subwords", "dictionary",
-    "lowercase", "moses", "ratio",
-)  # fmt: skip
+_OWN_FILES = ("train", "valid", "test", "valid_lines", "test_lines", "name")
+_OWN_TEXT = ("pair", "columns", "subwords", "dictionary", "lowercase", "moses", "ratio")
+_OWN_SENTENCES = ("text", "text2", "label", "regression")
 
 
 def run(args: argparse.Namespace) -> int:
     check_at_least(args, ["jobs", "pieces", "limit"])
     out = (args.out or Path("data") / args.dataset).resolve()
+    if args.dataset != OWN:
+        kept = _OWN_FILES if args.dataset == OWN_SENTENCES.name else ()
+        _refuse_options(args, [name for name in (*_OWN_TEXT, *_OWN_FILES) if name not in kept], OWN)
+    if args.dataset != OWN_SENTENCES.name:
+        _refuse_options(args, _OWN_SENTENCES, OWN_SENTENCES.name)
     if args.dataset == OWN:
-        print("\n".join(_prepare_own(args, out)))
-        return 0
-    for name in _OWN_OPTIONS:
-        if getattr(args, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} is for own files; leave it out, or type: wff prepare own")
-    prepare = _prepare_tasks if args.dataset in SENTENCES else _prepare_pairs
+        prepare = _prepare_own
+    elif args.dataset == OWN_SENTENCES.name:
+        prepare = _prepare_own_sentences
+    else:
+        prepare = _prepare_tasks if args.dataset in SENTENCES else _prepare_pairs
     print("\n".join(prepare(args, out)))
     return 0
+
+
+def _refuse_options(args: argparse.Namespace, names: Sequence[str], dataset: str) -> None:
+    """Refuse options that only one kind of own files has."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for own files; leave it out, or type: wff prepare {dataset}"
+            )
 
 
 def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
@@ -173,6 +213,49 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
     return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {args.pair}"]
 
 
+def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
+    for name in ("pairs", "langs", "recipe", "archive", "pieces", "limit", "any_counts"):
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} is not for {args.dataset}; leave it out")
+    if not (args.train and args.text and args.label):
+        raise UserError(
+            "wff prepare sentences needs --train, --text and --label; type --train t.tsv --text COLUMN --label COLUMN"
+        )
+    check_at_least(args, ["valid_lines", "test_lines"])
+    tests = dict(_named_table(word, number) for number, word in enumerate(_flat(args.test)))
+    files = {"train": _flat(args.train), "valid": _flat(args.valid), **tests}
+    held_out = {}
+    for name, number, given in (("valid", args.valid_lines, args.valid), ("test", args.test_lines, tests)):
+        if given and number is not None:
+            raise UserError(f"--{name} and --{name}-lines both give rows for {name}; leave one of them out")
+        if number is not None or (name == "valid" and not given):
+            held_out[name] = number
+    tables = OwnTables(
+        {split: tuple(path.resolve() for path in paths) for split, paths in files.items() if paths},
+        tuple(filter(None, [args.text, args.text2])),
+        args.label,
+        bool(args.regression),
+        held_out,
+    )
+    job = own_sentences_job(tables, args.encoder, out, args.name or OWN, args.max_length)
+    if args.dry_run:
+        return plan_of_tasks([job])
+    done = prepare_tasks([job], [path for paths in tables.files.values() for path in paths], args.jobs)
+    typed = f"wff train {args.dataset} --data {out} --task {job.task.name} --encoder {args.encoder}"
+    return [*done, f"next: {typed}"]
+
+
+def _flat(groups: Sequence[Sequence[Any]] | None) -> list[Any]:
+    """All values of an option that may be repeated and takes several values."""
+    return [value for group in groups or () for value in group]
+
+
+def _named_table(word: str, number: int) -> tuple[str, list[Path]]:
+    """The name and the file of one --test: NAME=FILE, or FILE."""
+    name, equals, file = word.partition("=")
+    return (name, [Path(file)]) if equals else (test_split(number), [Path(word)])
+
+
 def _named_test(words: list[str], number: int) -> tuple[str, list[Path]]:
     """The name and the files of one --test: NAME=SRC,TGT, or the files."""
     name, equals, files = words[0].partition("=")
@@ -183,7 +266,7 @@ def _named_test(words: list[str], number: int) -> tuple[str, list[Path]]:
 
 def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:
     if args.encoder or args.max_length:
-        raise UserError(f"--encoder and --max-length are for {' and '.join(SENTENCES)}; leave them out")
+        raise UserError(f"--encoder and --max-length are for {', '.join(SENTENCES)}; leave them out")
     jobs = pair_jobs(
         DATASETS[args.dataset], args.recipe, args.pairs, out,
         langs=args.langs, pieces=args.pieces, any_counts=args.any_counts, limit=args.limit,

@@ -16,12 +16,12 @@ from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
 from .own import ANY_OWN
 from .recipe import OWN, Dataset
-from .sentences import SentenceData
+from .sentences import OWN_SENTENCES, SentenceData
 from .wmt17 import WMT17
 from .xnli import XNLI
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K, ANY_OWN)})
-SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI)})
+SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI, OWN_SENTENCES)})
 NAMES = (*DATASETS, *SENTENCES)
 
 
@@ -45,6 +45,8 @@ def read_manifest(folder: Path) -> Content:
 
 def _prepare(data: str, recipe: str, pair: str) -> str:
     """The command that makes a folder DATA/RECIPE/PAIR; DATA is the name of the data set unless the user changed it."""
+    if data == OWN_SENTENCES.name:
+        return f"wff prepare {data} --name {pair} --train FILE --text COLUMN --label COLUMN --encoder DIR"
     with_task = [name for name, sentence_data in SENTENCES.items() if pair in sentence_data.tasks]
     if with_task:
         return f"wff prepare {with_task[0]} --tasks {pair} --archive FILES --encoder DIR"

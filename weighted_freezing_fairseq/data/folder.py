@@ -4,7 +4,6 @@ Every step streams, so that memory does not grow with the corpus. A killed run c
 The manifest has the same bytes for the same archives, recipe and package versions.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -112,8 +111,28 @@ class ArchiveFile:
     path: Path
     identity: Mapping[str, Any]
 
+    @property
+    def identities(self) -> Mapping[Path, Mapping[str, Any]]:
+        """Size and hash of each file."""
+        return {self.path: self.identity}
 
-def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> None:
+
+@dataclass(frozen=True)
+class UnpackedArchive:
+    """The members of an archive that was unpacked by hand, and the size and hash of each file.
+
+    path: the first file, for messages.
+    """
+
+    path: Path
+    members: Mapping[str, Path]
+    identities: Mapping[Path, Mapping[str, Any]]
+
+
+Sources = Mapping[str, ArchiveFile | UnpackedArchive]
+
+
+def make(job: PairJob, sources: Sources, workers: Workers) -> None:
     """Makes the folder of a pair.
 
     Args:
@@ -129,7 +148,7 @@ def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> 
     _write_manifest(job, counts, sources)
 
 
-def read_corpus(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+def read_corpus(job: PairJob, sources: Sources) -> list[Counts]:
     """Step 1: copies the files of the pair out of the archives, to .unpacked/PART.LANGUAGE."""
     settings = {**job.text_settings, "archives": _identities(job, sources)}
     return job.run_step("unpacked", partial(_unpack, job, sources), settings)
@@ -158,14 +177,14 @@ def binarise(job: PairJob, workers: Workers) -> list[Counts]:
 # 1. Corpus -----------------------------------------------------------------------------------------------------------
 
 
-def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, Any]:
+def _identities(job: PairJob, sources: Sources) -> dict[str, Any]:
     names = sorted({side.archive for part in job.parts for side in part.sides})
-    files = [sources[name] for name in names]
-    distinct = len({file.path.name for file in files}) == len({file.path for file in files})
-    return {file.path.name if distinct else str(file.path): dict(file.identity) for file in files}
+    files = {path: identity for name in names for path, identity in sources[name].identities.items()}
+    distinct = len({path.name for path in files}) == len(files)
+    return {path.name if distinct else str(path): dict(identity) for path, identity in files.items()}
 
 
-def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+def _unpack(job: PairJob, sources: Sources) -> list[Counts]:
     """Reads each archive once."""
     counts: list[Counts] = []
     nested = [name.format(pair=job.pair) for name in job.data.nested]
@@ -180,7 +199,10 @@ def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
             if not targets:
                 continue
             say(f"{job.pair}: reading {source.path.name}")
-            extracted = job.data.copy_out(source.path, targets, nested)
+            if isinstance(source, UnpackedArchive):
+                extracted = archives.copy_files(source.members, targets)
+            else:
+                extracted = job.data.copy_out(source.path, targets, nested)
             for reason, times in sorted(extracted.skipped.items()):
                 say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: skipped")
                 counts.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
@@ -315,8 +337,10 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
     """Removes training pairs whose source sentence is in another split, and corrects the counts."""
     source = job.languages[0]
     others = [folders[0] / f"{split}.{source}" for split in job.splits if split != "train"]
-    seen = {_hash(text) for path in others for text in lines.texts(path)}
-    overlaps = bytearray(_hash(text) in seen for text in lines.texts(folders[0] / f"train.{source}"))  # a byte a pair
+    seen = {lines.hash_of(text) for path in others for text in lines.texts(path)}
+    overlaps = bytearray(
+        lines.hash_of(text) in seen for text in lines.texts(folders[0] / f"train.{source}")
+    )  # a byte a pair
     if not any(overlaps):
         return
     for path in [folder / f"train.{language}" for folder in folders for language in job.languages]:
@@ -332,11 +356,6 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
     say(f"{job.pair}: {sum(overlaps):,} training pairs dropped for a source that is in another split")
     if row["pairs"] == 0:
         raise UserError(f"every training pair of {job.pair} is in another split, too; give other --train files")
-
-
-def _hash(text: str) -> bytes:
-    """8 bytes in place of a sentence, for large sets."""
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def _split_counts(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int]) -> Counts:
@@ -448,7 +467,7 @@ def _check_counts(job: PairJob, counts: Sequence[Counts]) -> None:
             )
 
 
-def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Mapping[str, ArchiveFile]) -> None:
+def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Sources) -> None:
     source, target = job.languages
     tests = [split for split in job.splits if split.startswith("test")]
     content = {

@@ -25,8 +25,11 @@ from . import lines
 from .archives import Extracted
 from .recipe import OWN, Dataset, Decode, Part, Place
 
+HELD_OUT = 1000  # rows for each of validation and test, unless that is more than ...
+_SHARE = 20  # ... one of so many training rows
 _BLOCK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
+_COLUMNS = "type --columns SOURCE,TARGET with two of them"
 _TABLES = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -92,18 +95,29 @@ def copy_out(path: Path, targets: Mapping[str, Path], nested: Sequence[str] = ()
         targets: the file for each column; "" is all of a text file.
     """
     extracted = Extracted()
-    with _opened(path) as stream:
-        if "" in targets:
-            with targets[""].open("wb") as file:
-                shutil.copyfileobj(stream, file, _BLOCK)
-        else:
-            repairs: Counter[str] = Counter()
-            with lines.writer(targets.values()) as write:
-                for number, row in _rows(path, stream):
-                    write([_cell(path, number, row, column, repairs) for column in targets])
-            extracted.skipped.update(repairs)
+    if "" in targets:
+        with _opened(path) as stream, targets[""].open("wb") as file:
+            shutil.copyfileobj(stream, file, _BLOCK)
+    else:
+        repairs: Counter[str] = Counter()
+        with lines.writer(targets.values()) as write:
+            for place, row in read_table(path):
+                write([text_in(place, row, column, repairs, _COLUMNS) for column in targets])
+        extracted.skipped.update(repairs)
     extracted.members.update(targets)
     return extracted
+
+
+def read_table(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table by column, each with its place for messages."""
+    with _opened(path) as stream:
+        for number, row in _rows(path, stream):
+            yield f"line {number} of {path}", row
+
+
+def default_held_out(rows: int) -> int:
+    """How many of the training rows to set apart for a split."""
+    return max(1, min(HELD_OUT, rows // _SHARE))
 
 
 def count_lines(path: Path) -> int:
@@ -154,14 +168,12 @@ def _rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any
             yield number, dict(zip(header, row, strict=True))
 
 
-def _cell(path: Path, number: int, row: Mapping[str, Any], column: str, repairs: Counter[str]) -> str:
+def text_in(place: str, row: Mapping[str, Any], column: str, repairs: Counter[str], remedy: str) -> str:
+    """The text in a column of a row; `remedy` is for the error where the row has no such column."""
     if column not in row:
-        raise UserError(
-            f"line {number} of {path} has no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}); type "
-            "--columns SOURCE,TARGET with two of them"
-        )
+        raise UserError(f"{place} has no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}); {remedy}")
     if not isinstance(row[column], str):
-        raise UserError(f"line {number} of {path} has {row[column]!r} in column {column!r}; it must be text")
+        raise UserError(f"{place} has {row[column]!r} in column {column!r}; it must be text")
     return lines.clean(row[column], repairs)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..data import DATASETS, NAMES, SENTENCES, lowercases, prepared
+from ..data import DATASETS, NAMES, lowercases, prepared
 from ..errors import UserError
 from ..forms import NUMBER, Content, read_json
 from ..workspace.runs import CHOICES, PROVENANCE, Run, read_provenance
@@ -31,6 +31,7 @@ SCORE_FORM = {
     "legacy": {str: NUMBER},
     "scores": {str: NUMBER},
     "sets": {str: NUMBER},
+    "labels": [str],
 }
 
 
@@ -74,11 +75,13 @@ class Setting:
     signature: str  # of the score
     second_signature: str  # of the score that is shown beside it
     cased_signature: str = ""  # of cased BLEU, where the score is lowercased BLEU
+    measures: tuple[str, ...] = ()  # of labels, the first is the score; empty: translations
+    classes: tuple[str, ...] = ()  # of labels, in order
 
     @property
     def translated(self) -> bool:
         """Whether the score is BLEU."""
-        return self.dataset not in SENTENCES
+        return not self.measures
 
     @property
     def lowercased(self) -> bool:
@@ -92,7 +95,7 @@ class Setting:
             return LOWERCASED, "chrF", CASED
         if self.translated:
             return "BLEU", "chrF"
-        return tuple(MEASURES[name].title for name in SENTENCES[self.dataset].tasks[self.pair].metrics)
+        return tuple(MEASURES[name].title for name in self.measures)
 
     @property
     def signatures(self) -> tuple[str, ...]:
@@ -102,7 +105,7 @@ class Setting:
     @property
     def scorer(self) -> Scorer:
         """The scorer of the first metric."""
-        return Bleu(self.lowercased) if self.translated else Labels(SENTENCES[self.dataset].tasks[self.pair])
+        return Labels(self.pair, self.classes, self.measures[0]) if self.measures else Bleu(self.lowercased)
 
     @property
     def place(self) -> tuple[str, str, str, str, str]:
@@ -157,14 +160,14 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         scored += scores
         if not scores:
             # a run on any other data set is trained and scored by one command
-            scored_by_evaluate = _provenance(folder)["dataset"] in NAMES
+            scored_by_evaluate = read_provenance(folder)["dataset"] in NAMES
             (unscored if scored_by_evaluate and Run.load(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
         problem = f"without a score of choice {choice}" if choice else "trained and not scored"
         notes.append(f"{problem}: {len(unscored)} runs; type: wff evaluate {shlex.join(map(str, unscored))}")
     if unfinished:
-        command = _provenance(unfinished[0])["command"]
+        command = read_provenance(unfinished[0])["command"]
         notes.append(f"not done to the end: {len(unfinished)} runs, {unfinished[0]} is one; to go on type: {command}")
     return scored, notes
 
@@ -186,7 +189,7 @@ def _run_folders(roots: Iterable[Path]) -> list[Path]:
 
 def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[ScoredRun]:
     """The scored run of each test set, with `choice` or the first choice that was scored."""
-    about = _provenance(folder)
+    about = read_provenance(folder)
     scores: dict[str, dict[str, tuple[Path, Content]]] = {}
     for path in sorted((folder / "scores").glob("*.json")):
         score = read_scores(path, f"score the run again: {rescore_command([folder])}")
@@ -195,14 +198,6 @@ def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[
         first = next((name for name in ([choice] if choice else CHOICES) if name in by_choice), None)
         if first is not None:
             yield _scored_run(folder, about, *by_choice[first], data)
-
-
-def _provenance(folder: Path) -> Content:
-    """The provenance of a run; UserError if its data set has no such task."""
-    about = read_provenance(folder)
-    if about["dataset"] in SENTENCES and about["pair"] not in SENTENCES[about["dataset"]].tasks:
-        raise UserError(f"{about.path} names {about['pair']!r}, which is no task of {about['dataset']}; {about.remedy}")
-    return about
 
 
 def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: Path | None) -> ScoredRun:
@@ -224,6 +219,8 @@ def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: 
         signature=signatures[0],
         second_signature=signatures[1],
         cased_signature=signatures[2],
+        measures=tuple(score.get("scores", ())),
+        classes=tuple(score.get("labels", ())),
     )
     return ScoredRun(
         folder=folder,

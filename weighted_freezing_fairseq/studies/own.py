@@ -8,14 +8,11 @@ from pathlib import Path
 from ..data import fetch, folder, prepared
 from ..data.cleaning import check_packages
 from ..data.folder import PairJob
-from ..data.own import PairFiles, count_lines, is_table, own_dataset
+from ..data.own import PairFiles, count_lines, default_held_out, is_table, own_dataset
 from ..data.recipe import OWN, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
 from .folders import make_folders
-
-HELD_OUT = 1000  # pairs for each of validation and test, unless that is more than ...
-_SHARE = 20  # ... one of so many training pairs
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class OwnCorpus:
 
     @cached_property
     def _default_held_out(self) -> int:
-        return max(1, min(HELD_OUT, sum(count_lines(files[0]) for files in self.train) // _SHARE))
+        return default_held_out(sum(count_lines(files[0]) for files in self.train))
 
     def held_out(self) -> dict[str, int]:
         """How many training pairs to set apart for each split that has no files."""

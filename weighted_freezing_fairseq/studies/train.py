@@ -13,6 +13,7 @@ from typing import Any
 
 from ..data import prepared, read_manifest
 from ..data.recipe import OWN
+from ..data.sentences import OWN_SENTENCES
 from ..errors import UserError
 from ..workspace.configs import CONFIGS, config_path, open_settings
 from ..workspace.locks import lock_folder
@@ -76,6 +77,8 @@ class Study:
         data = (data or Path("data") / dataset).resolve()
         if dataset == OWN:
             configs, runs = configs or CONFIGS / _OWN_CONFIGS, runs or Path("runs") / OWN
+        if dataset == OWN_SENTENCES.name:
+            configs, runs = configs or CONFIGS / "glue", runs or Path("runs") / dataset
         configs = (configs or CONFIGS / dataset).resolve()
         return cls(task, recipe, data, configs, (runs or Path("runs") / configs.name).resolve(), tuple(assignments))
 
