@@ -145,6 +145,32 @@ def test_hydra_train_equals_the_command_line(fairseq: Fairseq):
     assert_same(fairseq.checkpoint("argparse")["model"], fairseq.checkpoint("hydra")["model"])
 
 
+def test_hydra_takes_settings_that_the_yaml_leaves_out(fairseq: Fairseq):
+    text = HYDRA.format(toy=TOY_YAML, user_dir=USER_DIR, data=fairseq.data, save=fairseq.folder / "run")
+    (fairseq.folder / "run.yaml").write_text(text)
+    yaml = ["--config-dir", fairseq.folder, "--config-name", "run"]
+
+    def train(*words: str) -> str:
+        process = fairseq.python("-m", "weighted_freezing_fairseq.hydra_train", *yaml, *words)
+        return process.communicate(timeout=300)[0]
+
+    random = ["optimizer.freeze_rule=random", "optimizer.freeze_keep=0.25"]
+    train(*random, "criterion=intra_distillation", "criterion.alpha=3", "common.log_importance=1")
+    cfg = fairseq.checkpoint("run")["cfg"]
+    assert (cfg["optimizer"]["freeze_keep"], cfg["optimizer"]["momentum"]) == (0.25, 0.5)
+    assert (cfg["criterion"]["_name"], cfg["criterion"]["alpha"]) == ("intra_distillation", 3)
+    assert cfg["common"]["log_importance"] == 1
+
+    misspelt = "UserError: unknown setting optimizer.freeze_kep: did you mean freeze_keep"
+    for output in (
+        train("optimizer.freeze_kep=0.25"),
+        fairseq("hydra_train", *yaml, "+optimizer.freeze_kep=0.25", ok=False),
+    ):
+        assert output.splitlines()[-1].startswith(misspelt) and "Traceback" not in output, output[-2000:]
+    assert "UserError: --freeze-keep 0.25 needs --freeze-rule random" in train("optimizer.freeze_keep=0.25")
+    assert "use +optimizer.freeze_keep=0.25" in fairseq("hydra_train", *yaml, "optimizer.freeze_keep=0.25", ok=False)
+
+
 def test_generate_interactive_and_validate_load_what_was_trained(fairseq: Fairseq, cold: Fairseq):
     trained = fairseq.train("run", *WF)
     assert "Warning" not in trained.split("task: TranslationTask")[1], trained
