@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import warm_python
@@ -51,6 +52,7 @@ def shortened(name, folder, updates, every, log_interval):
     return path
 
 
+@cache
 def differences(folder):
     """Each YAML of `folder`: its settings, and the sections in which they are not those of its standard.yaml."""
     from omegaconf import OmegaConf

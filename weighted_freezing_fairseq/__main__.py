@@ -26,6 +26,7 @@ from .workspace.processes import Stopped, exit_without_threads, stoppable
 
 COMMANDS = {
     "quickstart": "train, score and measure methods on the embedded corpus",
+    "init": "write a YAML to edit for own files, and print what to type",
     "prepare": "prepare a data set: archives to binarised data, every step counted",
     "adapt": "adapt a model to a new domain and measure what it forgets",
     "self-distill": "train students on the outputs of a model of the same size, in rounds",

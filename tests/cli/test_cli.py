@@ -169,5 +169,12 @@ def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys
     assert copied == {path.name: path.read_bytes() for path in (CONFIGS / "toy").iterdir()} and copied
     assert main(["configs", "toy", "--copy", str(tmp_path / "mine")]) == 2
     assert "exists and is not overwritten; give another folder to --copy" in capsys.readouterr().err
+    assert main(["configs", "own/tiny"]) == 0
+    assert capsys.readouterr().out == f"{CONFIGS / 'own/tiny'}\n"
+    assert main(["configs", "own", "--copy", str(tmp_path / "own")]) == 0
+    assert {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*.yaml")} == {
+        str(path.relative_to(CONFIGS / "own")) for path in (CONFIGS / "own").rglob("*.yaml")
+    }
+    capsys.readouterr()
     assert main(["configs", "nosuch"]) == 2
     assert "choose from: adapt, glue, iwslt14" in capsys.readouterr().err

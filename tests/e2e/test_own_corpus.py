@@ -26,7 +26,7 @@ def test_from_files_to_a_translation_and_a_report(tmp_path):
     shown = typed("prepare", "own", "--pair", "xx-yy", "--train", *files, *words, "--out", data)
     assert f"next: wff train own --data {data} --recipe mine --pair xx-yy" in shown
     for method in ("standard", "sage"):
-        shortened(f"multi30k/{method}.yaml", configs, updates=20, every=10, log_interval=5)
+        shortened(f"own/tiny/{method}.yaml", configs, updates=20, every=10, log_interval=5)
         words = ["--recipe", "mine", "--pair", "xx-yy", "--method", method, "--configs", configs, "--device", "cpu"]
         typed("train", "own", "--data", data, *words, "--out", runs)
     folder = runs / "mine/xx-yy"

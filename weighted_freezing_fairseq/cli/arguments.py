@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import NAMES
 from ..data.recipe import Decode
 from ..errors import UserError
+from ..studies.sizes import AUTO, SIZES, range_of
 from ..workspace.configs import CONFIGS
 from ..workspace.machine import PRECISIONS, Machine
 from ..workspace.runs import CHOICES
@@ -151,8 +152,14 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=Path, help="folder that wff prepare made (default data/DATASET)")
     parser.add_argument(
-        "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of the repository)"
+        "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of wff configs; own: by --size)"
     )
+    parser.add_argument(
+        "--size", choices=[AUTO, *SIZES],
+        help="for own: YAMLs of configs/own, "
+        + "; ".join(f"{size}: {range_of(size)}" for size in SIZES)
+        + f" (default {AUTO}: by their number)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="RUNS", help="folder of the runs (default runs/DATASET)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
@@ -172,8 +179,8 @@ def study_of(args: argparse.Namespace) -> "Study":
     from ..studies.train import Study
 
     return Study.of(
-        args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, runs=args.out,
-        assignments=args.set,
+        args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, size=args.size,
+        pairs=getattr(args, "pairs", None) or [getattr(args, "pair", None)], runs=args.out, assignments=args.set,
     )  # fmt: skip
 
 

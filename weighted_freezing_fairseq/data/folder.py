@@ -17,8 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import atomic_folder
-from ..forms import Content
-from ..workspace.contents import manifest_of
+from ..workspace.contents import manifest_of, split_pairs
 from ..workspace.progress import say
 from . import archives, binary, lines, parts, subwords
 from .cleaning import clean_evaluation, clean_training
@@ -99,9 +98,7 @@ class PairJob(FolderJob):
 
     def summary(self) -> str:
         """The number of pairs in each split of the finished folder."""
-        manifest = manifest_of(self.folder)
-        counts = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
-        return " / ".join(f"{row['pairs']:,} {row['split']}" for row in counts if row["step"] == "binarised")
+        return " / ".join(f"{pairs:,} {split}" for split, pairs in split_pairs(manifest_of(self.folder)).items())
 
 
 @dataclass(frozen=True)

@@ -73,14 +73,17 @@ class TranslationTask:
     def settings(
         self, config: Path, files: Mapping[str, Any], manifest: Mapping[str, Any], assignments: Sequence[str]
     ) -> dict[str, Any]:
-        """The settings in place of the YAML's: `files` of the parent, how to detokenise, the user's `assignments`."""
+        """The settings in place of the YAML's: `files` of the parent, what depends on the data, and `assignments`."""
         from omegaconf import OmegaConf
 
-        settings = fill_open_settings(config, files)
+        cfg, settings = OmegaConf.load(config), fill_open_settings(config, files)
+        shared = (cfg.get("model") or {}).get("share_all_embeddings")
+        if shared and manifest.get("steps", {}).get("dictionary") == "separate":
+            settings["model"] = {"share_all_embeddings": False, "share_decoder_input_output_embed": True}
         # DEVIATION: the scripts of Li et al. choose the checkpoint by the BLEU of pieces of SentencePiece, from which
         # they remove the marks of BPE, of which there are none. Here it is the BLEU of text, as the recipe of the data
         # has it.
-        if OmegaConf.load(config).task.get("eval_bleu"):
+        if cfg.task.get("eval_bleu"):
             pieces = pieces_of(manifest)
             settings["task"] = {
                 "eval_bleu_remove_bpe": pieces.remove_bpe,

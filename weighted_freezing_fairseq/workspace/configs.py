@@ -16,11 +16,18 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
+def config_folders() -> list[str]:
+    """The folders below `CONFIGS` that hold YAML files, themselves or in a folder, as `own`, `own/tiny` and `toy`."""
+    files = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+    return sorted({str(folder) for file in files for folder in file.parents} - {"."})
+
+
 def methods_in(*folders: Path) -> list[str]:
     """The methods that have a YAML in one of `folders`, standard training first."""
     names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     if not names:
-        raise UserError(f"there is no METHOD.yaml in {folders[0]}; give --configs a folder with one, as {CONFIGS}/toy")
+        nearest = next((path.parent for path in sorted(folders[0].rglob("*.yaml"))), CONFIGS / "toy")
+        raise UserError(f"there is no METHOD.yaml in {folders[0]}; give --configs a folder with one, as {nearest}")
     return sorted(names, key=lambda name: (name != "standard", name))
 
 
