@@ -148,7 +148,7 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
         ("{good} --test {f}/a.de {f}/t.en", "a.de is given 2 times; give each file to one"),
         ("{good} {f}/t.en", "repeat --train for more"),
         ("{good} --valid-lines 0", "give --valid FILES, or --valid-lines 100"),
-        ("{good} --valid-lines 80", "pairs cannot be set apart; type smaller --valid-lines"),
+        ("{good} --valid-lines 80", "pairs of de-en cannot be set apart; type smaller --valid-lines"),
         ("{good} --test {f}/t.de {f}/t.en --test-lines 5", "leave one of them out"),
         ("{train} {f}/a.de {f}/t.en", "train-1.de has 90 sentences and train-1.en 7; correct {f}/a.de and"),
         ("{train} {f}/a.tsv", "line 2 of {f}/a.tsv has no column 'de' (it has: id, German, English); type"),

@@ -1,12 +1,13 @@
 """`wff prepare`: prepare a data set for fairseq, from its archives or from the user's files."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data import DATASETS, NAMES, SENTENCES
-from ..data.recipe import OWN, Recipe
+from ..data.recipe import MANY, OWN, Recipe
 from ..errors import UserError
-from ..studies.own import HELD_OUT, OwnCorpus, own_job, plan_of_own, prepare_own, test_split
+from ..studies.own import HELD_OUT, OwnCorpus, UserFiles, own_job, plan_of_own, prepare_own
 from ..studies.prepare import pair_jobs, plan_of_pairs, prepare_pairs
 from ..studies.sentences.prepare import plan_of_tasks, prepare_tasks, task_jobs
 from ..workspace.machine import cores
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         type=split,
         metavar="A,B,...",
-        help="language pairs, or tasks of glue (default: all that the recipe has)",
+        help="language pairs, or tasks of glue (default: all that the recipe has); of own: pairs with one target",
     )
     parser.add_argument("--langs", type=split, metavar="A,B,...", help="pairs by their language other than English")
     recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values() if d.recipes)
@@ -89,23 +90,25 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group(
         "for own",
         "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl); .gz, .xz and "
-        ".bz2 are read, too",
+        ".bz2 are read, too. With --pairs each FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is "
+        f"{MANY}-TGT",
     )
     own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
-    own.add_argument("--train", type=Path, nargs="+", action="append", metavar="FILES", help="repeat for several")
-    own.add_argument("--valid", type=Path, nargs="+", action="append", metavar="FILES", help="validation set")
+    own.add_argument("--train", nargs="+", action="append", metavar="FILES", help="repeat for several")
+    own.add_argument("--valid", nargs="+", action="append", metavar="FILES", help="validation set")
     own.add_argument(
         "--test",
         nargs="+",
         action="append",
         metavar="FILES",
-        help="test set; NAME=SRC,TGT names it, repeat for several",
+        help="test set; NAME=SRC,TGT names it (with --pairs: PAIR:NAME=SRC,TGT), repeat for several",
     )
     own.add_argument("--columns", type=split, metavar="SRC,TGT", help="columns of tables (default: the languages)")
     for name in ("valid", "test"):
         own.add_argument(
             f"--{name}-lines", type=int, metavar="N",
-            help=f"without --{name}: set about N training pairs apart (default {HELD_OUT:,}, or a twentieth)",
+            help=f"without --{name}: set about N training pairs of each language pair apart (default {HELD_OUT:,}, or "
+            "a twentieth)",
         )  # fmt: skip
     own.add_argument("--name", help=f"what to call the corpus; DIR/NAME/PAIR is its folder (default {OWN})")
     own.add_argument(
@@ -113,6 +116,9 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument(
         "--dictionary", choices=["joined", "separate"], help="one for both languages, or two (default joined)"
+    )
+    own.add_argument(
+        "--tags", action="store_true", default=None, help="with --pairs: begin source sentences with their language"
     )
     own.add_argument("--lowercase", action="store_true", default=None, help="train on lowercased text")
     own.add_argument("--moses", action="store_true", default=None, help="train on Moses tokens")
@@ -123,7 +129,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
 
 _OWN_OPTIONS = (
     "pair", "train", "valid", "test", "columns", "valid_lines", "test_lines", "name", "subwords", "dictionary",
-    "lowercase", "moses", "ratio",
+    "lowercase", "moses", "ratio", "tags",
 )  # fmt: skip
 
 
@@ -142,19 +148,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
-    for name in ("pairs", "langs", "recipe", "archive", "encoder"):
+    for name in ("langs", "recipe", "archive", "encoder"):
         if getattr(args, name):
             raise UserError(f"--{name} is not for own files; leave it out, and give --pair, --train and --test")
-    if args.pair is None or not args.train:
-        raise UserError("wff prepare own needs --pair and --train; type --pair fr-en --train a.fr a.en")
+    if (args.pair is None) == (args.pairs is None) or not args.train:
+        raise UserError(
+            "wff prepare own needs --train and --pair or --pairs; type --pair fr-en --train a.fr a.en, or "
+            "--pairs de-en,fr-en --train de-en=a.de,a.en fr-en=b.fr,b.en"
+        )
+    pairs = [args.pair] if args.pair is not None else args.pairs
+    if args.pairs is not None and len(pairs) < 2:
+        raise UserError(f"--pairs needs several pairs into one language; type --pair {pairs[0]}")
     if args.columns is not None and len(args.columns) != 2:
         raise UserError(f"--columns must be two names, got {','.join(args.columns)}; type --columns fr,en")
     check_at_least(args, ["valid_lines", "test_lines", "max_length"], 0)
     if args.ratio is not None and args.ratio < 1:
         raise UserError(f"--ratio must be at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
     columns = None if args.columns is None else (args.columns[0], args.columns[1])
-    tests = [_named_test(words, number) for number, words in enumerate(args.test or [])]
-    corpus = OwnCorpus(args.pair, args.train, args.valid or (), tests, columns, args.valid_lines, args.test_lines)
+    files = {
+        split: [files for words in getattr(args, split) or [] for files in _user_files(split, words, pairs)]
+        for split in ("train", "valid", "test")
+    }
+    corpus = OwnCorpus(pairs, files["train"], files["valid"], files["test"], columns, args.valid_lines, args.test_lines)
     longest = _LONGEST if args.max_length is None else args.max_length
     recipe = Recipe(
         "your own files",
@@ -166,19 +181,37 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
         subwords=args.subwords or "unigram",
         dictionary=args.dictionary or "joined",
     )
-    job, files = own_job(corpus, recipe, out, args.name or OWN, args.limit)
+    job, sources = own_job(corpus, recipe, out, args.name or OWN, args.limit, bool(args.tags))
     if args.dry_run:
-        return plan_of_own(job, files)
-    done = prepare_own(job, files, args.jobs)
-    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {args.pair}"]
+        return plan_of_own(job, sources)
+    done = prepare_own(job, sources, args.jobs)
+    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {job.pair}"]
 
 
-def _named_test(words: list[str], number: int) -> tuple[str, list[Path]]:
-    """The name and the files of one --test: NAME=SRC,TGT, or the files."""
-    name, equals, files = words[0].partition("=")
-    if len(words) == 1 and equals:
-        return name, [Path(file) for file in files.split(",")]
-    return test_split(number), [Path(word) for word in words]
+def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:
+    """The files of one --train, --valid or --test; of several pairs, each word says which."""
+    if len(pairs) > 1:
+        return [_files_of_pair(split, word, pairs) for word in words]
+    name, equals, names = words[0].partition("=")
+    if split == "test" and len(words) == 1 and equals:
+        return [UserFiles(pairs[0], _paths(names), name)]
+    return [UserFiles(pairs[0], tuple(map(Path, words)))]
+
+
+def _files_of_pair(split: str, word: str, pairs: Sequence[str]) -> UserFiles:
+    """PAIR=FILE,FILE or PAIR=TABLE; of a test set also PAIR:NAME=..."""
+    place, _, names = word.partition("=")
+    pair, colon, name = place.partition(":")
+    if pair not in pairs or not names or (colon and split != "test"):
+        raise UserError(
+            f"--{split} {word} does not say which of --pairs it is; type --{split} {pairs[0]}=FILE,FILE or "
+            f"{pairs[0]}=TABLE"
+        )
+    return UserFiles(pair, _paths(names), name)
+
+
+def _paths(names: str) -> tuple[Path, ...]:
+    return tuple(map(Path, names.split(",")))
 
 
 def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:

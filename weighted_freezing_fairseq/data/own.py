@@ -37,14 +37,16 @@ class PairFiles:
     Args:
         split: train, valid, test, test1 ...
         name: for messages and counts.
+        pair: of their languages.
         files: a text file for each language, or one table.
-        columns: of a table, for source and target.
+        columns: of a table, for source and target (None: the languages).
     """
 
     split: str
     name: str
+    pair: str
     files: tuple[Path, ...]
-    columns: tuple[str, str]
+    columns: tuple[str, str] | None = None
 
     @property
     def part(self) -> Part:
@@ -52,8 +54,8 @@ class PairFiles:
         remedy = f"correct {' and '.join(map(str, self.files))}, and type the same command again"
         places = [Place(str(path)) for path in self.files]
         if len(places) == 1:
-            places = [Place(str(self.files[0]), column) for column in self.columns]
-        return Part(self.name, self.split, places[0], places[1], remedy=remedy)
+            places = [Place(str(self.files[0]), column) for column in self.columns or self.pair.split("-")]
+        return Part(self.name, self.split, places[0], places[1], remedy=remedy, pair=self.pair)
 
 
 def is_table(path: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from .archives import Extracted, copy_out
 
 OWN = "own"  # the data set of the user's files (`own.py`)
+MANY = "mul"  # the source language of a corpus of several pairs: "multiple languages" in ISO 639-2
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Part:
     form: str = "text"  # or `tags`, `xml`: see `parts.py`
     required: bool = True
     remedy: str = "fetch its archive again, or give another with --archive FILE"  # where its sentences are invalid
+    pair: str = ""  # of its languages; "": that of the corpus
 
     @property
     def sides(self) -> tuple[Place, Place]:

@@ -75,6 +75,11 @@ def learn_bpe(files: Sequence[Path], codes: Path, merges: int) -> Counter[str]:
     return Counter({"lines": sum(map(lines.count, files)), "pieces": lines.count(codes) - 1})
 
 
+def tag(language: str) -> str:
+    """The symbol that says what language a source sentence has, as in fairseq's multilingual models."""
+    return f"__{language}__"
+
+
 def is_bpe(model: Path) -> bool:
     """Whether a file has codes of subword-nmt, which begin with their version."""
     return model.read_bytes()[:8] == b"#version"

@@ -4,7 +4,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,9 @@ LOWERCASED, CASED = "lowercased BLEU", "cased BLEU"  # where both are shown; pla
 
 # The form of a file of scores, of translations or of labels.
 SCORE_FORM = {
-    **dict.fromkeys(("subset", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str),
+    **dict.fromkeys(
+        ("subset", "test_name", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str
+    ),
     "lowercased_text": bool,
     "bleu_lowercased": NUMBER,
     "bleu_lowercased_signature": str,
@@ -70,6 +72,7 @@ class Setting:
     signature: str  # of the score
     second_signature: str  # of the score that is shown beside it
     cased_signature: str = ""  # of cased BLEU, where the score is lowercased BLEU
+    test_name: str = field(default="", compare=False)  # of own files; "": what the data set calls the subset
 
     @property
     def translated(self) -> bool:
@@ -113,9 +116,13 @@ class Setting:
     @property
     def name(self) -> str:
         """A name for tables and messages."""
+        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {self.test}"
+
+    @property
+    def test(self) -> str:
+        """What the user or the data set calls the test set."""
         names = DATASETS[self.dataset].test_names if self.dataset in DATASETS else {}
-        test = names.get(self.subset, self.subset)
-        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {test}"
+        return self.test_name or names.get(self.subset, self.subset)
 
 
 @dataclass(frozen=True)
@@ -220,6 +227,7 @@ def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: 
         signature=signatures[0],
         second_signature=signatures[1],
         cased_signature=signatures[2],
+        test_name=score.get("test_name", ""),
     )
     return ScoredRun(
         folder=folder,

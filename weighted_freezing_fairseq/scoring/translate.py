@@ -162,8 +162,9 @@ def translate_and_score(
 
 def as_text(scores: Mapping[str, Any]) -> str:
     """The scores of one set, for a terminal."""
+    name = "" if scores.get("test_name") in (None, scores.get("subset")) else f"{scores['test_name']}: "
     lines = [
-        f"BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
+        f"{name}BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
         f"  BLEU|{scores['bleu_signature']}",
         f"  chrF|{scores['chrf_signature']}",
         f"  lowercased BLEU {scores['bleu_lowercased']:.2f}|{scores['bleu_lowercased_signature']}",

@@ -150,7 +150,13 @@ def _translate(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
         from ..workspace.average import average, latest  # torch
 
         average(latest(run.folder, step.settings["averaged"]), run.folder / "checkpoints/checkpoint_average.pt")
-    record = {"subset": subset, "recipe": manifest["recipe"], **text_of(manifest), **step.settings}
+    record = {
+        "subset": subset,
+        "test_name": test_names(manifest)[subset],
+        "recipe": manifest["recipe"],
+        **text_of(manifest),
+        **step.settings,
+    }
     reference = data.folder / manifest["tests"][subset]
     binarised, language = data.folder / "bin", manifest["target"]
     translate_and_score(run, machine, binarised, subset, reference, language, record, pieces_of(manifest))
@@ -163,6 +169,11 @@ def _add_comet(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
     texts = [reference.with_suffix(f".{data.manifest['source']}"), path.with_suffix(".hyp.txt"), reference]
     scores = read_scores(path) | comet(model, *map(read_lines, texts), machine.gpus)
     write_atomically(path, json.dumps(scores, indent=2) + "\n")
+
+
+def test_names(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What the user or the data set calls each test set of prepared data."""
+    return {subset: manifest.get("test_names", {}).get(subset, subset) for subset in manifest["tests"]}
 
 
 def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
