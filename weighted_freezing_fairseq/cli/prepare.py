@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data import DATASETS, NAMES, SENTENCES
+from ..data import DATASETS, NAMES, SENTENCES, test_sets
 from ..data.recipe import MANY, OWN, Recipe
 from ..errors import UserError
 from ..studies.own import HELD_OUT, OwnCorpus, UserFiles, own_job, plan_of_own, prepare_own
@@ -101,7 +101,8 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="append",
         metavar="FILES",
-        help="test set; NAME=SRC,TGT names it (with --pairs: PAIR:NAME=SRC,TGT), repeat for several",
+        help="test set; NAME=SRC,TGT names it (with --pairs: PAIR:NAME=SRC,TGT); or a test set of sacreBLEU, as "
+        "wmt17; repeat for several",
     )
     own.add_argument("--columns", type=split, metavar="SRC,TGT", help="columns of tables (default: the languages)")
     for name in ("valid", "test"):
@@ -197,6 +198,8 @@ def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[
         return [UserFiles(pairs[0], _paths(names), name)]
     return [UserFiles(pairs[0], tuple(map(Path, words)))]
 
+    if split == "test" and len(words) == 1 and not Path(words[0]).exists() and test_sets.is_test_set(words[0]):
+        return _test_set(words[0], pairs)
 
 def _files_of_pair(split: str, word: str, pairs: Sequence[str]) -> UserFiles:
     """PAIR=FILE,FILE or PAIR=TABLE; of a test set also PAIR:NAME=..."""
@@ -205,6 +208,14 @@ def _files_of_pair(split: str, word: str, pairs: Sequence[str]) -> UserFiles:
     if pair not in pairs or not names or (colon and split != "test"):
         raise UserError(
             f"--{split} {word} does not say which of --pairs it is; type --{split} {pairs[0]}=FILE,FILE or "
+def _test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
+    """A test set of sacreBLEU, in those of the pairs that it has."""
+    known = test_sets.pairs_of(name)
+    if not {*known} & {*pairs}:
+        raise UserError(f"--test {name} has no {' or '.join(pairs)}; its pairs are {', '.join(known)}")
+    return [UserFiles(pair, test_sets.files_of(name, pair), name) for pair in pairs if pair in known]
+
+
             f"{pairs[0]}=TABLE"
         )
     return UserFiles(pair, _paths(names), name)

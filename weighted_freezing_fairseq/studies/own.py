@@ -212,7 +212,10 @@ def _checked(split: str, files: Sequence[Path]) -> tuple[Path, ...]:
     option = f"--{split.rstrip('0123456789')}"
     for path in files:
         if not path.is_file():
-            raise UserError(f"there is no file {path}; give {option} files with one sentence per line, or a table")
+            sets = ", or the name of a test set of sacreBLEU, as wmt17" if option == "--test" else ""
+            raise UserError(
+                f"there is no file {path}; give {option} files with one sentence per line, or a table{sets}"
+            )
     tables = [path for path in files if is_table(path)]
     if len(files) == 1 and not tables:
         raise UserError(
