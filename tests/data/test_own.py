@@ -10,6 +10,7 @@ import pytest
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import read_manifest
+from weighted_freezing_fairseq.scoring.translate import Pieces
 
 TEXTS = miniature.sentences("de", 90, seed=4)
 TESTS = miniature.sentences("de", 7, seed=5)
@@ -161,6 +162,7 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
         ("{good} --columns de", "--columns must be two names, got de; type --columns fr,en"),
         ("{good} --ratio 0.5", "--ratio must be at least 1, got 0.5; type --ratio 9"),
         ("{good} --name a/b", "--name must be a name for a folder, got 'a/b'"),
+        ("{good} --subwords byte-bpe --dictionary separate", "leave --dictionary separate out"),
         ("{good} --recipe x", "--recipe is not for own files; leave it out"),
     ],
 )  # fmt: skip
@@ -198,3 +200,20 @@ def test_the_first_pairs_of_a_named_data_set(tmp_path):
     with gzip.open(archives / "train.de.gz", "rt") as file:
         assert (folder / "raw/train.de").read_text() == "".join(list(file)[:20])
     assert read_manifest(folder)["limit"] == 20
+
+
+def test_byte_bpe_knows_every_letter_and_its_bytes_become_text_again(files, tmp_path):
+    for language in ("de", "en"):
+        (files / f"rare.{language}").write_text(text([*TEXTS[language], "ein łoś и 🐻"] * 30))
+        (files / f"t.{language}").write_text(text(["neu: Ω ☂ «x» <b>"]))
+    options = ["--subwords", "byte-bpe", "--pieces", 400]
+    folder = prepared(tmp_path, files, [files / "rare.de", files / "rare.en"], *options)
+    manifest = read_manifest(folder)
+    [row] = [row for row in manifest["counts"] if row["step"] == "binarised" and row["split"] == "test"]
+    assert row["unknown"] == {"de": 0, "en": 0} and manifest["generate"]["bytes"] is True
+    pieces = (folder / "pieces/test.de").read_text().removesuffix("\n")
+    assert "<0xCE> <0xA9>" in pieces  # the Greek letter is not in the training text
+    joined = pieces.replace(" ", "").replace("\u2581", " ").strip()  # as fairseq joins pieces of SentencePiece
+    assert Pieces(bytes_to_text=True).text(joined) == "neu: Ω ☂ «x» <b>"
+    assert Pieces().text(joined) == joined
+    assert Pieces(bytes_to_text=True).text("a<0xFF>b<0x0A>c") == "a\ufffdb c"

@@ -30,6 +30,7 @@ wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
 
 
 _LONGEST, _RATIO, _PIECES = 250, 9.0, 8000  # of own files
+_COVERAGE = 0.9995  # share of the letters that byte-bpe learns; bytes of the others are in the training text, too
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +114,10 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     own.add_argument("--name", help=f"what to call the corpus; DIR/NAME/PAIR is its folder (default {OWN})")
     own.add_argument(
-        "--subwords", choices=["unigram", "bpe"], help="of SentencePiece, or of subword-nmt (default unigram)"
+        "--subwords",
+        choices=["unigram", "bpe", "byte-bpe"],
+        help="unigram of SentencePiece, bpe of subword-nmt, or byte-bpe of SentencePiece, which writes rare letters as "
+        "bytes, so that no text has unknown words (default unigram)",
     )
     own.add_argument(
         "--dictionary", choices=["joined", "separate"], help="one for both languages, or two (default joined)"
@@ -165,6 +169,8 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
     check_at_least(args, ["valid_lines", "test_lines", "max_length"], 0)
     if args.ratio is not None and args.ratio < 1:
         raise UserError(f"--ratio must be at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    if args.subwords == "byte-bpe" and args.dictionary == "separate":
+        raise UserError("--subwords byte-bpe has one dictionary, of all its pieces; leave --dictionary separate out")
     columns = None if args.columns is None else (args.columns[0], args.columns[1])
     files = {
         split: [files for words in getattr(args, split) or [] for files in _user_files(split, words, pairs)]
@@ -180,7 +186,8 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
         form="tokenised" if args.moses else "untouched",
         lowercased=bool(args.lowercase),
         subwords=args.subwords or "unigram",
-        dictionary=args.dictionary or "joined",
+        coverage=_COVERAGE if args.subwords == "byte-bpe" else 1.0,
+        dictionary="pieces" if args.subwords == "byte-bpe" else args.dictionary or "joined",
     )
     job, sources = own_job(corpus, recipe, out, args.name or OWN, args.limit, bool(args.tags))
     if args.dry_run:
@@ -191,6 +198,8 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
 
 def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:
     """The files of one --train, --valid or --test; of several pairs, each word says which."""
+    if split == "test" and len(words) == 1 and not Path(words[0]).exists() and test_sets.is_test_set(words[0]):
+        return _test_set(words[0], pairs)
     if len(pairs) > 1:
         return [_files_of_pair(split, word, pairs) for word in words]
     name, equals, names = words[0].partition("=")
@@ -198,16 +207,7 @@ def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[
         return [UserFiles(pairs[0], _paths(names), name)]
     return [UserFiles(pairs[0], tuple(map(Path, words)))]
 
-    if split == "test" and len(words) == 1 and not Path(words[0]).exists() and test_sets.is_test_set(words[0]):
-        return _test_set(words[0], pairs)
 
-def _files_of_pair(split: str, word: str, pairs: Sequence[str]) -> UserFiles:
-    """PAIR=FILE,FILE or PAIR=TABLE; of a test set also PAIR:NAME=..."""
-    place, _, names = word.partition("=")
-    pair, colon, name = place.partition(":")
-    if pair not in pairs or not names or (colon and split != "test"):
-        raise UserError(
-            f"--{split} {word} does not say which of --pairs it is; type --{split} {pairs[0]}=FILE,FILE or "
 def _test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
     """A test set of sacreBLEU, in those of the pairs that it has."""
     known = test_sets.pairs_of(name)
@@ -216,6 +216,13 @@ def _test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
     return [UserFiles(pair, test_sets.files_of(name, pair), name) for pair in pairs if pair in known]
 
 
+def _files_of_pair(split: str, word: str, pairs: Sequence[str]) -> UserFiles:
+    """PAIR=FILE,FILE or PAIR=TABLE; of a test set also PAIR:NAME=..."""
+    place, _, names = word.partition("=")
+    pair, colon, name = place.partition(":")
+    if pair not in pairs or not names or (colon and split != "test"):
+        raise UserError(
+            f"--{split} {word} does not say which of --pairs it is; type --{split} {pairs[0]}=FILE,FILE or "
             f"{pairs[0]}=TABLE"
         )
     return UserFiles(pair, _paths(names), name)

@@ -415,7 +415,9 @@ def _learn_subwords(job: PairJob, workers: Workers) -> list[Counts]:
     if recipe.subwords == "bpe":
         counts = workers.call(subwords.learn_bpe, files, job.subword_model, recipe.pieces)
     else:
-        counts = workers.call(subwords.learn_pieces, files, job.subword_model, recipe.pieces, recipe.coverage)
+        settings = {"model_type": "bpe", "byte_fallback": True} if recipe.subwords == "byte-bpe" else {}
+        learn = partial(subwords.learn_pieces, **settings)
+        counts = workers.call(learn, files, job.subword_model, recipe.pieces, recipe.coverage)
     if counts[subwords.TOO_LONG]:
         say(f"{job.pair}: {counts[subwords.TOO_LONG]:,} lines are too long to learn subwords from")
     if counts["pieces"] < recipe.pieces:
@@ -519,6 +521,7 @@ def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Mapping[str
         "generate": {
             "remove_bpe": "subword_nmt" if job.recipe.subwords == "bpe" else "sentencepiece",
             "tokenizer": "moses" if job.recipe.form == "tokenised" else None,
+            **({"bytes": True} if job.recipe.subwords == "byte-bpe" else {}),
         },
         "lowercased": job.recipe.lowercased,
         "text": job.text_folder.name,

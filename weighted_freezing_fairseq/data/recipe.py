@@ -71,7 +71,7 @@ class Recipe:
     form: str = "untouched"  # or `tokenised`; `detokenised`: tokenised, lowercased, and detokenised
     lowercased: bool = False
     straight_apostrophes: bool = False  # replace U+2019 by ' in test sets only
-    subwords: str = "unigram"  # of SentencePiece; or `bpe`, of subword-nmt
+    subwords: str = "unigram"  # of SentencePiece; or `bpe`, of subword-nmt; `byte-bpe`: with bytes, of SentencePiece
     coverage: float = 1.0  # share of the characters that SentencePiece covers
     learnt_on: tuple[str, ...] = ("train",)
     dictionary: str = "joined"  # or `separate`; `pieces`: every piece of the SentencePiece model, used or not

@@ -35,6 +35,11 @@ class SourceText:
         """Whether the subwords are those of subword-nmt."""
         return self.model is not None and subwords.is_bpe(self.model)
 
+    @property
+    def has_bytes(self) -> bool:
+        """Whether letters that the subwords lack are written as bytes."""
+        return self.model is not None and not self.is_bpe and subwords.has_bytes(self.model)
+
     def pieces(self, sentences: Sequence[str]) -> list[str]:
         """Each sentence in subwords, separated by spaces."""
         if self.recipe is not None:

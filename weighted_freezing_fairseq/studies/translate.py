@@ -99,6 +99,7 @@ def translator_of(
         source = SourceText(languages, subword_model or _subword_model_near(binarised))
         pieces, decode = Pieces("subword_nmt" if source.is_bpe else "sentencepiece"), first.decode
     source.refuse_unusable()
+    pieces = replace(pieces, bytes_to_text=source.has_bytes)
     checkpoints = tuple(training.checkpoint for training in trainings)
     longest = min(training.longest for training in trainings)
     return Translator(checkpoints, binarised, source, pieces, replace(decode, **(search or {})), longest)

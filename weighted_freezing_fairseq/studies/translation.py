@@ -183,4 +183,5 @@ def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
     """How the subwords of prepared data become text."""
-    return Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+    generate = manifest["generate"]
+    return Pieces(generate["remove_bpe"], generate["tokenizer"], generate.get("bytes", False))
