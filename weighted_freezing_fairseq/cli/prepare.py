@@ -90,9 +90,9 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     """The options of `wff prepare own`; None where they were not given."""
     own = parser.add_argument_group(
         "for own",
-        "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl); .gz, .xz and "
-        ".bz2 are read, too. With --pairs each FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is "
-        f"{MANY}-TGT",
+        "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl, .parquet, "
+        ".arrow, or a folder of Hugging Face's save_to_disk); .gz, .xz and .bz2 are read, too. With --pairs each "
+        f"FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is {MANY}-TGT",
     )
     own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
     own.add_argument("--train", nargs="+", action="append", metavar="FILES", help="repeat for several")

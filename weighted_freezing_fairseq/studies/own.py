@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ..data import fetch, folder, prepared
+from ..data import columnar, fetch, folder, prepared
 from ..data.cleaning import check_packages
 from ..data.folder import PairJob
 from ..data.own import PairFiles, count_lines, is_table, own_dataset
@@ -24,13 +24,20 @@ class UserFiles:
 
     Args:
         pair: SOURCE-TARGET.
-        files: a text file for each language, or one table.
+        files: a text file for each language, one table, or one folder of `save_to_disk`.
         name: of a test set ("": it has none).
     """
 
     pair: str
     files: tuple[Path, ...]
     name: str = ""
+
+    @property
+    def parts(self) -> list[tuple[Path, ...]]:
+        """The files, or the tables in the folder."""
+        if len(self.files) == 1 and self.files[0].is_dir():
+            return [(table,) for table in columnar.files_of(self.files[0])]
+        return [self.files]
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,15 @@ class OwnCorpus:
                 others = ", or leave --valid out, to set pairs apart" if split == "valid" else ""
                 raise UserError(f"--{split} has no files of {missing[0]}; add --{split} {missing[0]}=FILE,FILE{others}")
             in_order = sorted(all_files, key=lambda files: self.pairs.index(files.pair))
-            groups += [(split, f"{split}-{number}", files) for number, files in enumerate(in_order, 1)]
-        groups += [(split, split, files) for split, files in self.test_sets.items() if files.files]
-        return [
-            PairFiles(split, name, files.pair, _checked(split, files.files), self.columns)
-            for split, name, files in groups
-        ]
+            parts = ((files.pair, part) for files in in_order for part in files.parts)
+            groups += [(split, f"{split}-{number}", pair, part) for number, (pair, part) in enumerate(parts, 1)]
+        for split, files in self.test_sets.items():
+            parts = files.parts if files.files else []
+            groups += [
+                (split, f"{split}-{number}" if len(parts) > 1 else split, files.pair, part)
+                for number, part in enumerate(parts, 1)
+            ]
+        return [PairFiles(split, name, pair, _checked(split, part), self.columns) for split, name, pair, part in groups]
 
     def held_out(self) -> dict[str, dict[str, int]]:
         """How many training pairs of each language pair to set apart for each split that has no files."""
@@ -119,7 +129,7 @@ class OwnCorpus:
         return held_out
 
     def _default_held_out(self, pair: str) -> int:
-        lines = sum(count_lines(files.files[0]) for files in self.train if files.pair == pair)
+        lines = sum(count_lines(part[0]) for files in self.train if files.pair == pair for part in files.parts)
         return max(1, min(HELD_OUT, lines // _SHARE))
 
 
@@ -219,7 +229,8 @@ def _checked(split: str, files: Sequence[Path]) -> tuple[Path, ...]:
     tables = [path for path in files if is_table(path)]
     if len(files) == 1 and not tables:
         raise UserError(
-            f"{option} {files[0]}: give a file for each language, or a table whose name ends in .tsv, .csv or .jsonl"
+            f"{option} {files[0]}: give a file for each language, or a table whose name ends in .tsv, .csv, .jsonl, "
+            ".parquet or .arrow"
         )
     if len(files) > 2 or (len(files) == 2 and tables):
         raise UserError(
