@@ -51,7 +51,9 @@ def prepare(files: Path, *more, out: str = "out", jobs: int = 1, status: int = 0
 
 def test_one_corpus_of_all_pairs_with_a_test_set_of_each(files, capsys):
     folder = prepare(files, "--test", f"de-en:news={files}/t.de,{files}/t.en")
-    assert f"next: wff train own --data {files}/out --recipe own --pair mul-en" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mul-en: 162 train / 12 valid / 5 de-en:news / 3 fr-en / 3 cs-en pairs in" in shown
+    assert f"next: wff train own --data {files}/out --recipe own --pair mul-en" in shown
     manifest = read_manifest(folder)
     assert manifest["test_names"] == {"test": "de-en:news", "test1": "fr-en", "test2": "cs-en"}
     assert manifest["pairs"] == PAIRS.split(",") and "tags" not in manifest
@@ -131,6 +133,13 @@ def test_a_killed_preparation_goes_on(files):
     assert prepare(files, "--tags") == folder
     assert (folder / "manifest.json").read_bytes() == manifest
     assert json.loads(manifest)["tags"] is True
+
+
+def test_what_to_type_where_the_corpus_is_missing(tmp_path):
+    with pytest.raises(
+        UserError, match="type: wff prepare own --name three --pairs A-en,B-en --train A-en=FILES B-en="
+    ):
+        read_manifest(tmp_path / "own/three/mul-en")
 
 
 @pytest.mark.parametrize(

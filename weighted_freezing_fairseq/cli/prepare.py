@@ -21,7 +21,8 @@ read from your files and split into the subwords of a pretrained encoder: DIR/EN
 own files: DIR/NAME/PAIR."""
 EXAMPLE = """\
 wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
-  wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --moses --pieces 16000
+  wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --test wmt14 --pieces 16000
+  wff prepare own --pairs de-en,fr-en --train de-en=a.de,a.en fr-en=b.fr,b.en --test de-en:news=n.de,n.en
   wff prepare iwslt14 --langs de,es --recipe clean --out data/iwslt14
   wff prepare multi30k --archive ~/Downloads/multi30k --out data/multi30k
   wff prepare wmt17 --dry-run
@@ -198,7 +199,8 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
 
 def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:
     """The files of one --train, --valid or --test; of several pairs, each word says which."""
-    if split == "test" and len(words) == 1 and not Path(words[0]).exists() and test_sets.is_test_set(words[0]):
+    is_word = split == "test" and len(words) == 1 and "=" not in words[0] and not Path(words[0]).exists()
+    if is_word and test_sets.is_test_set(words[0]):
         return _test_set(words[0], pairs)
     if len(pairs) > 1:
         return [_files_of_pair(split, word, pairs) for word in words]

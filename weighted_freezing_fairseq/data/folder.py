@@ -124,7 +124,9 @@ class PairJob(FolderJob):
         """The number of pairs in each split of the finished folder."""
         manifest = manifest_of(self.folder)
         counts = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
-        return " / ".join(f"{row['pairs']:,} {row['split']}" for row in counts if row["step"] == "binarised")
+        names = manifest["test_names"]
+        binarised = [row for row in counts if row["step"] == "binarised"]
+        return " / ".join(f"{row['pairs']:,} {names.get(row['split'], row['split'])}" for row in binarised)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ def translate_and_score(
     lines = raw_reference(data, split, reference)
     subset, choice = record["subset"], record["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
-    say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
+    name = record.get("test_name", subset)
+    say(f"{run.name}: translating {name} ({len(lines):,} sentences) with the {choice} checkpoint")
     with Progress(desc=run.name, total=len(lines), unit="sentence", lines=True) as bar:
         hypotheses = generate(checkpoint, data, split, Decode(**record["decode"]), machine, pieces, bar.update)
     scores = {

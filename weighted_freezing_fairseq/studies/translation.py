@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import lowercases, prepared, read_manifest
+from ..data import lowercases, prepare_command, prepared, read_manifest
 from ..data.recipe import OWN, Dataset
 from ..errors import UserError
 from ..files import write_atomically
@@ -112,7 +112,8 @@ class TranslationTask:
         ]
         for choice in {step.choice for step in steps} - {"average"}:
             refuse_missing_checkpoint(run.folder / f"checkpoints/checkpoint_{choice}.pt")
-        remedy = f"move {folder} away and make it again: wff prepare {manifest['dataset']} --pairs {manifest['pair']}"
+        command = prepare_command(manifest["dataset"], manifest["recipe"], manifest["pair"])
+        remedy = f"move {folder} away and make it again: {command}"
         for subset in dict.fromkeys(subset for step in steps for subset in step.subsets):
             raw_reference(folder / "bin", subset, folder / manifest["tests"][subset], remedy)
         return data
