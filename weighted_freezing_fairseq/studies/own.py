@@ -70,12 +70,10 @@ class OwnCorpus:
     @cached_property
     def test_sets(self) -> dict[str, UserFiles]:
         """The test sets by split, pair after pair; those to set apart from training pairs have no files."""
-        held_out = [] if self.test_lines == 0 else [UserFiles(pair, ()) for pair in self.pairs]
-        sets = [
-            test
-            for pair in self.pairs
-            for test in ([t for t in self.tests if t.pair == pair] or [t for t in held_out if t.pair == pair])
-        ]
+        sets: list[UserFiles] = []
+        for pair in self.pairs:
+            held_out = [] if self.test_lines == 0 else [UserFiles(pair, ())]
+            sets += [test for test in self.tests if test.pair == pair] or held_out
         return {f"test{number or ''}": test for number, test in enumerate(sets)}
 
     @property
@@ -125,7 +123,8 @@ class OwnCorpus:
                 split: self.test_lines for split, test in self.test_sets.items() if test.pair == pair and not test.files
             }
             if splits:
-                held_out[pair] = {split: number or self._default_held_out(pair) for split, number in splits.items()}
+                default = self._default_held_out(pair) if None in splits.values() else 0
+                held_out[pair] = {split: number or default for split, number in splits.items()}
         return held_out
 
     def _default_held_out(self, pair: str) -> int:
