@@ -61,7 +61,8 @@ def test_multi30k_and_a_second_call_does_nothing(tmp_path):
     ]
     words += ["--pairs", "de-en", "--any-counts"]
     done = prepare(*words)
-    assert done.stdout == f"de-en: 60 train / 5 valid / 5 test / 5 test1 pairs in {tmp_path}/data/clean/de-en\n"
+    counts = "60 train / 5 valid / 5 test_2016_flickr / 5 test_2017_flickr"
+    assert done.stdout == f"de-en: {counts} pairs in {tmp_path}/data/clean/de-en\n"
     folder = tmp_path / "data/clean/de-en"
     manifest = read_manifest(folder)
     assert manifest["tests"] == {"test": "raw/test.en", "test1": "raw/test1.en"}

@@ -57,6 +57,14 @@ def test_equal_runs_have_no_gains_and_no_losses(runs, capsys):
     assert f"{runs[0]}: BLEU" in text  # one name for both would not tell them apart
 
 
+def test_a_test_set_has_the_name_that_its_user_gave_it(tmp_path, capsys):
+    named = [a_run(tmp_path, method, 1, test_name="news") for method in ("standard", "sage")]
+    assert "de-en, news: 30 sentences" in said(capsys, *named, "--subset", "news", "--most", 0)
+    assert "no scores of 'olds'; type --subset with one of: news" in said(capsys, *named, "--subset", "olds", status=2)
+    unnamed = a_run(tmp_path, "fish_mask", 1)  # scored by an earlier version
+    assert "de-en, news: 30 sentences" in said(capsys, named[0], unnamed, "--most", 0)
+
+
 class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, NAMES, SENTENCES
+from ..data import DATASETS, NAMES, SENTENCES, test_sets
 from ..data.own import HELD_OUT
 from ..data.own_sentences import OwnTables
-from ..data.recipe import OWN, Recipe
+from ..data.recipe import MANY, OWN, Recipe
 from ..data.sentences import OWN_SENTENCES
 from ..errors import UserError
-from ..studies.own import OwnCorpus, own_job, plan_of_own, prepare_own, test_split
+from ..studies.own import OwnCorpus, UserFiles, own_job, plan_of_own, prepare_own
 from ..studies.prepare import pair_jobs, plan_of_pairs, prepare_pairs
 from ..studies.sentences.prepare import own_job as own_sentences_job
 from ..studies.sentences.prepare import plan_of_tasks, prepare_tasks, task_jobs
@@ -26,7 +26,8 @@ read from your files and split into the subwords of a pretrained encoder: DIR/EN
 own files: DIR/NAME/PAIR. `sentences` are labelled sentences in tables of your own: DIR/ENCODER/NAME."""
 EXAMPLE = """\
 wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
-  wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --moses --pieces 16000
+  wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --test wmt14 --pieces 16000
+  wff prepare own --pairs de-en,fr-en --train de-en=a.de,a.en fr-en=b.fr,b.en --test de-en:news=n.de,n.en
   wff prepare iwslt14 --langs de,es --recipe clean --out data/iwslt14
   wff prepare multi30k --archive ~/Downloads/multi30k --out data/multi30k
   wff prepare wmt17 --dry-run
@@ -36,6 +37,7 @@ wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
 
 
 _LONGEST, _RATIO, _PIECES = 250, 9.0, 8000  # of own files
+_COVERAGE = 0.9995  # share of the letters that byte-bpe learns; bytes of the others are in the training text, too
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         type=split,
         metavar="A,B,...",
-        help="language pairs, or tasks of glue (default: all that the recipe has)",
+        help="language pairs, or tasks of glue (default: all that the recipe has); of own: pairs with one target",
     )
     parser.add_argument("--langs", type=split, metavar="A,B,...", help="pairs by their language other than English")
     recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values() if d.recipes)
@@ -116,31 +118,40 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     """The options of `wff prepare own`; None where they were not given."""
     own = parser.add_argument_group(
         "for own",
-        "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl); .gz, .xz and "
-        ".bz2 are read, too",
+        "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl, .parquet, "
+        ".arrow, or a folder of Hugging Face's save_to_disk); .gz, .xz and .bz2 are read, too. With --pairs each "
+        f"FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is {MANY}-TGT",
     )
     own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
-    own.add_argument("--train", type=Path, nargs="+", action="append", metavar="FILES", help="repeat for several")
-    own.add_argument("--valid", "--dev", type=Path, nargs="+", action="append", metavar="FILES", help="validation set")
+    own.add_argument("--train", nargs="+", action="append", metavar="FILES", help="repeat for several")
+    own.add_argument("--valid", "--dev", nargs="+", action="append", metavar="FILES", help="validation set")
     own.add_argument(
         "--test",
         nargs="+",
         action="append",
         metavar="FILES",
-        help="test set; NAME=SRC,TGT names it, repeat for several",
+        help="test set; NAME=SRC,TGT names it (with --pairs: PAIR:NAME=SRC,TGT); or a test set of sacreBLEU, as "
+        "wmt17; repeat for several",
     )
     own.add_argument("--columns", type=split, metavar="SRC,TGT", help="columns of tables (default: the languages)")
     for name in ("valid", "test"):
         own.add_argument(
             f"--{name}-lines", type=int, metavar="N",
-            help=f"without --{name}: set about N training pairs apart (default {HELD_OUT:,}, or a twentieth)",
+            help=f"without --{name}: set about N training pairs of each language pair apart (default {HELD_OUT:,}, or "
+            "a twentieth)",
         )  # fmt: skip
     own.add_argument("--name", help=f"what to call the corpus; DIR/NAME/PAIR is its folder (default {OWN})")
     own.add_argument(
-        "--subwords", choices=["unigram", "bpe"], help="of SentencePiece, or of subword-nmt (default unigram)"
+        "--subwords",
+        choices=["unigram", "bpe", "byte-bpe"],
+        help="unigram of SentencePiece, bpe of subword-nmt, or byte-bpe of SentencePiece, which writes rare letters as "
+        "bytes, so that no text has unknown words (default unigram)",
     )
     own.add_argument(
         "--dictionary", choices=["joined", "separate"], help="one for both languages, or two (default joined)"
+    )
+    own.add_argument(
+        "--tags", action="store_true", default=None, help="with --pairs: begin source sentences with their language"
     )
     own.add_argument("--lowercase", action="store_true", default=None, help="train on lowercased text")
     own.add_argument("--moses", action="store_true", default=None, help="train on Moses tokens")
@@ -150,7 +161,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
 
 
 _OWN_FILES = ("train", "valid", "test", "valid_lines", "test_lines", "name")
-_OWN_TEXT = ("pair", "columns", "subwords", "dictionary", "lowercase", "moses", "ratio")
+_OWN_TEXT = ("pair", "columns", "subwords", "dictionary", "lowercase", "moses", "ratio", "tags")
 _OWN_SENTENCES = ("text", "text2", "label", "regression")
 
 
@@ -182,19 +193,30 @@ def _refuse_options(args: argparse.Namespace, names: Sequence[str], dataset: str
 
 
 def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
-    for name in ("pairs", "langs", "recipe", "archive", "encoder"):
+    for name in ("langs", "recipe", "archive", "encoder"):
         if getattr(args, name):
             raise UserError(f"--{name} is not for own files; leave it out, and give --pair, --train and --test")
-    if args.pair is None or not args.train:
-        raise UserError("wff prepare own needs --pair and --train; type --pair fr-en --train a.fr a.en")
+    if (args.pair is None) == (args.pairs is None) or not args.train:
+        raise UserError(
+            "wff prepare own needs --train and --pair or --pairs; type --pair fr-en --train a.fr a.en, or "
+            "--pairs de-en,fr-en --train de-en=a.de,a.en fr-en=b.fr,b.en"
+        )
+    pairs = [args.pair] if args.pair is not None else args.pairs
+    if args.pairs is not None and len(pairs) < 2:
+        raise UserError(f"--pairs needs several pairs into one language; type --pair {pairs[0]}")
     if args.columns is not None and len(args.columns) != 2:
         raise UserError(f"--columns must be two names, got {','.join(args.columns)}; type --columns fr,en")
     check_at_least(args, ["valid_lines", "test_lines", "max_length"], 0)
     if args.ratio is not None and args.ratio < 1:
         raise UserError(f"--ratio must be at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    if args.subwords == "byte-bpe" and args.dictionary == "separate":
+        raise UserError("--subwords byte-bpe has one dictionary, of all its pieces; leave --dictionary separate out")
     columns = None if args.columns is None else (args.columns[0], args.columns[1])
-    tests = [_named_test(words, number) for number, words in enumerate(args.test or [])]
-    corpus = OwnCorpus(args.pair, args.train, args.valid or (), tests, columns, args.valid_lines, args.test_lines)
+    files = {
+        split: [files for words in getattr(args, split) or [] for files in _user_files(split, words, pairs)]
+        for split in ("train", "valid", "test")
+    }
+    corpus = OwnCorpus(pairs, files["train"], files["valid"], files["test"], columns, args.valid_lines, args.test_lines)
     longest = _LONGEST if args.max_length is None else args.max_length
     recipe = Recipe(
         "your own files",
@@ -204,13 +226,14 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
         form="tokenised" if args.moses else "untouched",
         lowercased=bool(args.lowercase),
         subwords=args.subwords or "unigram",
-        dictionary=args.dictionary or "joined",
+        coverage=_COVERAGE if args.subwords == "byte-bpe" else 1.0,
+        dictionary="pieces" if args.subwords == "byte-bpe" else args.dictionary or "joined",
     )
-    job, files = own_job(corpus, recipe, out, args.name or OWN, args.limit)
+    job, sources = own_job(corpus, recipe, out, args.name or OWN, args.limit, bool(args.tags))
     if args.dry_run:
-        return plan_of_own(job, files)
-    done = prepare_own(job, files, args.jobs)
-    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {args.pair}"]
+        return plan_of_own(job, sources)
+    done = prepare_own(job, sources, args.jobs)
+    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {job.pair}"]
 
 
 def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
@@ -231,7 +254,7 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
         if number is not None or (name == "valid" and not given):
             held_out[name] = number
     tables = OwnTables(
-        {split: tuple(path.resolve() for path in paths) for split, paths in files.items() if paths},
+        {split: tuple(Path(path).resolve() for path in paths) for split, paths in files.items() if paths},
         tuple(filter(None, [args.text, args.text2])),
         args.label,
         bool(args.regression),
@@ -250,18 +273,47 @@ def _flat(groups: Sequence[Sequence[Any]] | None) -> list[Any]:
     return [value for group in groups or () for value in group]
 
 
-def _named_table(word: str, number: int) -> tuple[str, list[Path]]:
+def _named_table(word: str, number: int) -> tuple[str, list[str]]:
     """The name and the file of one --test: NAME=FILE, or FILE."""
     name, equals, file = word.partition("=")
-    return (name, [Path(file)]) if equals else (test_split(number), [Path(word)])
+    return (name, [file]) if equals else (f"test{number or ''}", [word])
 
 
-def _named_test(words: list[str], number: int) -> tuple[str, list[Path]]:
-    """The name and the files of one --test: NAME=SRC,TGT, or the files."""
-    name, equals, files = words[0].partition("=")
-    if len(words) == 1 and equals:
-        return name, [Path(file) for file in files.split(",")]
-    return test_split(number), [Path(word) for word in words]
+def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:
+    """The files of one --train, --valid or --test; of several pairs, each word says which."""
+    is_word = split == "test" and len(words) == 1 and "=" not in words[0] and not Path(words[0]).exists()
+    if is_word and test_sets.is_test_set(words[0]):
+        return _test_set(words[0], pairs)
+    if len(pairs) > 1:
+        return [_files_of_pair(split, word, pairs) for word in words]
+    name, equals, names = words[0].partition("=")
+    if split == "test" and len(words) == 1 and equals:
+        return [UserFiles(pairs[0], _paths(names), name)]
+    return [UserFiles(pairs[0], tuple(map(Path, words)))]
+
+
+def _test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
+    """A test set of sacreBLEU, in those of the pairs that it has."""
+    known = test_sets.pairs_of(name)
+    if not {*known} & {*pairs}:
+        raise UserError(f"--test {name} has no {' or '.join(pairs)}; its pairs are {', '.join(known)}")
+    return [UserFiles(pair, test_sets.files_of(name, pair), name) for pair in pairs if pair in known]
+
+
+def _files_of_pair(split: str, word: str, pairs: Sequence[str]) -> UserFiles:
+    """PAIR=FILE,FILE or PAIR=TABLE; of a test set also PAIR:NAME=..."""
+    place, _, names = word.partition("=")
+    pair, colon, name = place.partition(":")
+    if pair not in pairs or not names or (colon and split != "test"):
+        raise UserError(
+            f"--{split} {word} does not say which of --pairs it is; type --{split} {pairs[0]}=FILE,FILE or "
+            f"{pairs[0]}=TABLE"
+        )
+    return UserFiles(pair, _paths(names), name)
+
+
+def _paths(names: str) -> tuple[Path, ...]:
+    return tuple(map(Path, names.split(",")))
 
 
 def _prepare_pairs(args: argparse.Namespace, out: Path) -> list[str]:

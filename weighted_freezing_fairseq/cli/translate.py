@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--choice", choices=CHOICES, help="checkpoint of a folder (default: best if there is one, else last)"
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="prepared or binarised folder, if it was moved")
+    parser.add_argument("--language", metavar="CODE", help="of the input, for a model that translates from several")
     parser.add_argument(
         "--subword-model", type=Path, metavar="FILE",
         help="SentencePiece model, or codes of subword-nmt, of data that wff has not prepared",
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if output is not None:
         refuse_to_overwrite(output, "--output")
     chunk = args.chunk or (1 if source is None and sys.stdin.isatty() else CHUNK)
-    translator = translator_of(args.run_or_checkpoint, args.choice, args.data, args.subword_model, search_of(args))
+    translator = translator_of(
+        args.run_or_checkpoint, args.choice, args.data, args.subword_model, search_of(args), args.language
+    )
     machine, form = Machine.of(args.device, 1, 1), Form(args.nbest, args.scores, args.skip_long)
     say("translating with " + ", ".join(map(str, translator.checkpoints)))
     if source is not None and output is not None:

@@ -171,10 +171,10 @@ def _scored(folder: Path, subset: str, choice: str | None, data: Path | None) ->
     Run.load(folder)
     runs = [run for run in collect([folder], choice, data)[0] if run.folder == folder.resolve()]
     for run in runs:
-        if run.setting.subset == subset:
+        if subset in (run.setting.subset, run.setting.test):
             return run
     if runs:
-        known = ", ".join(sorted(run.setting.subset for run in runs))
+        known = ", ".join(sorted(run.setting.test for run in runs))
         raise UserError(f"{folder} has no scores of {subset!r}; type --subset with one of: {known}")
     raise UserError(f"{folder} is not a scored run folder; type: wff evaluate {folder}")
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +20,9 @@ LOWERCASED, CASED = "lowercased BLEU", "cased BLEU"  # where both are shown; pla
 
 # The form of a file of scores, of translations or of labels.
 SCORE_FORM = {
-    **dict.fromkeys(("subset", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str),
+    **dict.fromkeys(
+        ("subset", "test_name", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str
+    ),
     "lowercased_text": bool,
     "bleu_lowercased": NUMBER,
     "bleu_lowercased_signature": str,
@@ -77,6 +79,7 @@ class Setting:
     cased_signature: str = ""  # of cased BLEU, where the score is lowercased BLEU
     measures: tuple[str, ...] = ()  # of labels, the first is the score; empty: translations
     classes: tuple[str, ...] = ()  # of labels, in order
+    test_name: str = field(default="", compare=False)  # of own files; "": what the data set calls the subset
 
     @property
     def translated(self) -> bool:
@@ -120,9 +123,13 @@ class Setting:
     @property
     def name(self) -> str:
         """A name for tables and messages."""
+        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {self.test}"
+
+    @property
+    def test(self) -> str:
+        """What the user or the data set calls the test set."""
         names = DATASETS[self.dataset].test_names if self.dataset in DATASETS else {}
-        test = names.get(self.subset, self.subset)
-        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {test}"
+        return self.test_name or names.get(self.subset, self.subset)
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,7 @@ def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: 
         cased_signature=signatures[2],
         measures=tuple(score.get("scores", ())),
         classes=tuple(score.get("labels", ())),
+        test_name=score.get("test_name", ""),
     )
     return ScoredRun(
         folder=folder,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.recipe import Decode
+from ..data.subwords import text_of_bytes
 from ..errors import UserError
 from ..files import write_atomically
 from ..workspace.machine import Machine
@@ -25,10 +26,20 @@ from .scores import all_scores, read_lines, refuse_processed
 
 @dataclass(frozen=True)
 class Pieces:
-    """How the pieces of a binarised set become text: fairseq's options."""
+    """How the pieces of a binarised set become text.
+
+    Args:
+        remove_bpe, tokenizer: fairseq's options.
+        bytes_to_text: whether some pieces are bytes of letters, which fairseq leaves as they are.
+    """
 
     remove_bpe: str = "sentencepiece"
     tokenizer: str | None = None
+    bytes_to_text: bool = False
+
+    def text(self, line: str) -> str:
+        """What fairseq wrote, with bytes as letters."""
+        return text_of_bytes(line) if self.bytes_to_text else line
 
 
 def refuse_missing(data: Path) -> None:
@@ -97,7 +108,8 @@ def search_words(decode: Decode, pieces: Pieces, machine: Machine) -> list[str]:
     return [
         "--user-dir", str(USER_DIR),
         *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
-        *(f"--{k.replace('_', '-')}={value}" for k, value in asdict(pieces).items() if value is not None),
+        f"--remove-bpe={pieces.remove_bpe}",
+        *([f"--tokenizer={pieces.tokenizer}"] if pieces.tokenizer is not None else []),
         "--required-batch-size-multiple", "1", "--max-tokens", "4000",
         *(["--cpu"] if machine.device == "cpu" else []),
     ]  # fmt: skip
@@ -123,7 +135,7 @@ def generate(
     def read(line: str) -> None:
         if line.startswith("D-"):
             name, _, text = line.split("\t", 2)
-            hypotheses[int(name[2:])] = text
+            hypotheses[int(name[2:])] = pieces.text(text)
             watch(1)
 
     run_module("fairseq_cli.generate", words, machine, read, f"fairseq-generate failed on {checkpoint}")
@@ -148,7 +160,8 @@ def translate_and_score(
     lines = raw_reference(data, split, reference)
     subset, choice = record["subset"], record["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
-    say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
+    name = record.get("test_name", subset)
+    say(f"{run.name}: translating {name} ({len(lines):,} sentences) with the {choice} checkpoint")
     with Progress(desc=run.name, total=len(lines), unit="sentence", lines=True) as bar:
         hypotheses = generate(checkpoint, data, split, Decode(**record["decode"]), machine, pieces, bar.update)
     scores = {
@@ -162,8 +175,9 @@ def translate_and_score(
 
 def as_text(scores: Mapping[str, Any]) -> str:
     """The scores of one set, for a terminal."""
+    name = "" if scores.get("test_name") in (None, scores.get("subset")) else f"{scores['test_name']}: "
     lines = [
-        f"BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
+        f"{name}BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
         f"  BLEU|{scores['bleu_signature']}",
         f"  chrF|{scores['chrf_signature']}",
         f"  lowercased BLEU {scores['bleu_lowercased']:.2f}|{scores['bleu_lowercased_signature']}",

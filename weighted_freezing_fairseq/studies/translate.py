@@ -16,7 +16,7 @@ from typing import IO, Any
 from ..data import DATASETS, lines, read_manifest
 from ..data.moses import detokenised
 from ..data.recipe import Decode
-from ..data.source_text import SourceText, recipe_of
+from ..data.source_text import SourceText, source_text_of
 from ..data.workers import chunks
 from ..errors import UserError
 from ..files import filename_in_errors, write_atomically
@@ -68,6 +68,7 @@ def translator_of(
     data: Path | None = None,
     subword_model: Path | None = None,
     search: Mapping[str, float] | None = None,
+    language: str | None = None,
 ) -> Translator:
     """What run folders, save-dirs of fairseq or checkpoints translate with.
 
@@ -76,6 +77,7 @@ def translator_of(
         data: the prepared or the binarised folder, where it was moved (default: as the training had it).
         subword_model: for data that this package has not prepared.
         search: fields of `Decode` that are not those of the recipe.
+        language: of the text, for a model of several languages.
     """
     first, *others = trainings = [_Training.of(path, choice) for path in paths]
     binarised = _binarised(data or first.data, first.checkpoint)
@@ -88,13 +90,16 @@ def translator_of(
     folder, languages = binarised.parent, _languages(first, binarised)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        source = SourceText(languages, subword_model or folder / manifest["subwords"], recipe_of(manifest))
+        source = source_text_of(manifest, languages, subword_model or folder / manifest["subwords"], language)
         pieces = pieces_of(manifest)
         decode = DATASETS[manifest["dataset"]].decode if manifest["dataset"] in DATASETS else first.decode
+    elif language is not None:
+        raise UserError(f"{folder} does not say what languages it is made of; leave --language out")
     else:
         source = SourceText(languages, subword_model or _subword_model_near(binarised))
         pieces, decode = Pieces("subword_nmt" if source.is_bpe else "sentencepiece"), first.decode
     source.refuse_unusable()
+    pieces = replace(pieces, bytes_to_text=source.has_bytes)
     checkpoints = tuple(training.checkpoint for training in trainings)
     longest = min(training.longest for training in trainings)
     return Translator(checkpoints, binarised, source, pieces, replace(decode, **(search or {})), longest)
@@ -270,6 +275,7 @@ def translate_file(translator: Translator, source: Path, output: Path, machine: 
         "input": content_hash(source),
         "checkpoints": [content_hash(path) for path in translator.checkpoints],
         "decode": asdict(translator.decode),
+        "language": translator.source.language,
         **asdict(form),
     }
     part, stamp = (output.with_name(f".{output.name}.{name}") for name in ("part", "part.json"))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import lowercases, prepared, read_manifest
+from ..data import lowercases, prepare_command, prepared, read_manifest
 from ..data.recipe import OWN, Dataset
 from ..errors import UserError
 from ..files import write_atomically
@@ -115,7 +115,8 @@ class TranslationTask:
         ]
         for choice in {step.choice for step in steps} - {"average"}:
             refuse_missing_checkpoint(run.folder / f"checkpoints/checkpoint_{choice}.pt")
-        remedy = f"move {folder} away and make it again: wff prepare {manifest['dataset']} --pairs {manifest['pair']}"
+        command = prepare_command(manifest["dataset"], manifest["recipe"], manifest["pair"])
+        remedy = f"move {folder} away and make it again: {command}"
         for subset in dict.fromkeys(subset for step in steps for subset in step.subsets):
             raw_reference(folder / "bin", subset, folder / manifest["tests"][subset], remedy)
         return data
@@ -153,7 +154,13 @@ def _translate(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
         from ..workspace.average import average, latest  # torch
 
         average(latest(run.folder, step.settings["averaged"]), run.folder / "checkpoints/checkpoint_average.pt")
-    record = {"subset": subset, "recipe": manifest["recipe"], **text_of(manifest), **step.settings}
+    record = {
+        "subset": subset,
+        "test_name": test_names(manifest)[subset],
+        "recipe": manifest["recipe"],
+        **text_of(manifest),
+        **step.settings,
+    }
     reference = data.folder / manifest["tests"][subset]
     binarised, language = data.folder / "bin", manifest["target"]
     translate_and_score(run, machine, binarised, subset, reference, language, record, pieces_of(manifest))
@@ -168,6 +175,11 @@ def _add_comet(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
     write_atomically(path, json.dumps(scores, indent=2) + "\n")
 
 
+def test_names(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What the user or the data set calls each test set of prepared data."""
+    return {subset: manifest.get("test_names", {}).get(subset, subset) for subset in manifest["tests"]}
+
+
 def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of scores records of the text: whether its translations compare by lowercased BLEU."""
     return {"lowercased_text": lowercases(manifest["dataset"], manifest["recipe"]) or manifest.get("lowercased", False)}
@@ -175,4 +187,5 @@ def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
     """How the subwords of prepared data become text."""
-    return Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+    generate = manifest["generate"]
+    return Pieces(generate["remove_bpe"], generate["tokenizer"], generate.get("bytes", False))
