@@ -1,10 +1,11 @@
 """Python processes that start with torch and fairseq imported, since importing them takes a fresh one seconds.
 
 A server, one for every process that runs tests, imports them once and forks a child for every command. The child is a
-process of its own that does what `python -m MODULE` or `python -c CODE` does: the command's module, and the plugin if
-the command loads it, are imported there. A child that runs commands itself, a recipe, becomes a server for them first.
-Left out on purpose: variables that imports may have read, but for the number of threads, options of the interpreter,
-a hash seed of its own for every child of one server, and the destruction of what is alive when the interpreter ends.
+process of its own that does what `python -m MODULE`, `python -c CODE` or `python SCRIPT` does: the command's module,
+and the plugin if the command loads it, are imported there. A child that runs commands itself, a recipe, becomes a
+server for them first. Left out on purpose: variables that imports may have read, but for the number of threads, options
+of the interpreter, a hash seed of its own for every child of one server, and the destruction of what is alive when the
+interpreter ends.
 """
 
 import atexit
@@ -58,7 +59,7 @@ def ask(question: object, files: tuple[int, ...] = ()):
 
 
 class Popen(subprocess.Popen):
-    """`subprocess.Popen([sys.executable, "-m" or "-c", ...], cwd=...)`, forked from the server."""
+    """`subprocess.Popen([sys.executable, "-m", "-c" or a script, ...], cwd=...)`, forked from the server."""
 
     def _execute_child(self, args, *rest) -> None:
         cwd, env, pipes = rest[4], rest[5], rest[9:15]
@@ -146,6 +147,10 @@ def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:
     os.environ.update(env)
     sys.modules["torch"].set_num_threads(int(env.get("OMP_NUM_THREADS", os.cpu_count())))
     os.getppid = lambda: parent  # who asked; a recipe's command dies with it all the same, since its server does
+    if not words[0].startswith("-"):
+        sys.argv[:], sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
+        return
     option, code, *sys.argv[1:] = words
     if option == "-m":
         sys.path[0] = str(Path.cwd())
