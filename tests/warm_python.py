@@ -146,7 +146,10 @@ def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.modules["torch"].set_num_threads(int(env.get("OMP_NUM_THREADS", os.cpu_count())))
-    os.getppid = lambda: parent  # who asked; a recipe's command dies with it all the same, since its server does
+    # Who asked, to this process alone: its workers end when it does. A recipe's command dies with it all the same,
+    # since its server does.
+    process, getppid = os.getpid(), os.getppid
+    os.getppid = lambda: parent if os.getpid() == process else getppid()
     if not words[0].startswith("-"):
         sys.argv[:], sys.path[0] = words, str(Path(words[0]).parent)
         runpy.run_path(words[0], run_name="__main__")

@@ -78,6 +78,18 @@ def test_it_begins_as_a_fresh_interpreter_does(fairseq: Fairseq):
         assert len(set(numbers)) == 2  # every one draws its own
 
 
+def test_its_workers_see_who_their_parent_is(fairseq: Fairseq):
+    """By which those of a data loader notice that it was killed."""
+    code = """if True:
+        import os
+        it = os.getpid()
+        print(os.getppid(), flush=True)
+        os.fork() or os._exit(os.getppid() != it)
+        print(os.wait()[1])
+    """
+    assert fairseq.python("-c", code).communicate()[0].split() == [str(os.getpid()), "0"]
+
+
 def test_it_is_killed_alone_and_keeps_no_pipe_of_another(fairseq: Fairseq):
     one, other = (fairseq.python("-c", "import time; print('here', flush=True); time.sleep(300)") for _ in range(2))
     assert one.pid != other.pid and one.stdout.readline() == other.stdout.readline() == "here\n"
