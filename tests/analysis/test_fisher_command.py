@@ -2,13 +2,11 @@
 
 import logging
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from fairseq_runs import assert_same, environment
+from fairseq_runs import Fairseq, assert_same
 from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
@@ -224,7 +222,8 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
     words = ["--samples", 60, "--max-tokens", 50]
     wff(*words, out="whole.pt")
     call = ["fisher", trained, "--data", toy_data, "--out", wff.out / "f.pt", *words]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_THREE_BATCHES, *map(str, call)], env=environment())
+    killed = Fairseq(toy_data, wff.out).python("-c", KILLED_AFTER_THREE_BATCHES, *call)
+    killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert not (wff.out / "f.pt").exists() and (wff.out / ".f.pt.part-0-of-1").exists()
     counted = []

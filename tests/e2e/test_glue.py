@@ -10,8 +10,7 @@ import labelled_files
 import numpy as np
 import pytest
 import torch
-import warm_python
-from recipe_runs import CONFIGS, command, wff
+from recipe_runs import CONFIGS, start, wff
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import read_manifest
@@ -81,7 +80,7 @@ def test_a_task_from_files_to_tables_through_a_kill(place):
 
 def kill_when_saved(run, *words):
     """kill -9 a warm recipe when it has saved, and wait until its training is dead, too: it has many updates left."""
-    process = warm_python.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (run / "checkpoints/checkpoint_last.pt").exists() and process.poll() is None:
         time.sleep(0.01)
     process.kill()

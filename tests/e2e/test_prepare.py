@@ -7,7 +7,7 @@ import time
 
 import miniature
 import numpy as np
-from recipe_runs import command, wff
+from recipe_runs import start, wff
 
 from weighted_freezing_fairseq.data import binary, read_manifest
 
@@ -30,7 +30,7 @@ def words_of(folder, language, split="train"):
 
 def kill_when_there(goal, *words):
     """kill -9 a preparation as soon as `goal` exists."""
-    process = subprocess.Popen(command("prepare", *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("prepare", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not goal.exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.002)

@@ -12,7 +12,7 @@ from dataclasses import asdict
 import pytest
 from fairseq_runs import Fairseq
 from locked import waits_for
-from recipe_runs import command, wff
+from recipe_runs import start, wff
 from scored_runs import a_run as scored_run
 from scored_runs import prepared
 
@@ -218,7 +218,7 @@ def test_scoring_that_is_killed_goes_on_and_leaves_nothing(fairseq: Fairseq, tmp
     run = tmp_path / "run"
     rng = random.Random(7)
     for goal in (".scoring-test.last.begun.json", "checkpoints/checkpoint_average.pt"):
-        process = subprocess.Popen(command("evaluate", run, *options), stderr=subprocess.DEVNULL)
+        process = start("evaluate", run, *options, stderr=subprocess.DEVNULL)
         while not (run / goal).exists() and process.poll() is None:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.5) if goal.endswith("json") else 0)
