@@ -1,5 +1,6 @@
 """`wff init`: the YAML of a method for own files, copied for the user to edit, and the commands that train by it."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -42,5 +43,7 @@ def init(pair: str, method: str, size: str, folder: Path) -> tuple[list[Path], l
     typed = "".join(f"#   {command}\n" for command in commands) + "#\n"
     for source, goal in zip(sources, goals, strict=True):
         header = f"# A copy of {source.relative_to(CONFIGS.parent)} to edit, made by wff init. What to type:\n"
-        write_atomically(goal, header + typed + source.read_text(encoding="utf-8"))
+        # Without the command that ends the header: it names the original.
+        text = re.sub(r"#\n#   fairseq-hydra-train(.*\\\n)*.*\n", "", source.read_text(encoding="utf-8"), count=1)
+        write_atomically(goal, header + typed + text)
     return goals, commands
