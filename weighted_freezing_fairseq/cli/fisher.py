@@ -5,11 +5,13 @@ import functools
 import logging
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..analysis import fisher
-from ..analysis.fisher import ESTIMATORS, FisherSettings, MaskSettings
 from ..errors import UserError, check_fraction
 from .arguments import check_at_least
+
+if TYPE_CHECKING:
+    from ..analysis.fisher import FisherSettings, MaskSettings
 
 HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the mask from this Fisher snapshot and measure nothing",
     )  # fmt: skip
     parser.add_argument(
-        "--estimator", choices=ESTIMATORS, default=ESTIMATORS[0],
+        "--estimator", choices=["per-sample", "expected", "sampled", "batch"], default="per-sample",
         help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
         "expected: the expectation over all classes of a sentence task, a pass for each class, the standard Fisher; "
         "sampled: an estimate of it from targets drawn from the model; batch: squared gradients of batches, cheap, and "
@@ -57,18 +59,23 @@ def run(args: argparse.Namespace) -> int:
     mask = _mask_settings(args)
     report = functools.partial(print, flush=True)
     if args.source is None:
+        settings = _settings(args)
+        from ..analysis import fisher  # torch
+
         logging.disable(logging.INFO)  # fairseq reports dictionaries and data
-        fisher.write_fisher(_settings(args), args.out, mask, report)
+        fisher.write_fisher(settings, args.out, mask, report)
         return 0
     if mask is None:
         raise UserError("--from makes a mask; add --mask-density 0.005")
     if args.checkpoint is not None or args.data is not None:
         raise UserError("--from measures nothing; leave out the checkpoint and --data")
+    from ..analysis import fisher  # torch
+
     fisher.write_mask_from(args.source, args.out, mask, report)
     return 0
 
 
-def _mask_settings(args: argparse.Namespace) -> MaskSettings | None:
+def _mask_settings(args: argparse.Namespace) -> "MaskSettings | None":
     if args.mask_density is None:
         if args.always is not None:
             raise UserError("--always applies to masks; add --mask-density 0.005")
@@ -80,10 +87,12 @@ def _mask_settings(args: argparse.Namespace) -> MaskSettings | None:
         raise UserError(
             f"--always {args.always!r} is not a regular expression ({error}); type --always 'encoder.*'"
         ) from None
+    from ..analysis.fisher import MaskSettings  # torch
+
     return MaskSettings(args.mask_density, args.always)
 
 
-def _settings(args: argparse.Namespace) -> FisherSettings:
+def _settings(args: argparse.Namespace) -> "FisherSettings":
     if args.checkpoint is None or args.data is None:
         raise UserError("give a checkpoint and --data, or --from; type: wff fisher --help")
     check_at_least(args, ["samples"], 2)
@@ -91,6 +100,8 @@ def _settings(args: argparse.Namespace) -> FisherSettings:
     if args.draws > 1 and args.estimator != "sampled":
         raise UserError("--draws counts sampled targets; type --estimator sampled")
     options = {name: getattr(args, name) for name in ("split", "estimator", "samples", "draws", "seed", "max_tokens")}
+    from ..analysis.fisher import FisherSettings  # torch
+
     return FisherSettings(
         checkpoint=str(args.checkpoint.resolve()),
         data=str(args.data.resolve()),

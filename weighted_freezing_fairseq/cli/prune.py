@@ -5,16 +5,17 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..analysis.gradients import Sample
-from ..analysis.prune import ONCE, Pruned, write_pruned
-from ..analysis.pruning_curve import Translation, write_curve
-from ..core.pruning import METHODS, Method
+from ..core.pruning import METHODS, ONCE, Method
 from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
 from ..workspace.labels import labels
 from ..workspace.machine import default_device
 from .arguments import add_batches, add_decode_arguments, add_device, add_names, check_at_least, search_of, split
+
+if TYPE_CHECKING:
+    from ..analysis.prune import Pruned
 
 HELP = """\
 Set the least important weights of a trained checkpoint to zero: those of its attention and feed-forward matrices, never
@@ -66,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{measured[0]} is measured on data; add --data BIN, the folder that the model was trained on")
     if args.fraction is not None and len(args.checkpoint) * len(methods) > 1:
         raise UserError("--fraction prunes one checkpoint by one method; for several type --fractions 0:0.9:0.1")
+    from ..analysis.gradients import Sample  # torch
+    from ..analysis.prune import write_pruned
+    from ..analysis.pruning_curve import Translation, write_curve
+
     sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
     if args.fraction is not None:
         check_fraction("--fraction", args.fraction, 0.5, zero=True)
@@ -88,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_text(pruned: Pruned, out: Path) -> str:
+def _as_text(pruned: "Pruned", out: Path) -> str:
     lines = [
         f"{pruned.method}: pruned {pruned.pruned:,} of {pruned.in_scope:,} weights in scope "
         f"({pruned.pruned / pruned.in_scope:.2%}), {pruned.pruned / pruned.parameters:.2%} "

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from ..report import page, tables
+from ..report import tables
 from ..scoring.published import TABLES
 from ..workspace.runs import CHOICES
 from .arguments import add_names
@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.html:
+        from ..report import page  # torch
+
         inputs = page.PageInputs.find(args.runs, args.names, tables=args.table, choice=args.choice, data=args.data)
         print(f"wrote {page.write(inputs, args.out)}")
         return 0

@@ -5,9 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from ..analysis import sensitivity
-from ..analysis.gradients import Sample
-from ..core.scope import SCOPES
+from ..core.rules import SCOPES
 from ..workspace.labels import labels
 from ..workspace.machine import default_device
 from .arguments import add_batches, add_device, add_names, check_at_least
@@ -41,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     logging.disable(logging.INFO)  # fairseq reports dictionaries and data
     check_at_least(args, ["batches", "max_tokens"])
     paths = labels(args.checkpoint, args.names)
+    from ..analysis import sensitivity  # torch
+    from ..analysis.gradients import Sample
+
     sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
     rows = sensitivity.compare(paths, args.scope, sample, args.out)
     if args.json:
