@@ -310,7 +310,7 @@ def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     missing = wff("--from", tmp_path / "no.pt", "--mask-density", 0.1, checkpoint=None, ok=False)
     assert "make one with: wff fisher" in missing
     if not torch.cuda.is_available():
-        assert "torch sees 0 GPUs" in wff("--device", "cuda", ok=False)
+        assert "torch sees no GPU; type --device cpu" in wff("--device", "cuda", ok=False)
 
 
 def test_a_diverged_checkpoint_is_refused(wff, trained, tmp_path):

@@ -295,7 +295,7 @@ def test_what_is_missing_is_named_before_anything_is_measured(wff, trained, tmp_
     assert f"there is no binarised folder {missing}; make it with fairseq-preprocess" in said
     assert f"{file} is not a whole checkpoint" in wff(checkpoints=[file], ok=False)
     if not torch.cuda.is_available():
-        assert "torch sees no GPU here; type --device cpu" in wff("--device", "cuda", ok=False)
+        assert "torch sees no GPU; type --device cpu" in wff("--device", "cuda", ok=False)
 
 
 def test_a_checkpoint_that_diverged_is_refused(wff, state, tmp_path):

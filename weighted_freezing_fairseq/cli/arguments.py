@@ -10,7 +10,7 @@ from ..data import NAMES
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..workspace.configs import CONFIGS
-from ..workspace.machine import PRECISIONS, Machine
+from ..workspace.machine import DEVICES, PRECISIONS, Machine
 from ..workspace.runs import CHOICES
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def add_device(parser: argparse._ActionsContainer) -> None:
     """Add --device."""
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one, else the CPU (default)"
+    )
 
 
 def add_names(parser: argparse._ActionsContainer, inputs: str) -> None:

@@ -12,8 +12,9 @@ from ..costs.cases import SIZE_NUMBERS, VARIANTS
 from ..costs.subjects import PRECISIONS, SIZES
 from ..costs.tables import TABLES, CostTable
 from ..errors import UserError
+from ..workspace.machine import device_of
 from ..workspace.progress import say
-from .arguments import split
+from .arguments import add_device, split
 
 HELP = """\
 Measure time and memory of every method relative to standard training, interleaved in one process, and count the
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"{quick.rounds} rounds of {', '.join(quick.methods)}: under 3 minutes on two free cores",
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
+    add_device(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for bench.csv, bench.md and plots")
     parser.add_argument(
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from ..costs import bench, results
 
     bench.prepare()
-    settings = bench.Settings(args.configs or bench.Settings.configs, args.device, args.precision, args.seed)
+    settings = bench.Settings(args.configs or bench.Settings.configs, device_of(args.device), args.precision, args.seed)
     if args.rounds is not None and args.rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {args.rounds}; type --rounds 15")
     if args.table:

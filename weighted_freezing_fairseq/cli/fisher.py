@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError, check_fraction
-from .arguments import check_at_least
+from ..workspace.machine import device_of
+from .arguments import add_device, check_at_least
 
 if TYPE_CHECKING:
     from ..analysis.fisher import FisherSettings, MaskSettings
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", type=int, default=512, metavar="MB", help="maximum memory for gradients of sentences (default 512)"
     )
     parser.add_argument("--processes", type=int, default=1, metavar="P", help="processes, one per GPU (default 1)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +107,7 @@ def _settings(args: argparse.Namespace) -> "FisherSettings":
         checkpoint=str(args.checkpoint.resolve()),
         data=str(args.data.resolve()),
         memory=args.memory << 20,
-        device=args.device,
+        device=device_of(args.device),
         processes=args.processes,
         **options,
     )

@@ -11,7 +11,7 @@ from ..core.pruning import METHODS, ONCE, Method
 from ..data.recipe import Decode
 from ..errors import UserError, check_fraction
 from ..workspace.labels import labels
-from ..workspace.machine import default_device
+from ..workspace.machine import device_of
 from .arguments import add_batches, add_decode_arguments, add_device, add_names, check_at_least, search_of, split
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ..analysis.prune import write_pruned
     from ..analysis.pruning_curve import Translation, write_curve
 
-    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
+    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, device_of(args.device))
     if args.fraction is not None:
         check_fraction("--fraction", args.fraction, 0.5, zero=True)
         pruned = write_pruned(args.checkpoint[0], methods[0], args.fraction, sample, args.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..core.rules import SCOPES
 from ..workspace.labels import labels
-from ..workspace.machine import default_device
+from ..workspace.machine import device_of
 from .arguments import add_batches, add_device, add_names, check_at_least
 
 HELP = """\
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from ..analysis import sensitivity  # torch
     from ..analysis.gradients import Sample
 
-    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
+    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, device_of(args.device))
     rows = sensitivity.compare(paths, args.scope, sample, args.out)
     if args.json:
         print(json.dumps(rows, indent=2))

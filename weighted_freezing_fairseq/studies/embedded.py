@@ -63,7 +63,7 @@ class EmbeddedStudy:
         out: absolute folder; the pair gets a sub-folder.
         configs: absolute folder of METHOD.yaml.
         corpus_fraction: fraction of each split that is used.
-        device: where to train (None: a GPU where there is one).
+        device: where to train (auto: a GPU where there is one).
         jobs: number of trainings that run at once (None: one a core or GPU).
         command: arguments of `wff`, for provenance.json.
     """
@@ -73,7 +73,7 @@ class EmbeddedStudy:
     out: Path
     configs: Path
     corpus_fraction: float = 1.0
-    device: str | None = None
+    device: str = "auto"
     jobs: int | None = None
     command: Sequence[str] = ()
 
