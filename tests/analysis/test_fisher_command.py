@@ -302,7 +302,7 @@ def test_mistakes_say_what_to_type(wff, words, said):
 def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     assert "there is no checkpoint" in wff(checkpoint=tmp_path / "no.pt", ok=False)
     assert "make it with fairseq-preprocess" in wff(data=tmp_path / "no", ok=False)
-    assert "give a checkpoint and --data, or --from" in wff(checkpoint=None, ok=False)
+    assert "give a run folder or a checkpoint, or --from" in wff(checkpoint=None, ok=False)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     assert "give an intact fairseq checkpoint" in wff(checkpoint=tmp_path / "bad.pt", ok=False)
     (tmp_path / "empty").mkdir()

@@ -25,6 +25,18 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_choice(parser: argparse._ActionsContainer, default: str = "best if there is one, else last") -> None:
+    """Add --choice: which checkpoint of a folder."""
+    parser.add_argument("--choice", choices=CHOICES, help=f"checkpoint of a folder (default: {default})")
+
+
+def add_binarised(parser: argparse._ActionsContainer) -> None:
+    """Add --data: the binarised folder."""
+    parser.add_argument(
+        "--data", type=Path, metavar="BIN", help="binarised folder (default: what the first RUN was trained on)"
+    )
+
+
 def add_names(parser: argparse._ActionsContainer, inputs: str) -> None:
     """Add --names: labels of the inputs."""
     parser.add_argument("--names", type=split, metavar="A,B", help=f"names of the {inputs} (default: from their paths)")
@@ -35,6 +47,9 @@ def add_batches(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--split", default="train", help="set to measure on (default train)")
     parser.add_argument("--batches", type=int, default=100, metavar="N", help="number of random batches (default 100)")
     parser.add_argument("--max-tokens", type=int, default=4000, help="maximum of a batch, with padding (default 4000)")
+
+
+MODEL = "run folder, save-dir of fairseq, or checkpoint"
 
 
 def split(text: str) -> list[str]:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..files import refuse_to_overwrite
-from ..workspace.runs import CHOICES
-from .arguments import check_at_least
+from .arguments import add_choice, check_at_least
 
 HELP = """\
 Compare the translations of two scored runs sentence by sentence: where the second gains over the first and where it
@@ -18,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs, on which test set, and what to write."""
     parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="scored run folders; the first is the baseline")
     parser.add_argument("--subset", default="test", help="test set (default test)")
-    parser.add_argument("--choice", choices=CHOICES, help="checkpoint (default: best if it was scored, else the next)")
+    add_choice(parser, "best if it was scored, else the next")
     parser.add_argument(
         "--data", type=Path, help="what wff prepare left, for references that were moved (data/DATASET)"
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError, check_fraction
 from ..workspace.machine import device_of
-from .arguments import add_device, check_at_least
+from ..workspace.trainings import binarised_of, checkpoint_of
+from .arguments import MODEL, add_binarised, add_choice, add_device, check_at_least
 
 if TYPE_CHECKING:
     from ..analysis.fisher import FisherSettings, MaskSettings
@@ -18,12 +19,15 @@ HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
 information has 4 bytes per parameter, and the weights at which it was measured, with 4 or 2 bytes as in the checkpoint.
 A mask has one bit per parameter."""
-EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
+EXAMPLE = """\
+wff fisher runs/multi30k/clean/de-en/standard-1 --out fisher.pt
+  wff fisher save-dir/checkpoint_best.pt --data BIN --mask-density 0.005 --out mask.pt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
-    parser.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="RUN", help=MODEL)
+    add_choice(parser)
+    add_binarised(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="snapshot to write")
     parser.add_argument(
         "--mask-density", type=float, metavar="D",
@@ -94,8 +98,8 @@ def _mask_settings(args: argparse.Namespace) -> "MaskSettings | None":
 
 
 def _settings(args: argparse.Namespace) -> "FisherSettings":
-    if args.checkpoint is None or args.data is None:
-        raise UserError("give a checkpoint and --data, or --from; type: wff fisher --help")
+    if args.checkpoint is None:
+        raise UserError("give a run folder or a checkpoint, or --from; type: wff fisher --help")
     check_at_least(args, ["samples"], 2)
     check_at_least(args, ["draws", "max_tokens", "memory", "processes"])
     if args.draws > 1 and args.estimator != "sampled":
@@ -103,9 +107,11 @@ def _settings(args: argparse.Namespace) -> "FisherSettings":
     options = {name: getattr(args, name) for name in ("split", "estimator", "samples", "draws", "seed", "max_tokens")}
     from ..analysis.fisher import FisherSettings  # torch
 
+    checkpoint = checkpoint_of(args.checkpoint, args.choice)
+    data = args.data or binarised_of(args.checkpoint, checkpoint)
     return FisherSettings(
-        checkpoint=str(args.checkpoint.resolve()),
-        data=str(args.data.resolve()),
+        checkpoint=str(checkpoint.resolve()),
+        data=str(data.resolve()),
         memory=args.memory << 20,
         device=device_of(args.device),
         processes=args.processes,

@@ -10,8 +10,7 @@ from ..files import refuse_to_overwrite
 from ..studies.translate import Form, translate_file, translate_stream, translator_of
 from ..workspace.machine import Machine
 from ..workspace.progress import say
-from ..workspace.runs import CHOICES
-from .arguments import add_decode_arguments, add_device, check_at_least, search_of
+from .arguments import MODEL, add_choice, add_decode_arguments, add_device, check_at_least, search_of
 
 HELP = """\
 Translate a text, one sentence a line: raw text in, detokenised text out, in the same order. The text is cut into
@@ -28,15 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to translate, with what, and how."""
     parser.add_argument(
         "run_or_checkpoint", nargs="+", type=Path, metavar="RUN",
-        help="run folder, save-dir of fairseq, or checkpoint; several are an ensemble",
+        help=f"{MODEL}; several are an ensemble",
     )  # fmt: skip
     parser.add_argument(
         "--input", default="-", metavar="FILE", help="UTF-8 text, one sentence a line (default -: standard input)"
     )
     parser.add_argument("--output", default="-", metavar="FILE", help="default -: standard output")
-    parser.add_argument(
-        "--choice", choices=CHOICES, help="checkpoint of a folder (default: best if there is one, else last)"
-    )
+    add_choice(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="prepared or binarised folder, if it was moved")
     parser.add_argument(
         "--subword-model", type=Path, metavar="FILE",

@@ -16,6 +16,7 @@ from typing import Any
 from ..data.recipe import Decode
 from ..errors import UserError
 from ..files import write_atomically
+from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
 from ..workspace.progress import Progress, say
@@ -29,6 +30,22 @@ class Pieces:
 
     remove_bpe: str = "sentencepiece"
     tokenizer: str | None = None
+
+
+def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
+    """How the subwords of prepared data become text."""
+    return Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])
+
+
+def raw_text_of(data: Path, subset: str) -> Path:
+    """The raw target side of a test set of a binarised folder that `wff prepare` made."""
+    folder = data.resolve().parent
+    tests = manifest_of(folder)["tests"] if (folder / MANIFEST).is_file() else {}
+    if subset not in tests:
+        raise UserError(
+            f"there is no raw text of {subset} beside {data}; give --reference its target side, one sentence a line"
+        )
+    return folder / tests[subset]
 
 
 def refuse_missing(data: Path) -> None:
