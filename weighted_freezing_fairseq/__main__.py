@@ -23,6 +23,7 @@ from . import __version__
 from .errors import UserError, did_you_mean
 from .files import explain, refuse_names_not_in_utf8
 from .workspace.processes import Stopped, exit_without_threads, stoppable
+from .workspace.verbosity import NORMAL, QUIET, VERBOSE, set_verbosity
 
 COMMANDS = {
     "quickstart": "train, score and measure methods on the embedded corpus",
@@ -80,6 +81,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         epilog="Type `wff COMMAND --help` for a command's options and an example.",
     )
     parser.add_argument("--version", action="version", version=f"weighted_freezing_fairseq {__version__}")
+    _add_verbosity(parser, NORMAL)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in COMMANDS.items():
         if name != command:
@@ -94,8 +96,19 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(sub)
+        _add_verbosity(sub, argparse.SUPPRESS)  # not to override what was typed before the command
         sub.set_defaults(run=module.run, parser=sub)
     return parser
+
+
+def _add_verbosity(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --quiet and --verbose, which every command takes, before and after its name."""
+    options = parser.add_mutually_exclusive_group()
+    for option, value, text in (
+        ("--quiet", QUIET, "print results and errors only: no progress, no notices"),
+        ("--verbose", VERBOSE, "also print the commands of fairseq that are run, and their output"),
+    ):
+        options.add_argument(option, dest="verbosity", action="store_const", const=value, default=default, help=text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,6 +139,9 @@ def _run(argv: list[str]) -> int:
     # Some commands record how they were called.
     args, unknown = parser.parse_known_args(argv, argparse.Namespace(words=argv))
     args.parser.refuse_unknown(unknown)
+    set_verbosity(args.verbosity)
+    if args.verbosity != NORMAL:
+        logging.getLogger().setLevel(logging.ERROR if args.verbosity == QUIET else logging.INFO)
     try:
         refuse_names_not_in_utf8(argv)
         status = int(args.run(args) or 0)

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{args.check} was measured on another machine ({device}), whose ratios may differ from those of this one")
     worse = list(results.worse_than(earlier, rows))
     for line in worse:
-        say(f"worse than {args.check}: {line}")
+        print(f"worse than {args.check}: {line}", file=sys.stderr)
     return 1 if worse else 0
 
 

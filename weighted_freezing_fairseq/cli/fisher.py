@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
         settings = _settings(args)
         from ..analysis import fisher  # torch
 
-        logging.disable(logging.INFO)  # fairseq reports dictionaries and data
         fisher.write_fisher(settings, args.out, mask, report)
         return 0
     if mask is None:

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import logging
 from pathlib import Path
 
 from ..errors import UserError
@@ -45,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # matplotlib's messages about fonts, which fairseq turns on
     if args.list:
         print("\n\n".join(
             f"{figure.name}: {figure.about}\n  as {figure.source}\n  wff plot {figure.name} {figure.takes} --out DIR"

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,7 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # fairseq reports dictionaries and data
     methods = _methods(args.method)
     check_at_least(args, ["batches", "max_tokens", "jobs"])
     if args.fraction is not None:

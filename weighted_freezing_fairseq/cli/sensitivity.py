@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 from pathlib import Path
 
 from ..core.rules import SCOPES
@@ -38,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # fairseq reports dictionaries and data
     check_at_least(args, ["batches", "max_tokens"])
     runs = labels(args.checkpoint, args.names)
     checkpoints = {label: checkpoint_of(path, args.choice) for label, path in runs.items()}

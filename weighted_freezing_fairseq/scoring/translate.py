@@ -19,7 +19,7 @@ from ..files import write_atomically
 from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
-from ..workspace.progress import Progress, say
+from ..workspace.progress import Progress, say, trace
 from ..workspace.runs import Run
 from .scores import all_scores, read_lines, refuse_processed
 
@@ -100,10 +100,12 @@ def run_module(module: str, words: Sequence[Any], machine: Machine, watch: Calla
         for raw_line in process.stdout:  # bytes, which are split at line feeds only
             line = raw_line.decode("utf-8").removesuffix("\n")
             last_line = line.strip() or last_line
+            trace(line)
             watch(line)
         process.wait()
         errors.seek(0)
         stderr = errors.read().decode("utf-8", errors="replace").strip()
+    trace(stderr)
     if process.returncode != 0:
         refuse_when_stopping()
         raise UserError(f"{failure}: {failure_reason(stderr or last_line, process.returncode)}")
