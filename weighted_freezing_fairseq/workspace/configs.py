@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,17 @@ def settings_of(config: Path, *overrides: Mapping[str, Any]) -> DictConfig:
     except (OSError, UnicodeError, YAMLError, OmegaConfBaseException, ValueError, TypeError) as error:
         problem = " ".join(str(error).split())
     raise UserError(f"{config} does not hold a mapping of sections to settings ({problem}); correct it")
+
+
+def unreadable(files: Iterable[Path]) -> list[str]:
+    """What is wrong with each YAML that holds no settings."""
+    problems = []
+    for path in files:
+        try:
+            settings_of(path)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
 
 
 def open_settings(config: Path) -> list[tuple[str, str]]:
