@@ -49,6 +49,7 @@ COMMANDS = {
     "average": "average several checkpoints into one",
     "report": "collect scored runs into the papers' tables, with significance",
     "bench": "measure the cost of each method against standard training",
+    "completion": "print a script that completes wff in bash or zsh",
     "corpus": "write the embedded, generated corpus of a language pair",
 }
 
@@ -73,8 +74,8 @@ class _Parser(argparse.ArgumentParser):
             self.error("; ".join(filter(None, [f"unrecognized arguments: {shlex.join(words)}", hint])))
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands; only the module of `command` is imported."""
+def build_parser(command: str | None = None, all_commands: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands; only the module of `command` is imported, unless `all_commands`."""
     parser = _Parser(
         prog="wff",
         description="Importance-guided training for machine translation on unmodified fairseq.",
@@ -84,7 +85,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     _add_verbosity(parser, NORMAL)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in COMMANDS.items():
-        if name != command:
+        if name != command and not all_commands:
             commands.add_parser(name, help=text, add_help=False)
             continue
         module = importlib.import_module(f".cli.{name.replace('-', '_')}", __package__)
@@ -136,8 +137,8 @@ def _run(argv: list[str]) -> int:
         with contextlib.suppress(OSError):  # a stream may claim to be seekable and fail
             sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack letters
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
-    # Some commands record how they were called.
-    args, unknown = parser.parse_known_args(argv, argparse.Namespace(words=argv))
+    # Some commands record how they were called, and one needs the parser of all.
+    args, unknown = parser.parse_known_args(argv, argparse.Namespace(words=argv, build_parser=build_parser))
     args.parser.refuse_unknown(unknown)
     set_verbosity(args.verbosity)
     if args.verbosity != NORMAL:
