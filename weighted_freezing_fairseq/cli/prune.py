@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="+", type=Path, metavar="RUN", help=MODEL)
     add_choice(parser)
     parser.add_argument(
-        "--method", required=True, metavar="M",
+        "--method", "--methods", required=True, metavar="M",
         help="; ".join(f"{name}: {method.text}" for name, method in ONCE.items()) + ". Several for a curve: M,M",
     )  # fmt: skip
     fraction = parser.add_mutually_exclusive_group(required=True)

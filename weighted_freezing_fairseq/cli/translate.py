@@ -16,7 +16,7 @@ HELP = """\
 Translate a text, one sentence a line: raw text in, detokenised text out, in the same order. The text is cut into
 subwords as the training data was. Several runs or checkpoints of the same data are an ensemble. Into a file: called
 again after an interruption, goes on."""
-EXAMPLE = """wff translate runs/multi30k/clean/de-en/standard-1 --input letter.de --output letter.en
+EXAMPLE = """wff translate runs/multi30k/clean/de-en/standard-1 --input letter.de --out letter.en
   echo 'Guten Morgen.' | wff translate runs/quickstart/de-en/standard-1
   wff translate runs/my-fairseq-save-dir --subword-model spm.model --input a.de --nbest 5 --scores"""
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", default="-", metavar="FILE", help="UTF-8 text, one sentence a line (default -: standard input)"
     )
-    parser.add_argument("--output", default="-", metavar="FILE", help="default -: standard output")
+    parser.add_argument("--out", "--output", default="-", metavar="FILE", help="default -: standard output")
     add_choice(parser)
     parser.add_argument("--data", type=Path, metavar="DIR", help="prepared or binarised folder, if it was moved")
     parser.add_argument(
@@ -56,11 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_at_least(args, ("nbest", "chunk", "beam"))
-    source, output = (None if name == "-" else Path(name) for name in (args.input, args.output))
+    source, output = (None if name == "-" else Path(name) for name in (args.input, args.out))
     if source is not None and not source.is_file():
         raise UserError(f"there is no file {source}; give --input a text file, or - for standard input")
     if output is not None:
-        refuse_to_overwrite(output, "--output")
+        refuse_to_overwrite(output)
     chunk = args.chunk or (1 if source is None and sys.stdin.isatty() else CHUNK)
     translator = translator_of(args.run_or_checkpoint, args.choice, args.data, args.subword_model, search_of(args))
     machine, form = Machine.of(args.device, 1, 1), Form(args.nbest, args.scores, args.skip_long)
