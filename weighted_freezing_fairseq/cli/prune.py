@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..core.pruning import METHODS, ONCE, Method
 from ..data.recipe import Decode
-from ..errors import UserError, check_fraction
+from ..errors import UserError, check_fraction, did_you_mean
 from ..scoring.translate import raw_text_of
 from ..workspace.labels import labels
 from ..workspace.machine import device_of
@@ -156,7 +156,8 @@ def _methods(text: str) -> list[Method]:
                 f"or train with --criterion alignreg --prune {name}"
             )
         if name not in METHODS:
-            raise UserError(f"there is no method {name!r}; type --method with one of: {', '.join(ONCE)}")
+            hint = did_you_mean(name, ONCE) or f"type --method with one of: {', '.join(ONCE)}"
+            raise UserError(f"there is no method {name!r}; {hint}")
     return [METHODS[name] for name in names]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,4 +67,6 @@ def config_path(method: str, *folders: Path) -> Path:
         if (folder / f"{method}.yaml").is_file():
             return folder / f"{method}.yaml"
     where = " or ".join(map(str, folders))
-    raise UserError(f"no method {method!r} in {where}; choose from: {', '.join(methods_in(*folders))}")
+    known = methods_in(*folders)
+    hint = did_you_mean(method, known) or f"choose from: {', '.join(known)}"
+    raise UserError(f"no method {method!r} in {where}; {hint}")
