@@ -6,8 +6,8 @@ from pathlib import Path
 from ..errors import UserError
 
 HELP = """\
-Print a script for bash or zsh that completes commands, options, choices and paths. The shell reads it once: no Python runs
-while you type. Make it again after an upgrade."""
+Print a script for bash or zsh that completes commands, options, choices and paths. The shell reads it once: no Python
+runs while you type. Make it again after an upgrade."""
 EXAMPLE = """\
 wff completion bash > ~/.local/share/bash-completion/completions/wff   # read when you first complete wff
   source <(wff completion bash)                                         # in this terminal only
