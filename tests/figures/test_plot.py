@@ -117,7 +117,7 @@ def test_an_input_without_anything_is_named_beside_others(wff, logs, tmp_path):
     ("words", "said"),
     [
         ([], "which figure? type one of: curves, importance, alpha, "),
-        (["curvse", "a"], "there is no figure 'curvse'; type one of: curves, "),
+        (["curvse", "a"], "there is no figure 'curvse'; did you mean curves?"),
         (["curves"], "nothing to draw; type: wff plot curves RUN... --out DIR"),
         (["curves", "missing"], "there is no missing; give the folder of a run, its log, or a table"),
         (
