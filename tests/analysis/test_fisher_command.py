@@ -301,7 +301,7 @@ def test_mistakes_say_what_to_type(wff, words, said):
 def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     assert "there is no checkpoint" in wff(checkpoint=tmp_path / "no.pt", ok=False)
     assert "make it with fairseq-preprocess" in wff(data=tmp_path / "no", ok=False)
-    assert "give a checkpoint and --data, or --from" in wff(checkpoint=None, ok=False)
+    assert "give a run folder or a checkpoint, or --from" in wff(checkpoint=None, ok=False)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     assert "give an intact fairseq checkpoint" in wff(checkpoint=tmp_path / "bad.pt", ok=False)
     (tmp_path / "empty").mkdir()
@@ -309,7 +309,7 @@ def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     missing = wff("--from", tmp_path / "no.pt", "--mask-density", 0.1, checkpoint=None, ok=False)
     assert "make one with: wff fisher" in missing
     if not torch.cuda.is_available():
-        assert "torch sees 0 GPUs" in wff("--device", "cuda", ok=False)
+        assert "torch sees no GPU; type --device cpu" in wff("--device", "cuda", ok=False)
 
 
 def test_a_diverged_checkpoint_is_refused(wff, trained, tmp_path):

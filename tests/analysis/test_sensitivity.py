@@ -287,7 +287,7 @@ def test_mistakes_say_what_to_type(wff, words, said):
 def test_what_is_missing_is_named_before_anything_is_measured(wff, trained, tmp_path):
     missing, file = tmp_path / "missing.pt", tmp_path / "file"
     said = wff(checkpoints=[trained, missing], ok=False)
-    assert f"there is no checkpoint {missing}; give the path of a fairseq checkpoint" in said
+    assert f"there is no checkpoint {missing}; give a run folder, a save-dir of fairseq or a checkpoint" in said
     file.write_bytes(b"no checkpoint")
     assert f"{file} is a file, and the results need a folder; give another --out" in wff(out="file", ok=False)
     assert not wff.out.exists()
@@ -295,7 +295,7 @@ def test_what_is_missing_is_named_before_anything_is_measured(wff, trained, tmp_
     assert f"there is no binarised folder {missing}; make it with fairseq-preprocess" in said
     assert f"{file} is not a whole checkpoint" in wff(checkpoints=[file], ok=False)
     if not torch.cuda.is_available():
-        assert "torch sees no GPU here; type --device cpu" in wff("--device", "cuda", ok=False)
+        assert "torch sees no GPU; type --device cpu" in wff("--device", "cuda", ok=False)
 
 
 def test_a_checkpoint_that_diverged_is_refused(wff, state, tmp_path):

@@ -134,7 +134,7 @@ def test_a_line_that_is_too_long_is_named_or_left_empty(own, tmp_path):
     ("words", "expected"),
     [
         (["{run}", "--input", "{run}/no"], "no; give --input a text file, or - for standard input"),
-        (["{run}", "--output", "{run}/checkpoint_last.pt"], "exists and is not overwritten; give another --output"),
+        (["{run}", "--output", "{run}/checkpoint_last.pt"], "exists and is not overwritten; give another --out"),
         (["{run}"], "add --subword-model FILE, a SentencePiece model or codes of subword-nmt"),
         (["{run}", "--subword-model", "{own}/train.x"], "neither a SentencePiece model nor codes of subword-nmt"),
         (["{run}", "--choice", "best"], "there is no {run}/checkpoint_best.pt (checkpoints there: checkpoint_last.pt)"),

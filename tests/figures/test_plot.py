@@ -97,7 +97,8 @@ def test_list_says_what_there_is_and_every_figure_has_a_source(wff):
 def test_where_there_is_nothing_there_are_no_rows_and_the_command_says_what_to_type(wff, name, tmp_path):
     (tmp_path / "empty").mkdir()
     if name == "norms":
-        assert "empty; give one that fairseq-train saved" in wff(name, tmp_path / "empty", ok=False)
+        said = wff(name, tmp_path / "empty", ok=False)
+        assert "empty/checkpoint_best.pt (checkpoints there: none); give a run folder" in said
         return
     assert registry.collect(name, {"empty": tmp_path / "empty"}) == []
     said = wff(name, tmp_path / "empty", ok=False)
@@ -116,7 +117,7 @@ def test_an_input_without_anything_is_named_beside_others(wff, logs, tmp_path):
     ("words", "said"),
     [
         ([], "which figure? type one of: curves, importance, alpha, "),
-        (["curvse", "a"], "there is no figure 'curvse'; type one of: curves, "),
+        (["curvse", "a"], "there is no figure 'curvse'; did you mean curves?"),
         (["curves"], "nothing to draw; type: wff plot curves RUN... --out DIR"),
         (["curves", "missing"], "there is no missing; give the folder of a run, its log, or a table"),
         (

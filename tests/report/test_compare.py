@@ -80,12 +80,13 @@ class Page(HTMLParser):
 
 def test_the_page_has_every_sentence_and_nothing_from_elsewhere(runs, tmp_path, capsys):
     path = tmp_path / "compare.html"
-    assert f"wrote {path}" in said(capsys, *runs, "--html", path)
+    assert f"wrote {path}" in said(capsys, *runs, "--html", "--out", path)
     page = Page(path.read_text())
     assert sum(attributes.get("class") == "sentence" for _, attributes in page.tags) == len(REFERENCE)
     assert {f"Satz <b>{number}</b> & mehr" for number in range(len(REFERENCE))} <= set(page.texts)  # not as markup
     assert not [tag for tag in page.tags if tag[0] == "link" or "src" in tag[1] or "href" in tag[1]]
-    assert "exists and is not overwritten; give another --html" in said(capsys, *runs, "--html", path, status=2)
+    assert "exists and is not overwritten; give another --out" in said(capsys, *runs, "--html", "--out", path, status=2)
+    assert "--out is the file of a page; add --html" in said(capsys, *runs, "--out", path, status=2)
 
 
 def test_runs_that_do_not_fit_are_refused_with_what_to_type(runs, tmp_path, capsys):

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict
 
 import pytest
+import torch
 from fairseq_runs import Fairseq
 from locked import waits_for
 from recipe_runs import start, wff
@@ -234,16 +235,19 @@ def contents_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() if "scores" in path.parts else b"" for path in paths}
 
 
-def test_missing_checkpoint_and_data_are_named(tmp_path):
+def test_missing_checkpoint_and_data_are_named(tmp_path, capsys):
     (tmp_path / "ref").write_text("a\n")
     words = [tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
-    assert "make it with fairseq-preprocess" in evaluate(*words, tmp_path / "bin", ok=False).stderr
-    assert "there is no checkpoint" in evaluate(*words, tmp_path, ok=False).stderr
-    (tmp_path / "no.pt").touch()
-    assert (
-        "has no set 'test'; give --data a folder that fairseq-preprocess" in evaluate(*words, tmp_path, ok=False).stderr
-    )
-    (tmp_path / "no.pt").unlink()
-    assert "give --data BIN and --reference FILE" in evaluate(tmp_path / "no.pt", ok=False).stderr
-    assert "it has no provenance.json; give one that wff train made" in evaluate(tmp_path, ok=False).stderr
-    assert "type --choices with some of best,last,average" in evaluate(words[0], "--choices", "b", ok=False).stderr
+
+    def refused(*words):
+        assert main(["evaluate", *map(str, words), "--device", "cpu"]) == 2
+        return capsys.readouterr().err
+
+    missing = f"there is no checkpoint {tmp_path}/no.pt; give a run folder, a save-dir of fairseq or a checkpoint"
+    assert missing in refused(*words, tmp_path)
+    assert f"there is no {tmp_path}/checkpoint_best.pt (checkpoints there: none)" in refused(tmp_path)
+    torch.save({}, tmp_path / "no.pt")
+    assert "make it with fairseq-preprocess" in refused(*words, tmp_path / "bin")
+    assert "has no set 'test'; give --data a folder that fairseq-preprocess" in refused(*words, tmp_path)
+    assert "add --data with the folder it was trained on" in refused(tmp_path / "no.pt")
+    assert "type --choices with some of best,last,average" in refused(words[0], "--choices", "b")

@@ -19,7 +19,8 @@ from ..core.balance import Distribution
 from ..core.importance import loss_preserving
 from ..core.masks import stream_key, uniform
 from ..core.parameter_groups import Group, groups_of, in_order
-from ..core.scope import Entry, Scope, catalogue
+from ..core.rules import Scope
+from ..core.scope import Entry, catalogue
 from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError

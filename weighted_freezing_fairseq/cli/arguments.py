@@ -11,7 +11,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..studies.sizes import AUTO, SIZES, range_of
 from ..workspace.configs import CONFIGS
-from ..workspace.machine import PRECISIONS, Machine
+from ..workspace.machine import DEVICES, PRECISIONS, Machine
 from ..workspace.runs import CHOICES
 
 if TYPE_CHECKING:
@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
 def add_device(parser: argparse._ActionsContainer) -> None:
     """Add --device."""
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one, else the CPU (default)"
+    )
+
+
+def add_choice(parser: argparse._ActionsContainer, default: str = "best if there is one, else last") -> None:
+    """Add --choice: which checkpoint of a folder."""
+    parser.add_argument("--choice", choices=CHOICES, help=f"checkpoint of a folder (default: {default})")
+
+
+def add_binarised(parser: argparse._ActionsContainer) -> None:
+    """Add --data: the binarised folder."""
+    parser.add_argument(
+        "--data", type=Path, metavar="BIN", help="binarised folder (default: what the first RUN was trained on)"
+    )
 
 
 def add_names(parser: argparse._ActionsContainer, inputs: str) -> None:
@@ -34,6 +48,9 @@ def add_batches(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--split", default="train", help="set to measure on (default train)")
     parser.add_argument("--batches", type=int, default=100, metavar="N", help="number of random batches (default 100)")
     parser.add_argument("--max-tokens", type=int, default=4000, help="maximum of a batch, with padding (default 4000)")
+
+
+MODEL = "run folder, save-dir of fairseq, or checkpoint"
 
 
 def split(text: str) -> list[str]:

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..files import atomic_folder
 from ..workspace.configs import CONFIGS, config_folders
 
@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     names = config_folders()
     if args.name and args.name not in names:
-        raise UserError(f"there are no configs {args.name!r}; choose from: {', '.join(names)}")
+        hint = did_you_mean(args.name, names) or f"choose from: {', '.join(names)}"
+        raise UserError(f"there are no configs {args.name!r}; {hint}")
     folder = CONFIGS / args.name
     if args.copy is None:
         print(folder)

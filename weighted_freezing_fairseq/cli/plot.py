@@ -2,10 +2,9 @@
 
 import argparse
 import itertools
-import logging
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..figures.drawing import FORMATS, Options, Schedule
 from ..figures.registry import FIGURES, is_table_of, make
 from ..figures.training import PANELS
@@ -45,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # matplotlib's messages about fonts, which fairseq turns on
     if args.list:
         print("\n\n".join(
             f"{figure.name}: {figure.about}\n  as {figure.source}\n  wff plot {figure.name} {figure.takes} --out DIR"
@@ -54,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.figure not in FIGURES:
         known = f"type one of: {', '.join(FIGURES)}; wff plot --list describes them"
-        raise UserError(f"there is no figure {args.figure!r}; {known}" if args.figure else f"which figure? {known}")
+        if args.figure is None:
+            raise UserError(f"which figure? {known}")
+        raise UserError(f"there is no figure {args.figure!r}; {did_you_mean(args.figure, FIGURES) or known}")
     for ending in args.format:
         if ending not in FORMATS:
             raise UserError(f"there is no format {ending!r}; type --format with some of {','.join(FORMATS)}")

@@ -4,10 +4,9 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from ..report import page, tables
+from ..report import tables
 from ..scoring.published import TABLES
-from ..workspace.runs import CHOICES
-from .arguments import add_names
+from .arguments import add_choice, add_names
 
 HELP = """\
 Collect scored runs into the papers' tables and one table of all runs, with significance. With --html, write one page
@@ -31,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{name}: {table.source}" for name, table in TABLES.items())
         + " (default: all; may be repeated)",
     )  # fmt: skip
-    parser.add_argument(
-        "--choice", choices=CHOICES, help="checkpoint whose scores count (default: for each run, best if it was scored)"
-    )
+    add_choice(parser, "for each run, best if it was scored")
     parser.add_argument(
         "--data", type=Path, help="folder that wff prepare made, for references that were moved (default data/DATASET)"
     )
@@ -49,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.html:
+        from ..report import page  # torch
+
         inputs = page.PageInputs.find(args.runs, args.names, tables=args.table, choice=args.choice, data=args.data)
         print(f"wrote {page.write(inputs, args.out)}")
         return 0

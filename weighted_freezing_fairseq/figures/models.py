@@ -170,7 +170,9 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     from ..core.tensor_files import refuse_bad_numbers
     from ..workspace.checkpoints import read_checkpoint
     from ..workspace.progress import say
+    from ..workspace.trainings import checkpoint_of
 
+    path = checkpoint_of(path)
     say(f"{label}: reading {path}")
     tensors = {n: t for n, t in read_checkpoint(path)[1].items() if re.search(r"(^|[._])(weight|bias)$", n)}
     refuse_bad_numbers(tensors, f"{path}:")

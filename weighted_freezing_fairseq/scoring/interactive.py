@@ -12,6 +12,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..workspace.machine import Machine
 from ..workspace.processes import failure_reason, refuse_when_stopping, start_module
+from ..workspace.progress import trace
 from .translate import Pieces, search_words
 
 
@@ -103,3 +104,5 @@ def interactive(
                 with suppress(BrokenPipeError):  # of what the process has not read
                     stream.close()
             process.wait()
+            errors.seek(0)
+            trace(errors.read().decode("utf-8", errors="replace"))

@@ -17,9 +17,10 @@ from ..data.recipe import Decode
 from ..data.subwords import text_of_bytes
 from ..errors import UserError
 from ..files import write_atomically
+from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
-from ..workspace.progress import Progress, say
+from ..workspace.progress import Progress, say, trace
 from ..workspace.runs import Run
 from .scores import all_scores, read_lines, refuse_processed
 
@@ -40,6 +41,23 @@ class Pieces:
     def text(self, line: str) -> str:
         """What fairseq wrote, with bytes as letters."""
         return text_of_bytes(line) if self.bytes_to_text else line
+
+
+def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
+    """How the subwords of prepared data become text."""
+    generate = manifest["generate"]
+    return Pieces(generate["remove_bpe"], generate["tokenizer"], generate.get("bytes", False))
+
+
+def raw_text_of(data: Path, subset: str) -> Path:
+    """The raw target side of a test set of a binarised folder that `wff prepare` made."""
+    folder = data.resolve().parent
+    tests = manifest_of(folder)["tests"] if (folder / MANIFEST).is_file() else {}
+    if subset not in tests:
+        raise UserError(
+            f"there is no raw text of {subset} beside {data}; give --reference its target side, one sentence a line"
+        )
+    return folder / tests[subset]
 
 
 def refuse_missing(data: Path) -> None:
@@ -94,10 +112,12 @@ def run_module(module: str, words: Sequence[Any], machine: Machine, watch: Calla
         for raw_line in process.stdout:  # bytes, which are split at line feeds only
             line = raw_line.decode("utf-8").removesuffix("\n")
             last_line = line.strip() or last_line
+            trace(line)
             watch(line)
         process.wait()
         errors.seek(0)
         stderr = errors.read().decode("utf-8", errors="replace").strip()
+    trace(stderr)
     if process.returncode != 0:
         refuse_when_stopping()
         raise UserError(f"{failure}: {failure_reason(stderr or last_line, process.returncode)}")

@@ -22,14 +22,14 @@ from ..errors import UserError
 from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
 from ..scoring.interactive import Hypothesis, interactive
-from ..scoring.translate import Pieces, refuse_missing_checkpoint
+from ..scoring.translate import Pieces, pieces_of
 from ..workspace.contents import MANIFEST, content_hash
 from ..workspace.locks import lock_file
 from ..workspace.machine import Machine
 from ..workspace.progress import Progress, say
-from ..workspace.runs import PROVENANCE, Run
+from ..workspace.runs import read_provenance
+from ..workspace.trainings import binarised_in, checkpoint_of, data_of, is_run, settings_of
 from .embedded import DECODE, EMBEDDED
-from .translation import pieces_of
 
 _PLACEHOLDER = "."  # translated in place of a line that has no translation, so that every chunk is full
 _LONGEST = 1024  # words that a model of fairseq reads unless its settings say otherwise
@@ -80,10 +80,10 @@ def translator_of(
         language: of the text, for a model of several languages.
     """
     first, *others = trainings = [_Training.of(path, choice) for path in paths]
-    binarised = _binarised(data or first.data, first.checkpoint)
+    binarised = binarised_in(data or first.data, first.checkpoint)
     for other in others:
         names = f"{other.checkpoint} and {first.checkpoint}"
-        if data is None and content_hash(_binarised(other.data, other.checkpoint)) != content_hash(binarised):
+        if data is None and content_hash(binarised_in(other.data, other.checkpoint)) != content_hash(binarised):
             raise UserError(f"{names} were trained on different data; an ensemble needs the same")
         if other.languages != first.languages:
             raise UserError(f"{names} translate different languages; an ensemble needs the same")
@@ -124,38 +124,17 @@ class _Training:
     @classmethod
     def of(cls, path: Path, choice: str | None) -> "_Training":
         """From a run folder, a save-dir of fairseq or a checkpoint."""
-        from ..workspace.checkpoints import read_settings  # torch
-
-        checkpoint = _checkpoint_in(path, choice) if path.is_dir() else path
-        refuse_missing_checkpoint(checkpoint)
-        sections = read_settings(checkpoint)
-        model, task = (_fields(sections.get(name)) for name in ("model", "task"))
-        data, languages, decode = Path(str(task.get("data")).split(":")[0]), None, Decode()
-        if (path / PROVENANCE).is_file():
-            about = Run.load(path).provenance()
-            data, languages = Path(about["data"]), tuple(about["pair"].split("-"))
+        checkpoint = checkpoint_of(path, choice)
+        sections = settings_of(checkpoint)
+        model, task = (sections.get(name, {}) for name in ("model", "task"))
+        languages, decode = None, Decode()
+        if is_run(path):
+            about = read_provenance(path)
+            languages = tuple(about["pair"].split("-"))
             decode = DECODE if about["dataset"] == EMBEDDED else decode
         lengths = [section.get("max_source_positions") or _LONGEST for section in (model, task)]
         languages = languages or (task.get("source_lang"), task.get("target_lang"))
-        return cls(checkpoint, data, languages, decode, min(map(int, lengths)))
-
-
-def _checkpoint_in(folder: Path, choice: str | None) -> Path:
-    """A checkpoint of a run folder, or of a save-dir of fairseq."""
-    checkpoints = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    paths = [checkpoints / f"checkpoint_{name}.pt" for name in ([choice] if choice else ["best", "last"])]
-    for path in paths:
-        if path.is_file():
-            return path
-    there = ", ".join(sorted(path.name for path in checkpoints.glob("*.pt"))) or "none"
-    raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); give a run folder or a checkpoint")
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    """A section of a checkpoint's settings, in whichever form fairseq saved it."""
-    if section is None:
-        return {}
-    return dict(section) if isinstance(section, Mapping) else dict(vars(section))
+        return cls(checkpoint, data_of(path, checkpoint), languages, decode, min(map(int, lengths)))
 
 
 def _languages(training: _Training, binarised: Path) -> tuple[str, str]:
@@ -167,16 +146,6 @@ def _languages(training: _Training, binarised: Path) -> tuple[str, str]:
     if len(languages) != 2:
         raise UserError(f"{binarised} does not say what languages it has; give --data a folder of fairseq-preprocess")
     return str(languages[0]), str(languages[1])
-
-
-def _binarised(data: Path, checkpoint: Path) -> Path:
-    """The binarised folder in the folder that a user, a run or a checkpoint names."""
-    for folder in (data / "bin", data):
-        if any(folder.glob("dict.*.txt")):
-            return folder.resolve()
-    raise UserError(
-        f"there are no dictionaries of {checkpoint} in {data}; add --data with the folder it was trained on"
-    )
 
 
 def _subword_model_near(binarised: Path) -> Path:

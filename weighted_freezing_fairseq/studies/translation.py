@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from ..scoring.scored_runs import read_scores
 from ..scoring.scores import comet, read_lines
-from ..scoring.translate import Pieces, raw_reference, refuse_missing_checkpoint, translate_and_score
+from ..scoring.translate import pieces_of, raw_reference, refuse_missing_checkpoint, translate_and_score
 from ..workspace.machine import Machine, cores
 from ..workspace.progress import say
 from ..workspace.runs import CHOICES, Run
@@ -183,9 +183,3 @@ def test_names(manifest: Mapping[str, Any]) -> dict[str, str]:
 def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of scores records of the text: whether its translations compare by lowercased BLEU."""
     return {"lowercased_text": lowercases(manifest["dataset"], manifest["recipe"]) or manifest.get("lowercased", False)}
-
-
-def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
-    """How the subwords of prepared data become text."""
-    generate = manifest["generate"]
-    return Pieces(generate["remove_bpe"], generate["tokenizer"], generate.get("bytes", False))
