@@ -25,8 +25,8 @@ Python 3.11, where fairseq is compiled; a second or two when nothing is missing.
   --venv DIR       folder of the environment (default: .venv)
   --python PATH    interpreter to make .venv with, or with --here, that of the environment to use
                    (default: the first of python3.11, python3.12, python3.10, python3 that runs)
-  --extras LIST    comma-separated extras of the package: dev, recipes, plot, examples, or none (default: dev, which
-                   includes the others; quickstart.sh and test.sh need it)
+  --extras LIST    comma-separated extras of the package: dev, recipes, plot, parquet, examples, or none (default: dev,
+                   which includes the others; quickstart.sh and test.sh need it)
   --check          only print what is missing; exit status 1 if something is
   --find X.Y       only print the path of a usable Python X.Y; exit status 1 if there is none
 

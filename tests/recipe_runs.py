@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import warm_python
@@ -15,17 +16,21 @@ def command(*words):
     return [sys.executable, "-m", "weighted_freezing_fairseq", *map(str, words)]
 
 
-def wff(*words):
+def start(*words, **pipes):
     """The real command, forked from a warm Python as are the commands that it runs itself (warm_python.py)."""
     popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
-    with popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    return popen(command(*words), **pipes)
+
+
+def wff(*words):
+    with start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         out, errors = process.communicate(timeout=900)
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 def kill_when_there(goal, *words):
-    """kill -9 a recipe as soon as the checkpoint `goal` exists; what it started dies with it, at once: it is cold."""
-    process = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    """kill -9 a recipe as soon as the checkpoint `goal` exists; what it started dies with it, at once."""
+    process = start(*words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.time() + 300
     while not goal.exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.02)
@@ -51,6 +56,7 @@ def shortened(name, folder, updates, every, log_interval):
     return path
 
 
+@cache
 def differences(folder):
     """Each YAML of `folder`: its settings, and the sections in which they are not those of its standard.yaml."""
     from omegaconf import OmegaConf

@@ -1,21 +1,20 @@
 """The measurements that docs/costs.md names start, and one of them runs to its end."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from fairseq_runs import environment
+from fairseq_runs import Fairseq
 
-BENCHMARKS = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("*.py"))
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = sorted(FOLDER.glob("*.py"))
 
 
 def printed(script, *words):
-    command = [sys.executable, script, *map(str, words)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = Fairseq(FOLDER, FOLDER).python(script, *words)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)

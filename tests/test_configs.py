@@ -1,6 +1,7 @@
 """Every YAML of the repository becomes a trainer: no name, option or value in it is unknown."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from recipe_runs import differences
 from weighted_freezing_fairseq.costs import subjects
 from weighted_freezing_fairseq.data import GLUE, XNLI
 from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
+from weighted_freezing_fairseq.studies.sizes import SIZES, configs_of, range_of
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 1, "toy": 11, "wmt17": 7}
-FOLDERS |= {"xnli": 6}
+FOLDERS |= {"xnli": 6, "own": 45}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli")
 
@@ -39,7 +41,7 @@ FASTER |= {"sage", "sage_light", "sage_fisher", "sage_magnitude"}
 MATRICES = ("multi30k", "iwslt14", "iwslt14-li", "wmt17")
 
 
-@pytest.mark.parametrize("folder", MATRICES)
+@pytest.mark.parametrize("folder", [*MATRICES, *(f"own/{size}" for size in SIZES)])
 def test_a_cell_differs_from_standard_training_in_its_method_alone(folder):
     for name, (cfg, changed) in differences(folder).items():
         # alignreg prunes a trained model, on a schedule of its own
@@ -52,6 +54,78 @@ def test_a_cell_differs_from_standard_training_in_its_method_alone(folder):
             expected = {"optimization"}
         assert rest == expected, name
         assert cfg["optimizer"]["weight_decay"] == 1e-4 and cfg["optimizer"]["adam_betas"] == "(0.9, 0.98)"
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The text of each section of a YAML, with its comments."""
+    parts = re.split(r"^(?=\w+:)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {part.partition(":")[0]: part for part in parts}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_yamls_of_a_size_are_one_text_but_for_the_method(size):
+    standard = sections(configs_of(size) / "standard.yaml")
+    for name, (_, changed) in differences(f"own/{size}").items():
+        path = configs_of(size) / f"{name}.yaml"
+        assert {part for part, text in sections(path).items() if text != standard[part]} == changed, name
+        header = " ".join(path.read_text(encoding="utf-8").partition("\n\n")[0].replace("\n#", "").split())
+        assert f"on own files of size {size}, {range_of(size)}" in header, name
+
+
+def test_a_method_is_the_same_for_own_files_of_every_size():
+    sizes = {size: differences(f"own/{size}") for size in SIZES}
+    published = differences("multi30k")
+    for size, cells in sizes.items():
+        # alignreg goes on from a dense model, so that its best checkpoint is one from before pruning
+        assert cells.keys() == {*published, *differences("iwslt14"), *differences("toy")} - {"alignreg"}
+        standard = cells["standard"][0]
+        for name, (cfg, _) in cells.items():
+            same = published[name][0] if name in published else sizes["tiny"][name][0]
+            assert [cfg[part] for part in METHODS[:2]] == [same[part] for part in METHODS[:2]], (size, name)
+            switch = [
+                {key: value for key, value in c["model"].items() if key.startswith("switch")} for c in (cfg, same)
+            ]
+            assert switch[0] == switch[1] and (cfg["model"] == standard["model"] | switch[0] | cfg["model"])
+            length = standard["optimization"]["max_update"] / (3 if name in STARTED | SHORT else 1)
+            assert cfg["optimization"] == standard["optimization"] | {"max_update": round(length)}, (size, name)
+            start = {"finetune_from_model": "???"} if name in STARTED else {}
+            assert cfg["checkpoint"] == standard["checkpoint"] | start, (size, name)
+
+
+def test_the_page_has_the_settings_of_the_sizes():
+    page = (CONFIGS.parent / "docs/own-corpus.md").read_text(encoding="utf-8")
+    for size in SIZES:
+        cfg = differences(f"own/{size}")["standard"][0]
+        model, optimization = cfg["model"], cfg["optimization"]
+        [parameters] = re.findall(r"[\d.]+M", (configs_of(size) / "standard.yaml").read_text(encoding="utf-8"))
+        tokens = cfg["dataset"]["max_tokens"] * optimization.get("update_freq", [1])[0]
+        pairs = range_of(size).replace(" training pairs", "")
+        layers = f"{model['encoder']['layers']}, {model['encoder']['embed_dim']}"
+        updates = f"{optimization['max_update']:,}, {tokens:,}"
+        assert f"| `{size}` | {pairs} | {parameters} | {layers} | {model['dropout']} | {updates} |" in page
+
+
+def test_the_reasons_for_the_sizes_hold():
+    """What the headers of configs/own/SIZE/standard.yaml say."""
+    tiny, small, base, multi30k, xu, li, wmt = (
+        differences(folder)["standard"][0]
+        for folder in ("own/tiny", "own/small", "own/base", "multi30k", "iwslt14", "iwslt14-li", "wmt17")
+    )
+    assert tiny["model"] == multi30k["model"] | {"dropout": 0.2}
+    assert tiny["optimization"] == multi30k["optimization"] | {"max_update": 3000}
+    assert tiny["lr_scheduler"]["_name"] == multi30k["lr_scheduler"]["_name"] == "polynomial_decay"
+    assert small["dataset"]["max_tokens"] == li["dataset"]["max_tokens"]
+    assert small["optimization"]["max_update"] == li["optimization"]["max_update"]
+    assert small["lr_scheduler"] == base["lr_scheduler"] == li["lr_scheduler"]
+    assert [small["model"][key] for key in ("dropout", "attention_dropout")] == [
+        li["model"][key] for key in ("dropout", "attention_dropout")
+    ]
+    for cfg in (small, base):
+        width, warmup = cfg["model"]["encoder"]["embed_dim"], cfg["lr_scheduler"]["warmup_updates"]
+        assert cfg["optimization"]["lr"] == [pytest.approx((width * warmup) ** -0.5, rel=0.02)]
+    assert base["dataset"]["max_tokens"] * base["optimization"]["update_freq"][0] == pytest.approx(25_000, rel=0.02)
+    assert base["optimization"]["max_update"] == xu["optimization"]["max_update"] == wmt["optimization"]["max_update"]
+    assert xu["model"]["dropout"] == 0.3 and base["model"]["dropout"] == 0.2
 
 
 def test_weighted_freezing_runs_as_its_author_ran_it_beside_a_control_and_standard_at_its_learning_rate():
@@ -118,14 +192,17 @@ def test_the_papers_settings_are_in_the_yamls():
         ("iwslt14-li/standard", 12_000, "43.83M"),  # Li et al. 2023 train on the data of Xu et al.
         ("wmt17/standard", 32_000, "275M"),  # Table 3
         ("wmt17/switch_transformer", 32_000, "577M"),
+        *((f"own/{size}/standard", 8000, None) for size in SIZES),  # in the header
     ],
 )
-def test_the_models_have_as_many_parameters_as_the_papers_print(cell, pieces, printed):
+def test_the_models_have_as_many_parameters_as_is_printed(cell, pieces, printed):
     """Built on the meta device. A dictionary of SentencePiece's V pieces has V + 1 words: fairseq's own four take the
     place of <unk>, <s> and </s>. Beside layers of 31,543,296 parameters are three embeddings of 12,001 x 512 words
     (source, target, output): 49,976,832; two, with the decoder's shared: 43,832,320. Of the big one, 176,357,376 and
     three of 32,001 x 1024: 274,664,448.
     """
+    if printed is None:
+        printed, _ = re.findall(r"[\d.]+M|8,000 subwords", (CONFIGS / f"{cell}.yaml").read_text(encoding="utf-8"))
     words = Dictionary()
     for number in range(pieces + 1 - len(words)):
         words.add_symbol(f"w{number}")
@@ -195,7 +272,12 @@ def test_every_yaml_of_labelled_sentences_is_a_training(path: Path, sentences):
     assert trainer.get_criterion() is not None
 
 
-@pytest.mark.parametrize("path", [path for path in YAMLS if path.parts[0] not in LABELLED], ids=str)
+# The same methods in the other sizes are parts of these, which tests above hold.
+PARTS = {path for size in ("small", "base") for path in YAMLS if path.parts[:2] == ("own", size)}
+PARTS -= {path for path in PARTS if path.stem in ("standard", "switch_transformer")}
+
+
+@pytest.mark.parametrize("path", [p for p in YAMLS if p.parts[0] not in LABELLED and p not in PARTS], ids=str)
 def test_every_yaml_is_a_training(path: Path):
     config = CONFIGS / path
     wanted = OmegaConf.load(config)

@@ -62,11 +62,12 @@ def test_the_plain_loops_run_and_are_short():
 
 def commands(text: str) -> list[str]:
     """The `wff` commands in the shell blocks of a page, and the scripts that stand for one."""
-    blocks = "\n".join(re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    fences = re.findall(r"^```(?:bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = "\n".join(fences).replace("\\\n", " ")
     blocks = re.sub(r"bash scripts/(iwslt14|wmt17)/reproduce.sh", r"wff reproduce \1", blocks)
     blocks = re.sub(r"bash scripts/(prepare|train|evaluate|reproduce|quickstart|adapt).sh", r"wff \1", blocks)
     blocks = re.sub(r"\$\([^)]*\)|\$\{[^}]*\}", "SUBSTITUTED", blocks)
-    return re.findall(r"(?:^|[;|] |^\$ |=\d )(wff [a-z].*?)(?= \[--|; | *#|$)", blocks, re.MULTILINE)
+    return re.findall(r"(?:^|[;|] |^\$ |=\d )(wff [a-z].*?)(?= \[--|; | [|>] | *#|$)", blocks, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in commands(text)}))

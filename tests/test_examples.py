@@ -3,22 +3,17 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from fairseq_runs import environment
+from fairseq_runs import Fairseq
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def start(name, *words):
-    command = [sys.executable, EXAMPLES / f"{name}.py", *words]
-    return subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
-    )
+    return Fairseq(EXAMPLES, EXAMPLES).python(EXAMPLES / f"{name}.py", *words)
 
 
 def accuracy(process):

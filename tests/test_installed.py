@@ -105,6 +105,7 @@ REAL = {
     "configs --copy my-configs": 0,
     "translate nowhere": 2,
     "compare nowhere nowhere": 2,
+    "init --pair fr-en --method sage": 0,
     "prepare multi30k --dry-run": 0,
     "doctor": 0,
     "train multi30k --dry-run": 0,

@@ -1,10 +1,11 @@
 """Python processes that start with torch and fairseq imported, since importing them takes a fresh one seconds.
 
 A server, one for every process that runs tests, imports them once and forks a child for every command. The child is a
-process of its own that does what `python -m MODULE` or `python -c CODE` does: the command's module, and the plugin if
-the command loads it, are imported there. A child that runs commands itself, a recipe, becomes a server for them first.
-Left out on purpose: variables that imports may have read, but for the number of threads, options of the interpreter,
-and a hash seed of its own for every child of one server.
+process of its own that does what `python -m MODULE`, `python -c CODE` or `python SCRIPT` does: the command's module,
+and the plugin if the command loads it, are imported there. A child that runs commands itself, a recipe, becomes a
+server for them first. Left out on purpose: variables that imports may have read, but for the number of threads, options
+of the interpreter, a hash seed of its own for every child of one server, and the destruction of what is alive when the
+interpreter ends.
 """
 
 import atexit
@@ -58,7 +59,7 @@ def ask(question: object, files: tuple[int, ...] = ()):
 
 
 class Popen(subprocess.Popen):
-    """`subprocess.Popen([sys.executable, "-m" or "-c", ...], cwd=...)`, forked from the server."""
+    """`subprocess.Popen([sys.executable, "-m", "-c" or a script, ...], cwd=...)`, forked from the server."""
 
     def _execute_child(self, args, *rest) -> None:
         cwd, env, pipes = rest[4], rest[5], rest[9:15]
@@ -145,7 +146,14 @@ def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:
     os.environ.clear()
     os.environ.update(env)
     sys.modules["torch"].set_num_threads(int(env.get("OMP_NUM_THREADS", os.cpu_count())))
-    os.getppid = lambda: parent  # who asked; a recipe's command dies with it all the same, since its server does
+    # Who asked, to this process alone: its workers end when it does. A recipe's command dies with it all the same,
+    # since its server does.
+    process, getppid = os.getpid(), os.getppid
+    os.getppid = lambda: parent if os.getpid() == process else getppid()
+    if not words[0].startswith("-"):
+        sys.argv[:], sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
+        return
     option, code, *sys.argv[1:] = words
     if option == "-m":
         sys.path[0] = str(Path.cwd())
@@ -158,7 +166,28 @@ def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:
         exec(code, vars(sys.modules["__main__"]))
 
 
+def leave(status: int) -> None:
+    """End as Python does, but for its last step: freeing, one by one, the objects that a child shares with its server.
+
+    That copies all their memory: half a second of processor time, as much as the rest of a short training.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     request = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
-    if request:  # a child: at top level, where exceptions and exits end as they do in every Python
-        run(**request)
+    if request:  # a child: at top level, where the exceptions and exits that are left end as they do in every Python
+        try:
+            run(**request)
+        except SystemExit as end:
+            if not isinstance(end.code, int | None):
+                raise
+            leave(end.code or 0)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            leave(1)
+        leave(0)

@@ -23,9 +23,11 @@ from . import __version__
 from .errors import UserError, did_you_mean
 from .files import explain, refuse_names_not_in_utf8
 from .workspace.processes import Stopped, exit_without_threads, stoppable
+from .workspace.verbosity import NORMAL, QUIET, VERBOSE, set_verbosity
 
 COMMANDS = {
     "quickstart": "train, score and measure methods on the embedded corpus",
+    "init": "write a YAML to edit for own files, and print what to type",
     "prepare": "prepare a data set: archives to binarised data, every step counted",
     "adapt": "adapt a model to a new domain and measure what it forgets",
     "self-distill": "train students on the outputs of a model of the same size, in rounds",
@@ -48,6 +50,7 @@ COMMANDS = {
     "average": "average several checkpoints into one",
     "report": "collect scored runs into the papers' tables, with significance",
     "bench": "measure the cost of each method against standard training",
+    "completion": "print a script that completes wff in bash or zsh",
     "corpus": "write the embedded, generated corpus of a language pair",
 }
 
@@ -61,7 +64,8 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
-            hint = did_you_mean(str(value), choices) or f"choose from: {', '.join(choices)}"
+            near = did_you_mean(str(value), choices) if len(choices) > 4 else ""  # a few are shown: gpu is not cpu
+            hint = near or f"choose from: {', '.join(choices)}"
             raise argparse.ArgumentError(action, f"invalid choice {value!r}; {hint}")
 
     def refuse_unknown(self, words: Sequence[str]) -> None:
@@ -72,17 +76,18 @@ class _Parser(argparse.ArgumentParser):
             self.error("; ".join(filter(None, [f"unrecognized arguments: {shlex.join(words)}", hint])))
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands; only the module of `command` is imported."""
+def build_parser(command: str | None = None, all_commands: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands; only the module of `command` is imported, unless `all_commands`."""
     parser = _Parser(
         prog="wff",
         description="Importance-guided training for machine translation on unmodified fairseq.",
         epilog="Type `wff COMMAND --help` for a command's options and an example.",
     )
     parser.add_argument("--version", action="version", version=f"weighted_freezing_fairseq {__version__}")
+    _add_verbosity(parser, NORMAL)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in COMMANDS.items():
-        if name != command:
+        if name != command and not all_commands:
             commands.add_parser(name, help=text, add_help=False)
             continue
         module = importlib.import_module(f".cli.{name.replace('-', '_')}", __package__)
@@ -94,8 +99,19 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(sub)
+        _add_verbosity(sub, argparse.SUPPRESS)  # not to override what was typed before the command
         sub.set_defaults(run=module.run, parser=sub)
     return parser
+
+
+def _add_verbosity(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --quiet and --verbose, which every command takes, before and after its name."""
+    options = parser.add_mutually_exclusive_group()
+    for option, value, text in (
+        ("--quiet", QUIET, "print results and errors only: no progress, no notices"),
+        ("--verbose", VERBOSE, "also print the commands of fairseq that are run, and their output"),
+    ):
+        options.add_argument(option, dest="verbosity", action="store_const", const=value, default=default, help=text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,9 +139,12 @@ def _run(argv: list[str]) -> int:
         with contextlib.suppress(OSError):  # a stream may claim to be seekable and fail
             sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack letters
     parser = build_parser(next((word for word in argv if word in COMMANDS), None))
-    # Some commands record how they were called.
-    args, unknown = parser.parse_known_args(argv, argparse.Namespace(words=argv))
+    # Some commands record how they were called, and one needs the parser of all.
+    args, unknown = parser.parse_known_args(argv, argparse.Namespace(words=argv, build_parser=build_parser))
     args.parser.refuse_unknown(unknown)
+    set_verbosity(args.verbosity)
+    if args.verbosity != NORMAL:
+        logging.getLogger().setLevel(logging.ERROR if args.verbosity == QUIET else logging.INFO)
     try:
         refuse_names_not_in_utf8(argv)
         status = int(args.run(args) or 0)

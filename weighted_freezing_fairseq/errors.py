@@ -2,10 +2,11 @@
 
 from __future__ import annotations  # an older Python must get as far as `wff doctor`
 
+import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 
@@ -24,6 +25,17 @@ def hide_traceback_of_user_errors() -> None:
             previous_hook(kind, error, traceback)
 
     sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def one_line_user_errors() -> Iterator[None]:
+    """Have a UserError end this process with one line under Hydra, which prints tracebacks before the hook above."""
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get("WFF_TRACEBACK") == "1":
+            raise
+        raise SystemExit(f"UserError: {error}") from None
 
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 1) -> str:

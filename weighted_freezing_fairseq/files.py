@@ -80,10 +80,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def refuse_to_overwrite(path: Path, option: str = "--out") -> None:
-    """Raise UserError if `path`, the value of `option`, exists."""
+def refuse_to_overwrite(path: Path) -> None:
+    """Raise UserError if `path`, the value of --out, exists."""
     if path.exists():
-        raise UserError(f"{path} exists and is not overwritten; give another {option}, or type: rm {path}")
+        raise UserError(f"{path} exists and is not overwritten; give another --out, or type: rm {path}")
 
 
 @contextmanager

@@ -2,13 +2,11 @@
 
 import logging
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
-from fairseq_runs import assert_same, environment
+from fairseq_runs import Fairseq, assert_same
 from locked import waits_for
 
 from weighted_freezing_fairseq.__main__ import main
@@ -224,7 +222,8 @@ def test_a_killed_run_goes_on_where_it_was(wff, trained, toy_data, monkeypatch):
     words = ["--samples", 60, "--max-tokens", 50]
     wff(*words, out="whole.pt")
     call = ["fisher", trained, "--data", toy_data, "--out", wff.out / "f.pt", *words]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_THREE_BATCHES, *map(str, call)], env=environment())
+    killed = Fairseq(toy_data, wff.out).python("-c", KILLED_AFTER_THREE_BATCHES, *call)
+    killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert not (wff.out / "f.pt").exists() and (wff.out / ".f.pt.part-0-of-1").exists()
     counted = []
@@ -302,7 +301,7 @@ def test_mistakes_say_what_to_type(wff, words, said):
 def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     assert "there is no checkpoint" in wff(checkpoint=tmp_path / "no.pt", ok=False)
     assert "make it with fairseq-preprocess" in wff(data=tmp_path / "no", ok=False)
-    assert "give a checkpoint and --data, or --from" in wff(checkpoint=None, ok=False)
+    assert "give a run folder or a checkpoint, or --from" in wff(checkpoint=None, ok=False)
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     assert "give an intact fairseq checkpoint" in wff(checkpoint=tmp_path / "bad.pt", ok=False)
     (tmp_path / "empty").mkdir()
@@ -310,7 +309,7 @@ def test_what_is_missing_or_broken_is_named(wff, trained, tmp_path):
     missing = wff("--from", tmp_path / "no.pt", "--mask-density", 0.1, checkpoint=None, ok=False)
     assert "make one with: wff fisher" in missing
     if not torch.cuda.is_available():
-        assert "torch sees 0 GPUs" in wff("--device", "cuda", ok=False)
+        assert "torch sees no GPU; type --device cpu" in wff("--device", "cuda", ok=False)
 
 
 def test_a_diverged_checkpoint_is_refused(wff, trained, tmp_path):

@@ -264,7 +264,7 @@ def test_nothing_is_overwritten(wff):
         (["--method", "lamp", "--fractions", "0:0.9:0"], "type --fractions 0:0.9:0.1"),
         (["--method", "lamp", "--fractions", "0.9:0:0.1"], "type --fractions 0:0.9:0.1"),
         (["--method", "lamp", "--fractions", "half"], "type --fractions 0:0.9:0.1"),
-        (["--method", "lamp", "--fractions", "0,0.5"], "add --data BIN and --reference"),
+        (["--method", "lamp", "--fractions", "0,0.5"], "give --reference its target side, one sentence a line"),
         (
             ["--method", "lamp", "--fraction", 0.5, "--batches", 0],
             "--batches must be at least 1, got 0; type",
@@ -280,14 +280,6 @@ def test_mistakes_say_what_to_type(wff, words, said):
     assert not list(wff.out.iterdir())
 
 
-def test_a_method_that_measures_and_a_curve_need_data(wff, toy_data):
-    said = wff("--method", "sensitivity", "--fraction", 0.5, data=None, ok=False)
-    assert "sensitivity is measured on data; add --data BIN" in said
-    reference = toy_data.parent / "test.y"
-    said = wff("--method", "lamp", "--fractions", "0", "--reference", reference, data=None, ok=False)
-    assert "a curve needs a test set; add --data BIN and --reference" in said
-
-
 @pytest.mark.parametrize("words", [[], ["--fraction", "0.5", "--fractions", "0,0.5"]], ids=["none", "both"])
 def test_one_of_fraction_and_fractions_is_given(wff, capsys, words):
     with pytest.raises(SystemExit) as stop:
@@ -300,7 +292,7 @@ def test_one_of_fraction_and_fractions_is_given(wff, capsys, words):
 def test_what_is_missing_or_no_checkpoint_is_named(wff, tmp_path, toy_data):
     words = ("--method", "lamp", "--fraction", 0.5)
     missing, bad, folder = tmp_path / "missing.pt", tmp_path / "bad.pt", tmp_path / "folder"
-    assert f"there is no file {missing}; give one that fairseq-train saved" in wff(*words, checkpoint=missing, ok=False)
+    assert f"there is no checkpoint {missing}; give a run folder" in wff(*words, checkpoint=missing, ok=False)
     bad.write_bytes(b"no checkpoint")
     assert f"{bad} is not a whole checkpoint" in wff(*words, checkpoint=bad, ok=False)
     curve = ("--method", "lamp", "--fractions", "0")

@@ -251,15 +251,17 @@ def test_the_picture_shows_table_and_samples(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(pyplot, "close", shown.append)
     sensitivity.picture(tmp_path)
-    raw, scaled, raw_std, scaled_std = shown[0].axes
-    for axis, highest, medians in ((raw, [10, 8, 1], [3, 2, 1]), (scaled, [5, 2, 1], [1.5, 0.5, 1])):
+    raw, scaled = shown[0].axes
+    # of the logarithms, without the zeros
+    for axis, highest, medians in ((raw, [10, 8, 1], [4, 4, 1]), (scaled, [5, 2, 1], [2, 1, 1])):
         *violins, lines = axis.collections
-        assert [violin.get_paths()[0].vertices[:, 1].max() for violin in violins] == pytest.approx(highest)
-        assert [segment[0, 1] for segment in lines.get_segments()] == pytest.approx(medians)
-    assert raw_std.lines[0].get_xydata().tolist() == [[0, 5], [1, 3], [2, 0]]
-    assert scaled_std.lines[0].get_ydata().tolist() == [2.5, 0.75, 0]
+        tops = [violin.get_paths()[0].vertices[:, 1].max() for violin in violins]
+        assert tops == pytest.approx(np.log10(highest), abs=1e-6)
+        assert [segment[0, 1] for segment in lines.get_segments()] == pytest.approx(np.log10(medians), abs=1e-6)
+    assert raw.lines[0].get_ydata() == pytest.approx(np.log10([5, 3]))  # 0 has no place on the axis
+    assert scaled.lines[0].get_ydata() == pytest.approx(np.log10([2.5, 0.75]))
     assert [label.get_text() for label in scaled.get_xticklabels()] == ["a", "b/c", "same"]
-    assert "nats per token" in raw.get_ylabel() and "standard deviation" in raw_std.get_ylabel()
+    assert "nats/token" in raw.get_ylabel() and "std of all" in raw.get_title()
     monkeypatch.undo()
     pyplot.close("all")
 
@@ -285,7 +287,7 @@ def test_mistakes_say_what_to_type(wff, words, said):
 def test_what_is_missing_is_named_before_anything_is_measured(wff, trained, tmp_path):
     missing, file = tmp_path / "missing.pt", tmp_path / "file"
     said = wff(checkpoints=[trained, missing], ok=False)
-    assert f"there is no checkpoint {missing}; give the path of a fairseq checkpoint" in said
+    assert f"there is no checkpoint {missing}; give a run folder, a save-dir of fairseq or a checkpoint" in said
     file.write_bytes(b"no checkpoint")
     assert f"{file} is a file, and the results need a folder; give another --out" in wff(out="file", ok=False)
     assert not wff.out.exists()
@@ -293,7 +295,7 @@ def test_what_is_missing_is_named_before_anything_is_measured(wff, trained, tmp_
     assert f"there is no binarised folder {missing}; make it with fairseq-preprocess" in said
     assert f"{file} is not a whole checkpoint" in wff(checkpoints=[file], ok=False)
     if not torch.cuda.is_available():
-        assert "torch sees no GPU here; type --device cpu" in wff("--device", "cuda", ok=False)
+        assert "torch sees no GPU; type --device cpu" in wff("--device", "cuda", ok=False)
 
 
 def test_a_checkpoint_that_diverged_is_refused(wff, state, tmp_path):

@@ -102,12 +102,25 @@ def test_user_dir_is_a_folder_that_fairseq_can_import():
     assert folder.name == "register_weighted_freezing"  # not a name that scripts import
 
 
-@pytest.mark.parametrize("words", [["user-dir"], ["--help"], ["--version"]])
-def test_what_needs_no_torch_does_not_wait_for_it(words):
-    done = run(*words, command=[sys.executable, "-X", "importtime", "-m", "weighted_freezing_fairseq"])
-    imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "argparse" in imported
-    assert not imported & {"torch", "fairseq", "numpy"}
+QUICK = """
+import contextlib, io, sys
+from weighted_freezing_fairseq.__main__ import COMMANDS, main
+calls = ["--help", "--version", "no-such-command", *(f"{name} --help" for name in COMMANDS)]
+calls += ["rules", "rules sage --json", "user-dir", "configs", "bench --precision x", "fisher --out f --mask-density 2"]
+calls += ["prune c --method wanda --fraction 0 --out p", "sensitivity c --data d --out o --batches 0", "adapt --jobs 0"]
+for call in calls:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(sys.stdout):
+        with contextlib.suppress(SystemExit):
+            main(call.split())
+    for module in ("torch", "fairseq"):
+        assert module not in sys.modules, f"wff {call} imports {module}"
+print(len(calls), "calls")
+"""
+
+
+def test_help_the_table_and_mistakes_do_not_wait_for_torch():
+    done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, timeout=120)
+    assert done.stderr == "" and done.stdout == f"{len(COMMANDS) + 12} calls\n"
 
 
 @pytest.mark.parametrize("words", [["user-dir"], ["--help"], ["--version"], ["no-such-command"]])
@@ -169,5 +182,12 @@ def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys
     assert copied == {path.name: path.read_bytes() for path in (CONFIGS / "toy").iterdir()} and copied
     assert main(["configs", "toy", "--copy", str(tmp_path / "mine")]) == 2
     assert "exists and is not overwritten; give another folder to --copy" in capsys.readouterr().err
+    assert main(["configs", "own/tiny"]) == 0
+    assert capsys.readouterr().out == f"{CONFIGS / 'own/tiny'}\n"
+    assert main(["configs", "own", "--copy", str(tmp_path / "own")]) == 0
+    assert {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*.yaml")} == {
+        str(path.relative_to(CONFIGS / "own")) for path in (CONFIGS / "own").rglob("*.yaml")
+    }
+    capsys.readouterr()
     assert main(["configs", "nosuch"]) == 2
     assert "choose from: adapt, glue, iwslt14" in capsys.readouterr().err

@@ -245,7 +245,8 @@ def test_processes_that_wait_for_each_other_are_measured(tmp_path):
 @pytest.mark.skipif(torch.cuda.device_count() > 98, reason="so many GPUs")
 def test_more_processes_than_gpus_are_refused():
     done = wff("bench", "--methods", "standard", "--device", "cuda", "--vary", "processes=99", "--rounds", 1)
-    assert done.returncode != 0 and "99 processes need as many GPUs" in done.stderr and "--device cpu" in done.stderr
+    problem = "99 processes need as many GPUs" if torch.cuda.is_available() else "torch sees no GPU"
+    assert done.returncode != 0 and problem in done.stderr and "--device cpu" in done.stderr
 
 
 def test_passes_vary_where_they_are_a_choice():
@@ -297,5 +298,5 @@ def test_a_check_finds_what_became_worse_and_forgives_noise():
 
 def test_wrong_calls_say_what_to_type():
     done = wff("bench", "--methods", "weighted_freze")
-    assert done.returncode == 2 and "choose from: standard, alignreg, cautious, ewc, fish_mask, " in done.stderr
+    assert done.returncode == 2 and "did you mean weighted_freeze?" in done.stderr
     assert wff("bench", "--rounds", 0).returncode == 2

@@ -14,7 +14,7 @@ from weighted_freezing_fairseq.data import embedded as corpus
 from weighted_freezing_fairseq.errors import UserError
 
 SMALL = {"train": 150, "valid": 30, "test": 40}
-SMALL_ARGUMENTS = [word for split, size in SMALL.items() for word in (f"--{split}", str(size))]
+SMALL_ARGUMENTS = [word for split, size in SMALL.items() for word in (f"--{split}-lines", str(size))]
 UNIT_ID = re.compile(r"\b(area|digital|duration|energy|frequency|graphics|length|mass|power|pressure|speed|volume)-")
 
 
@@ -240,7 +240,9 @@ def test_unknown_kinds_list_the_known(kinds):
 
 @pytest.mark.parametrize("size", [0, -5])
 def test_an_empty_split_is_refused(size):
-    with pytest.raises(UserError, match=rf"valid cannot have {size} sentence pairs; type, for instance: --valid \d+"):
+    with pytest.raises(
+        UserError, match=rf"valid cannot have {size} sentence pairs; type, for instance: --valid-lines \d+"
+    ):
         corpus.generate("de-en", sizes={**SMALL, "valid": size})
 
 
@@ -258,4 +260,7 @@ def test_help_works_without_the_generator_packages():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0 and result.stderr == ""
     assert "example:\n  wff corpus --pair de-en --out" in result.stdout
-    assert all(option in result.stdout for option in ("--seed", "--train", "--valid", "--test", "--kinds", "--json"))
+    assert all(
+        option in result.stdout
+        for option in ("--seed", "--train-lines", "--valid-lines", "--test-lines", "--kinds", "--json")
+    )

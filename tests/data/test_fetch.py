@@ -14,6 +14,7 @@ import pytest
 from forked import Killer, allow_little, become_nobody, forked
 
 from weighted_freezing_fairseq.data import fetch
+from weighted_freezing_fairseq.data.archives import find_unpacked
 from weighted_freezing_fairseq.data.fetch import find_local, identity, obtain, sha256
 from weighted_freezing_fairseq.data.recipe import Archive
 from weighted_freezing_fairseq.errors import UserError
@@ -216,6 +217,24 @@ def test_where_every_mirror_fails_it_says_once_what_to_fetch_and_what_to_type(se
         "then type: wff prepare iwslt14 --archive FILE_OR_FOLDER",
     ]
     assert not (tmp_path / "a.tgz").exists()
+
+
+def test_before_the_addresses_it_says_what_was_found(server, tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    needs = {name: (Archive(f"{name}.gz", (f"{server.address}/missing",)),) for name in ("a", "b", "c", "d")}
+    for name in ("a.gz", "b", "c.de"):
+        (folder / name).touch()
+    wanted = {"a": {"": True}, "b": {"": True}, "c": {"c.de": True, "c.en": True, "c.fr": False}, "d": {"": True}}
+    unpacked = find_unpacked(wanted, [folder])
+    with pytest.raises(UserError, match="no mirror has") as caught:
+        obtain(needs, tmp_path / "out", [folder], unpacked=unpacked)
+    found, _, *addresses = str(caught.value).splitlines()
+    assert found == f"found in {folder}: a.gz, b, c.de; missing: c.gz or c.en, d.gz or d"
+    assert [line for line in addresses if line.endswith(":")] == ["c.gz:", "d.gz:"]
+    (folder / "other").mkdir()
+    with pytest.raises(UserError, match=r"own/other: nothing that is needed .there is: nothing.; missing: d.gz or d"):
+        obtain({"d": needs["d"]}, tmp_path / "out", [folder / "other"], unpacked={"d": unpacked["d"]})
 
 
 def test_a_host_that_cannot_be_reached_is_not_asked_for_every_file(server, tmp_path):

@@ -4,12 +4,17 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 
 import miniature
+import pyarrow
+import pyarrow.ipc
 import pytest
+from pyarrow import parquet
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import read_manifest
+from weighted_freezing_fairseq.scoring.translate import Pieces
 
 TEXTS = miniature.sentences("de", 90, seed=4)
 TESTS = miniature.sentences("de", 7, seed=5)
@@ -36,7 +41,25 @@ def files(tmp_path):
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
     quoted = text('"{}","{}"'.format(*(side.replace('"', '""') for side in pair)) for pair in pairs)
     (folder / "a.csv").write_text("German,English\n" + quoted)
+    columns = {"id": range(90), "German": TEXTS["de"], "English": TEXTS["en"]}
+    parquet.write_table(pyarrow.table(columns), folder / "a.parquet", row_group_size=40)
+    saved_to_disk(folder / "saved", [pairs[:50], pairs[50:]])
     return folder
+
+
+def saved_to_disk(folder, shards):
+    """A translation data set as `save_to_disk` of Hugging Face's datasets leaves it."""
+    folder.mkdir()
+    names = [f"data-{number:05}-of-{len(shards):05}.arrow" for number in range(len(shards))]
+    kind = pyarrow.struct({"German": pyarrow.string(), "English": pyarrow.string()})
+    for name, pairs in zip(names, shards, strict=True):
+        rows = [pair and dict(zip(("German", "English"), pair, strict=True)) for pair in pairs]
+        table = pyarrow.table({"translation": pyarrow.array(rows, kind)})
+        with pyarrow.ipc.new_stream(folder / name, table.schema) as writer:
+            writer.write_table(table, max_chunksize=20)
+    state = {"_data_files": [{"filename": name} for name in names], "_fingerprint": "2b4ec9c26aa84087", "_split": None}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": {"translation": {"_type": "Translation"}}}))
 
 
 def prepared(tmp_path, files, train, *more, name="own", out="out", status=0):
@@ -71,7 +94,7 @@ def test_every_form_of_the_same_pairs_gives_the_same_bytes(files, tmp_path):
         form = [files / f"a.de{suffix}", files / f"a.en{suffix}"]
         assert contents(prepared(tmp_path, files, form, name=suffix[1:])) == plain, suffix
     columns = ["--columns", "German,English"]
-    for table in ("a.tsv", "a.jsonl.gz", "a.csv"):
+    for table in ("a.tsv", "a.jsonl.gz", "a.csv", "a.parquet", "saved"):
         assert contents(prepared(tmp_path, files, [files / table], *columns, name=table)) == plain, table
     two = prepared(tmp_path, files, [files / "a.de", files / "a.en"], "--jobs", 2, name="two")
     assert contents(two) == plain
@@ -142,13 +165,13 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
     [
         ("", "type --pair fr-en --train a.fr a.en"),
         ("--pair de --train {f}/a.de {f}/a.en", "two languages with one hyphen between them, got 'de'"),
-        ("{train} {f}/a.de", "give a file for each language, or a table whose name ends in .tsv, .csv or .jsonl"),
+        ("{train} {f}/a.de", "or a table whose name ends in .tsv, .csv, .jsonl, .parquet or .arrow"),
         ("{train} {f}/a.de {f}/no", "there is no file {f}/no; give --train files with one sentence per line"),
         ("{train} {f}/a.de {f}/a.de", "--train has the same file twice"),
         ("{good} --test {f}/a.de {f}/t.en", "a.de is given 2 times; give each file to one"),
         ("{good} {f}/t.en", "repeat --train for more"),
         ("{good} --valid-lines 0", "give --valid FILES, or --valid-lines 100"),
-        ("{good} --valid-lines 80", "pairs cannot be set apart; type smaller --valid-lines"),
+        ("{good} --valid-lines 80", "pairs of de-en cannot be set apart; type smaller --valid-lines"),
         ("{good} --test {f}/t.de {f}/t.en --test-lines 5", "leave one of them out"),
         ("{train} {f}/a.de {f}/t.en", "train-1.de has 90 sentences and train-1.en 7; correct {f}/a.de and"),
         ("{train} {f}/a.tsv", "line 2 of {f}/a.tsv has no column 'de' (it has: id, German, English); type"),
@@ -157,10 +180,18 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
         ("{train} {f}/list.jsonl", "line 1 of {f}/list.jsonl is not a JSON object"),
         ("{train} {f}/number.jsonl", "line 1 of {f}/number.jsonl has 3 in column 'en'; it must be text"),
         ("{train} {f}/cut.gz {f}/a.en", "cut.gz is damaged or incomplete"),
+        ("{train} {f}/cut.parquet", "cut.parquet is damaged or incomplete"),
+        ("{train} {f}/a.parquet", "row 1 of {f}/a.parquet has no column 'de' (it has: id, German, English); type"),
+        ("{train} {f}/a.parquet --columns id,English", "row 1 of {f}/a.parquet has 0 in column 'id'; it must be text"),
+        ("{train} {f}/saved", "data-00000-of-00002.arrow has no column 'de' (it has: translation, German, English)"),
+        ("{train} {f}/null --columns German,English", "row 2 of {f}/null/data-00000-of-00001.arrow has no column"),
+        ("{train} {f}/dict", "dict has the splits train, test; give one of them, as {f}/dict/train"),
+        ("{train} {f}", "is not a folder of save_to_disk; give the files in it"),
         ("{train} {f}/empty {f}/empty2", "train-1 has no sentence in it; correct {f}/empty and"),
         ("{good} --columns de", "--columns must be two names, got de; type --columns fr,en"),
         ("{good} --ratio 0.5", "--ratio must be at least 1, got 0.5; type --ratio 9"),
         ("{good} --name a/b", "--name must be a name for a folder, got 'a/b'"),
+        ("{good} --subwords byte-bpe --dictionary separate", "leave --dictionary separate out"),
         ("{good} --recipe x", "--recipe is not for own files; leave it out"),
     ],
 )  # fmt: skip
@@ -170,6 +201,10 @@ def test_wrong_calls_say_what_to_type(words, expected, files, tmp_path, capsys):
     (files / "list.jsonl").write_text('["a", "b"]\n')
     (files / "number.jsonl").write_text('{"de": "a", "en": 3}\n')
     (files / "cut.gz").write_bytes((files / "a.de.gz").read_bytes()[:-20])
+    (files / "cut.parquet").write_bytes((files / "a.parquet").read_bytes()[:-20])
+    saved_to_disk(files / "null", [[("a", "b"), None]])
+    (files / "dict").mkdir()
+    (files / "dict/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     (files / "empty").touch()
     (files / "empty2").touch()
     call = [
@@ -185,6 +220,12 @@ def test_wrong_calls_say_what_to_type(words, expected, files, tmp_path, capsys):
     assert expected.format(f=files) in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_without_pyarrow_the_message_says_what_to_install(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    prepared(tmp_path, files, [files / "a.parquet"], status=2)
+    assert "a.parquet is read by pyarrow, which is missing; type: pip install pyarrow" in capsys.readouterr().err
+
+
 def test_options_of_own_files_are_refused_with_a_named_data_set(capsys):
     assert main(["prepare", "multi30k", "--train", "a", "b"]) == 2
     assert "--train is for own files; leave it out, or type: wff prepare own" in capsys.readouterr().err
@@ -198,3 +239,20 @@ def test_the_first_pairs_of_a_named_data_set(tmp_path):
     with gzip.open(archives / "train.de.gz", "rt") as file:
         assert (folder / "raw/train.de").read_text() == "".join(list(file)[:20])
     assert read_manifest(folder)["limit"] == 20
+
+
+def test_byte_bpe_knows_every_letter_and_its_bytes_become_text_again(files, tmp_path):
+    for language in ("de", "en"):
+        (files / f"rare.{language}").write_text(text([*TEXTS[language], "ein łoś и 🐻"] * 30))
+        (files / f"t.{language}").write_text(text(["neu: Ω ☂ «x» <b>"]))
+    options = ["--subwords", "byte-bpe", "--pieces", 400]
+    folder = prepared(tmp_path, files, [files / "rare.de", files / "rare.en"], *options)
+    manifest = read_manifest(folder)
+    [row] = [row for row in manifest["counts"] if row["step"] == "binarised" and row["split"] == "test"]
+    assert row["unknown"] == {"de": 0, "en": 0} and manifest["generate"]["bytes"] is True
+    pieces = (folder / "pieces/test.de").read_text().removesuffix("\n")
+    assert "<0xCE> <0xA9>" in pieces  # the Greek letter is not in the training text
+    joined = pieces.replace(" ", "").replace("\u2581", " ").strip()  # as fairseq joins pieces of SentencePiece
+    assert Pieces(bytes_to_text=True).text(joined) == "neu: Ω ☂ «x» <b>"
+    assert Pieces().text(joined) == joined
+    assert Pieces(bytes_to_text=True).text("a<0xFF>b<0x0A>c") == "a\ufffdb c"

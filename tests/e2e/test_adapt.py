@@ -75,7 +75,7 @@ def test_from_nothing_to_a_table_of_two_domains_and_again(tmp_path):
     ("words", "expected"),
     [
         (["--pair", "fr-en"], "type --pair with one of: ar-en, de-en"),
-        (["--methods", "ewq"], "type --methods with some of: standard,ewc,fish_mask,lfr_cm\n"),
+        (["--methods", "ewq"], "did you mean ewc?\n"),
         (["--seeds", "0"], "invalid seeds '0': type positive numbers, as 1,2,3 or 1-3"),
         (["--seeds", "3"], "3 is ambiguous: type 1-3 for 3 seeds, or 3-3 for one"),
         (["--density", "5"], "type --density 0.05"),

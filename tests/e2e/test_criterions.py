@@ -135,14 +135,15 @@ RESUMED = {
 
 
 @pytest.mark.parametrize(("row", "more"), RESUMED.values(), ids=RESUMED)
-def test_forty_updates_equal_twenty_a_kill_and_twenty(fairseq: Fairseq, flags_of, teacher, row: str, more):
-    flags = [*ADAM, *flags_of(row), *filled(more, teacher), "--save-interval-updates", 20, "--clip-norm", 1]
-    flags += ["--weight-decay", 0.01, "--lr-scheduler", "inverse_sqrt", "--warmup-updates", 10, "--update-freq", 3]
-    fairseq.train("straight", *flags, "--max-update", 40)
+def test_24_updates_equal_ten_a_kill_and_14(fairseq: Fairseq, flags_of, teacher, row: str, more):
+    """In the second of four epochs, after the warm-up and all pruning."""
+    flags = [*ADAM, *flags_of(row), *filled(more, teacher), "--save-interval-updates", 10, "--clip-norm", 1]
+    flags += ["--weight-decay", 0.01, "--lr-scheduler", "inverse_sqrt", "--warmup-updates", 5, "--update-freq", 3]
+    fairseq.train("straight", *flags, "--max-update", 24)
     # N of the schedule is --max-update: a run that is killed was going as far.
-    kill_when_saved(fairseq, "killed", "checkpoint_3_20.pt", *flags, "--max-update", 40, "--log-interval", 1)
-    saved = fairseq.folder / "killed/checkpoint_3_20.pt"
-    fairseq.train("resumed", *flags, "--max-update", 40, "--restore-file", saved)
+    kill_when_saved(fairseq, "killed", "checkpoint_2_10.pt", *flags, "--max-update", 24, "--log-interval", 1)
+    saved = fairseq.folder / "killed/checkpoint_2_10.pt"
+    fairseq.train("resumed", *flags, "--max-update", 24, "--restore-file", saved)
     straight, resumed = fairseq.checkpoint("straight"), fairseq.checkpoint("resumed")
     assert_same_training(straight, resumed)
     assert ("guided_criterion" in straight["extra_state"]) == (row in ("ewc", "alignreg") and not more)
@@ -265,9 +266,10 @@ def test_an_untied_projection_is_reduced_over_processes(fairseq: Fairseq, flags_
 
 def test_two_processes_resume_the_state_of_ewc(fairseq: Fairseq, flags_of):
     flags = [*ADAM, *flags_of("ewc"), "--dropout", 0]
-    straight = on_two_processes(fairseq, "straight", *flags, "--max-update", 12)
-    on_two_processes(fairseq, "half", *flags, "--max-update", 6)
-    resumed = on_two_processes(fairseq, "half", *flags, "--max-update", 12)
+    flags += ["--max-update", 12, "--save-interval-updates", 6]
+    straight = on_two_processes(fairseq, "straight", *flags)
+    saved = fairseq.folder / "straight/checkpoint_1_6.pt"
+    resumed = on_two_processes(fairseq, "resumed", *flags, "--restore-file", saved)
     assert_same(*resumed)
     assert_same(resumed[0], straight[0])
 

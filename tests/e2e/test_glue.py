@@ -1,4 +1,4 @@
-"""GLUE and XNLI in small, from their files to tables, with encoders in the format of fairseq's own."""
+"""GLUE, XNLI and a table of one's own in small, from files to tables, with encoders in the format of fairseq's own."""
 
 import json
 import re
@@ -10,8 +10,7 @@ import labelled_files
 import numpy as np
 import pytest
 import torch
-import warm_python
-from recipe_runs import CONFIGS, command, wff
+from recipe_runs import CONFIGS, start, wff
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import read_manifest
@@ -81,7 +80,7 @@ def test_a_task_from_files_to_tables_through_a_kill(place):
 
 def kill_when_saved(run, *words):
     """kill -9 a warm recipe when it has saved, and wait until its training is dead, too: it has many updates left."""
-    process = warm_python.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (run / "checkpoints/checkpoint_last.pt").exists() and process.poll() is None:
         time.sleep(0.01)
     process.kill()
@@ -148,6 +147,29 @@ def test_a_regression_is_scored_by_its_correlations(place):
 
 
 @pytest.mark.slow
+def test_a_table_of_ones_own_is_trained_scored_and_reported(place, capsys):
+    header, *lines = labelled_files.glue_file("RTE", "train", 40).splitlines()
+    text = "\n".join([header, *(line.replace("not_entailment", "does not follow") for line in lines)]) + "\n"
+    (place / "own.tsv").write_text(text)
+    words = ["--text", "sentence1", "--text2", "sentence2", "--label", "label", "--name", "mine", "--jobs", 1]
+    words += ["--train", place / "own.tsv", "--encoder", place / "roberta.base", "--out", place / "own"]
+    assert main([str(word) for word in ("prepare", "sentences", *words, "--valid-lines", 8)]) == 0
+    assert f"next: wff train sentences --data {place}/own --task mine --encoder" in capsys.readouterr().out
+    words = ["--data", place / "own", "--configs", place / "glue", "--out", place / "own-runs", "--device", "cpu"]
+    words += ["--encoder", place / "roberta.base", "--tasks", "mine", "--set", "optimization.max_update=2"]
+    shown = typed("reproduce", "sentences", *words, "--methods", "standard", "--seeds", "1-1").stdout
+    assert "sentences, recipe roberta" in shown and "| accuracy | F1 |" in " ".join(shown.split())
+    run = place / "own-runs/roberta/mine/standard-1"
+    assert main(["evaluate", str(run), "--choices", "best", "--json"]) == 0  # does nothing
+    [scores] = json.loads(capsys.readouterr().out).values()
+    predicted = read_lines(run / "scores/dev.best.hyp.txt")
+    gold = read_lines(place / "own/roberta/mine/labels/dev.txt")
+    assert {*predicted} <= {"does not follow", "entailment"} == {*gold}
+    assert scores["score"] == 100 * np.mean([a == b for a, b in zip(predicted, gold, strict=True)])
+    assert "num_classes: 2" in (run / "run.yaml").read_text()
+
+
+@pytest.mark.slow
 def test_xnli_is_trained_on_english_and_scored_in_every_language(tmp_path):
     zips = labelled_files.xnli(tmp_path / "archives")
     encoder = labelled_files.xlmr(tmp_path / "xlmr.base")
@@ -191,7 +213,11 @@ def test_xnli_is_trained_on_english_and_scored_in_every_language(tmp_path):
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "MNLI"], "type some of: rte,cola"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--recipe", "xlmr"], "type --recipe roberta"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--max-length", "3"], "type --max-length 128"),
-        (["prepare", "multi30k", "--encoder", "x"], "are for glue and xnli; leave them out"),
+        (["prepare", "multi30k", "--encoder", "x"], "are for glue, xnli, sentences; leave them out"),
+        (
+            ["train", "sentences", "--data", "{place}/nowhere/sentences"],
+            "type: wff prepare sentences --name own --train",
+        ),
         (["train", "glue", "--data", "{place}/nowhere/x"], "type: wff prepare glue --tasks rte --archive FILES"),
         (["train", "glue", "--data", "{place}/data", "--out", "{place}/new"], "give its folder: --encoder DIR"),
         (["evaluate", "{place}/finished", "--choices", "average"], "type --choices best,last"),

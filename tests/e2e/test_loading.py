@@ -28,12 +28,13 @@ def cold(toy_data: Path, tmp_path: Path) -> Fairseq:
     "way",
     ["absolute", "relative", "slash", "link", "imported before", "another copy imported before", "registered before"],
 )
-def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
+def test_train_loads_the_plugin(fairseq: Fairseq, cold: Fairseq, way: str, tmp_path: Path):
+    """Where the plugin comes after fairseq, as in every command, from a Python that has imported fairseq."""
     variables = environment()
     user_dir = {"slash": f"{USER_DIR}/", "imported before": str(PRINTED)}.get(way, str(USER_DIR))
     code = "from fairseq_cli.train import cli_main; cli_main()"
     if way == "relative":
-        user_dir = os.path.relpath(USER_DIR, cold.folder)
+        user_dir = os.path.relpath(USER_DIR, fairseq.folder)
     elif way == "link":
         (tmp_path / "weighted_freezing_fairseq").symlink_to(USER_DIR)
         user_dir = str(tmp_path / "weighted_freezing_fairseq")
@@ -46,13 +47,11 @@ def test_train_loads_the_plugin(cold: Fairseq, way: str, tmp_path: Path):
         user_dir = str(PRINTED)
     elif way == "registered before":
         code = "import weighted_freezing_fairseq; weighted_freezing_fairseq.register(); " + code
-    words = cold.train_words("run", *WF, plugin=False)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words), "--user-dir", user_dir],
-        cwd=cold.folder, env=variables, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert cold.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
+    words = [code, *fairseq.train_words("run", *WF, plugin=False), "--user-dir", user_dir]
+    process = (cold if way.endswith("before") else fairseq).python("-c", *words, env=variables)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-4000:]
+    assert fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["updates"] == 2
 
 
 IMPORT_CHANGES_NOTHING = """
@@ -106,7 +105,7 @@ def test_register_is_idempotent_and_refuses_a_second_name():
 
 
 @pytest.mark.parametrize("trap", ["other version", "printed folder of another version", "other name"])
-def test_a_second_plugin_is_refused_with_what_to_type(cold: Fairseq, trap: str, tmp_path: Path):
+def test_a_second_plugin_is_refused_with_what_to_type(fairseq: Fairseq, trap: str, tmp_path: Path):
     copy = tmp_path / ("renamed" if trap == "other name" else "weighted_freezing_fairseq")
     shutil.copytree(USER_DIR, copy)
     init = copy / "__init__.py"
@@ -116,13 +115,10 @@ def test_a_second_plugin_is_refused_with_what_to_type(cold: Fairseq, trap: str, 
         copy /= PRINTED.relative_to(USER_DIR)
     else:
         code += "package.register(); "
-    words = cold.train_words("run", *WF, plugin=False)
-    done = subprocess.run(
-        [sys.executable, "-c", code + "from fairseq_cli.train import cli_main; cli_main()", *map(str, words),
-         "--user-dir", copy],
-        cwd=cold.folder, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode != 0 and "wff user-dir" in done.stderr, done.stderr[-3000:]
+    code += "from fairseq_cli.train import cli_main; cli_main()"
+    process = fairseq.python("-c", code, *fairseq.train_words("run", *WF, plugin=False), "--user-dir", copy)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0 and "wff user-dir" in output, output[-3000:]
 
 
 HYDRA = """
@@ -145,6 +141,32 @@ def test_hydra_train_equals_the_command_line(fairseq: Fairseq):
     assert_same(fairseq.checkpoint("argparse")["model"], fairseq.checkpoint("hydra")["model"])
 
 
+def test_hydra_takes_settings_that_the_yaml_leaves_out(fairseq: Fairseq):
+    text = HYDRA.format(toy=TOY_YAML, user_dir=USER_DIR, data=fairseq.data, save=fairseq.folder / "run")
+    (fairseq.folder / "run.yaml").write_text(text)
+    yaml = ["--config-dir", fairseq.folder, "--config-name", "run"]
+
+    def train(*words: str) -> str:
+        process = fairseq.python("-m", "weighted_freezing_fairseq.hydra_train", *yaml, *words)
+        return process.communicate(timeout=300)[0]
+
+    random = ["optimizer.freeze_rule=random", "optimizer.freeze_keep=0.25"]
+    train(*random, "criterion=intra_distillation", "criterion.alpha=3", "common.log_importance=1")
+    cfg = fairseq.checkpoint("run")["cfg"]
+    assert (cfg["optimizer"]["freeze_keep"], cfg["optimizer"]["momentum"]) == (0.25, 0.5)
+    assert (cfg["criterion"]["_name"], cfg["criterion"]["alpha"]) == ("intra_distillation", 3)
+    assert cfg["common"]["log_importance"] == 1
+
+    misspelt = "UserError: unknown setting optimizer.freeze_kep: did you mean freeze_keep"
+    for output in (
+        train("optimizer.freeze_kep=0.25"),
+        fairseq("hydra_train", *yaml, "+optimizer.freeze_kep=0.25", ok=False),
+    ):
+        assert output.splitlines()[-1].startswith(misspelt) and "Traceback" not in output, output[-2000:]
+    assert "UserError: --freeze-keep 0.25 needs --freeze-rule random" in train("optimizer.freeze_keep=0.25")
+    assert "use +optimizer.freeze_keep=0.25" in fairseq("hydra_train", *yaml, "optimizer.freeze_keep=0.25", ok=False)
+
+
 def test_generate_interactive_and_validate_load_what_was_trained(fairseq: Fairseq, cold: Fairseq):
     trained = fairseq.train("run", *WF)
     assert "Warning" not in trained.split("task: TranslationTask")[1], trained
@@ -153,7 +175,7 @@ def test_generate_interactive_and_validate_load_what_was_trained(fairseq: Fairse
     assert sum(line.startswith("H-") for line in generated.splitlines()) == 21
     (fairseq.folder / "in.x").write_text("a b c\n")
     assert "H-0" in fairseq("interactive", fairseq.data, *path, "--input", "in.x", "-s", "x", "-t", "y")
-    assert "valid" in cold(
+    assert "valid" in fairseq(
         "validate", fairseq.data, *path, "--task", "translation", "--valid-subset", "valid", "--batch-size", 8
     )
 

@@ -221,20 +221,21 @@ def test_checkpoint_loads_without_the_plugin(fairseq: Fairseq):
 def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fairseq: Fairseq, flags_of, row: str):
     flags = [*flags_of(row), "--dropout", 0, "--attention-dropout", 0, "--clip-norm", 1, "--lr", 0.003]
     flags += ["--weight-decay", 0.01]
-    straight = on_two_processes(fairseq, "two", *flags, "--max-update", 20)
+    flags += ["--max-update", 20]
+    straight = on_two_processes(fairseq, "two", *flags, "--save-interval-updates", 7)
     assert_same(*straight)
-    fairseq.train("one", *flags, "--max-update", 20, "--update-freq", 2)
+    fairseq.train("one", *flags, "--update-freq", 2)
     assert_close(fairseq.checkpoint("one")["model"], straight[0])
     if row == "weighted_freeze":  # how gradients travel is nothing that a row sees
         # fairseq 0.12.2 has parameters without gradients, which torch's own wrapper must be told.
         unused = ["--find-unused-parameters"] if sys.version_info < (3, 11) else []
-        c10d = on_two_processes(fairseq, "c10d", *flags, *unused, "--max-update", 20, backend="c10d")
+        c10d = on_two_processes(fairseq, "c10d", *flags, *unused, backend="c10d")
         assert_same(*c10d)
         assert_close(c10d[0], straight[0])
     if row == "lfr_cm":  # its state is fish_mask's
         return
-    on_two_processes(fairseq, "half", *flags, "--max-update", 10)
-    resumed = on_two_processes(fairseq, "half", *flags, "--max-update", 20)  # broadcasts the checkpoint to rank 1
+    saved = fairseq.folder / "two/checkpoint_1_7.pt"
+    resumed = on_two_processes(fairseq, "resumed", *flags, "--restore-file", saved)  # which is broadcast to rank 1
     assert_same(resumed[0], resumed[1])
     assert_same(resumed[0], straight[0])
 

@@ -7,7 +7,7 @@ import time
 
 import miniature
 import numpy as np
-from recipe_runs import command, wff
+from recipe_runs import start, wff
 
 from weighted_freezing_fairseq.data import binary, read_manifest
 
@@ -30,7 +30,7 @@ def words_of(folder, language, split="train"):
 
 def kill_when_there(goal, *words):
     """kill -9 a preparation as soon as `goal` exists."""
-    process = subprocess.Popen(command("prepare", *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start("prepare", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not goal.exists() and process.poll() is None and time.time() < deadline:
         time.sleep(0.002)
@@ -61,7 +61,8 @@ def test_multi30k_and_a_second_call_does_nothing(tmp_path):
     ]
     words += ["--pairs", "de-en", "--any-counts"]
     done = prepare(*words)
-    assert done.stdout == f"de-en: 60 train / 5 valid / 5 test / 5 test1 pairs in {tmp_path}/data/clean/de-en\n"
+    counts = "60 train / 5 valid / 5 test_2016_flickr / 5 test_2017_flickr"
+    assert done.stdout == f"de-en: {counts} pairs in {tmp_path}/data/clean/de-en\n"
     folder = tmp_path / "data/clean/de-en"
     manifest = read_manifest(folder)
     assert manifest["tests"] == {"test": "raw/test.en", "test1": "raw/test1.en"}

@@ -15,7 +15,7 @@ from weighted_freezing_fairseq.studies.self_distill import generations, table, t
 def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     for method in ("standard", "self_distillation"):
-        shortened(f"toy/{method}.yaml", configs, updates=8, every=4, log_interval=2)
+        shortened(f"toy/{method}.yaml", configs, updates=16, every=4, log_interval=2)
     words = ["self-distill", "--configs", configs, "--out", out, "--pair", "nl-en", "--device", "cpu", "--rounds", 2]
     words += ["--corpus-fraction", 0.1]
     folder = out / "nl-en"
@@ -28,7 +28,7 @@ def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     assert done.stderr.count("training is done already") == 1 and "round-0-1: training is done" in done.stderr
     log = (folder / "round-1-1/train.log").read_text()
     assert log.index("4 updates") < log.index("Loaded checkpoint") < log.index('"teacher_kl"', log.index("Loaded"))
-    assert "round-2, seed 2001: update 8 of 8" in done.stderr  # progress
+    assert "round-2, seed 2001: update 16 of 16" in done.stderr  # progress
 
     made = [OmegaConf.load(folder / f"round-{n}-1/run.yaml") for n in range(3)]
     assert [cfg.common.seed for cfg in made] == [1, 1001, 2001]

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 from fairseq_runs import USER_DIR, Fairseq
-from recipe_runs import command, wff
+from recipe_runs import start, wff
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import subwords
@@ -80,19 +80,16 @@ def test_an_ensemble_with_scores_and_several_translations(own):
 
 
 def test_standard_input_with_empty_and_odd_lines_stays_aligned(own):
-    words = command(*words_of(own, own.folder / "run-1"))
     text = "\ufeffab cde\r\n\n   \nab\u2028cde\nab cde"  # a byte order mark, a line end inside a line, no last line end
-    done = subprocess.run(words, input=text.encode(), capture_output=True, timeout=120)
-    lines = done.stdout.decode().split("\n")
-    assert done.returncode == 0 and len(lines) == 6 and lines[1] == lines[2] == lines[5] == ""
+    with start(*words_of(own, own.folder / "run-1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        lines = process.communicate(text.encode(), timeout=120)[0].decode().split("\n")
+    assert process.returncode == 0 and len(lines) == 6 and lines[1] == lines[2] == lines[5] == ""
     assert lines[0] and lines[0] == lines[3] == lines[4]
 
 
 def test_each_line_is_answered_at_once_with_a_chunk_of_one(own):
-    words = command(*words_of(own, own.folder / "run-1"))
-    process = subprocess.Popen(
-        [*words, "--chunk", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    words = [*words_of(own, own.folder / "run-1"), "--chunk", 1]
+    process = start(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with process, closing(process.stdin) as stdin:
         for line in (b"ab cde\n", b"\n", b"Fgh i\n"):
             stdin.write(line)
@@ -106,7 +103,7 @@ def test_a_killed_translation_goes_on_and_other_settings_are_refused(own, tmp_pa
     long.write_text((own.folder / "test.x").read_text() * 20)
     words = [*words_of(own, own.folder / "run-1"), "--input", long, "--chunk", 23, "--output"]
     out, part = tmp_path / "long.y", tmp_path / ".long.y.part"
-    process = subprocess.Popen(command(*words, out), stderr=subprocess.DEVNULL)
+    process = start(*words, out, stderr=subprocess.DEVNULL)
     while not (part.is_file() and part.stat().st_size) and process.poll() is None:
         time.sleep(0.01)
     process.kill()
@@ -137,7 +134,7 @@ def test_a_line_that_is_too_long_is_named_or_left_empty(own, tmp_path):
     ("words", "expected"),
     [
         (["{run}", "--input", "{run}/no"], "no; give --input a text file, or - for standard input"),
-        (["{run}", "--output", "{run}/checkpoint_last.pt"], "exists and is not overwritten; give another --output"),
+        (["{run}", "--output", "{run}/checkpoint_last.pt"], "exists and is not overwritten; give another --out"),
         (["{run}"], "add --subword-model FILE, a SentencePiece model or codes of subword-nmt"),
         (["{run}", "--subword-model", "{own}/train.x"], "neither a SentencePiece model nor codes of subword-nmt"),
         (["{run}", "--choice", "best"], "there is no {run}/checkpoint_best.pt (checkpoints there: checkpoint_last.pt)"),

@@ -50,6 +50,18 @@ def test_an_error_ends_it_with_the_same_status_and_last_line(fairseq: Fairseq, w
     assert warm[1][-1:] == cold[1][-1:]
 
 
+@pytest.mark.parametrize("end", ["None", "sys.exit()", "sys.exit(3)", "1 / 0"])
+def test_it_ends_after_its_threads_and_what_was_registered_for_its_end(fairseq: Fairseq, end: str):
+    code = f"""if True:
+        import atexit, sys, threading, time
+        atexit.register(print, "the end", end="")
+        threading.Thread(target=lambda: (time.sleep(0.1), print("its thread"))).start()
+        {end}
+    """
+    (status, warm), (of_cold, cold) = both(fairseq, "-c", code)
+    assert status == of_cold and warm[-2:] == cold[-2:] == ["its thread", "the end"]
+
+
 def test_it_begins_as_a_fresh_interpreter_does(fairseq: Fairseq):
     code = """if True:
         import os, random, sys
@@ -64,6 +76,18 @@ def test_it_begins_as_a_fresh_interpreter_does(fairseq: Fairseq):
     another = fairseq.python(*words).communicate()[0].splitlines()
     for numbers in zip(*(output[2].split() for output in (warm, another)), strict=True):
         assert len(set(numbers)) == 2  # every one draws its own
+
+
+def test_its_workers_see_who_their_parent_is(fairseq: Fairseq):
+    """By which those of a data loader notice that it was killed."""
+    code = """if True:
+        import os
+        it = os.getpid()
+        print(os.getppid(), flush=True)
+        os.fork() or os._exit(os.getppid() != it)
+        print(os.wait()[1])
+    """
+    assert fairseq.python("-c", code).communicate()[0].split() == [str(os.getpid()), "0"]
 
 
 def test_it_is_killed_alone_and_keeps_no_pipe_of_another(fairseq: Fairseq):

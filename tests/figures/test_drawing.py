@@ -1,5 +1,6 @@
 """The style of pictures: lines that are told apart, legends that hide nothing, the same bytes from the same rows."""
 
+import numpy as np
 import pytest
 from matplotlib import colors
 
@@ -60,3 +61,17 @@ def test_lines_are_named_by_what_tells_them_apart():
     rows = [{"run": "a", "group": "all", "method": m} for m in ("x", "y")]
     assert list(drawing.rows_by_line(rows, ("run", "group", "method"))) == ["x", "y"]
     assert list(drawing.rows_by_line(rows[:1], ("run", "group", "method"))) == ["a"]
+
+
+def test_violins_of_logarithms_leave_room_at_the_edges(tmp_path, drawn):
+    samples = [np.append(np.logspace(-7, -3, 1000), 0), np.zeros(3)]  # of the second there is nothing to draw
+    with drawing.panels(tmp_path / "v.svg", 1, 3) as (axis,):
+        drawing.draw_violins(axis, samples)
+        drawing.draw_values(axis, 3, "std", [1e-3, 1e-4])
+    (violin,) = [each for each in axis.collections if each.get_alpha() == 0.8]
+    shape = violin.get_paths()[0].get_extents()
+    assert (shape.y0, shape.y1) == pytest.approx((-7 + 0.04, -3), abs=0.01) and (shape.x0, shape.x1) == (-0.4, 0.4)
+    low, high = axis.get_ylim()
+    assert low < shape.y0 - 0.4 and high > shape.y1 + 0.4 and axis.get_xlim() == (-0.6, 1.6)
+    assert axis.yaxis.get_major_formatter()(-4, 0) == "$10^{-4}$"
+    assert [(each.get_text(), each.xy) for each in axis.texts] == [("0.001", (0, -3)), ("0.0001", (1, -4))]

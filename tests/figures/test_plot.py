@@ -53,12 +53,13 @@ def test_learning_curves_of_runs_are_a_csv_and_pictures(wff, logs, drawn):
     assert said.out.splitlines() == [f"wrote {wff.out}/curves.{ending}" for ending in ("csv", "png", "pdf")]
     assert (wff.out / "curves.pdf").read_bytes().startswith(b"%PDF")
     found = read(wff.out / "curves.csv")
-    assert list(found[0]) == ["run", "split", "update", "loss", "nll_loss", "bleu"] and len(found) == 6
+    assert list(found[0]) == ["run", "method", "seed", "split", "update", "loss", "nll_loss", "bleu"]
+    assert len(found) == 6
     training, loss, nll, bleu = drawn[0].axes
     assert lines(training) == {"standard": [[50, 8.5], [100, 8.0]], "sage": [[50, 9.0], [100, 8.5]]}
     assert lines(loss) == {"standard": [[100, 8.0]], "sage": [[100, 8.5]]}
     assert lines(nll)["sage"] == [[100, 7.5]] and lines(bleu) == {"standard": [[100, 20.5]]}
-    assert nll.get_ylabel() == "validation nll (bits/token)" and bleu.get_ylabel() == "validation BLEU"
+    assert nll.get_ylabel() == "validation nll_loss (bits/token)" and bleu.get_ylabel() == "validation BLEU"
     assert bleu.get_xlabel() == "updates"
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["standard", "sage"]
@@ -72,7 +73,7 @@ def test_a_csv_that_was_edited_draws_again_and_stays(wff, logs, drawn):
     first = (wff.out / "curves.svg").read_bytes()
     wff("curves", table, "--show", "loss", out=None)
     assert (wff.out / "curves.svg").read_bytes() == first
-    table.write_text(table.read_text().replace("b,valid,100,8.5", "other,valid,100,6.25") + "# end\n")
+    table.write_text(table.read_text().replace("b,b,,valid,100,8.5", "other,other,,valid,100,6.25") + "# end\n")
     edited = table.read_bytes()
     wff("curves", table, "--show", "loss", out=None)
     assert lines(drawn[2].axes[0])["other"] == [[100, 6.25]] and table.read_bytes() == edited
@@ -96,7 +97,8 @@ def test_list_says_what_there_is_and_every_figure_has_a_source(wff):
 def test_where_there_is_nothing_there_are_no_rows_and_the_command_says_what_to_type(wff, name, tmp_path):
     (tmp_path / "empty").mkdir()
     if name == "norms":
-        assert "empty; give one that fairseq-train saved" in wff(name, tmp_path / "empty", ok=False)
+        said = wff(name, tmp_path / "empty", ok=False)
+        assert "empty/checkpoint_best.pt (checkpoints there: none); give a run folder" in said
         return
     assert registry.collect(name, {"empty": tmp_path / "empty"}) == []
     said = wff(name, tmp_path / "empty", ok=False)
@@ -108,19 +110,19 @@ def test_where_there_is_nothing_there_are_no_rows_and_the_command_says_what_to_t
 def test_an_input_without_anything_is_named_beside_others(wff, logs, tmp_path):
     (tmp_path / "bare.log").write_text("epoch 1: loss 9.0\n")
     said = wff("curves", logs[0], tmp_path / "bare.log")
-    assert "bare: no JSON lines of fairseq's log; train with --log-format json" in said.err
+    assert "bare: no values in fairseq's log and no TensorBoard files; train with --log-format json or" in said.err
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "which figure? type one of: curves, importance, alpha, "),
-        (["curvse", "a"], "there is no figure 'curvse'; type one of: curves, "),
+        (["curvse", "a"], "there is no figure 'curvse'; did you mean curves?"),
         (["curves"], "nothing to draw; type: wff plot curves RUN... --out DIR"),
         (["curves", "missing"], "there is no missing; give the folder of a run, its log, or a table"),
         (
             ["curves", "a", "--show", "blue"],
-            "there is no panel 'blue'; type --show with some of training,loss,nll,bleu",
+            "there is no panel 'blue'; type --show with some of training,loss,nll_loss,bleu",
         ),
         (
             ["curves", "b.log", "--show", "bleu"],
@@ -148,13 +150,43 @@ def test_what_else_may_be_wrong_with_the_call(wff, logs):
     assert wff("curves", logs[0], out=None, ok=False) == "wff plot: the folder to write is missing; add --out DIR"
     assert "is a file, and a figure needs a folder; give another --out" in wff("curves", logs[0], out="b.log", ok=False)
     table = logs[1].with_name("curves.csv")
-    table.write_text("run,split,update,loss,nll_loss,bleu\na,valid,1O0,8,7,\n")
+    table.write_text("run,method,seed,split,update,loss,nll_loss,bleu\na,a,1,valid,1O0,8,7,\n")
     assert "'1O0' is not a number; correct that cell of the CSV" in wff("curves", table, out=None, ok=False)
 
 
 def test_a_log_without_losses_has_no_curves(wff, tmp_path):
     (tmp_path / "odd.log").write_text('2026 | INFO | train_inner | {"num_updates": "50", "wall": "9"}\n')
-    assert "nothing to draw: no JSON lines of fairseq's log" in wff("curves", tmp_path / "odd.log", ok=False)
+    assert "nothing to draw: no values in fairseq's log" in wff("curves", tmp_path / "odd.log", ok=False)
+
+
+def test_seeds_of_a_method_are_one_line_in_a_band_and_all_in_the_csv(wff, tmp_path, drawn):
+    runs = [a_run(tmp_path / f"sage-{seed}", {"_name": "x"}, seed) for seed in (1, 2)]
+    runs += [a_run(tmp_path / "alone-1", {"_name": "x"}), a_run(tmp_path / "other-7", {"_name": "x"})]
+    for run, shift, updates in zip(runs, (0, 2, 0, 0), ((50, 100, 150), (50, 100), (50, 100), (50,)), strict=True):
+        told = [line("train_inner", update, 10 - update / 50 + shift) for update in updates]
+        (run / "train.log").write_text("\n".join(told))
+    wff("curves", *runs)
+    (axis,) = drawn[0].axes
+    # to where both seeds have come; other-7 was trained with seed 1, which its name does not say
+    sage, *others = lines(axis).items()
+    assert sage == ("sage (2 seeds)", [[50, 10], [100, 9]]) and [name for name, _ in others] == ["alone", "other-7"]
+    band = axis.collections[0].get_paths()[0].get_extents()
+    assert (band.x0, band.y0, band.x1, band.y1) == (50, 8, 100, 11)
+    legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert legend == ["sage (2 seeds)", "alone", "other-7", "seeds: mean, lowest to highest"]
+    table = read(wff.out / "curves.csv")
+    assert [row["run"] for row in table].count("sage-2") == 2 and {row["seed"] for row in table} == {"1", "2"}
+
+
+def test_seeds_that_were_logged_at_other_updates_are_interpolated_or_else_lines(tmp_path, drawn):
+    def curve(run, *points):
+        row = {"run": run, "method": "sage", "seed": "", "split": "valid", "nll_loss": "", "bleu": ""}
+        return [{**row, "update": x, "loss": y} for x, y in points]
+
+    registry.draw("curves", curve("a", (0, 4), (20, 2)) + curve("b", (10, 5), (20, 4)), tmp_path / "x.svg")
+    assert lines(drawn[0].axes[0]) == {"sage (2 seeds)": [[10, 4], [20, 3]]}
+    registry.draw("curves", curve("a", (10, 4)) + curve("b", (20, 3)), tmp_path / "x.svg")
+    assert [each.get_xydata().tolist() for each in drawn[1].axes[0].lines] == [[[10, 4]], [[20, 3]]]
 
 
 # Importance while training ------------------------------------------------------------------------------------------
@@ -244,7 +276,7 @@ def test_what_is_read_is_what_others_write():
     from weighted_freezing_fairseq.plugin import importance_log
     from weighted_freezing_fairseq.plugin.criterions import IntraDistillationConfig
 
-    assert {*training.IMPORTANCE[1:]} < {*importance_log.COLUMNS}
+    assert {*training.IMPORTANCE[3:]} < {*importance_log.COLUMNS}
     assert {*costs.BENCH, "flops"} < {field.name for field in dataclasses.fields(Cost)}
     own = IntraDistillationConfig()
     assert {name: str(getattr(own, name)) for name in training.PAPER} == {
@@ -284,6 +316,16 @@ def test_passes_are_means_over_seeds_beside_standard_training(wff, tmp_path, dra
     spread = bars.lines[2][0].get_segments()[0]
     assert spread[:, 1].tolist() == pytest.approx([33.5 - 0.5**0.5, 33.5 + 0.5**0.5])
     assert axis.get_xlabel() == "passes K" and axis.get_ylabel() == "BLEU"
+
+
+def test_a_single_number_of_passes_is_a_point_that_says_so(tmp_path, drawn):
+    row = {"run": "a", "setting": "s", "model": "m", "scoring": "s", "series": "standard", "passes": 1}
+    registry.draw("passes", [{**row, "seed": seed, "bleu": 30 + seed} for seed in (1, 2)], tmp_path / "passes.svg")
+    (axis,) = drawn[0].axes
+    assert lines(axis) == {"standard (K = 1)": [[1, 31.5]]}
+    assert [text.get_text() for text in axis.texts] == ["scores of K = 1 only: train and score other K"]
+    labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert labels == ["standard (K = 1)", "± standard deviation over seeds"]
 
 
 def test_scores_of_other_models_and_signatures_stand_in_panels_of_their_own(wff, tmp_path, drawn):
@@ -402,6 +444,15 @@ def test_cost_is_time_with_quartiles_and_memory_beyond_standards(wff, bench, dra
     wff("cost", bench, "--updates-per-epoch", 100)
     assert drawn[1].axes[0].patches[0].get_width() == pytest.approx(50)
     assert drawn[1].axes[0].get_xlabel() == "seconds\nper epoch"
+
+
+def test_what_is_zero_for_every_method_is_not_drawn(wff, bench, drawn):
+    rows = [row | {"memory_ratio": 1, "flops": 6} for row in read(bench)]
+    same = write(bench.parent / "same/bench.csv", rows)
+    wff("cost", same)
+    assert [axis.get_xlabel() for axis in drawn[0].axes] == ["seconds\nper update"] * 2  # one for each size
+    said = wff("flops", same, ok=False)
+    assert "no method needs more operations than standard training" in said and "wff bench" in said
 
 
 def test_flops_are_those_beyond_standard_training_by_size(wff, bench, drawn):

@@ -2,6 +2,7 @@
 
 import pytest
 from plotted import line
+from torch.utils.tensorboard import SummaryWriter
 
 from weighted_freezing_fairseq.figures.training_logs import RunFiles, read_log
 
@@ -24,6 +25,39 @@ def test_both_log_forms_are_read_and_a_resumed_run_counts_once(tmp_path):
     log.write_text("\n".join(lines))
     assert losses(log) == [("train", 50, 9.0, 8.0), ("train", 100, 7.5, 6.5), ("valid", 100, 7.0, 6.0)]
     assert read_log(log)[-1]["bleu"] == 12.5
+
+
+SIMPLE = """\
+2026-11-27 | INFO | train_inner | epoch 001:     50 / 127 loss=9.1, nll_loss=8.2, num_updates=50, lr=1e-05, wall=3
+2026-11-27 | INFO | train_inner | epoch 001:    100 / 127 loss=8.1, nll_loss=7.2, num_updates=100, lr=2e-05, clip=None
+2026-11-27 | INFO | valid | epoch 001 | valid on 'valid' subset | loss 7.5 | nll_loss 6.5 | bleu 3.25 | num_updates 127
+2026-11-27 | INFO | train | epoch 001 | loss 8.6 | nll_loss 7.7 | num_updates 127 | lr 2.5e-05
+2026-11-27 | INFO | fairseq.trainer | begin training epoch 2
+[2026-11-27][train_inner][INFO] - epoch 002:     23 / 127 loss=7.1, nll_loss=6.1, num_updates=150, lr=3e-05
+2026-11-27 | INFO | train_inner | epoch 002:     73 / 127 loss=6.1, nll_loss=5.1, num_updates=20"""
+
+
+def test_the_simple_format_is_read(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(SIMPLE)  # killed while writing
+    assert losses(log) == [
+        ("train", 50, 9.1, 8.2), ("train", 100, 8.1, 7.2), ("train", 150, 7.1, 6.1), ("valid", 127, 7.5, 6.5)
+    ]  # fmt: skip
+    assert read_log(log)[-1]["bleu"] == 3.25 and read_log(log)[0]["lr"] == 1e-5
+
+
+def test_tensorboard_files_are_read_where_there_is_no_log(tmp_path):
+    for kind, update, loss in (("train_inner", 50, 9.123), ("train_inner", 100, 8.1), ("valid", 100, 7.5)):
+        with SummaryWriter(tmp_path / "run/tensorboard" / kind) as writer:
+            writer.add_scalar("loss", loss, update)
+            writer.add_scalar("nll_loss", loss - 1, update)
+    expected = [("train", 50, 9.123), ("train", 100, 8.1), ("valid", 100, 7.5)]
+    events = next((tmp_path / "run/tensorboard/valid").iterdir())
+    for path in (tmp_path / "run", tmp_path / "run/tensorboard", events):
+        rows = RunFiles(path).history()
+        assert [(row["split"], row["update"], row["loss"]) for row in rows] == expected, path
+    (tmp_path / "run/train.log").write_text(SIMPLE)
+    assert len(RunFiles(tmp_path / "run").history()) == 4 and RunFiles(tmp_path).events is None
 
 
 def test_a_validation_with_reports_of_predictions_is_read(tmp_path):

@@ -22,6 +22,7 @@ from fairseq import checkpoint_utils, options, trainer, utils
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig, SentencePredictionCriterion
 from fairseq.data import Dictionary, LanguagePairDataset
 from fairseq.data.iterators import BufferedIterator
+from fairseq.dataclass import initialize
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
@@ -33,6 +34,7 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig as SentencePredictionTaskConfig
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -140,6 +142,15 @@ def accept_second_user_dir():
         link.symlink_to(Path(weighted_freezing_fairseq.__file__).parent)
     utils.import_user_module.memo = set()
     return utils.import_user_module(argparse.Namespace(user_dir=str(link)))
+
+
+def name_invalid_settings():
+    HydraConfig.instance().cfg = OmegaConf.create()  # as under fairseq-hydra-train
+    settings = {"common": {"user_dir": None}, "criterion": {"_name": "cross_entropy", "sentense_avg": True}}
+    try:
+        return initialize.add_defaults(OmegaConf.create(settings))
+    except SystemExit as end:
+        return str(end).partition("?")[0]
 
 
 TRAIN = ["data", "--arch", "transformer_iwslt_de_en", "--optimizer", "adam"]

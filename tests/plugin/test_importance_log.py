@@ -105,7 +105,9 @@ def test_frozen_is_what_the_mask_says_and_all_is_shown(here: Here, caplog: pytes
     events = EventAccumulator(str(here.folder / "tb/importance")).Reload()
     (point,) = events.Scalars("std/model")
     assert point.step == 2 and point.value == pytest.approx(overall(path, "std")[0], rel=1e-6)
-    assert {"top20_over_bottom80/fc1", "frozen/encoder.layers.0", "gini/embedding"} <= set(events.Tags()["scalars"])
+    tags = events.Tags()["scalars"]
+    assert {"top20_over_bottom80/fc1", "frozen/encoder.layers.0", "gini/self-attention_q"} <= set(tags)
+    assert not any(" " in tag for tag in tags)
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(here: Here):

@@ -48,6 +48,10 @@ EFFECTS = {
     "copy_checkpoints_atomically": (False, True),  # whether the old file is still there
     "hide_known_warnings": (1, 0),
     "accept_second_user_dir": ("ImportError", None),
+    "name_invalid_settings": (
+        "ConfigKeyError",
+        "UserError: unknown setting criterion.sentense_avg: did you mean sentence_avg",
+    ),
     "use_bf16_without_tpu": (True, False),  # whether a TPU is used
     "show_every_flag_in_help": (False, True),
     "keep_batches_on_resume": (False, True),

@@ -57,6 +57,14 @@ def test_equal_runs_have_no_gains_and_no_losses(runs, capsys):
     assert f"{runs[0]}: BLEU" in text  # one name for both would not tell them apart
 
 
+def test_a_test_set_has_the_name_that_its_user_gave_it(tmp_path, capsys):
+    named = [a_run(tmp_path, method, 1, test_name="news") for method in ("standard", "sage")]
+    assert "de-en, news: 30 sentences" in said(capsys, *named, "--subset", "news", "--most", 0)
+    assert "no scores of 'olds'; type --subset with one of: news" in said(capsys, *named, "--subset", "olds", status=2)
+    unnamed = a_run(tmp_path, "fish_mask", 1)  # scored by an earlier version
+    assert "de-en, news: 30 sentences" in said(capsys, named[0], unnamed, "--most", 0)
+
+
 class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
@@ -72,12 +80,13 @@ class Page(HTMLParser):
 
 def test_the_page_has_every_sentence_and_nothing_from_elsewhere(runs, tmp_path, capsys):
     path = tmp_path / "compare.html"
-    assert f"wrote {path}" in said(capsys, *runs, "--html", path)
+    assert f"wrote {path}" in said(capsys, *runs, "--html", "--out", path)
     page = Page(path.read_text())
     assert sum(attributes.get("class") == "sentence" for _, attributes in page.tags) == len(REFERENCE)
     assert {f"Satz <b>{number}</b> & mehr" for number in range(len(REFERENCE))} <= set(page.texts)  # not as markup
     assert not [tag for tag in page.tags if tag[0] == "link" or "src" in tag[1] or "href" in tag[1]]
-    assert "exists and is not overwritten; give another --html" in said(capsys, *runs, "--html", path, status=2)
+    assert "exists and is not overwritten; give another --out" in said(capsys, *runs, "--html", "--out", path, status=2)
+    assert "--out is the file of a page; add --html" in said(capsys, *runs, "--out", path, status=2)
 
 
 def test_runs_that_do_not_fit_are_refused_with_what_to_type(runs, tmp_path, capsys):

@@ -11,16 +11,19 @@ import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from scored_runs import a_run
+from torch.utils.tensorboard import SummaryWriter
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.report.account import Account, compare_settings, find_runs
 from weighted_freezing_fairseq.report.templates import with_code
+from weighted_freezing_fairseq.scoring.compare import compare
 
 EVIL = "</td><script>document.title = 'run'</script>"
 NAMES = ["standard-1", "standard-2", f"{EVIL}-1", "<img src=x>-2", "mine"]
@@ -170,7 +173,9 @@ def test_scores_are_those_of_the_report(read, root):
 
 
 def test_how_far_each_run_got(read):
-    rows = read.rows("run", "updates", "of", "end", "best validation nll", "at update", "best BLEU", "hours")
+    header = ("updates", "of", "end", "best validation nll_loss", "at update", "best BLEU", "hours", "parameters")
+    rows = read.rows("run", *header)
+    assert {row.pop() for row in rows.values()} == {"1,042,048"}
     assert rows["standard-1"][1:] == ["200", "200", "reached", "3.000", "200", "20.00", "1.00"]
     assert rows["<img src=x>-2"][1:] == ["100", "200", "not reached", "5.000", "100", "10.00", "0.50"]
     assert rows["mine"][1:] == ["200", "200", "reached", "3.000", "200", "20.00", "1.00"]
@@ -187,7 +192,7 @@ def test_settings_that_differ_come_first_and_equal_ones_once(read):
 
 
 def test_sensitivity_cost_and_origin(read):
-    rows = [table for table in read.tables if "top 20 % hold" in table[0]]
+    rows = [table for table in read.tables if "share_top20" in table[0]]
     assert [row[:6] for row in rows[0][1:]] == [[f"{EVIL}-1", "50", "1e-05", "2e-05", "2", "0.7"],
                                                 [f"{EVIL}-1", "100", "1e-05", "2e-05", "2", "0.7"]]  # fmt: skip
     assert [row[:3] for row in rows[1][1:]] == [["a", "8e-05", "8"]] and rows[2][1][:2] == [EVIL, "x"]
@@ -207,6 +212,46 @@ def test_how_cost_grows_is_drawn_where_a_table_has_several_sizes(root, capsys, t
     (tmp_path / "grown/bench.csv").write_text(columns + "".join(lines))
     found = Read(write(capsys, root / "mine/some.log", tmp_path / "grown", "--out", tmp_path / "page.html"))
     assert "Its numbers as CSV: wff plot growth." in found.text and "wff plot cost." in found.text
+
+
+def test_sentences_are_compared_for_the_best_other_method(page, read, root):
+    result = compare([root / f"runs/iwslt14-li/clean/de-en/{name}-1" for name in ("standard", "weighted_freeze")])
+    shown = re.findall(r"<h3>(\d+): ", page.read_text(encoding="utf-8"))
+    expected = [*result.gains(5), *result.losses(5)]
+    assert [int(number) for number in shown] == [sentence.number for sentence in expected] and len(shown) == 10
+    assert all(text in read.text for sentence in expected for text in (sentence.reference, *sentence.translations))
+    systems = read.rows("system", "BLEU")
+    assert systems["standard, seed 1"][1] == f"{result.scores[0]:.2f}" and f"{EVIL}, seed 1" in systems
+    assert f"better in {result.better} of 30 sentences, worse in {result.worse}, by" in read.text
+    assert "wff compare '" in read.text and "/compare.html'" in read.text
+
+
+def test_files_of_the_runs_are_links_from_the_page(page, read):
+    links = [unquote(value) for value in read.values("href") if not value.startswith("#")]
+    assert all((page.parent / link).is_file() for link in links)
+    assert {Path(link).name for link in links} == {"train.log", "some.log", "test.best.hyp.txt"}
+
+
+def test_a_page_of_a_log_in_the_simple_format(tmp_path, capsys):
+    lines = [
+        "fairseq_cli.train | num. shared model params: 5,000 (num. trained: 5,000)",
+        "train_inner | epoch 001:    50 / 99 loss=9.5, nll_loss=9, num_updates=50, lr=1e-05, train_wall=1, wall=1800",
+        "valid | epoch 001 | valid on 'valid' subset | loss 7.5 | nll_loss 6.5 | wps 9 | num_updates 99",
+        "train | epoch 001 | loss 9 | nll_loss 8 | num_updates 99 | lr 0.1 | train_wall 7 | wall 3600",
+        "fairseq_cli.train | done training in 3600.0 seconds",
+    ]
+    (tmp_path / "x.log").write_text("".join(f"2026-11-27 | INFO | {line}\n" for line in lines))
+    header = ("parameters", "updates", "end", "training loss", "best validation nll_loss", "hours")
+    rows = Read(write(capsys, tmp_path / "x.log")).rows(*header)
+    assert rows == {"x": ["5,000", "99", "reached", "9.500", "6.500", "1.00"]}
+
+
+def test_a_page_of_what_tensorboard_has(tmp_path, capsys):
+    with SummaryWriter(tmp_path / "tb/valid") as writer:
+        for name, value in (("loss", 4.5), ("nll_loss", 3.25)):
+            writer.add_scalar(name, value, 100)
+    rows = Read(write(capsys, tmp_path / "tb")).rows("run", "updates", "end", "best validation nll_loss")
+    assert rows == {"tb": ["tb", "100", "unknown", "3.250"]}
 
 
 def test_what_is_missing_says_what_to_type(read, root):
@@ -244,7 +289,7 @@ def test_it_is_a_page_for_everyone(page, read):
     assert read.counts["table"] == read.counts["caption"] > 5
     assert ("meta", "name", "viewport") in read.attributes
     assert all(alt.strip() for alt in read.values("alt")) and len(read.values("alt")) == read.counts["img"]
-    targets = [value.removeprefix("#") for value in read.values("href")]
+    targets = [value.removeprefix("#") for value in read.values("href") if value.startswith("#")]
     assert set(targets) == {value for tag, name, value in read.attributes if (tag, name) == ("section", "id")}
 
 
@@ -256,17 +301,20 @@ def test_nothing_of_a_file_is_more_than_text(page, read):
 
 def test_it_asks_for_nothing(page, read):
     assert all(value.startswith("data:image/svg+xml;base64,") for value in read.values("src", "srcset"))
-    assert all(value.startswith("#") for value in read.values("href"))
+    assert not any(re.match(r"\w+:|/", value) for value in read.values("href"))
     style = re.search(r"<style>(.*?)</style>", page.read_text(encoding="utf-8"), re.DOTALL)[1]
     assert "url(" not in style and "@import" not in style and "@media print" in style
 
 
 def test_the_pictures_are_whole(read):
     pictures = [base64.b64decode(value.partition(",")[2]) for value in read.values("src", "srcset")]
-    assert len(pictures) == 8 and read.counts["img"] == 4  # curves, importance, sensitivity, cost: two widths of each
+    # curves, importance, sensitivity, cost: two widths of each, for a light and a dark ground
+    assert len(pictures) == 16 and read.counts["img"] == 4
     for picture in pictures:
         drawn = ElementTree.fromstring(picture)
         assert drawn.tag.endswith("svg") and len(list(drawn.iter())) > 50
+        ground = drawn.find(".//*[@id='patch_1']/*").get("style")
+        assert "fill: none" in ground or "opacity: 0" in ground  # transparent
         assert not [v for e in drawn.iter() for k, v in e.attrib.items() if k.endswith("href") and v[0] != "#"]
 
 

@@ -27,8 +27,8 @@ def options_of(module):
     return [action for action in parser_of(module)._actions if action.option_strings and action.dest != "help"]
 
 
-# Options that choose the cells, prepare the data or run them, and are spent when a cell is listed.
-OF_THE_MATRIX = {"pairs", "methods", "seeds", "jobs", "archive", "list", "dry_run"}
+# Options that choose the cells or --configs, prepare the data or run them, and are spent when a cell is listed.
+OF_THE_MATRIX = {"pairs", "methods", "seeds", "size", "jobs", "archive", "list", "dry_run"}
 VALUES = {
     "recipe": "xlmr", "encoder": "/enc", "data": "/d d", "configs": str(CONFIGS.with_name("glue")), "out": "/runs",
     "set": "a.b=c d", "device": "cpu", "gpus": "7", "precision": "fp32", "tokens_per_gpu": "99", "choices": "last",

@@ -10,9 +10,10 @@ import time
 from dataclasses import asdict
 
 import pytest
+import torch
 from fairseq_runs import Fairseq
 from locked import waits_for
-from recipe_runs import command, wff
+from recipe_runs import start, wff
 from scored_runs import a_run as scored_run
 from scored_runs import prepared
 
@@ -218,7 +219,7 @@ def test_scoring_that_is_killed_goes_on_and_leaves_nothing(fairseq: Fairseq, tmp
     run = tmp_path / "run"
     rng = random.Random(7)
     for goal in (".scoring-test.last.begun.json", "checkpoints/checkpoint_average.pt"):
-        process = subprocess.Popen(command("evaluate", run, *options), stderr=subprocess.DEVNULL)
+        process = start("evaluate", run, *options, stderr=subprocess.DEVNULL)
         while not (run / goal).exists() and process.poll() is None:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.5) if goal.endswith("json") else 0)
@@ -234,16 +235,19 @@ def contents_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() if "scores" in path.parts else b"" for path in paths}
 
 
-def test_missing_checkpoint_and_data_are_named(tmp_path):
+def test_missing_checkpoint_and_data_are_named(tmp_path, capsys):
     (tmp_path / "ref").write_text("a\n")
     words = [tmp_path / "no.pt", "--reference", tmp_path / "ref", "--data"]
-    assert "make it with fairseq-preprocess" in evaluate(*words, tmp_path / "bin", ok=False).stderr
-    assert "there is no checkpoint" in evaluate(*words, tmp_path, ok=False).stderr
-    (tmp_path / "no.pt").touch()
-    assert (
-        "has no set 'test'; give --data a folder that fairseq-preprocess" in evaluate(*words, tmp_path, ok=False).stderr
-    )
-    (tmp_path / "no.pt").unlink()
-    assert "give --data BIN and --reference FILE" in evaluate(tmp_path / "no.pt", ok=False).stderr
-    assert "it has no provenance.json; give one that wff train made" in evaluate(tmp_path, ok=False).stderr
-    assert "type --choices with some of best,last,average" in evaluate(words[0], "--choices", "b", ok=False).stderr
+
+    def refused(*words):
+        assert main(["evaluate", *map(str, words), "--device", "cpu"]) == 2
+        return capsys.readouterr().err
+
+    missing = f"there is no checkpoint {tmp_path}/no.pt; give a run folder, a save-dir of fairseq or a checkpoint"
+    assert missing in refused(*words, tmp_path)
+    assert f"there is no {tmp_path}/checkpoint_best.pt (checkpoints there: none)" in refused(tmp_path)
+    torch.save({}, tmp_path / "no.pt")
+    assert "make it with fairseq-preprocess" in refused(*words, tmp_path / "bin")
+    assert "has no set 'test'; give --data a folder that fairseq-preprocess" in refused(*words, tmp_path)
+    assert "add --data with the folder it was trained on" in refused(tmp_path / "no.pt")
+    assert "type --choices with some of best,last,average" in refused(words[0], "--choices", "b")

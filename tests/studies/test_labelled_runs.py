@@ -184,7 +184,7 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     )
     assert typed.endswith(f"--encoder {encoder}")
     for words, told in (
-        (["multi30k", "--encoder", "x"], "--encoder is for glue and xnli; leave it out"),
+        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, sentences; leave it out"),
         (["glue", "--recipe", "clean"], "glue has no recipe 'clean'; type --recipe roberta or xlmr"),
     ):
         with pytest.raises(UserError, match=told):
@@ -299,8 +299,8 @@ def test_a_page_shows_them_too(matrix, tmp_path):
 
 def test_p_values_of_labels_by_hand():
     """Of four sentences one system has all, the other the first two: the four swaps of the others tell how often."""
-    labels = Labels(GLUE.tasks["rte"])
     right, wrong = GLUE.tasks["rte"].labels
+    labels = Labels("rte", (right, wrong), "accuracy")
     found = labels.p_values([right, right, wrong, wrong], [right] * 4, [right] * 4)
     assert found.randomisation == pytest.approx(2 / 4)  # 2 of 4 differ by no less, both signs
     assert found.bootstrap == labels.p_values([right, right, wrong, wrong], [right] * 4, [right] * 4).bootstrap

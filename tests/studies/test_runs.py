@@ -4,6 +4,7 @@ import pytest
 from recipe_runs import CONFIGS, shortened
 
 from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.studies.sizes import SIZES
 from weighted_freezing_fairseq.studies.train import Study
 from weighted_freezing_fairseq.studies.training import fill_open_settings, train
 from weighted_freezing_fairseq.workspace.machine import Machine
@@ -17,14 +18,13 @@ def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
         path.relative_to(CONFIGS).with_suffix("").as_posix(): fill_open_settings(path, found)
         for path in CONFIGS.rglob("*.yaml")
     }
+    fisher_settings, teacher_settings = {"optimizer": {"fisher": str(fisher)}}, {"criterion": {"teacher": str(teacher)}}
+    sizes = [f"own/{size}" for size in SIZES]
     assert {name: settings for name, settings in given.items() if settings} == {
         "adapt/ewc": {"criterion": {"ewc_anchor": str(fisher)}},
-        **{f"{folder}/lfr_cm": {"optimizer": {"fisher": str(fisher)}} for folder in ("adapt", "multi30k", "iwslt14")},
-        **{
-            f"{folder}/self_distillation": {"criterion": {"teacher": str(teacher)}}
-            for folder in ("toy", "multi30k", "iwslt14")
-        },
-        "iwslt14/self_distillation_twice": {"criterion": {"teacher": str(teacher)}},
+        **{f"{folder}/lfr_cm": fisher_settings for folder in ("adapt", "multi30k", "iwslt14", *sizes)},
+        **{f"{folder}/self_distillation": teacher_settings for folder in ("toy", "multi30k", "iwslt14", *sizes)},
+        **{f"{folder}/self_distillation_twice": teacher_settings for folder in ("iwslt14", *sizes)},
     }  # no mask was found for adapt/fish_mask
     start = fill_open_settings(CONFIGS / "multi30k/fish_mask.yaml", {"finetune_from_model": teacher})
     assert start == {"checkpoint": {"finetune_from_model": str(teacher)}}

@@ -153,7 +153,7 @@ def test_a_wrong_call_says_what_to_type(tmp_path, capsys):
     assert "--last takes one run folder; type: wff average RUN --last 5" in refusal(capsys, path, path, "--last", 2)
     assert "type --last 5" in refusal(capsys, tmp_path, "--last", 0)
     assert "there is no run folder" in refusal(capsys, tmp_path / "none", "--last", 2)
-    assert "give one that fairseq-train saved" in refusal(capsys, path, tmp_path / "none", "--out", tmp_path / "out")
+    assert "give a run folder, a save-dir" in refusal(capsys, path, tmp_path / "none", "--out", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt"]
 
 

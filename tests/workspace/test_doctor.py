@@ -10,6 +10,7 @@ import pytest
 
 from weighted_freezing_fairseq.cli.doctor import MENDS_HELP
 from weighted_freezing_fairseq.workspace import doctor
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, unreadable
 from weighted_freezing_fairseq.workspace.doctor import FAIL, OK, WARN, Facts, Gpu
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +25,9 @@ COMMON = {
 }
 FIXED = {"fairseq-fixed": "0.12.3.1", "omegaconf": "2.3.0", "hydra-core": "1.3.2"}
 ORIGINAL = {"fairseq": "0.12.2", "omegaconf": "2.0.6", "hydra-core": "1.0.7"}
-NEW = Facts((3, 11, 7), {**COMMON, **FIXED}, compiler="cc 12.2.0")
-OLD = Facts((3, 10, 13), {**COMMON, **ORIGINAL, "torch": "2.4.1"}, compiler="cc 12.2.0")
+WELL = {"compiler": "cc 12.2.0", "configs": "/configs", "config_files": 77}
+NEW = Facts((3, 11, 7), {**COMMON, **FIXED}, **WELL)
+OLD = Facts((3, 10, 13), {**COMMON, **ORIGINAL, "torch": "2.4.1"}, **WELL)
 CUDA = replace(NEW, built_for="13.0", architectures=("sm_75", "sm_80", "sm_90", "compute_90"))
 
 
@@ -163,6 +165,25 @@ CASES = {
         "does not register: ImportError: x",
         "scripts/setup.sh",
     ),
+    "no C kernels": (
+        replace(NEW, c_kernels="no C compiler"),
+        "kernels",
+        WARN,
+        "PyTorch on the CPU: no C",
+        "install gcc",
+    ),
+    "C kernels switched off": (
+        replace(NEW, c_kernels="WFF_NATIVE=0"),
+        "kernels",
+        WARN,
+        "WFF_NATIVE",
+        "unset WFF_NATIVE",
+    ),
+    "C kernels unknown": (having(NEW, torch=None), "kernels", WARN, "unknown", "fix torch first"),
+    "configs": (NEW, "configs", OK, "77 YAML files in /configs", ""),
+    "no configs": (replace(NEW, config_files=0), "configs", FAIL, "no YAML in /configs", "git checkout -- configs"),
+    "a broken config": (replace(NEW, config_errors=("a.yaml: x",)), "configs", FAIL, "a.yaml: x", "git checkout"),
+    "configs unknown": (having(NEW, omegaconf=None), "configs", WARN, "unknown", "fix omegaconf first"),
     "gpu unknown": (having(NEW, torch=None), "gpu", WARN, "unknown", "fix torch first"),
 }
 
@@ -204,6 +225,21 @@ def test_a_probe_survives_what_an_import_can_do(source, answer, words):
     got, error = doctor.probe(source, timeout=5 if "sleep" not in source else 0.5)
     assert got == answer
     assert words in error if words else not error
+
+
+def test_what_does_not_import_is_named_though_all_is_probed_together(monkeypatch):
+    monkeypatch.setattr(doctor, "MENDS_PROBE", "import no_such_module")
+    monkeypatch.setattr(doctor, "FAIRSEQ_PROBE", "import json; print(json.dumps({'version': '1'}))")
+    facts = doctor.gather()
+    assert facts.errors == {"plugin": "ModuleNotFoundError: No module named 'no_such_module'"}
+    assert facts.config_files and facts.built_for == doctor.probe(doctor.TORCH_PROBE)[0]["built_for"]
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "list.yaml").write_text("- a\n")
+    assert unreadable(CONFIGS.rglob("standard.yaml")) == []
+    [problem] = unreadable([tmp_path / "list.yaml"])
+    assert problem.startswith(f"{tmp_path}/list.yaml does not hold a mapping")
 
 
 def test_the_probe_of_gpu_kernels_says_what_is_wrong_here():

@@ -213,7 +213,7 @@ def test_files_that_are_missing_or_something_else_are_refused(pair, packed, tmp_
     (base, tuned), out, missing = pair, ["--out", tmp_path / "out"], tmp_path / "missing"
     other = tmp_path / "other.pt"
     for words in (["pack", missing, tuned], ["pack", base, missing], ["unpack", missing, packed]):
-        assert f"there is no file {missing}; give one that fairseq-train saved" in refusal(capsys, *words, *out)
+        assert f"there is no checkpoint {missing}; give a run folder, a save-dir" in refusal(capsys, *words, *out)
     assert f"there is no file {missing}; make one with: wff pack" in refusal(capsys, "unpack", base, missing, *out)
     for content in ({"weights": {}}, {"model": [1]}, {"model": {"w": 1}}, [1, 2], torch.ones(2)):
         torch.save(content, other)

@@ -21,7 +21,6 @@ from ..workspace.checkpoints import read_checkpoint
 from ..workspace.locks import lock_file
 from .fisher_sums import FisherSettings, load_trained, measure, plan, remove_partial_sums
 
-ESTIMATORS = ("per-sample", "expected", "sampled", "batch")
 _OVERLAP_DENSITY = 0.005  # if no mask is written
 
 Report = Callable[[str], None]

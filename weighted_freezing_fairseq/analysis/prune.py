@@ -12,15 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from ..core import fisher
-from ..core.pruning import METHODS, Layer, Method, scores_of, select
+from ..core.pruning import Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..files import atomic_file, refuse_to_overwrite
 from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, save
 from .gradients import Sample, draw_batches, gradients_of
-
-ONCE: Mapping[str, Method] = {name: method for name, method in METHODS.items() if not method.penalty}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from ..figures import drawing, registry
 from ..files import write_atomically
 from ..forms import NUMBER
 from ..scoring.scores import Score, read_lines, refuse_processed, score
-from ..scoring.translate import generate, refuse_missing
+from ..scoring.translate import Pieces, generate, pieces_of, refuse_missing
 from ..workspace.checkpoints import read_checkpoint
+from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.labels import as_file_name, reuse
 from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
@@ -48,6 +49,12 @@ class Translation:
     subset: str
     decode: Decode
     reference: Path
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """How subwords become text."""
+        folder = self.data.resolve().parent
+        return pieces_of(manifest_of(folder)) if (folder / MANIFEST).is_file() else Pieces()
 
     @cached_property
     def lines(self) -> list[str]:
@@ -186,7 +193,9 @@ def _measure(curve: Curve, label: str, path: Path, sample: Sample, translation: 
         pruned = curve.folder / _TEMPORARY / f"{point.file(curve.folder).stem}.pt"
         try:
             dense.save(masks, pruned)
-            hypotheses = generate(pruned, translation.data.resolve(), translation.subset, translation.decode, machine)
+            hypotheses = generate(
+                pruned, translation.data.resolve(), translation.subset, translation.decode, machine, translation.pieces
+            )
         finally:
             pruned.unlink(missing_ok=True)
         result = score(hypotheses, translation.lines)

@@ -19,7 +19,8 @@ from ..core.balance import Distribution
 from ..core.importance import loss_preserving
 from ..core.masks import stream_key, uniform
 from ..core.parameter_groups import Group, groups_of, in_order
-from ..core.scope import Entry, Scope, catalogue
+from ..core.rules import Scope
+from ..core.scope import Entry, catalogue
 from ..core.snapshot import fingerprint
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
@@ -161,33 +162,27 @@ def _rows_of(label: str, path: Path, scope: Scope, sample: Sample, folder: Path)
     return rows_of_checkpoint
 
 
-def picture(folder: Path, goal: Path | None = None) -> None:
+def picture(folder: Path, goal: Path | None = None, width: float = 6.4) -> None:
     """Plot a violin and the standard deviation of each checkpoint, from the table and the samples in `folder`.
 
-    The upper panel is that of Xu et al., Figures 3, 5 and 9; the lower one is divided by the mean, which removes the
-    scale of the gradients.
+    The upper panel is that of Xu et al., Figures 3, 5 and 9, on a logarithmic axis; the lower one is divided by the
+    mean, which removes the scale of the gradients.
 
     Args:
         goal: file to write (default: sensitivity.png and .pdf beside the table).
+        width: in inches.
     """
     rows = [row for row in drawing.read_csv(folder / "sensitivity.csv") if row["by"] == "model"]
     names = [row["checkpoint"] for row in rows]
     samples = [np.load(sample_path(folder, name)) for name in names]
     over_mean = [sample / drawing.number(row["mean"]) for sample, row in zip(samples, rows, strict=True)]
-    panels = (("std", "(nats per token)", samples), ("std_over_mean", "/ mean", over_mean))
+    panels = (("std", "(nats/token)", samples), ("std_over_mean", "/ mean", over_mean))
     also = () if goal else (".pdf",)
-    with drawing.panels(goal or folder / "sensitivity.png", len(panels), height=7.2, also=also) as axes:
+    with drawing.panels(goal or folder / "sensitivity.png", len(panels), 5.4, also, width) as axes:
         for axis, (column, unit, values) in zip(axes, panels, strict=True):
             drawing.draw_violins(axis, values)
+            drawing.draw_values(axis, 3, column, [drawing.number(row[column]) for row in rows])
             axis.set_ylabel(f"sensitivity {unit}")
-            right = axis.twinx()
-            drawing.draw_line(
-                right, 3, column, ((index, drawing.number(row[column])) for index, row in enumerate(rows))
-            )
-            right.set_ylabel(f"\u25c6 standard deviation {unit}", color=right.lines[0].get_color())
-            for side in (axis, right):
-                side.set_ylim(bottom=0)
-                side.ticklabel_format(axis="y", scilimits=(-3, 4))
-        axes[0].set_title("violins: without the top 1 %; \u25c6: of all", fontsize="medium")
-        ticks = {"rotation": 30, "ha": "right"} if len("".join(names)) > 50 else {}
+        axes[0].set_title("violins: without zeros, lowest and highest 1 %;\n\u25c6: std of all", fontsize="medium")
+        ticks = {"rotation": 30, "ha": "right"} if len("".join(names)) > 8 * width else {}
         axes[-1].set_xticks(range(len(names)), names, **ticks)

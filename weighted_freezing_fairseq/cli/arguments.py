@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..data import NAMES
 from ..data.recipe import Decode
 from ..errors import UserError
+from ..studies.sizes import AUTO, SIZES, range_of
 from ..workspace.configs import CONFIGS
-from ..workspace.machine import PRECISIONS, Machine
+from ..workspace.machine import DEVICES, PRECISIONS, Machine
 from ..workspace.runs import CHOICES
 
 if TYPE_CHECKING:
@@ -20,7 +21,21 @@ if TYPE_CHECKING:
 
 def add_device(parser: argparse._ActionsContainer) -> None:
     """Add --device."""
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU where there is one")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one, else the CPU (default)"
+    )
+
+
+def add_choice(parser: argparse._ActionsContainer, default: str = "best if there is one, else last") -> None:
+    """Add --choice: which checkpoint of a folder."""
+    parser.add_argument("--choice", choices=CHOICES, help=f"checkpoint of a folder (default: {default})")
+
+
+def add_binarised(parser: argparse._ActionsContainer) -> None:
+    """Add --data: the binarised folder."""
+    parser.add_argument(
+        "--data", type=Path, metavar="BIN", help="binarised folder (default: what the first RUN was trained on)"
+    )
 
 
 def add_names(parser: argparse._ActionsContainer, inputs: str) -> None:
@@ -33,6 +48,9 @@ def add_batches(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--split", default="train", help="set to measure on (default train)")
     parser.add_argument("--batches", type=int, default=100, metavar="N", help="number of random batches (default 100)")
     parser.add_argument("--max-tokens", type=int, default=4000, help="maximum of a batch, with padding (default 4000)")
+
+
+MODEL = "run folder, save-dir of fairseq, or checkpoint"
 
 
 def split(text: str) -> list[str]:
@@ -147,12 +165,18 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
     parser.add_argument("--recipe", help="recipe of wff prepare (default: the first of the data set)")
     parser.add_argument(
-        "--encoder", type=Path, metavar="DIR", help="for glue and xnli: folder whose model.pt training starts from"
+        "--encoder", type=Path, metavar="DIR", help="for labelled sentences: folder whose model.pt training starts from"
     )
     parser.add_argument("--data", type=Path, help="folder that wff prepare made (default data/DATASET)")
     parser.add_argument(
-        "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of the repository)"
+        "--configs", type=Path, help="folder of METHOD.yaml (default: configs/DATASET of wff configs; own: by --size)"
     )
+    parser.add_argument(
+        "--size", choices=[AUTO, *SIZES],
+        help="for own: YAMLs of configs/own, "
+        + "; ".join(f"{size}: {range_of(size)}" for size in SIZES)
+        + f" (default {AUTO}: by their number)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="RUNS", help="folder of the runs (default runs/DATASET)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
@@ -172,8 +196,8 @@ def study_of(args: argparse.Namespace) -> "Study":
     from ..studies.train import Study
 
     return Study.of(
-        args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, runs=args.out,
-        assignments=args.set,
+        args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, size=args.size,
+        pairs=getattr(args, "pairs", None) or [getattr(args, "pair", None)], runs=args.out, assignments=args.set,
     )  # fmt: skip
 
 

@@ -4,17 +4,20 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
+from ..workspace.trainings import checkpoint_of
+from .arguments import MODEL, add_choice
 
-HELP = "Write the mean of the parameters of several checkpoints, or of the last ones of a run, as one checkpoint."
+HELP = (
+    "Write the mean of the parameters of several checkpoints or runs, or of the last ones of a run, as one checkpoint."
+)
 EXAMPLE = """\
 wff average runs/a/checkpoint8.pt runs/a/checkpoint9.pt runs/a/checkpoint10.pt --out average.pt
   wff average runs/multi30k/clean/de-en/standard-1 --last 5"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoints; with --last a run folder"
-    )
+    parser.add_argument("checkpoint", nargs="+", type=Path, metavar="RUN", help=f"{MODEL}; with --last one folder")
+    add_choice(parser)
     parser.add_argument(
         "--last", type=int, metavar="N", help="average the N latest numbered checkpoints of the run, by epoch or update"
     )
@@ -36,10 +39,12 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("--last takes one run folder; type: wff average RUN --last 5")
         paths = average.latest(paths[0], args.last)
         out = out or paths[0].with_name(average.NAME)
-    elif folders := [path for path in paths if path.is_dir()]:
-        raise UserError(f"{folders[0]} is a folder; add --last 5 to average the last five checkpoints of a run")
+    elif len(paths) == 1 and paths[0].is_dir():
+        raise UserError(f"{paths[0]} is a folder; add --last 5 to average the last five checkpoints of a run")
     elif out is None:
         raise UserError("the file to write is missing; add --out FILE")
+    else:
+        paths = [checkpoint_of(path, args.choice) for path in paths]
     for source in average.average(paths, out)["checkpoints"]:
         updates = "" if source["updates"] is None else f" ({source['updates']} updates)"
         print(f"{source['path']}{updates}")

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +13,9 @@ from ..costs.cases import SIZE_NUMBERS, VARIANTS
 from ..costs.subjects import PRECISIONS, SIZES
 from ..costs.tables import TABLES, CostTable
 from ..errors import UserError
+from ..workspace.machine import device_of
 from ..workspace.progress import say
-from .arguments import split
+from .arguments import add_device, split
 
 HELP = """\
 Measure time and memory of every method relative to standard training, interleaved in one process, and count the
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"{quick.rounds} rounds of {', '.join(quick.methods)}: under 3 minutes on two free cores",
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
+    add_device(parser)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="folder for bench.csv, bench.md and plots")
     parser.add_argument(
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     from ..costs import bench, results
 
     bench.prepare()
-    settings = bench.Settings(args.configs or bench.Settings.configs, args.device, args.precision, args.seed)
+    settings = bench.Settings(args.configs or bench.Settings.configs, device_of(args.device), args.precision, args.seed)
     if args.rounds is not None and args.rounds < 1:
         raise UserError(f"--rounds must be at least 1, got {args.rounds}; type --rounds 15")
     if args.table:
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"{args.check} was measured on another machine ({device}), whose ratios may differ from those of this one")
     worse = list(results.worse_than(earlier, rows))
     for line in worse:
-        say(f"worse than {args.check}: {line}")
+        print(f"worse than {args.check}: {line}", file=sys.stderr)
     return 1 if worse else 0
 
 

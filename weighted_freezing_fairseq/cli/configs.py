@@ -4,9 +4,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..files import atomic_folder
-from ..workspace.configs import CONFIGS
+from ..workspace.configs import CONFIGS, config_folders
 
 HELP = "Print the folder that holds the YAML files of all methods, or copy it."
 EXAMPLE = """wff configs
@@ -16,15 +16,16 @@ EXAMPLE = """wff configs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which of them, and where to copy them."""
     parser.add_argument(
-        "name", nargs="?", default="", metavar="NAME", help="one of the folders in it, such as toy (default: all)"
+        "name", nargs="?", default="", metavar="NAME", help="a folder in it, as toy or own/tiny (default: all)"
     )
     parser.add_argument("--copy", type=Path, metavar="DIR", help="copy the folder to DIR, which must not exist yet")
 
 
 def run(args: argparse.Namespace) -> int:
-    names = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    names = config_folders()
     if args.name and args.name not in names:
-        raise UserError(f"there are no configs {args.name!r}; choose from: {', '.join(names)}")
+        hint = did_you_mean(args.name, names) or f"choose from: {', '.join(names)}"
+        raise UserError(f"there are no configs {args.name!r}; {hint}")
     folder = CONFIGS / args.name
     if args.copy is None:
         print(folder)

@@ -13,7 +13,7 @@ a line, and corpus.json, which records the settings. Nothing is downloaded, and 
 every machine. A second call with the same settings changes nothing; other files are never overwritten."""
 EXAMPLE = """\
 wff corpus --pair de-en --out data/de-en
-  wff corpus --pair de-en --out data/de-en-prices --kinds money,percent --train 2000"""
+  wff corpus --pair de-en --out data/de-en-prices --kinds money,percent --train-lines 2000"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="random seed of the corpus (default: 1)")
     for part, size in SIZES.items():
         parser.add_argument(
-            f"--{part}", type=int, default=size, metavar="N", help=f"sentence pairs in {part} (default: {size})"
+            f"--{part}-lines", type=int, default=size, metavar="N", help=f"sentence pairs in {part} (default: {size})"
         )
     parser.add_argument(
         "--kinds", type=split, metavar="A,B,...", help=f"kinds of sentences (default: all): {','.join(KINDS)}"
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    sizes = {part: getattr(args, part) for part in SIZES}
+    sizes = {part: getattr(args, f"{part}_lines") for part in SIZES}
     manifest, written = write(args.pair, args.out, args.seed, sizes, args.kinds)
     if args.json:
         print(json.dumps({**manifest, "written": written}, indent=2))

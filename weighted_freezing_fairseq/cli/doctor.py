@@ -10,7 +10,8 @@ from dataclasses import asdict
 
 from ..workspace.doctor import FAIL, as_lines, examine, gather
 
-HELP = "Check this machine: versions, combinations that do not work and what to type, and mends of fairseq."
+HELP = """\
+Check this machine: versions, combinations that do not work and what to type, configs, kernels, and mends of fairseq."""
 EXAMPLE = "wff doctor --json > machine.json"
 
 MENDS_HELP = """\

@@ -7,28 +7,29 @@ from pathlib import Path
 from ..studies.evaluate import BinarisedSet, as_text, evaluate
 from ..studies.scorings import AVERAGED, ScoringOptions
 from ..workspace.machine import Machine
-from .arguments import add_decode_arguments, add_device, choices_of, search_of
+from .arguments import MODEL, add_decode_arguments, add_device, choices_of, search_of
 
 HELP = """\
-Translate whole test sets with the checkpoints of a run, and score them against the raw reference. For a run on GLUE or
-XNLI, predict the labels of every set, and score them by the task's measures."""
+Translate whole test sets with the checkpoints of a run, and score them against the raw reference. For a run on
+labelled sentences, predict the labels of every set, and score them by the task's measures."""
 EXAMPLE = """wff evaluate runs/multi30k/clean/de-en/standard-1
   wff evaluate runs/glue/roberta/rte/standard-1 --choices best
   wff evaluate runs/a/checkpoint_best.pt --data BIN --reference raw/test.en --out runs/a/test"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_or_checkpoint", nargs="+", type=Path, metavar="RUN", help="run folders, or checkpoints")
-    parser.add_argument("--choices", help="for a run folder: some of best,last,average (default: all that it has)")
+    parser.add_argument("run_or_checkpoint", nargs="+", type=Path, metavar="RUN", help=MODEL)
+    parser.add_argument("--choices", help="of a folder: some of best,last,average (default: all that it has)")
     parser.add_argument(
         "--average-last", type=int, default=AVERAGED, metavar="N",
         help=f"number of latest checkpoints to average (default {AVERAGED})",
     )  # fmt: skip
     parser.add_argument("--comet", type=Path, metavar="MODEL.ckpt", help="for a run folder: COMET model to add")
-    checkpoint_options = parser.add_argument_group("for checkpoints")
+    checkpoint_options = parser.add_argument_group("for checkpoints and save-dirs of fairseq")
     checkpoint_options.add_argument(
         "--data", type=Path, metavar="BIN",
-        help="binarised folder; for a run folder whose data was moved: folder that wff prepare made (data/DATASET)",
+        help="binarised folder (default: what the checkpoint was trained on); for a run folder whose data was moved: "
+        "folder that wff prepare made (data/DATASET)",
     )  # fmt: skip
     checkpoint_options.add_argument(
         "--reference", type=Path, help="raw reference, one sentence a line (default: that of wff prepare)"

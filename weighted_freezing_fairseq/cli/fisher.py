@@ -2,25 +2,31 @@
 
 import argparse
 import functools
-import logging
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..analysis import fisher
-from ..analysis.fisher import ESTIMATORS, FisherSettings, MaskSettings
 from ..errors import UserError, check_fraction
-from .arguments import check_at_least
+from ..workspace.machine import device_of
+from ..workspace.trainings import binarised_of, checkpoint_of
+from .arguments import MODEL, add_binarised, add_choice, add_device, check_at_least
+
+if TYPE_CHECKING:
+    from ..analysis.fisher import FisherSettings, MaskSettings
 
 HELP = """\
 Measure the diagonal Fisher information of a checkpoint, or make the mask of its largest entries. A file of Fisher
 information has 4 bytes per parameter, and the weights at which it was measured, with 4 or 2 bytes as in the checkpoint.
 A mask has one bit per parameter."""
-EXAMPLE = "wff fisher runs/a/checkpoint_best.pt --data BIN --out runs/a/fisher.pt"
+EXAMPLE = """\
+wff fisher runs/multi30k/clean/de-en/standard-1 --out fisher.pt
+  wff fisher save-dir/checkpoint_best.pt --data BIN --mask-density 0.005 --out mask.pt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
-    parser.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
+    parser.add_argument("checkpoint", nargs="?", type=Path, metavar="RUN", help=MODEL)
+    add_choice(parser)
+    add_binarised(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="snapshot to write")
     parser.add_argument(
         "--mask-density", type=float, metavar="D",
@@ -35,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make the mask from this Fisher snapshot and measure nothing",
     )  # fmt: skip
     parser.add_argument(
-        "--estimator", choices=ESTIMATORS, default=ESTIMATORS[0],
+        "--estimator", choices=["per-sample", "expected", "sampled", "batch"], default="per-sample",
         help="per-sample: squared gradients of sentences with their own targets, the empirical Fisher (default); "
         "expected: the expectation over all classes of a sentence task, a pass for each class, the standard Fisher; "
         "sampled: an estimate of it from targets drawn from the model; batch: squared gradients of batches, cheap, and "
@@ -50,25 +56,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", type=int, default=512, metavar="MB", help="maximum memory for gradients of sentences (default 512)"
     )
     parser.add_argument("--processes", type=int, default=1, metavar="P", help="processes, one per GPU (default 1)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure (default cpu)")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     mask = _mask_settings(args)
     report = functools.partial(print, flush=True)
     if args.source is None:
-        logging.disable(logging.INFO)  # fairseq reports dictionaries and data
-        fisher.write_fisher(_settings(args), args.out, mask, report)
+        settings = _settings(args)
+        from ..analysis import fisher  # torch
+
+        fisher.write_fisher(settings, args.out, mask, report)
         return 0
     if mask is None:
         raise UserError("--from makes a mask; add --mask-density 0.005")
     if args.checkpoint is not None or args.data is not None:
         raise UserError("--from measures nothing; leave out the checkpoint and --data")
+    from ..analysis import fisher  # torch
+
     fisher.write_mask_from(args.source, args.out, mask, report)
     return 0
 
 
-def _mask_settings(args: argparse.Namespace) -> MaskSettings | None:
+def _mask_settings(args: argparse.Namespace) -> "MaskSettings | None":
     if args.mask_density is None:
         if args.always is not None:
             raise UserError("--always applies to masks; add --mask-density 0.005")
@@ -80,22 +90,28 @@ def _mask_settings(args: argparse.Namespace) -> MaskSettings | None:
         raise UserError(
             f"--always {args.always!r} is not a regular expression ({error}); type --always 'encoder.*'"
         ) from None
+    from ..analysis.fisher import MaskSettings  # torch
+
     return MaskSettings(args.mask_density, args.always)
 
 
-def _settings(args: argparse.Namespace) -> FisherSettings:
-    if args.checkpoint is None or args.data is None:
-        raise UserError("give a checkpoint and --data, or --from; type: wff fisher --help")
+def _settings(args: argparse.Namespace) -> "FisherSettings":
+    if args.checkpoint is None:
+        raise UserError("give a run folder or a checkpoint, or --from; type: wff fisher --help")
     check_at_least(args, ["samples"], 2)
     check_at_least(args, ["draws", "max_tokens", "memory", "processes"])
     if args.draws > 1 and args.estimator != "sampled":
         raise UserError("--draws counts sampled targets; type --estimator sampled")
     options = {name: getattr(args, name) for name in ("split", "estimator", "samples", "draws", "seed", "max_tokens")}
+    from ..analysis.fisher import FisherSettings  # torch
+
+    checkpoint = checkpoint_of(args.checkpoint, args.choice)
+    data = args.data or binarised_of(args.checkpoint, checkpoint)
     return FisherSettings(
-        checkpoint=str(args.checkpoint.resolve()),
-        data=str(args.data.resolve()),
+        checkpoint=str(checkpoint.resolve()),
+        data=str(data.resolve()),
         memory=args.memory << 20,
-        device=args.device,
+        device=device_of(args.device),
         processes=args.processes,
         **options,
     )

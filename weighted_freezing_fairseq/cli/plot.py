@@ -2,10 +2,9 @@
 
 import argparse
 import itertools
-import logging
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..figures.drawing import FORMATS, Options, Schedule
 from ..figures.registry import FIGURES, is_table_of, make
 from ..figures.training import PANELS
@@ -14,7 +13,9 @@ from .arguments import add_names, check_at_least, split
 
 HELP = """\
 Draw a figure of the papers from your own runs. FIGURE.csv is written first and the pictures are drawn from it alone, so
-that an edited CSV can be drawn again: wff plot FIGURE DIR/FIGURE.csv. `wff plot --list` lists the figures."""
+that an edited CSV can be drawn again: wff plot FIGURE DIR/FIGURE.csv. Runs that differ only in their seed (standard-1,
+standard-2) are one line, in a band from the lowest to the highest; the CSV has all of them. `wff plot --list` lists
+the figures."""
 EXAMPLE = """\
 wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --names standard,ID,other --out figures
   wff plot curves adaptive/train.log constant/train.log --names adaptive,constant --show loss --out figure7
@@ -25,7 +26,7 @@ wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --name
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("figure", nargs="?", metavar="FIGURE", help=", ".join(FIGURES))
-    parser.add_argument("input", nargs="*", type=Path, metavar="INPUT", help="run folders, logs, tables: see --list")
+    parser.add_argument("input", nargs="*", type=Path, metavar="INPUT", help="runs, logs, tables: see --list")
     parser.add_argument("--list", action="store_true", help="list the figures and their inputs")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for FIGURE.csv and pictures")
     add_names(parser, "inputs")
@@ -43,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # matplotlib's messages about fonts, which fairseq turns on
     if args.list:
         print("\n\n".join(
             f"{figure.name}: {figure.about}\n  as {figure.source}\n  wff plot {figure.name} {figure.takes} --out DIR"
@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.figure not in FIGURES:
         known = f"type one of: {', '.join(FIGURES)}; wff plot --list describes them"
-        raise UserError(f"there is no figure {args.figure!r}; {known}" if args.figure else f"which figure? {known}")
+        if args.figure is None:
+            raise UserError(f"which figure? {known}")
+        raise UserError(f"there is no figure {args.figure!r}; {did_you_mean(args.figure, FIGURES) or known}")
     for ending in args.format:
         if ending not in FORMATS:
             raise UserError(f"there is no format {ending!r}; type --format with some of {','.join(FORMATS)}")

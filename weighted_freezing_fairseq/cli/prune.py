@@ -2,34 +2,51 @@
 
 import argparse
 import json
-import logging
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..analysis.gradients import Sample
-from ..analysis.prune import ONCE, Pruned, write_pruned
-from ..analysis.pruning_curve import Translation, write_curve
-from ..core.pruning import METHODS, Method
+from ..core.pruning import METHODS, ONCE, Method
 from ..data.recipe import Decode
-from ..errors import UserError, check_fraction
+from ..errors import UserError, check_fraction, did_you_mean
+from ..scoring.translate import raw_text_of
 from ..workspace.labels import labels
-from ..workspace.machine import default_device
-from .arguments import add_batches, add_decode_arguments, add_device, add_names, check_at_least, search_of, split
+from ..workspace.machine import device_of
+from ..workspace.trainings import binarised_of, checkpoint_of
+from .arguments import (
+    MODEL,
+    add_batches,
+    add_binarised,
+    add_choice,
+    add_decode_arguments,
+    add_device,
+    add_names,
+    check_at_least,
+    search_of,
+    split,
+)
+
+if TYPE_CHECKING:
+    from ..analysis.gradients import Sample
+    from ..analysis.prune import Pruned
 
 HELP = """\
 Set the least important weights of a trained checkpoint to zero: those of its attention and feed-forward matrices, never
 of embeddings, norms, biases or the output projection. With --fractions the pruned models are scored and not written;
 the result is a table and a picture."""
 EXAMPLE = """\
-wff prune runs/a/checkpoint_best.pt --method magnitude --fraction 0.5 --out pruned.pt
-  wff prune runs/a/checkpoint_best.pt runs/b/checkpoint_best.pt --method magnitude,sensitivity --fractions 0:0.9:0.1 \\
-    --data BIN --reference raw/test.en --out runs/pruned"""
+wff prune runs/multi30k/clean/de-en/standard-1 --method magnitude --fraction 0.5 --out pruned.pt
+  wff prune runs/multi30k/clean/de-en/standard-1 runs/multi30k/clean/de-en/sage-1 --method magnitude,sensitivity \\
+    --fractions 0:0.9:0.1 --out runs/pruned
+  wff prune save-dir --method lamp --fractions 0,0.5 --data BIN --reference raw/test.en --out runs/pruned"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="fairseq checkpoint")
+    parser.add_argument("checkpoint", nargs="+", type=Path, metavar="RUN", help=MODEL)
+    add_choice(parser)
     parser.add_argument(
-        "--method", required=True, metavar="M",
+        "--method", "--methods", required=True, metavar="M",
         help="; ".join(f"{name}: {method.text}" for name, method in ONCE.items()) + ". Several for a curve: M,M",
     )  # fmt: skip
     fraction = parser.add_mutually_exclusive_group(required=True)
@@ -46,11 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     needs = ", ".join(name for name, method in ONCE.items() if method.needs)
     data = parser.add_argument_group(f"data, for a curve and for the methods that measure on it ({needs})")
-    data.add_argument("--data", type=Path, metavar="BIN", help="binarised folder")
+    add_binarised(data)
     add_batches(data)
 
     curve = parser.add_argument_group("for a curve")
-    curve.add_argument("--reference", type=Path, help="raw reference, one sentence a line")
+    curve.add_argument(
+        "--reference", type=Path, help="raw reference, one sentence a line (default: that of wff prepare)"
+    )
     add_names(curve, "checkpoints")
     curve.add_argument("--jobs", type=int, help="translations in parallel (default: one per core or GPU)")
     curve.add_argument("--subset", default="test", help="set to translate (default test)")
@@ -58,26 +77,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    logging.disable(logging.INFO)  # fairseq reports dictionaries and data
     methods = _methods(args.method)
     check_at_least(args, ["batches", "max_tokens", "jobs"])
-    measured = [method.name for method in methods if method.needs]
-    if measured and args.data is None:
-        raise UserError(f"{measured[0]} is measured on data; add --data BIN, the folder that the model was trained on")
-    if args.fraction is not None and len(args.checkpoint) * len(methods) > 1:
-        raise UserError("--fraction prunes one checkpoint by one method; for several type --fractions 0:0.9:0.1")
-    sample = Sample(args.data, args.split, args.batches, args.max_tokens, args.seed, args.device or default_device())
     if args.fraction is not None:
         check_fraction("--fraction", args.fraction, 0.5, zero=True)
-        pruned = write_pruned(args.checkpoint[0], methods[0], args.fraction, sample, args.out)
-        print(json.dumps(pruned.counts(), indent=2) if args.json else _as_text(pruned, args.out))
-        return 0
-    fractions = _fractions(args.fractions)
-    if args.data is None or args.reference is None:
-        raise UserError("a curve needs a test set; add --data BIN and --reference, the raw text of the test set")
-    translation = Translation(args.data, args.subset, Decode(**search_of(args)), args.reference)
-    paths = labels(args.checkpoint, args.names)
-    rows = write_curve(paths, methods, fractions, sample, translation, args.out, args.jobs)
+        if len(args.checkpoint) * len(methods) > 1:
+            raise UserError("--fraction prunes one checkpoint by one method; for several type --fractions 0:0.9:0.1")
+    else:
+        fractions = _fractions(args.fractions)
+    runs = labels(args.checkpoint, args.names)
+    checkpoints = {label: checkpoint_of(path, args.choice) for label, path in runs.items()}
+    data = args.data
+    if data is None and (args.fraction is None or methods[0].needs):
+        first = next(iter(runs))
+        data = binarised_of(runs[first], checkpoints[first])
+    from ..analysis.gradients import Sample  # torch
+
+    sample = Sample(data, args.split, args.batches, args.max_tokens, args.seed, device_of(args.device))
+    if args.fraction is not None:
+        return _prune_once(args, *checkpoints.values(), methods[0], sample)
+    return _draw_curve(args, checkpoints, methods, fractions, sample)
+
+
+def _prune_once(args: argparse.Namespace, checkpoint: Path, method: Method, sample: "Sample") -> int:
+    from ..analysis.prune import write_pruned
+
+    pruned = write_pruned(checkpoint, method, args.fraction, sample, args.out)
+    print(json.dumps(pruned.counts(), indent=2) if args.json else _as_text(pruned, args.out))
+    return 0
+
+
+def _draw_curve(
+    args: argparse.Namespace,
+    checkpoints: Mapping[str, Path],
+    methods: Sequence[Method],
+    fractions: Sequence[float],
+    sample: "Sample",
+) -> int:
+    from ..analysis.pruning_curve import Translation, write_curve
+
+    assert sample.data is not None
+    reference = args.reference or raw_text_of(sample.data, args.subset)
+    translation = Translation(sample.data, args.subset, Decode(**search_of(args)), reference)
+    rows = write_curve(checkpoints, methods, fractions, sample, translation, args.out, args.jobs)
     if args.json:
         print(json.dumps(rows, indent=2))
         return 0
@@ -88,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_text(pruned: Pruned, out: Path) -> str:
+def _as_text(pruned: "Pruned", out: Path) -> str:
     lines = [
         f"{pruned.method}: pruned {pruned.pruned:,} of {pruned.in_scope:,} weights in scope "
         f"({pruned.pruned / pruned.in_scope:.2%}), {pruned.pruned / pruned.parameters:.2%} "
@@ -114,7 +156,8 @@ def _methods(text: str) -> list[Method]:
                 f"or train with --criterion alignreg --prune {name}"
             )
         if name not in METHODS:
-            raise UserError(f"there is no method {name!r}; type --method with one of: {', '.join(ONCE)}")
+            hint = did_you_mean(name, ONCE) or f"type --method with one of: {', '.join(ONCE)}"
+            raise UserError(f"there is no method {name!r}; {hint}")
     return [METHODS[name] for name in names]
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..core.pruning import METHODS
-from ..errors import UserError, check_fraction
+from ..errors import UserError, check_fraction, did_you_mean
 from ..studies.prune_iterative import ALIGNMENTS, prune
 from ..workspace.configs import CONFIGS
 from .arguments import add_embedded_study, embedded_study, split
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     check_fraction("--sparsity", args.sparsity, 0.7)
     for name in args.methods:
         if name not in METHODS:
-            raise UserError(f"unknown {name!r} in --methods; type --methods with some of: {','.join(METHODS)}")
+            hint = did_you_mean(name, METHODS) or f"type --methods with some of: {','.join(METHODS)}"
+            raise UserError(f"unknown {name!r} in --methods; {hint}")
     parent_config = (args.parent_config or CONFIGS / "toy/standard.yaml").resolve()
     print(prune(study, args.methods, args.alignreg, args.sparsity, parent_config))
     print(f"\nTables, checkpoints and logs: {study.folder}/ (table.md, table.csv, */train.log)")

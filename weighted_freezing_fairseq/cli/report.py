@@ -4,25 +4,25 @@ import argparse
 from pathlib import Path
 
 from ..errors import UserError
-from ..report import page, tables
+from ..report import tables
 from ..scoring.published import TABLES
-from ..workspace.runs import CHOICES
-from .arguments import add_names
+from .arguments import add_choice, add_names
 
 HELP = """\
 Collect scored runs into the papers' tables and one table of all runs, with significance. With --html, write one page
-about runs of this package or of plain fairseq: scores, curves, settings, sensitivity, cost and provenance."""
+about runs of this package or of plain fairseq: scores, sentences, curves, settings, sensitivity, cost, provenance."""
 EXAMPLE = """\
 wff report runs/iwslt14 runs/multi30k --table xu-2 --table runs --out report
   wff report --html runs/multi30k/clean/de-en/standard-1 runs/multi30k/clean/de-en/sage-1 --out page.html
-  wff report --html save-folder/train.log --names mine    # of any fairseq-train --log-format json"""
+  wff report --html save-folder/train.log --names mine   # of any fairseq-train --log-format json or simple
+  wff report --html runs/tensorboard                      # of any --tensorboard-logdir"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
         help="folders of wff train, as runs/multi30k (default: all under runs); for a page also save folders of "
-        "fairseq, training logs, and folders of wff sensitivity and wff bench",
+        "fairseq, training logs, folders of --tensorboard-logdir, of wff sensitivity and of wff bench",
     )  # fmt: skip
     parser.add_argument(
         "--table", action="append", choices=[tables.EVERYTHING, *TABLES], default=[], metavar="NAME",
@@ -30,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{name}: {table.source}" for name, table in TABLES.items())
         + " (default: all; may be repeated)",
     )  # fmt: skip
-    parser.add_argument(
-        "--choice", choices=CHOICES, help="checkpoint whose scores count (default: for each run, best if it was scored)"
-    )
+    add_choice(parser, "for each run, best if it was scored")
     parser.add_argument(
         "--data", type=Path, help="folder that wff prepare made, for references that were moved (default data/DATASET)"
     )
@@ -48,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.html:
+        from ..report import page  # torch
+
         inputs = page.PageInputs.find(args.runs, args.names, tables=args.table, choice=args.choice, data=args.data)
         print(f"wrote {page.write(inputs, args.out)}")
         return 0

@@ -61,7 +61,8 @@ def _command(study: Study, cell: Cell, args: argparse.Namespace) -> str:
     """The command that trains and scores one cell, with absolute paths and all options that apply to a cell."""
     pair, run = cell
     training = {
-        **vars(args), "recipe": study.recipe, "data": study.data, "configs": study.configs, "out": study.runs,
+        **vars(args), "recipe": study.recipe, "data": study.data, "configs": study.configs, "size": None,
+        "out": study.runs,
         "encoder": args.encoder and args.encoder.resolve(), "pair": pair, "method": run.method, "seed": run.seed,
     }  # fmt: skip
     scoring = {"run_or_checkpoint": [run.folder], "choices": args.choices, "device": args.device}

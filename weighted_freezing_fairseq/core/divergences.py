@@ -4,12 +4,15 @@ They take log-probabilities, because a softmax followed by a logarithm underflow
 hold several copies of their input; `fused.py` computes the same over a large vocabulary in chunks of rows.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def x_divergence(log_p: Tensor) -> Tensor:
@@ -42,5 +45,7 @@ DIVERGENCES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 def teacher_divergence(log_p: Tensor, teacher: Tensor) -> Tensor:
     """KL(q || p) for a teacher's probabilities q (Xu et al. 2022, eq. 3); (..., V) -> (...)."""
-    entropy: Tensor = torch.special.entr(teacher)
+    from torch.special import entr
+
+    entropy: Tensor = entr(teacher)
     return -(entropy + teacher * log_p).sum(-1)

@@ -3,12 +3,16 @@
 Each is an elementwise function of a weight and its gradient. Averages over time belong to the rows (`rules.py`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+Metric = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 def magnitude(theta: Tensor, grad: Tensor) -> Tensor:

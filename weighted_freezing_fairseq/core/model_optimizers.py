@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from . import snapshot
 from .fixed import FixedMaskOptimizer
 from .guided import GuidedOptimizer
-from .scope import HEADS, Scope, Slot, scope_of
+from .rules import Scope
+from .scope import HEADS, Slot, scope_of
 
 Model = nn.Module | Iterable[tuple[str, nn.Parameter]]
 Base = type[torch.optim.Optimizer] | torch.optim.Optimizer

@@ -1,20 +1,23 @@
 """Which weights to prune: the scores of the methods of O'Neill et al. 2021 (section 4), and the selection by score.
 
 The weights with the lowest scores are pruned, in each layer or in all layers together, and stay pruned. In masks, 1
-means that a weight is kept. `schedules.py` decides how many weights are pruned, `pruner.py` keeps them at zero.
+means that a weight is kept. `schedules.py` decides how many weights are pruned, `pruner.py` keeps them at zero. The
+module imports without torch, since `--help` prints the methods.
 """
 
+from __future__ import annotations
+
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from . import importance
-from .masks import largest, stream_key, uniform
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +41,13 @@ class Network:
     step: int = 0
 
 
-Score = Callable[[Layer, Network], Tensor]
+Score = Callable[[Layer, Network], "Tensor"]
 
 
 def random(layer: Layer, network: Network) -> Tensor:
     """Uniform random numbers: the baseline of all other scores."""
+    from .masks import stream_key, uniform
+
     key = stream_key(network.seed, network.step, f"prune {layer.name}")
     return uniform(layer.weight.numel(), key, device=layer.weight.device).view(layer.weight.shape)
 
@@ -75,8 +80,8 @@ def lamp(layer: Layer, network: Network) -> Tensor:
     """
     order = layer.weight.reshape(-1).abs().argsort(descending=True, stable=True)
     squares = layer.weight.reshape(-1)[order].double().square()
-    scores = torch.empty_like(squares)
-    scores[order] = squares / squares.cumsum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    scores = squares.new_empty(squares.shape)
+    scores[order] = squares / squares.cumsum(0).clamp_min(sys.float_info.min)
     return scores.view(layer.weight.shape)
 
 
@@ -118,12 +123,14 @@ def gates(layer: Layer, network: Network) -> Tensor:
 
 def _float32(tensor: Tensor) -> Tensor:
     """In float32 at least: products of small numbers underflow in half precision."""
+    import torch
+
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _grad(layer: Layer) -> Tensor:
     """The gradient of a layer; zero for a weight that the loss does not depend on."""
-    return _float32(torch.zeros_like(layer.weight) if layer.grad is None else layer.grad)
+    return _float32(layer.weight.new_zeros(layer.weight.shape) if layer.grad is None else layer.grad)
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         )
     }
 )  # fmt: skip
+# The methods that need no training.
+ONCE: Mapping[str, Method] = MappingProxyType({name: method for name, method in METHODS.items() if not method.penalty})
 
 
 def scores_of(method: Method, layers: Sequence[Layer], seed: int = 1, step: int = 0) -> dict[str, Tensor]:
@@ -174,6 +183,10 @@ def select(
     Of equal scores the first are kept. Weights that the masks `previous` prune stay pruned, and count. Warns of a layer
     that loses its last weight.
     """
+    import torch
+
+    from .masks import largest
+
     if previous is not None:  # pruned weights rank below kept ones, even below kept weights of score 0
         smallest = torch.finfo(torch.float32).tiny
         scores = {name: score.float().clamp_min(smallest).mul(previous[name]) for name, score in scores.items()}

@@ -5,21 +5,23 @@
 A row names its importance metric I, its f, g, h, the *stage* at which training really applies it, and its source.
 The rows are exact for plain SGD; around Adam a row at stage `loss` goes through the moments and one at `gradient` does
 not reach the weight decay, which is why the stage is part of the table. Left out on purpose: how a row is applied
-(`guided.py`) and how its scores are measured.
+(`guided.py`) and how its scores are measured. The module imports without torch, so that `wff rules` prints at once.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
-
-import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from typing import TYPE_CHECKING, Literal, get_args
 
 from .divergences import js_divergence, teacher_divergence, x_divergence
-from .masks import keep_mask
-from .scope import Scope
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Scope = Literal["linear", "all"]  # `Entry.within` of `scope.py`
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class Given:
@@ -78,7 +80,7 @@ class Rule:
     loss: LossTerm | None = None  # of a criterion row
     variant: str = ""  # another form of the row of this name
     scope: Scope = "linear"  # the weights that it acts on unless told otherwise
-    example: "Example | None" = None  # one step worked out by hand, which the tests compare with the row
+    example: Example | None = None  # one step worked out by hand, which the tests compare with the row
 
     @property
     def measured(self) -> bool:
@@ -148,7 +150,7 @@ def sgd_update(rule: Rule, theta: Tensor, grad: Tensor, importance: Tensor, give
 
 
 def _constant(text: str, number: float) -> Term:
-    return Term(text, lambda importance, given: torch.full_like(importance, number))
+    return Term(text, lambda importance, given: importance.new_full(importance.shape, number))
 
 
 ONE, MINUS_ONE, ZERO = _constant("1", 1.0), _constant("-1", -1.0), _constant("0", 0.0)
@@ -161,6 +163,8 @@ ONE, MINUS_ONE, ZERO = _constant("1", 1.0), _constant("-1", -1.0), _constant("0"
 
 
 def freeze_important(importance: Tensor, given: Given) -> Tensor:
+    from .masks import keep_mask
+
     return -keep_mask(importance, given.lo, given.hi, given.u).to(importance.dtype)
 
 
@@ -247,6 +251,8 @@ def _quadratic(theta: Tensor, importance: Tensor, anchor: Tensor) -> Tensor:
 
 
 def _misalignment(theta: Tensor, anchor: Tensor) -> Tensor:
+    from torch.nn.functional import cosine_similarity
+
     return -cosine_similarity(theta, anchor, dim=-1).abs().mean()
 
 

@@ -7,13 +7,11 @@ parameters into one tensor.
 import math
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Scope = Literal["linear", "all"]
-SCOPES: tuple[Scope, ...] = ("linear", "all")
+from .rules import SCOPES, Scope
 
 # 64 Ki numbers: the temporaries of a block fit into the L2 cache of a CPU core.
 CPU_BLOCK = 1 << 16

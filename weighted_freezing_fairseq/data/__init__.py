@@ -15,13 +15,13 @@ from .glue import GLUE
 from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
 from .own import ANY_OWN
-from .recipe import OWN, Dataset
-from .sentences import SentenceData
+from .recipe import MANY, OWN, Dataset
+from .sentences import OWN_SENTENCES, SentenceData
 from .wmt17 import WMT17
 from .xnli import XNLI
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K, ANY_OWN)})
-SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI)})
+SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI, OWN_SENTENCES)})
 NAMES = (*DATASETS, *SENTENCES)
 
 
@@ -39,15 +39,20 @@ def read_manifest(folder: Path) -> Content:
     """The manifest of a prepared folder."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise UserError(f"there is no {path}; type: {_prepare(*folder.parts[-3:])} --out {folder.parents[1]}")
+        raise UserError(f"there is no {path}; type: {prepare_command(*folder.parts[-3:])} --out {folder.parents[1]}")
     return manifest_of(folder)
 
 
-def _prepare(data: str, recipe: str, pair: str) -> str:
+def prepare_command(data: str, recipe: str, pair: str) -> str:
     """The command that makes a folder DATA/RECIPE/PAIR; DATA is the name of the data set unless the user changed it."""
+    if data == OWN_SENTENCES.name:
+        return f"wff prepare {data} --name {pair} --train FILE --text COLUMN --label COLUMN --encoder DIR"
     with_task = [name for name, sentence_data in SENTENCES.items() if pair in sentence_data.tasks]
     if with_task:
         return f"wff prepare {with_task[0]} --tasks {pair} --archive FILES --encoder DIR"
+    if data == OWN and pair.startswith(f"{MANY}-"):
+        pairs = [f"{source}-{pair.partition('-')[2]}" for source in "AB"]
+        return f"wff prepare own --name {recipe} --pairs {','.join(pairs)} --train {pairs[0]}=FILES {pairs[1]}=FILES"
     if data == OWN:
         return f"wff prepare own --name {recipe} --pair {pair} --train FILES"
     return f"wff prepare {data if data in DATASETS else 'DATASET'} --pairs {pair} --recipe {recipe}"

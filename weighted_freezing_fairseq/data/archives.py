@@ -90,15 +90,71 @@ def _is_tar(path: Path) -> bool:
 
 def _from_folder(folder: Path, targets: Mapping[str, Path], extracted: Extracted) -> None:
     """Copies files under a folder, whose own name may be the first part of a wanted path."""
-    root = folder.resolve()
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
-        name = (root / path.relative_to(folder)).as_posix()
-        if _matching_ending(name, targets) and path.is_symlink() and not path.resolve().is_relative_to(root):
+    for name, path in _files_under(folder):
+        if _matching_ending(name, targets) and _is_link_to_outside(path, folder):
             extracted.skipped["a link that leads out of the folder"] += 1
         else:
             extracted.take(name, targets, partial(path.open, "rb"))
+
+
+def _files_under(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files under a folder in order, each with its name from the root of the disk."""
+    root = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield (root / path.relative_to(folder)).as_posix(), path
+
+
+def _is_link_to_outside(path: Path, folder: Path) -> bool:
+    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """The members of an archive that lie unpacked on the disk, and the names of required members that do not."""
+
+    members: Mapping[str, Path]
+    missing: Sequence[str]
+
+
+def find_unpacked(wanted: Mapping[str, Mapping[str, bool]], paths: Sequence[Path]) -> dict[str, Unpacked]:
+    """Looks for the members of each archive among files, and anywhere under folders.
+
+    Args:
+        wanted: for each archive its members, and whether each of them is required; "" is the content of a .gz, which
+            must lie in a folder itself, since many files are called train.de.
+    """
+    files: dict[str, list[Path]] = {}  # by name
+    for path in sorted(paths, key=Path.is_dir):  # a file that was given goes before those in folders
+        for file in [file for _, file in _files_under(path)] if path.is_dir() else [path]:
+            if not (path.is_dir() and _is_link_to_outside(file, path)):
+                files.setdefault(file.name, []).append(file)
+    unpacked = {}
+    for archive, required in wanted.items():
+        names = {member: member or archive.removesuffix(".gz") for member in required}
+        # Of several files, the one in the folder of this archive: others may have members of the same names.
+        by_folder = partial(_is_not_in, archive.removesuffix(".tgz"))
+        members = {}
+        for member, name in names.items():
+            places = [file for file in files.get(name, ()) if member or file.parent in paths or file in paths]
+            if places:
+                members[member] = min(places, key=by_folder)
+        missing = [name for member, name in names.items() if required[member] and member not in members]
+        unpacked[archive] = Unpacked(members, missing)
+    return unpacked
+
+
+def _is_not_in(folder: str, path: Path) -> bool:
+    return folder not in path.parts
+
+
+def copy_files(members: Mapping[str, Path], targets: Mapping[str, Path]) -> Extracted:
+    """Copies unpacked members to their targets, as `copy_out` copies them out of an archive."""
+    extracted = Extracted()
+    for member in targets.keys() & members.keys():
+        shutil.copyfile(members[member], targets[member])
+        extracted.members.add(member)
+    return extracted
 
 
 def _from_zip(archive: Path, targets: Mapping[str, Path], extracted: Extracted) -> None:
@@ -203,9 +259,14 @@ def _explaining_damage(path: Path) -> Iterator[None]:
         ) from None
 
 
+def some(names: Sequence[str]) -> str:
+    """The first of several names, for a message."""
+    return ", ".join([*names[:_NAMES_SHOWN], *["..."] * (len(names) > _NAMES_SHOWN)])
+
+
 def missing_member(archive: Path, member: str, extracted: Extracted) -> UserError:
     """The error for a wanted member that the archive lacks."""
-    names = ", ".join(extracted.names[:_NAMES_SHOWN] + ["..."] * (len(extracted.names) > _NAMES_SHOWN))
+    names = some(extracted.names)
     skipped = "".join(f"; {number} x {reason}, skipped" for reason, number in sorted(extracted.skipped.items()))
     return UserError(
         f"{archive} holds no {member} (it has: {names or 'nothing else'}{skipped}); is it of another pair or "

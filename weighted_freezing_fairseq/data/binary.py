@@ -6,7 +6,7 @@ pairs take it most of an hour on one core, and memory that grows with them. A te
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count, islice, zip_longest
 from pathlib import Path
 from typing import BinaryIO
@@ -61,8 +61,13 @@ class _Numbers(dict[str, int]):
         return _UNKNOWN
 
 
-def write(text: Path, dictionary_file: Path, prefix: Path) -> dict[str, int]:
+def write(
+    text: Path, dictionary_file: Path, prefix: Path, split: Callable[[str], Sequence[str]] = str.split
+) -> dict[str, int]:
     """Writes the lines of `text` to `prefix`.bin and `prefix`.idx.
+
+    Args:
+        split: the words of a line.
 
     Returns:
         Numbers of sentences, of words without ends of sentences, and of words that the dictionary lacks.
@@ -75,7 +80,7 @@ def write(text: Path, dictionary_file: Path, prefix: Path) -> dict[str, int]:
     with data_file.open("wb") as data, index_file.open("w+b") as index:
         index.write(_header(dtype, 0))
         for chunk in chunks(lines.texts(text)):
-            rows = [[*line.split(), _END] for line in chunk]
+            rows = [[*split(line), _END] for line in chunk]
             ids = np.fromiter(map(numbers.__getitem__, chain.from_iterable(rows)), dtype)
             data.write(ids.tobytes())
             index.write(np.fromiter(map(len, rows), "<i4").tobytes())

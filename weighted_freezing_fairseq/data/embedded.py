@@ -325,7 +325,9 @@ def _check_arguments(pair: str, sizes: Mapping[str, int], kinds: Sequence[str] |
         raise UserError(f"there is no corpus for {pair!r}; type --pair and one of: {' '.join(PAIRS)}")
     for split, size in sizes.items():
         if size < 1:
-            raise UserError(f"{split} cannot have {size} sentence pairs; type, for instance: --{split} {SIZES[split]}")
+            raise UserError(
+                f"{split} cannot have {size} sentence pairs; type, for instance: --{split}-lines {SIZES[split]}"
+            )
     chosen = list(KINDS if kinds is None else kinds)
     unknown = [kind for kind in chosen if kind not in KINDS]
     if unknown or not chosen:

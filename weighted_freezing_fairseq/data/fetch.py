@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError
@@ -22,6 +23,7 @@ from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
 from ..workspace.locks import lock_folder
 from ..workspace.progress import Progress, say
+from .archives import Unpacked, some
 from .recipe import Archive
 
 RECORD = "fetched.json"
@@ -40,23 +42,31 @@ class _ConnectionBroken(Exception):
     """The connection ended early; errors of the disk are OSErrors."""
 
 
-def find_local(needs: Mapping[str, tuple[Archive, ...]], folder: Path, user_paths: Sequence[Path]) -> dict[str, Path]:
-    """Returns for each need a file that serves it, if `user_paths` or `folder` have one.
+def find_local(
+    needs: Mapping[str, tuple[Archive, ...]],
+    folder: Path,
+    user_paths: Sequence[Path],
+    unpacked: Mapping[str, Unpacked] = MappingProxyType({}),
+) -> dict[str, Path]:
+    """Returns for each need an archive that serves it, if `user_paths` or `folder` have one.
 
     Args:
         needs: for each name the archives that may serve it, the best first.
         user_paths: files, and folders of files, that the user gave.
+        unpacked: what there is of the archives' members for each need; complete ones go before those in `folder`.
     """
     user_files = _files(user_paths)
     files: dict[str, Path] = {}
     for need, alternatives in needs.items():
         names = [archive.name for archive in alternatives]
         local = [user_files[name] for name in names if name in user_files]
-        local += [folder / name for name in names if (folder / name).is_file()]
+        if not _is_complete(need, unpacked):
+            local += [folder / name for name in names if (folder / name).is_file()]
         if local:
             files[need] = local[0]
     named = [path for path in user_paths if path.is_file()]
-    unused = [path for path in named if path not in files.values()]
+    used = {*files.values(), *(path for found in unpacked.values() for path in found.members.values())}
+    unused = [path for path in named if path not in used]
     serve_all = set.intersection(*({archive.name for archive in alternatives} for alternatives in needs.values()))
     if unused and len(named) == 1 and serve_all:  # a single file that serves all needs may have any name
         files = dict.fromkeys(needs, named[0])
@@ -68,35 +78,47 @@ def find_local(needs: Mapping[str, tuple[Archive, ...]], folder: Path, user_path
     return files
 
 
+def _is_complete(need: str, unpacked: Mapping[str, Unpacked]) -> bool:
+    return need in unpacked and not unpacked[need].missing
+
+
 def _files(user_paths: Sequence[Path]) -> dict[str, Path]:
     """The files by name, those in folders included."""
     for path in user_paths:
         if not path.exists():
             raise UserError(f"there is no archive {path}; give --archive a file, or a folder of them")
-    in_folders = (file for path in user_paths if path.is_dir() for file in sorted(path.iterdir()) if file.is_file())
+    in_folders = [file for path in user_paths if path.is_dir() for file in sorted(path.rglob("*")) if file.is_file()]
+    in_folders.sort(key=lambda file: len(file.parts), reverse=True)  # what is less deep goes before
     return {file.name: file for file in [*in_folders, *(path for path in user_paths if path.is_file())]}
 
 
 def obtain(
-    needs: Mapping[str, tuple[Archive, ...]], folder: Path, user_paths: Sequence[Path] = (), command: str = ""
+    needs: Mapping[str, tuple[Archive, ...]],
+    folder: Path,
+    user_paths: Sequence[Path] = (),
+    command: str = "",
+    unpacked: Mapping[str, Unpacked] = MappingProxyType({}),
 ) -> dict[str, Path]:
-    """Returns a file for every need, and downloads missing ones to `folder`, one process at a time.
+    """Returns an archive for every need that is not unpacked; downloads what is missing to `folder`, one at a time.
 
     Args:
+        unpacked: what there is of the archives' members for each need.
         command: what to type, before --archive, to use files that were fetched by hand.
 
     Raises:
-        UserError: no mirror has an archive; the message lists all addresses of all missing archives.
+        UserError: no mirror has an archive; the message says what was found, and lists all addresses of all missing
+            archives.
     """
-    files = find_local(needs, folder, user_paths)
-    if files.keys() == needs.keys():
+    files = find_local(needs, folder, user_paths, unpacked)
+    if all(need in files or _is_complete(need, unpacked) for need in needs):
         return files
     with lock_folder(folder):
-        files = find_local(needs, folder, user_paths)
+        files = find_local(needs, folder, user_paths, unpacked)
+        found = _what_was_found(needs, user_paths, files, unpacked)
         unreachable: dict[str, str] = {}  # hosts that are not asked again, and why
         failures: dict[str, list[str]] = {}
         for need, alternatives in needs.items():
-            if need in files:
+            if need in files or _is_complete(need, unpacked):
                 continue
             reasons: list[str] = []
             for archive in alternatives:
@@ -108,10 +130,31 @@ def obtain(
     if failures:
         addresses = "\n".join("\n  ".join([f"{names}:", *reasons]) for names, reasons in failures.items())
         raise UserError(
-            f"no mirror has what is needed. Fetch by hand, from any of these addresses:\n{addresses}\n"
+            f"{found}no mirror has what is needed. Fetch by hand, from any of these addresses:\n{addresses}\n"
             f"then type: {command} --archive FILE_OR_FOLDER"
         )
     return files
+
+
+def _what_was_found(
+    needs: Mapping[str, tuple[Archive, ...]],
+    user_paths: Sequence[Path],
+    files: Mapping[str, Path],
+    unpacked: Mapping[str, Unpacked],
+) -> str:
+    """What the user's files and folders have of the needs, and what they lack; "" if the user gave none."""
+    if not user_paths:
+        return ""
+    has, lacks = [path.name for path in dict.fromkeys(files.values())], []
+    for need in [need for need in needs if need not in files]:
+        found = unpacked.get(need, Unpacked({}, ()))
+        has += [path.name for path in found.members.values()]
+        if not _is_complete(need, unpacked):
+            names = [archive.name for archive in needs[need]]
+            lacks.append(" or ".join([*names, *([" and ".join(found.missing)] if found.missing else [])]))
+    others = [path.name for folder in user_paths if folder.is_dir() for path in sorted(folder.iterdir())]
+    there = some(has) if has else f"nothing that is needed (there is: {some(others) or 'nothing'})"
+    return f"found in {', '.join(map(str, user_paths))}: {there}; missing: {some(lacks)}\n"
 
 
 def _from_mirrors(archive: Archive, folder: Path, unreachable: dict[str, str], reasons: list[str]) -> Path | None:

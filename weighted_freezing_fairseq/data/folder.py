@@ -4,7 +4,6 @@ Every step streams, so that memory does not grow with the corpus. A killed run c
 The manifest has the same bytes for the same archives, recipe and package versions.
 """
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -18,8 +17,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import atomic_folder
-from ..forms import Content
-from ..workspace.contents import manifest_of
+from ..workspace.contents import manifest_of, split_pairs
 from ..workspace.progress import say
 from . import archives, binary, lines, parts, subwords
 from .cleaning import clean_evaluation, clean_training
@@ -42,8 +40,10 @@ class PairJob(FolderJob):
     folder: Path
     any_counts: bool = False  # accept files with more or fewer pairs than expected
     limit: int | None = None  # use the first pairs of the training set only
-    held_out: Mapping[str, int] = field(default_factory=dict)  # how many training pairs go to splits without files
+    # How many training pairs of each language pair go to splits without files.
+    held_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)  # what identifies the user's files
+    tags: bool = False  # begin each source sentence with a symbol for its language
 
     first_step = "unpacked"
     outputs = ("raw", "text", "pieces", "bin")
@@ -55,6 +55,24 @@ class PairJob(FolderJob):
         source, target = self.pair.split("-")
         return source, target
 
+    def pair_of(self, part: Part) -> str:
+        """The language pair of a part."""
+        return part.pair or self.pair
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The language pairs of the parts: one, or several into the same language."""
+        return tuple(dict.fromkeys(map(self.pair_of, self.parts)))
+
+    def tag(self, pair: str) -> str:
+        """The symbol that begins the source sentences of one of the pairs."""
+        return subwords.tag(pair.partition("-")[0])
+
+    def unpacked(self, part: Part) -> tuple[Path, Path]:
+        """The files of source and target of a part."""
+        source, target = self.pair_of(part).split("-")
+        return self.folder / f".unpacked/{part.name}.{source}", self.folder / f".unpacked/{part.name}.{target}"
+
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the corpus that the recipe reads."""
@@ -64,7 +82,7 @@ class PairJob(FolderJob):
     def splits(self) -> list[str]:
         """train, valid, test, and further tests in fairseq's order."""
         splits = {part.split for part in self.parts} | ({"valid"} if self.recipe.valid_every else set())
-        splits |= self.held_out.keys()
+        splits |= {split for numbers in self.held_out.values() for split in numbers}
         return sorted(splits, key=lambda split: (_SPLIT_ORDER.index(split.rstrip("0123456789")), split))
 
     @property
@@ -88,8 +106,10 @@ class PairJob(FolderJob):
             "steps": json.loads(json.dumps(recipe)),  # comparable with what is read back: lists instead of tuples
             **({"reading": reading} if reading else {}),
             **({"limit": self.limit} if self.limit else {}),
-            **({"held_out": dict(self.held_out)} if self.held_out else {}),
+            **({"held_out": {pair: dict(numbers) for pair, numbers in self.held_out.items()}} if self.held_out else {}),
             **({"inputs": dict(self.inputs)} if self.inputs else {}),
+            **({"pairs": list(self.pairs)} if len(self.pairs) > 1 else {}),
+            **({"tags": True} if self.tags else {}),
         }
 
     @property
@@ -101,8 +121,8 @@ class PairJob(FolderJob):
     def summary(self) -> str:
         """The number of pairs in each split of the finished folder."""
         manifest = manifest_of(self.folder)
-        counts = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
-        return " / ".join(f"{row['pairs']:,} {row['split']}" for row in counts if row["step"] == "binarised")
+        names = manifest["test_names"]
+        return " / ".join(f"{pairs:,} {names.get(split, split)}" for split, pairs in split_pairs(manifest).items())
 
 
 @dataclass(frozen=True)
@@ -112,24 +132,41 @@ class ArchiveFile:
     path: Path
     identity: Mapping[str, Any]
 
+    @property
+    def identities(self) -> Mapping[Path, Mapping[str, Any]]:
+        """Size and hash of each file."""
+        return {self.path: self.identity}
 
-def make(job: PairJob, sources: Mapping[str, ArchiveFile], workers: Workers) -> None:
+
+@dataclass(frozen=True)
+class UnpackedArchive:
+    """The members of an archive that was unpacked by hand, and the size and hash of each file.
+
+    path: the first file, for messages.
+    """
+
+    path: Path
+    members: Mapping[str, Path]
+    identities: Mapping[Path, Mapping[str, Any]]
+
+
+Sources = Mapping[str, ArchiveFile | UnpackedArchive]
+
+
+def make(job: PairJob, sources: Sources, workers: Workers) -> None:
     """Makes the folder of a pair.
 
     Args:
         sources: the file of each archive that the parts of the pair name.
     """
-    counts = [
-        *read_corpus(job, sources),
-        *clean(job, workers),
-        *segment(job, workers),
-        *binarise(job, workers),
-    ]
+    counts = [*read_corpus(job, sources), *clean(job, workers)]
+    counts += segment(job, workers, counts)
+    counts += binarise(job, workers)
     _check_counts(job, counts)
     _write_manifest(job, counts, sources)
 
 
-def read_corpus(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+def read_corpus(job: PairJob, sources: Sources) -> list[Counts]:
     """Step 1: copies the files of the pair out of the archives, to .unpacked/PART.LANGUAGE."""
     settings = {**job.text_settings, "archives": _identities(job, sources)}
     return job.run_step("unpacked", partial(_unpack, job, sources), settings)
@@ -143,11 +180,12 @@ def clean(job: PairJob, workers: Workers) -> list[Counts]:
     return counts
 
 
-def segment(job: PairJob, workers: Workers) -> list[Counts]:
+def segment(job: PairJob, workers: Workers, text_counts: Sequence[Counts]) -> list[Counts]:
     """Step 3: learns the subwords, and writes the text in subwords to pieces/."""
     settings = {**job.settings, "versions": versions("sentencepiece", "subword-nmt")}
     counts = job.run_step("subwords", partial(_learn_subwords, job, workers), settings)
-    return counts + job.run_step("pieces", partial(_write_pieces, job, workers))
+    by_pair = {row["split"]: row["by_pair"] for row in text_counts if "by_pair" in row}
+    return counts + job.run_step("pieces", partial(_write_pieces, job, workers, by_pair))
 
 
 def binarise(job: PairJob, workers: Workers) -> list[Counts]:
@@ -158,29 +196,36 @@ def binarise(job: PairJob, workers: Workers) -> list[Counts]:
 # 1. Corpus -----------------------------------------------------------------------------------------------------------
 
 
-def _identities(job: PairJob, sources: Mapping[str, ArchiveFile]) -> dict[str, Any]:
+def _identities(job: PairJob, sources: Sources) -> dict[str, Any]:
     names = sorted({side.archive for part in job.parts for side in part.sides})
-    files = [sources[name] for name in names]
-    distinct = len({file.path.name for file in files}) == len({file.path for file in files})
-    return {file.path.name if distinct else str(file.path): dict(file.identity) for file in files}
+    files = {path: identity for name in names for path, identity in sources[name].identities.items()}
+    distinct = len({path.name for path in files}) == len(files)
+    return {path.name if distinct else str(path): dict(identity) for path, identity in files.items()}
 
 
-def _unpack(job: PairJob, sources: Mapping[str, ArchiveFile]) -> list[Counts]:
+def _unpack(job: PairJob, sources: Sources) -> list[Counts]:
     """Reads each archive once."""
     counts: list[Counts] = []
     nested = [name.format(pair=job.pair) for name in job.data.nested]
     with atomic_folder(job.folder / ".unpacked") as folder:
         for name, source in sources.items():
-            targets = {
-                side.member: folder / f"{part.name}.{language}"
-                for part in job.parts
-                for side, language in zip(part.sides, job.languages, strict=True)
-                if side.archive == name
-            }
+            targets: dict[str, Path] = {}
+            copies: list[tuple[Path, Path]] = []  # of what several pairs share, such as their target
+            for part in job.parts:
+                for side, path in zip(part.sides, job.unpacked(part), strict=True):
+                    if side.archive == name and side.member in targets:
+                        copies.append((targets[side.member], folder / path.name))
+                    elif side.archive == name:
+                        targets[side.member] = folder / path.name
             if not targets:
                 continue
             say(f"{job.pair}: reading {source.path.name}")
-            extracted = job.data.copy_out(source.path, targets, nested)
+            if isinstance(source, UnpackedArchive):
+                extracted = archives.copy_files(source.members, targets)
+            else:
+                extracted = job.data.copy_out(source.path, targets, nested)
+            for written, copy in copies:
+                shutil.copyfile(written, copy)
             for reason, times in sorted(extracted.skipped.items()):
                 say(f"{job.pair}: {source.path.name} has {times:,} x {reason}: skipped")
                 counts.append({"step": "unpacked", "archive": source.path.name, "left_alone": reason, "times": times})
@@ -204,26 +249,26 @@ def _clean(job: PairJob, workers: Workers) -> list[Counts]:
         names = ["raw", "text"] if job.recipe.changes_text else ["raw"]
         folders = [stack.enter_context(atomic_folder(job.folder / name)) for name in names]
         for split in dict.fromkeys(part.split for part in job.parts):
-            pairs = chain.from_iterable(_read_part(job, part, counts) for part in job.parts if part.split == split)
-            counts += _clean_split(job, workers, split, folders, pairs)
+            counts += _clean_split(job, workers, split, folders, counts)
         if job.data.disjoint:
             _drop_overlap(job, folders, counts)
     return counts
 
 
 def _read_part(job: PairJob, part: Part, counts: list[Counts]) -> Iterator[parts.Pair]:
-    """Yields the sentence pairs of a part, up to the job's limit on training pairs.
+    """Yields the sentence pairs of a part, up to the job's limit on training pairs of its languages.
 
     Appends the number of pairs and of repaired lines to `counts`.
     """
-    source, target = (job.folder / ".unpacked" / f"{part.name}.{language}" for language in job.languages)
+    source, target = job.unpacked(part)
     if not (source.is_file() and target.is_file()):
         return  # an optional part, reported by `_unpack`
     repairs: Counter[str] = Counter()
     number = 0
     pairs = parts.pairs(part, source, target, repairs)
     if job.limit and part.split == "train":
-        read = sum(row["pairs"] for row in counts if row["step"] == "read" and row["split"] == "train")
+        alike = {other.name for other in job.parts if other.split == "train" and other.pair == part.pair}
+        read = sum(row["pairs"] for row in counts if row["step"] == "read" and row["part"] in alike)
         pairs = islice(pairs, job.limit - read)
     for pair in lines.with_bar(pairs, f"{job.pair} {part.name}", lines.count(source)):
         number += 1
@@ -243,18 +288,26 @@ def _read_part(job: PairJob, part: Part, counts: list[Counts]) -> Iterator[parts
 
 
 def _clean_split(
-    job: PairJob, workers: Workers, split: str, folders: Sequence[Path], pairs: Iterable[parts.Pair]
+    job: PairJob, workers: Workers, split: str, folders: Sequence[Path], read_counts: list[Counts]
 ) -> list[Counts]:
     """Writes the pairs of a split that the recipe keeps to `folders`: raw, and the cleaned text if there is a second.
 
     Training pairs at regular distances go to the validation set instead, or to the splits that the job holds out.
     """
     is_training = split == "train"
-    clean_chunk = partial(clean_training if is_training else clean_evaluation, job.recipe, job.languages)
-    every, splits = _held_out(job) if is_training else (0, iter(()))
+    clean_chunk = partial(_clean_chunk, job.recipe, clean_training if is_training else clean_evaluation)
+    held_out = {pair: _held_out(job, pair) for pair in job.pairs} if is_training else {}
+    expected = ["train", *(["valid"] if job.recipe.valid_every else []), *chain(*job.held_out.values())]
+    pairs_in: dict[str, Counter[str]] = {name: Counter() for name in (expected if is_training else [split])}
     dropped: Counter[str] = Counter()
-    pairs_in: Counter[str] = Counter()
-    number = empty = 0
+    numbers: Counter[str] = Counter()
+    empty = 0
+    read = (
+        (job.pair_of(part), chunk)
+        for part in job.parts
+        if part.split == split
+        for chunk in chunks(_read_part(job, part, read_counts))
+    )
     with ExitStack() as stack:
 
         def writer(split: str) -> Callable[[Sequence[str]], None]:
@@ -262,22 +315,21 @@ def _clean_split(
             return stack.enter_context(lines.writer(paths))
 
         writers = {split: writer(split)}
-        for chunk, cleaned in workers.map_with_input(clean_chunk, chunks(pairs)):
+        for (languages, chunk), cleaned in workers.map_with_input(clean_chunk, read):
+            every, splits = held_out.get(languages, (0, iter(())))
             for pair, (reason, text) in zip(chunk, cleaned, strict=True):
                 if reason:
                     dropped[reason] += 1
                     continue
-                number += 1
+                numbers[languages] += 1
                 empty += not all(pair)
                 texts = (*pair, *text) if len(folders) == 2 else pair
-                goal = next(splits, split) if every and number % every == 0 else split
+                goal = next(splits, split) if every and numbers[languages] % every == 0 else split
                 if goal not in writers:
                     writers[goal] = writer(goal)
                 writers[goal](texts)
-                pairs_in[goal] += 1
-    counts = [_split_counts(job, split, pairs_in.pop(split, 0), dropped)]
-    expected = (["valid"] if job.recipe.valid_every else []) + list(job.held_out) if is_training else []
-    counts += [_split_counts(job, name, pairs_in[name], {}) for name in expected]
+                pairs_in[goal][languages] += 1
+    counts = [_split_counts(job, name, by_pair, dropped if name == split else {}) for name, by_pair in pairs_in.items()]
     if not is_training:
         counts[0]["kept"] = {"an empty side": empty} if empty else {}
     if empty:
@@ -285,38 +337,52 @@ def _clean_split(
     return counts
 
 
-def _held_out(job: PairJob) -> tuple[int, Iterator[str]]:
-    """The distance between two held-out training pairs, and the split of each of them.
+def _clean_chunk(
+    recipe: Recipe, clean: Callable[..., list[tuple[str, parts.Pair]]], item: tuple[str, list[parts.Pair]]
+) -> list[tuple[str, parts.Pair]]:
+    languages, pairs = item
+    return clean(recipe, languages.split("-"), pairs)
+
+
+def _held_out(job: PairJob, languages: str) -> tuple[int, Iterator[str]]:
+    """The distance between two held-out training pairs of these languages, and the split of each of them.
 
     Raises:
         UserError: the corpus is too small for what the job holds out.
     """
     if job.recipe.valid_every:
         return job.recipe.valid_every, repeat("valid", *filter(None, [job.recipe.valid_most]))
-    total = sum(job.held_out.values())
+    held_out = job.held_out.get(languages, {})
+    total = sum(held_out.values())
     if not total:
         return 0, iter(())
-    unpacked = [
-        job.folder / ".unpacked" / f"{part.name}.{job.languages[0]}" for part in job.parts if part.split == "train"
-    ]
-    pairs = sum(map(lines.count, unpacked))
+    training = [part for part in job.parts if part.split == "train" and job.pair_of(part) == languages]
+    pairs = sum(lines.count(job.unpacked(part)[0]) for part in training)
     every = min(pairs, job.limit or pairs) // total
     if pairs and every < 2:
         raise UserError(
-            f"{total:,} of {pairs:,} pairs cannot be set apart; type smaller --valid-lines and --test-lines, or give "
-            "--valid and --test files"
+            f"{total:,} of {pairs:,} pairs of {languages} cannot be set apart; type smaller --valid-lines and "
+            "--test-lines, or give --valid and --test files"
         )
     # Each split is spread over the whole corpus.
-    order = sorted((number / count, name) for name, count in job.held_out.items() for number in range(count))
+    order = sorted((number / count, name) for name, count in held_out.items() for number in range(count))
     return every, iter([name for _, name in order])
 
 
 def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -> None:
-    """Removes training pairs whose source sentence is in another split, and corrects the counts."""
-    source = job.languages[0]
-    others = [folders[0] / f"{split}.{source}" for split in job.splits if split != "train"]
-    seen = {_hash(text) for path in others for text in lines.texts(path)}
-    overlaps = bytearray(_hash(text) in seen for text in lines.texts(folders[0] / f"train.{source}"))  # a byte a pair
+    """Removes training pairs whose source sentence is in another split, and corrects the counts.
+
+    Of several language pairs, those whose target is in another split, too: texts with translations in several languages
+    would show a test set's references in training.
+    """
+    several = len(job.pairs) > 1
+    row = next(row for row in counts if row["step"] == "text" and row["split"] == "train")
+    overlaps = bytearray(row["pairs"])  # a byte a pair
+    for language in job.languages if several else job.languages[:1]:
+        others = [folders[0] / f"{split}.{language}" for split in job.splits if split != "train"]
+        seen = {lines.hash_of(text) for path in others for text in lines.texts(path)}
+        for number, text in enumerate(lines.texts(folders[0] / f"train.{language}")):
+            overlaps[number] |= lines.hash_of(text) in seen
     if not any(overlaps):
         return
     for path in [folder / f"train.{language}" for folder in folders for language in job.languages]:
@@ -326,29 +392,31 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
                 if not overlap:
                     write([text])
         kept.replace(path)
-    row = next(row for row in counts if row["step"] == "text" and row["split"] == "train")
+    reason = f"a source {'or a target ' if several else ''}that is in another split"
     row["pairs"] -= sum(overlaps)
-    row["dropped"]["a source that is in another split"] = sum(overlaps)
-    say(f"{job.pair}: {sum(overlaps):,} training pairs dropped for a source that is in another split")
-    if row["pairs"] == 0:
-        raise UserError(f"every training pair of {job.pair} is in another split, too; give other --train files")
+    row["dropped"][reason] = sum(overlaps)
+    say(f"{job.pair}: {sum(overlaps):,} training pairs dropped for {reason}")
+    by_pair = row.get("by_pair", {job.pair: len(overlaps)})
+    first = 0
+    for pair, number in by_pair.items():
+        by_pair[pair] -= sum(overlaps[first : first + number])
+        first += number
+        if by_pair[pair] == 0:
+            raise UserError(f"every training pair of {pair} is in another split, too; give other --train files")
 
 
-def _hash(text: str) -> bytes:
-    """8 bytes in place of a sentence, for large sets."""
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
-
-
-def _split_counts(job: PairJob, split: str, pairs: int, dropped: Mapping[str, int]) -> Counts:
+def _split_counts(job: PairJob, split: str, by_pair: Mapping[str, int], dropped: Mapping[str, int]) -> Counts:
     """The counts of a split, printed beside the published ones where the recipe knows them."""
     dropped = dict(sorted(dropped.items()))
+    pairs = sum(by_pair.values())
     if pairs == 0:
         raise UserError(f"nothing is left for {split} of {job.pair} ({dropped}); give other archives")
     published = job.recipe.about.get(split) if job.pair == "de-en" else None
     comparison = "" if published is None else f" (published: {published:,})"
     losses = "".join(f", {times:,} dropped for {reason}" for reason, times in dropped.items())
     say(f"{job.pair}: {split} has {pairs:,} pairs{comparison}{losses}")
-    return {"step": "text", "split": split, "pairs": pairs, "dropped": dropped}
+    several = {"by_pair": dict(by_pair)} if len(job.pairs) > 1 else {}
+    return {"step": "text", "split": split, "pairs": pairs, **several, "dropped": dropped}
 
 
 # 3. Subwords ---------------------------------------------------------------------------------------------------------
@@ -363,7 +431,9 @@ def _learn_subwords(job: PairJob, workers: Workers) -> list[Counts]:
     if recipe.subwords == "bpe":
         counts = workers.call(subwords.learn_bpe, files, job.subword_model, recipe.pieces)
     else:
-        counts = workers.call(subwords.learn_pieces, files, job.subword_model, recipe.pieces, recipe.coverage)
+        settings = {"model_type": "bpe", "byte_fallback": True} if recipe.subwords == "byte-bpe" else {}
+        learn = partial(subwords.learn_pieces, **settings)
+        counts = workers.call(learn, files, job.subword_model, recipe.pieces, recipe.coverage)
     if counts[subwords.TOO_LONG]:
         say(f"{job.pair}: {counts[subwords.TOO_LONG]:,} lines are too long to learn subwords from")
     if counts["pieces"] < recipe.pieces:
@@ -371,7 +441,8 @@ def _learn_subwords(job: PairJob, workers: Workers) -> list[Counts]:
     return [{"step": "subwords", "learnt_on": splits, **{what: number for what, number in counts.items() if number}}]
 
 
-def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
+def _write_pieces(job: PairJob, workers: Workers, by_pair: Mapping[str, Mapping[str, int]]) -> list[Counts]:
+    """Writes the splits in subwords; `by_pair` are the numbers of consecutive lines of each language pair."""
     split_chunk = partial(subwords.pieces_of, job.subword_model)
     counts = []
     with atomic_folder(job.folder / "pieces") as folder:
@@ -382,8 +453,13 @@ def _write_pieces(job: PairJob, workers: Workers) -> list[Counts]:
                 path = job.text_folder / f"{split}.{language}"
                 texts = lines.with_bar(lines.texts(path), f"{job.pair} pieces {path.name}", lines.count(path))
                 pairs = 0
+                tags: Iterable[str] = repeat("")
+                if job.tags and language == job.languages[0]:
+                    tags = chain(*(repeat(f"{job.tag(pair)} ", number) for pair, number in by_pair[split].items()))
                 with lines.writer([folder / path.name]) as write:
-                    for line in chain.from_iterable(workers.map(split_chunk, chunks(texts))):
+                    split_lines = chain.from_iterable(workers.map(split_chunk, chunks(texts)))
+                    for prefix, line in zip(tags, split_lines, strict=False):
+                        line = prefix + line
                         pairs += 1
                         words[language] += len(line.split())
                         write([line])
@@ -418,7 +494,8 @@ def _binarise(job: PairJob, workers: Workers) -> list[Counts]:
 def _dictionaries(job: PairJob, workers: Workers) -> list[binary.Entries]:
     """The dictionaries of source and target."""
     if job.recipe.dictionary == "pieces":
-        return [subwords.dictionary_of(job.subword_model)] * 2
+        tags = [(job.tag(pair), 100) for pair in job.pairs] if job.tags else []
+        return [subwords.dictionary_of(job.subword_model) + tags] * 2
     frequencies = list(
         workers.map(binary.word_counts, [job.folder / "pieces" / f"train.{language}" for language in job.languages])
     )
@@ -448,7 +525,7 @@ def _check_counts(job: PairJob, counts: Sequence[Counts]) -> None:
             )
 
 
-def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Mapping[str, ArchiveFile]) -> None:
+def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Sources) -> None:
     source, target = job.languages
     tests = [split for split in job.splits if split.startswith("test")]
     content = {
@@ -460,6 +537,7 @@ def _write_manifest(job: PairJob, counts: Sequence[Counts], sources: Mapping[str
         "generate": {
             "remove_bpe": "subword_nmt" if job.recipe.subwords == "bpe" else "sentencepiece",
             "tokenizer": "moses" if job.recipe.form == "tokenised" else None,
+            **({"bytes": True} if job.recipe.subwords == "byte-bpe" else {}),
         },
         "lowercased": job.recipe.lowercased,
         "text": job.text_folder.name,

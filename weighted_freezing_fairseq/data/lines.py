@@ -4,6 +4,7 @@ A line ends at a line feed only. Characters that other tools take for a line end
 and byte order marks are replaced or removed, and counted, so that source and target stay aligned.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,11 @@ def writer(paths: Iterable[Path]) -> Iterator[Callable[[Sequence[str]], None]]:
                 file.write(f"{text}\n")
 
         yield write
+
+
+def hash_of(text: str) -> bytes:
+    """8 bytes in place of a sentence, for large sets."""
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
 def count(path: Path) -> int:

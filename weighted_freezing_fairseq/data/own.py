@@ -1,7 +1,7 @@
 """A corpus of the user's own, as a data set: files of sentence pairs, for training, validation and tests.
 
 A pair of text files has one sentence per line. A table has a column for each language: tab-separated or CSV with a
-header, or JSON lines. Every file may be compressed by gzip, xz or bzip2.
+header, JSON lines, Parquet or Arrow. Every file of text may be compressed by gzip, xz or bzip2.
 """
 
 import bz2
@@ -21,13 +21,22 @@ from types import MappingProxyType
 from typing import IO, Any
 
 from ..errors import UserError
-from . import lines
+from . import columnar, lines
 from .archives import Extracted
 from .recipe import OWN, Dataset, Decode, Part, Place
 
+HELD_OUT = 1000  # rows for each of validation and test, unless that is more than ...
+_SHARE = 20  # ... one of so many training rows
 _BLOCK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
-_TABLES = {".tsv": "tsv", ".tab": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_COLUMNS = "type --columns SOURCE,TARGET with two of them"
+_COLUMNAR = "columnar"
+_TABLES = {
+    **dict.fromkeys((".tsv", ".tab"), "tsv"),
+    ".csv": "csv",
+    **dict.fromkeys((".jsonl", ".ndjson"), "jsonl"),
+    **dict.fromkeys((".parquet", ".arrow"), _COLUMNAR),
+}
 
 
 @dataclass(frozen=True)
@@ -37,14 +46,16 @@ class PairFiles:
     Args:
         split: train, valid, test, test1 ...
         name: for messages and counts.
+        pair: of their languages.
         files: a text file for each language, or one table.
-        columns: of a table, for source and target.
+        columns: of a table, for source and target (None: the languages).
     """
 
     split: str
     name: str
+    pair: str
     files: tuple[Path, ...]
-    columns: tuple[str, str]
+    columns: tuple[str, str] | None = None
 
     @property
     def part(self) -> Part:
@@ -52,8 +63,8 @@ class PairFiles:
         remedy = f"correct {' and '.join(map(str, self.files))}, and type the same command again"
         places = [Place(str(path)) for path in self.files]
         if len(places) == 1:
-            places = [Place(str(self.files[0]), column) for column in self.columns]
-        return Part(self.name, self.split, places[0], places[1], remedy=remedy)
+            places = [Place(str(self.files[0]), column) for column in self.columns or self.pair.split("-")]
+        return Part(self.name, self.split, places[0], places[1], remedy=remedy, pair=self.pair)
 
 
 def is_table(path: Path) -> bool:
@@ -92,22 +103,28 @@ def copy_out(path: Path, targets: Mapping[str, Path], nested: Sequence[str] = ()
         targets: the file for each column; "" is all of a text file.
     """
     extracted = Extracted()
-    with _opened(path) as stream:
-        if "" in targets:
-            with targets[""].open("wb") as file:
-                shutil.copyfileobj(stream, file, _BLOCK)
-        else:
-            repairs: Counter[str] = Counter()
-            with lines.writer(targets.values()) as write:
-                for number, row in _rows(path, stream):
-                    write([_cell(path, number, row, column, repairs) for column in targets])
-            extracted.skipped.update(repairs)
+    if "" in targets:
+        with _opened(path) as stream, targets[""].open("wb") as file:
+            shutil.copyfileobj(stream, file, _BLOCK)
+    else:
+        repairs: Counter[str] = Counter()
+        with lines.writer(targets.values()) as write:
+            for place, row in read_table(path, list(targets)):
+                write([text_in(place, row, column, repairs, _COLUMNS) for column in targets])
+        extracted.skipped.update(repairs)
     extracted.members.update(targets)
     return extracted
 
 
+def default_held_out(rows: int) -> int:
+    """How many of the training rows to set apart for a split."""
+    return max(1, min(HELD_OUT, rows // _SHARE))
+
+
 def count_lines(path: Path) -> int:
-    """Number of lines of a file, decompressed."""
+    """Number of lines of a file, decompressed, or of rows of a table that is stored by columns."""
+    if _kind(path) == _COLUMNAR:
+        return columnar.count_rows(path)
     with _opened(path) as stream:
         return sum(1 for _ in stream)
 
@@ -125,8 +142,18 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"{path} is damaged or incomplete ({error}); copy or compress it again") from None
 
 
-def _rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows of a table by column, each with the number of its line."""
+def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table with these columns and maybe others, each with its place for messages."""
+    if _kind(path) == _COLUMNAR:
+        for number, row in enumerate(columnar.rows(path, columns), 1):
+            yield f"row {number} of {path}", row
+        return
+    with _opened(path) as stream:
+        for number, row in _rows_of_text(path, stream):
+            yield f"line {number} of {path}", row
+
+
+def _rows_of_text(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if _kind(path) == "jsonl":
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -137,7 +164,7 @@ def _rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any
                 raise UserError(f"line {number} of {path} is not valid JSON ({error}); correct it") from None
             if not isinstance(row, dict):
                 raise UserError(f'line {number} of {path} is not a JSON object; write one per line: {{"fr": ..., ...}}')
-            yield number, row
+            yield number, columnar.with_translation(row)
         return
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text:
         if _kind(path) == "csv":
@@ -154,14 +181,12 @@ def _rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any
             yield number, dict(zip(header, row, strict=True))
 
 
-def _cell(path: Path, number: int, row: Mapping[str, Any], column: str, repairs: Counter[str]) -> str:
+def text_in(place: str, row: Mapping[str, Any], column: str, repairs: Counter[str], remedy: str) -> str:
+    """The text in a column of a row; `remedy` is for the error where the row has no such column."""
     if column not in row:
-        raise UserError(
-            f"line {number} of {path} has no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}); type "
-            "--columns SOURCE,TARGET with two of them"
-        )
+        raise UserError(f"{place} has no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}); {remedy}")
     if not isinstance(row[column], str):
-        raise UserError(f"line {number} of {path} has {row[column]!r} in column {column!r}; it must be text")
+        raise UserError(f"{place} has {row[column]!r} in column {column!r}; it must be text")
     return lines.clean(row[column], repairs)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from .archives import Extracted, copy_out
 
 OWN = "own"  # the data set of the user's files (`own.py`)
+MANY = "mul"  # the source language of a corpus of several pairs: "multiple languages" in ISO 639-2
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Part:
     form: str = "text"  # or `tags`, `xml`: see `parts.py`
     required: bool = True
     remedy: str = "fetch its archive again, or give another with --archive FILE"  # where its sentences are invalid
+    pair: str = ""  # of its languages; "": that of the corpus
 
     @property
     def sides(self) -> tuple[Place, Place]:
@@ -69,7 +71,7 @@ class Recipe:
     form: str = "untouched"  # or `tokenised`; `detokenised`: tokenised, lowercased, and detokenised
     lowercased: bool = False
     straight_apostrophes: bool = False  # replace U+2019 by ' in test sets only
-    subwords: str = "unigram"  # of SentencePiece; or `bpe`, of subword-nmt
+    subwords: str = "unigram"  # of SentencePiece; or `bpe`, of subword-nmt; `byte-bpe`: with bytes, of SentencePiece
     coverage: float = 1.0  # share of the characters that SentencePiece covers
     learnt_on: tuple[str, ...] = ("train",)
     dictionary: str = "joined"  # or `separate`; `pieces`: every piece of the SentencePiece model, used or not

@@ -16,10 +16,11 @@ from ..errors import UserError
 from ..files import atomic_folder, write_atomically
 from ..workspace.contents import manifest_of
 from ..workspace.progress import say
-from . import archives, binary, lines, sentences
+from . import archives, binary, lines, own_sentences, sentences
 from .encoders import Encoder, pieces_of
 from .fetch import identity
 from .folder_job import Counts, FolderJob
+from .own_sentences import OwnTask
 from .sentences import SentenceData, Split, TableFile, Task
 from .workers import Workers, chunks
 
@@ -36,6 +37,7 @@ class TaskJob(FolderJob):
     folder: Path
     longest: int  # pieces of one example, special ones included
     any_counts: bool = False  # accept files with more or fewer rows than expected
+    own: OwnTask | None = None  # the user's own tables, which the task is
 
     first_step = "text"
     outputs = ("raw", "labels", "pieces", "bin")
@@ -49,6 +51,7 @@ class TaskJob(FolderJob):
             "task": self.task.name,
             "longest": self.longest,
             "encoder": self.encoder.sums,
+            **(self.own.settings if self.own else {}),
         }
 
     @property
@@ -72,7 +75,7 @@ class TaskJob(FolderJob):
 
 
 def make(job: TaskJob, files: Sequence[Path], workers: Workers) -> None:
-    """Makes the folder of a task from the user's `files`: tables, folders, zips or tars."""
+    """Makes the folder of a task from its own tables, or from the user's `files`: tables, folders, zips or tars."""
     counts = [
         *job.run_step("text", partial(_write_text, job, files)),
         *job.run_step("pieces", partial(_write_pieces, job, workers)),
@@ -87,6 +90,17 @@ def make(job: TaskJob, files: Sequence[Path], workers: Workers) -> None:
 
 def _write_text(job: TaskJob, files: Sequence[Path]) -> list[Counts]:
     """Writes inputs and labels of each split to raw/, and the labels of each subset to labels/."""
+    if job.own is None:
+        counts = _write_splits(job, files)
+    else:
+        with atomic_folder(job.folder / "raw") as raw:
+            counts = own_sentences.write_splits(job.own, [*job.inputs, "label"], raw)
+    _write_labels(job)
+    return counts
+
+
+def _write_splits(job: TaskJob, files: Sequence[Path]) -> list[Counts]:
+    """Writes inputs and labels of each split of a named task to raw/."""
     unpacked = job.folder / ".unpacked"
     with atomic_folder(unpacked) as folder:
         targets = {member: folder / str(number) for number, member in enumerate(job.task.members)}
@@ -110,7 +124,6 @@ def _write_text(job: TaskJob, files: Sequence[Path]) -> list[Counts]:
                 missing = split.files[0].member
                 say(f"{job.task.name}: no {missing}: there will be no predictions for {split.name}")
                 counts.append({"step": "text", "split": split.name, "missing": missing, "rows": 0})
-    _write_labels(job)
     shutil.rmtree(unpacked)
     return counts
 
@@ -221,7 +234,7 @@ def _binarise(job: TaskJob, workers: Workers) -> list[Counts]:
             for split in splits
             for name in job.inputs
         ]
-        labels = folder / "label"
+        labels, label_files = folder / "label", []
         if not job.task.regression:
             binary.save_dictionary([(label, 1) for label in job.task.labels], labels / "dict.txt")
         for split in splits:
@@ -230,12 +243,18 @@ def _binarise(job: TaskJob, workers: Workers) -> list[Counts]:
                 scaled = (f"{float(value) / job.task.scale:.6g}\n" for value in lines.texts(path))
                 write_atomically(labels / f"{split}.label", "".join(scaled))
             elif path.is_file():
-                files.append((path, labels / "dict.txt", labels / split))
+                label_files.append((path, labels / "dict.txt", labels / split))
         sizes = list(workers.map(binary.write_and_check, files))
+        sizes += [binary.write(*paths, split=_as_one_word) for paths in label_files]
     return [
         {"step": "binarised", "split": path.name, "column": path.parent.name, **size}
-        for (_, _, path), size in zip(files, sizes, strict=True)
+        for (_, _, path), size in zip(files + label_files, sizes, strict=True)
     ]
+
+
+def _as_one_word(label: str) -> list[str]:
+    """A label may have spaces in it."""
+    return [label]
 
 
 # Manifest ------------------------------------------------------------------------------------------------------------

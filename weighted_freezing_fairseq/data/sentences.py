@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from . import lines
 
+ALPHA = 0.5  # of intra-distillation on one's own tasks; most of those in Xu et al. 2022, Table 6, have it
 Example = tuple[tuple[str, ...], str]  # the sentences, and the label ("": none)
 
 
@@ -34,7 +36,10 @@ class TableFile:
 
 @dataclass(frozen=True)
 class Split:
-    """A split: its name, the files that may hold its rows, the best first, and the number of its rows."""
+    """A split: its name, the files that may hold its rows, the best first, and the number of its rows.
+
+    Of the user's own tables, all files hold rows.
+    """
 
     name: str
     files: tuple[TableFile, ...]
@@ -92,6 +97,23 @@ class SentenceData:
     def pairs(self) -> tuple[str, ...]:
         """The keys of the tasks, which stand where a corpus has its language pairs."""
         return tuple(self.tasks)
+
+    def task_of(self, manifest: Mapping[str, Any]) -> Task:
+        """The task of a prepared folder; one of the user's own is as the manifest has it."""
+        known = next((task for task in self.tasks.values() if task.name == manifest["task"]), None)
+        return known or Task(
+            manifest["task"], manifest["what"], tuple(manifest["labels"]), tuple(manifest["metrics"]), ALPHA,
+            splits=(), subsets=manifest["subsets"],
+        )  # fmt: skip
+
+
+OWN_SENTENCES = SentenceData(  # of the user's own tables: see `own_sentences.py`
+    name="sentences",
+    what="your own labelled sentences",
+    tasks={},
+    recipes=("roberta", "xlmr"),
+    longest=128,
+)
 
 
 def rows(path: Path, table: TableFile, task: Task, counts: Counter[str], ids: Path | None = None) -> Iterator[Example]:

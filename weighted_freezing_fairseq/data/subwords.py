@@ -1,4 +1,4 @@
-"""Subwords: SentencePiece's unigram model or subword-nmt's BPE, learnt from files and applied to chunks of lines.
+"""Subwords: SentencePiece's models or subword-nmt's BPE, learnt from files and applied to chunks of lines.
 
 The model depends on the text only, not on its path or the number of threads. SentencePiece learns from an even sample
 of at most a million lines, so that memory stays bounded.
@@ -6,6 +6,7 @@ of at most a million lines, so that memory stays bounded.
 
 import ctypes
 import io
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000  # lines that SentencePiece learns from, as in the recipe of Xu et al.
 TOO_LONG = "lines too long to learn from"  # in the counts of `learn_pieces`
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 _LONGEST = 4192  # bytes of a line; SentencePiece ignores longer ones
 
 
@@ -75,6 +77,11 @@ def learn_bpe(files: Sequence[Path], codes: Path, merges: int) -> Counter[str]:
     return Counter({"lines": sum(map(lines.count, files)), "pieces": lines.count(codes) - 1})
 
 
+def tag(language: str) -> str:
+    """The symbol that says what language a source sentence has, as in fairseq's multilingual models."""
+    return f"__{language}__"
+
+
 def is_bpe(model: Path) -> bool:
     """Whether a file has codes of subword-nmt, which begin with their version."""
     return model.read_bytes()[:8] == b"#version"
@@ -96,6 +103,21 @@ def _splitter(model: Path, modified: int) -> Callable[[Sequence[str]], list[str]
         return lambda texts: [bpe.process_line(text) for text in texts]
     processor = _processor(model)
     return lambda texts: [" ".join(line) for line in processor.encode(list(texts), out_type=str, num_threads=1)]
+
+
+def has_bytes(model: Path) -> bool:
+    """Whether a SentencePiece model writes letters that it does not know as bytes."""
+    processor = _processor(model)
+    return any(map(processor.is_byte, range(processor.get_piece_size())))
+
+
+def text_of_bytes(text: str) -> str:
+    """Joins the pieces of SentencePiece that stand for bytes, as <0xC3><0xA9>, to letters; line ends become spaces."""
+
+    def letters(run: re.Match[str]) -> str:
+        return bytes.fromhex(run[0][3:-1].replace("><0x", "")).decode(errors="replace")
+
+    return lines.clean(_BYTES.sub(letters, text), Counter())
 
 
 def _processor(model: Path) -> "SentencePieceProcessor":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from . import drawing
 from .drawing import CsvRow, Options, draw_bars, draw_line, number
 from .models import STANDARD
@@ -60,22 +61,27 @@ def read_cost(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
 
 
 def draw_cost(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
-    """Two panels for each size, with a bar for each method: seconds, and memory beyond that of standard training."""
+    """Panels for each size, with a bar for each method: seconds, and memory beyond that of standard training if any."""
     sizes = drawing.rows_by_line(rows, ("size", "table"))
+    more_memory = any(number(row["more_memory"]) for row in rows)
+    columns = 2 if more_memory else 1
     width = drawing.TWO_COLUMNS if options.wide else drawing.ONE_COLUMN
     height = len(sizes) * (0.16 * max(map(len, sizes.values())) + 0.8)
     with drawing.panels(
-        picture, 2 * len(sizes), height, width=width, columns=2, share_x=False, share_y="row"
+        picture, columns * len(sizes), height, width=width, columns=columns, share_x=False, share_y="row"
     ) as axes:  # fmt: skip
         for index, (size, rows_of_size) in enumerate(sizes.items()):
-            time, memory = axes[2 * index : 2 * index + 2]
+            time, *memory = axes[columns * index : columns * (index + 1)]
             names = ("seconds", "seconds_low", "seconds_high")
             draw_bars(time, [(row["method"], *(number(row[name]) for name in names)) for row in rows_of_size], STANDARD)
-            percentages = [(row["method"], 100 * number(row["more_memory"])) for row in rows_of_size]
-            draw_bars(memory, [(method, value, value, value) for method, value in percentages], STANDARD)
             time.set_title(f"{size}: {number(rows_of_size[0]['parameters']) / 1e6:.3g} M parameters", loc="left")
             time.set_xlabel(f"seconds\nper {rows_of_size[0]['per']}")
-            memory.set_xlabel("additional\nmemory (%)")
+            for axis in memory:
+                percentages = [(row["method"], 100 * number(row["more_memory"])) for row in rows_of_size]
+                draw_bars(axis, [(method, value, value, value) for method, value in percentages], STANDARD)
+                axis.set_xlabel("additional\nmemory (%)")
+                if not any(value for _, value in percentages):
+                    axis.set_xlim(0, 100)
 
 
 def read_flops(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
@@ -93,6 +99,11 @@ def read_flops(label: str, path: Path, options: Options) -> list[dict[str, Any]]
 def draw_flops(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
     """Additional operations over the size of the model, on logarithmic axes; a line for each method that needs any."""
     more = [row for row in rows if number(row["more_flops"]) > 0]
+    if not more:
+        raise UserError(
+            "no method needs more operations than standard training, so there is nothing to draw; add --methods with "
+            "others to wff bench"
+        )
     with drawing.paper_panels(picture, 1, options) as (axis,):
         for index, (name, line) in enumerate(drawing.rows_by_line(more, ("method", "table")).items()):
             draw_line(axis, index, name, sorted(drawing.points(line, "parameters", "more_flops")), markevery=1)

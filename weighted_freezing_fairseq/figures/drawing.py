@@ -24,6 +24,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAX_COLOURS = len(_COLOURS)
 _GREY = "#777777"
 _MARKERS_A_LINE = 8
+_BAND = 0.15  # opacity
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # widths in inches
 _PANEL, _LABELS = 1.7, 0.3  # heights in inches
@@ -240,7 +241,52 @@ def draw_line(axis: Any, index: int, label: str, points: Iterable[tuple[float, f
 
 def draw_key(axis: Any, label: str, **style: Any) -> None:
     """Add a grey entry to the legend that explains a style used with every colour."""
-    axis.plot((), (), label=label, color=_GREY, markersize=3, **style)
+    axis.plot((), (), label=label, color=_GREY, **{"markersize": 3, **style})
+
+
+def draw_note(axis: Any, text: str) -> None:
+    """Write at the top of a panel, above what is drawn, why that is little."""
+    axis.margins(y=0.4)
+    axis.text(0.5, 0.95, text, transform=axis.transAxes, ha="center", va="top", fontsize=7)
+
+
+def seed_lines(rows: Sequence[CsvRow], *columns: str) -> dict[str, dict[str, list[CsvRow]]]:
+    """The rows of each line of a picture by run, where the seeds of a method are one line with their number.
+
+    Args:
+        columns: others that tell lines apart.
+    """
+    return {
+        (f"{name} ({len(runs)} seeds)" if len(runs) > 1 else name): runs
+        for name, line in rows_by_line(rows, ("method", *columns)).items()
+        for runs in [rows_by_line(line, ("run",))]
+    }
+
+
+def draw_seeds(axis: Any, index: int, label: str, runs: Iterable[Sequence[tuple[float, float]]], **style: Any) -> None:
+    """Draw the points of a run as a line; of several, the mean in a band from the lowest to the highest.
+
+    Runs with points at different x are interpolated, where all of them have points; else each is a line.
+    """
+    import numpy as np
+
+    runs = [points for points in runs if points]
+    first = max((points[0][0] for points in runs), default=0)
+    last = min((points[-1][0] for points in runs), default=0)
+    xs = sorted({x for points in runs for x, _ in points if first <= x <= last})
+    if len(runs) < 2 or not xs:
+        for points in runs or [()]:
+            draw_line(axis, index, label, points, **style)
+        return
+    values = np.array([np.interp(xs, *zip(*points, strict=True)) for points in runs])
+    draw_line(axis, index, label, zip(xs, values.mean(0).tolist(), strict=True), **style)
+    axis.fill_between(xs, values.min(0), values.max(0), color=_COLOURS[index % len(_COLOURS)], alpha=_BAND, linewidth=0)
+
+
+def add_key_of_seeds(axis: Any, lines: Mapping[str, Mapping[str, Any]]) -> None:
+    """Explain the bands in the legend, if any of `seed_lines` has several runs."""
+    if any(len(runs) > 1 for runs in lines.values()):
+        axis.fill_between((), (), (), color=_GREY, alpha=2 * _BAND, linewidth=0, label="seeds: mean, lowest to highest")
 
 
 def draw_means(axis: Any, index: int, label: str, points: Iterable[tuple[float, float]]) -> None:
@@ -272,7 +318,7 @@ def draw_level(axis: Any, index: int, label: str, ends: tuple[float, float], val
     """Draw a horizontal line at the mean of `values`, in a band of their standard deviation."""
     mean, deviation = _mean_and_deviation(values)
     draw_line(axis, index, label, [(end, mean) for end in ends], marker="")
-    axis.fill_between(ends, mean - deviation, mean + deviation, color=_COLOURS[index], alpha=0.15, linewidth=0)
+    axis.fill_between(ends, mean - deviation, mean + deviation, color=_COLOURS[index], alpha=_BAND, linewidth=0)
 
 
 def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
@@ -290,8 +336,31 @@ def draw_bars(axis: Any, bars: Sequence[tuple[str, float, float, float]], grey: 
 
 
 def draw_violins(axis: Any, samples: Sequence[Any]) -> None:
-    """Draw a violin with its median for each sample, at x = 0, 1, 2, ..."""
-    violins = axis.violinplot(samples, range(len(samples)), widths=0.8, showmedians=True, showextrema=False)
-    for body in violins["bodies"]:
-        body.set(facecolor=_COLOURS[2], edgecolor=_COLOURS[5], alpha=0.8)
-    violins["cmedians"].set_color(_COLOURS[0])
+    """Draw a violin with its median for each sample, at x = 0, 1, 2, ..., on a logarithmic axis.
+
+    Densities are of the logarithms, so that areas can be compared by eye. Zeros and the lowest 1 % of the others are
+    left out. A sample of zeros has no violin.
+    """
+    import numpy as np
+
+    logarithms = {x: np.log10(sample[sample > 0]) for x, sample in enumerate(samples) if (sample > 0).any()}
+    logarithms = {x: logs[logs >= np.quantile(logs, 0.01, method="lower")] for x, logs in logarithms.items()}
+    if logarithms:
+        violins = axis.violinplot(
+            list(logarithms.values()), list(logarithms), widths=0.8, showmedians=True, showextrema=False
+        )
+        for body in violins["bodies"]:
+            body.set(facecolor=_COLOURS[2], edgecolor=_COLOURS[5], alpha=0.8)
+        violins["cmedians"].set_color(_COLOURS[0])
+    axis.set_xlim(-0.6, len(samples) - 0.4)
+    axis.margins(y=0.15)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.yaxis.set_major_formatter(lambda y, _: f"$10^{{{y:.0f}}}$")
+
+
+def draw_values(axis: Any, index: int, label: str, values: Sequence[float]) -> None:
+    """Mark positive values at x = 0, 1, 2, ... on the logarithmic axis of `draw_violins`, each with its number."""
+    points = [(x, math.log10(value)) for x, value in enumerate(values) if value > 0]
+    draw_line(axis, index, label, points, linestyle="", markersize=4, markevery=1)
+    for x, y in points:
+        axis.annotate(f"{values[x]:.3g}", (x, y), (0, 9), textcoords="offset points", ha="center", fontsize=7)

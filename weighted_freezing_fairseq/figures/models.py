@@ -19,6 +19,7 @@ from .training_logs import RunFiles
 
 PASSES = ("run", "setting", "model", "scoring", "series", "passes", "seed", "bleu")
 STANDARD = "standard"
+_STANDARD_LABEL = "standard (K = 1)"
 
 
 def read_passes(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
@@ -59,14 +60,22 @@ def draw_passes(rows: Sequence[CsvRow], picture: Path, options: Options) -> None
     most_passes = max(drawing.whole_number(row["passes"]) for row in rows)
     with drawing.paper_panels(picture, len(settings), options) as axes:
         for axis, title, rows_of_setting in zip(axes, titles, settings.values(), strict=True):
-            if standard := [number(row["bleu"]) for row in rows_of_setting if row["series"] == STANDARD]:
-                drawing.draw_level(axis, 0, "standard (K = 1)", (1, most_passes), standard)
+            passes = {drawing.whole_number(row["passes"]) for row in rows_of_setting}
+            standard = [(1, number(row["bleu"])) for row in rows_of_setting if row["series"] == STANDARD]
+            if passes == {1}:
+                draw_means(axis, 0, _STANDARD_LABEL, standard)
+            elif standard:
+                drawing.draw_level(axis, 0, _STANDARD_LABEL, (1, most_passes), [bleu for _, bleu in standard])
             for index, name in enumerate(series, 1):
                 if rows_of_series := [row for row in rows_of_setting if row["series"] == name]:
                     draw_means(axis, index, name, drawing.points(rows_of_series, "passes", "bleu"))
-            axis.set(xlabel="passes K", ylabel="BLEU", xticks=range(1, most_passes + 1))
+            axis.set(xlabel="passes K", ylabel="BLEU", xlim=(0.5, most_passes + 0.5), xticks=range(1, most_passes + 1))
+            if len(passes) == 1:
+                drawing.draw_note(axis, f"scores of K = {min(passes)} only: train and score other K")
             if len(settings) > 1:
                 axis.set_title(drawing.wrap_title(title))
+        if len({row["seed"] for row in rows}) > 1:
+            drawing.draw_key(axes[0], "\u00b1 standard deviation over seeds", linestyle="", marker="|", markersize=8)
 
 
 # Scores by pruning --------------------------------------------------------------------------------------------------
@@ -138,6 +147,8 @@ def draw_pruning(rows: Sequence[CsvRow], picture: Path, options: Options) -> Non
                 if in_panel:
                     draw_means(axis, index, name, ((100 * x, y) for x, y in drawing.points(in_panel, "pruned", column)))
             axis.set(xlabel="pruned weights (%)", ylabel=ylabel, title=model)
+        if len({row["seed"] for row in rows}) > 1:
+            drawing.draw_key(axes[0], "\u00b1 standard deviation over seeds", linestyle="", marker="|", markersize=8)
 
 
 # Norms of weights ---------------------------------------------------------------------------------------------------
@@ -159,7 +170,9 @@ def read_norms(label: str, path: Path, options: Options) -> list[dict[str, Any]]
     from ..core.tensor_files import refuse_bad_numbers
     from ..workspace.checkpoints import read_checkpoint
     from ..workspace.progress import say
+    from ..workspace.trainings import checkpoint_of
 
+    path = checkpoint_of(path)
     say(f"{label}: reading {path}")
     tensors = {n: t for n, t in read_checkpoint(path)[1].items() if re.search(r"(^|[._])(weight|bias)$", n)}
     refuse_bad_numbers(tensors, f"{path}:")

@@ -48,11 +48,11 @@ FIGURES: Mapping[str, Figure] = {
     for figure in (
         Figure(
             "curves",
-            about="learning curves: training loss, validation loss, nll and BLEU over updates",
+            about="learning curves: training loss, validation loss, nll_loss and BLEU over updates",
             source="Xu et al. 2022, Figure 7",
             takes="RUN...",
-            remedy="no JSON lines of fairseq's log; train with --log-format json, and give the log where it is "
-            "not called train.log",
+            remedy="no values in fairseq's log and no TensorBoard files; train with --log-format json or simple, or "
+            "--tensorboard-logdir DIR, and give the log where it is not called train.log",
             columns=training.CURVES,
             read=training.read_curves,
             draw=training.draw_curves,

@@ -1,10 +1,11 @@
-"""The files of a run that figures are drawn from: its log, settings, importance.csv and scores.
+"""The files of a run that figures are drawn from: its log or TensorBoard events, settings, importance.csv and scores.
 
-A run is a folder of `wff train` or another recipe, a save folder of fairseq, or a log of `fairseq-train --log-format
-json`, with or without Hydra.
+A run is a folder of `wff train` or another recipe, a save folder of fairseq, a log of `fairseq-train --log-format json`
+or `simple`, with or without Hydra, or a folder of `--tensorboard-logdir`.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 
 from ..errors import UserError
 from ..forms import Content, expect_known
-from ..workspace.runs import PROVENANCE
+from ..workspace.runs import PROVENANCE, read_provenance
 
 # The prefix of names in each kind of log line: an interval of updates, an epoch, a validation.
 _PREFIXES = {"train_inner": "", "train": "train_", "valid": "valid_"}
+# A line's logger, in fairseq's own format or in Hydra's, and its values.
+_LINE = re.compile(rf"(?:\| ({'|'.join(_PREFIXES)}) \| |\[({'|'.join(_PREFIXES)})\]\[INFO\] - )(.*)")
+# Of the simple format: "loss=9.1, ppl=300" of an interval, "| loss 9.1 | ppl 300" of an epoch or a validation.
+_SIMPLE_VALUE = re.compile(r"(?:\| (\w+) ([^\s|]+)(?= \||$))|(\w+)=([^,\s]+)(?=,|$)")
+_EVENTS = "events.out.tfevents."
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,44 @@ class RunFiles:
         return self.path if self.path.is_file() else self._first("train.log", "hydra_train.log")
 
     @property
+    def events(self) -> Path | None:
+        """The folder of TensorBoard's files: for an event file, the one that fairseq was given."""
+        if self.path.name.startswith(_EVENTS):
+            return self.path.resolve().parents[1]
+        folders = (self.path, self.folder / "tensorboard") if self.path.is_dir() else ()
+        files = (file for folder in folders for file in folder.glob(f"*/{_EVENTS}*"))
+        return next((file.parents[1] for file in files if file.parent.name in _PREFIXES), None)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The values of each interval of training and each validation, from the log, else from TensorBoard's files."""
+        if not self.path.name.startswith(_EVENTS) and self.log and (rows := read_log(self.log)):
+            return rows
+        return read_events(self.events) if self.events else []
+
+    def line(self, label: str) -> dict[str, str]:
+        """The columns that say which line of a picture the run belongs to: the runs of a method differ in their seed.
+
+        The method is the label without its seed: standard for standard-1, where the run was trained with seed 1.
+        """
+        recorded = (self.folder / PROVENANCE).is_file()
+        seed = read_provenance(self.folder)["seed"] if recorded else self.settings().get("common", {}).get("seed", "")
+        return {"run": label, "method": label.removesuffix(f"-{seed}") if seed != "" else label, "seed": str(seed)}
+
+    @property
     def importance(self) -> Path | None:
         """The table that --log-importance writes into fairseq's save folder."""
         if self.path.suffix == ".csv":
             return self.path
         return self._first("importance.csv", "checkpoints/importance.csv")
 
+    @property
+    def yaml(self) -> Path | None:
+        """The settings, by their name in a run folder or in an output folder of Hydra."""
+        return self._first("run.yaml", ".hydra/config.yaml")
+
     def settings(self) -> Mapping[str, Any]:
         """The sections of run.yaml or of Hydra's config.yaml; empty if neither exists."""
-        path = self._first("run.yaml", ".hydra/config.yaml")
+        path = self.yaml
         if path is None:
             return {}
         from omegaconf import OmegaConf
@@ -88,34 +123,62 @@ class RunFiles:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The values that a log has for each interval of training and each validation, with `split` and `update`.
+    """The values that a log has for each interval of training and each validation, with `split` and `update`."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return _in_order(_values(lines))
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The same from the files that fairseq writes with `--tensorboard-logdir`."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    values: dict[tuple[str, int], dict[str, float]] = {}
+    for kind in _PREFIXES:
+        if not any(folder.glob(f"{kind}/{_EVENTS}*")):
+            continue
+        events = EventAccumulator(str(folder / kind), {SCALARS: 0}).Reload()  # 0: all of them
+        for tag in events.Tags()[SCALARS]:
+            for event in events.Scalars(tag):
+                of_update = values.setdefault((kind, event.step), {"num_updates": event.step})
+                of_update[tag] = float(f"{event.value:.6g}")  # written in float32
+    return _in_order((kind, of_update) for (kind, _), of_update in values.items())
+
+
+def _in_order(values: Iterable[tuple[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """One row for each update of training, then one for each validation.
 
     Of the updates that a resumed run repeats, only the last values count. A log without intervals has epochs instead.
     """
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for kind, values in _values(lines):
-            update = int(values["num_updates"])
-            # a line's own "update" is in epochs
-            rows[kind, update] = {**values, "split": "valid" if kind == "valid" else "train", "update": update}
+    for kind, of_update in values:
+        update = int(of_update["num_updates"])
+        # a line's own "update" is in epochs
+        rows[kind, update] = {**of_update, "split": "valid" if kind == "valid" else "train", "update": update}
     if any(kind == "train_inner" for kind, _ in rows):
         rows = {key: row for key, row in rows.items() if key[0] != "train"}
     return [rows[key] for key in sorted(rows, key=lambda key: (key[0] == "valid", key[1]))]
 
 
 def _values(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
-    """The kind and the values of each complete line of JSON."""
+    """The kind and the values of each complete line, of JSON or of the simple format."""
     for line in lines:
-        for kind, prefix in _PREFIXES.items():
-            if f"| {kind} | {{" not in line and f"[{kind}][INFO] - {{" not in line:
+        if (match := _LINE.search(line)) is None:
+            continue
+        kind, text = match[1] or match[2], match[3]
+        prefix = _PREFIXES[kind]
+        try:
+            if text.startswith("{"):
+                content = json.loads(text)
+            elif not line.endswith("\n"):
                 continue
-            try:
-                values = {
-                    str(name).removeprefix(prefix): float(value)
-                    for name, value in json.loads(line[line.index("{") :]).items()
-                    if not isinstance(value, list)  # of predictions, which fairseq leaves empty
-                }
-            except (ValueError, TypeError):  # a line that a killed run left incomplete, or a value that is not a number
-                continue
-            if "num_updates" in values:
-                yield kind, values
+            else:
+                content = {a or c: b or d for a, b, c, d in _SIMPLE_VALUE.findall(text)}
+            values = {
+                str(name).removeprefix(prefix): float(value)
+                for name, value in content.items()
+                if not isinstance(value, list) and value != "None"  # of predictions, which fairseq leaves empty
+            }
+        except (ValueError, TypeError):  # a line that a killed run left incomplete, or a value that is not a number
+            continue
+        if "num_updates" in values:
+            yield kind, values

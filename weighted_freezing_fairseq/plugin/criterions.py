@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from ..core import snapshot
 from ..core.divergences import DIVERGENCES
 from ..core.penalties import quadratic_penalty
-from ..core.rules import RULES
+from ..core.rules import RULES, SCOPES
 from ..core.schedules import adaptive_alpha
-from ..core.scope import SCOPES, Slot
+from ..core.scope import Slot
 from ..errors import UserError
 from . import no_effect, parameters
 from .guided_criterion import CriterionConfig, GuidedCriterion, register

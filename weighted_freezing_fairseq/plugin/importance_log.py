@@ -174,7 +174,7 @@ class ImportanceLog(TrainerListener):
             group = "model" if row["by"] == "model" else row["group"]
             for name in COLUMNS[4:]:
                 if row[name] is not None:
-                    self._writer.add_scalar(f"{name}/{group}", row[name], row["update"])
+                    self._writer.add_scalar(f"{name}/{group}".replace(" ", "_"), row[name], row["update"])
         self._writer.flush()
 
     @cached_property

@@ -26,8 +26,8 @@ from ..core.base_step import ADAMS, AdamFormula
 from ..core.fixed import SOURCES, FixedMaskOptimizer
 from ..core.guided import STAGES, GuidedOptimizer
 from ..core.importance import METRICS
-from ..core.rules import RULES, forms
-from ..core.scope import SCOPES, Slot
+from ..core.rules import RULES, SCOPES, forms
+from ..core.scope import Slot
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
 from ..errors import UserError, check_fraction
 from . import no_effect, parameters

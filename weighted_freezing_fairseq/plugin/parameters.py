@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..core.scope import Entry, Scope, Slot, catalogue, nonempty
+from ..core.rules import Scope
+from ..core.scope import Entry, Slot, catalogue, nonempty
 
 OF_CRITERION = "criterion."  # prefix of the names of the criterion's parameters
 CLASSIFIERS = r"(^|\.)classification_heads\."  # matches the names of parameters of fairseq's heads for sentences

@@ -61,8 +61,6 @@ class Trained:
             raise UserError(f"there is no checkpoint {checkpoint}; give the path of a fairseq checkpoint")
         if not data.is_dir():
             raise UserError(f"there is no binarised folder {data}; make it with fairseq-preprocess")
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError("torch sees no GPU here; type --device cpu")
         model, task = _load(checkpoint, data)
         limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())
         dataset = _open(task, data, split)

@@ -1,10 +1,11 @@
 """What is known of a training run from its files: settings, provenance, progress and scores.
 
-A run is a folder of `wff train`, a save folder of fairseq, or a log of `fairseq-train`.
+A run is a folder of `wff train`, a save folder of fairseq, a log of `fairseq-train`, or its TensorBoard folder.
 """
 
 import argparse
 import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _LOG, _SETTINGS = "train.log", "run.yaml"
 _LAST, _BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 _RUN_FILES = (_LOG, _SETTINGS, PROVENANCE, "checkpoints", _LAST, _BEST)  # a folder with one of them is a run
 _SHARED_SECTIONS = ("common", "optimization")  # other sections repeat their values or refer to them
+_PARAMETERS = re.compile(r"num\. shared model params: ([\d,]+)")
 _SETTINGS_START = "{'_name': None, 'common': {"  # of the line in which fairseq logs all settings
 
 
@@ -82,7 +84,19 @@ class Account:
     @property
     def finished(self) -> bool:
         """Whether the latest start in the log reached the end of training."""
+        return self._latest_start[2]
+
+    @property
+    def parameters(self) -> str:
+        """The number of parameters of the model, as the log has it; empty without it."""
         return self._latest_start[1]
+
+    @property
+    def links(self) -> dict[str, Path]:
+        """The files of the run that a reader may open, by name: log, YAML, and the translations of a run folder."""
+        translations = sorted(self.folder.glob("scores/*.hyp.txt")) if self.path.is_dir() else []
+        files = (self.files.log, self.files.yaml if self.path.is_dir() else None, *translations)
+        return {path.name: path for path in files if path}
 
     @property
     def complete(self) -> bool:
@@ -115,22 +129,24 @@ class Account:
         return self._logged_sections, bool(self._logged_sections)
 
     @cached_property
-    def _latest_start(self) -> tuple[str, bool]:
-        """The settings that the latest start of training logged, as text, and whether it reached the end."""
-        settings, finished = "", False
+    def _latest_start(self) -> tuple[str, str, bool]:
+        """The settings and the number of parameters that the latest start logged, and whether it reached the end."""
+        settings, parameters, finished = "", "", False
         if self.files.log is not None:
             with self.files.log.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
                     if _SETTINGS_START in line:
                         settings, finished = line[line.index(_SETTINGS_START) :].strip(), False
+                    elif match := _PARAMETERS.search(line):
+                        parameters = match[1]
                     elif "done training in" in line:
                         finished = True
-        return settings, finished
+        return settings, parameters, finished
 
     @cached_property
     def _logged_sections(self) -> Mapping[str, Any]:
         """Sections of settings from the log; empty where the log does not have them as a Python expression."""
-        settings, _ = self._latest_start
+        settings = self._latest_start[0]
         try:
             return _sections(_parsed(ast.parse(settings, mode="eval").body)) if settings else {}
         except (SyntaxError, ValueError):  # a truncated line, or a value whose repr is not an expression
@@ -151,13 +167,13 @@ def _runs_at(path: Path) -> list[Path]:
         return [path.parent.resolve() if in_run_folder else path.resolve()]
     if not path.is_dir():
         raise UserError(f"there is no {path}; give a run folder, a save folder of fairseq, or a training log")
-    if any((path / name).exists() for name in _RUN_FILES):
+    if any((path / name).exists() for name in _RUN_FILES) or RunFiles(path).events:
         return [path.resolve()]
     runs = {file.parent.resolve() for name in (PROVENANCE, _SETTINGS, _LOG) for file in path.rglob(name)}
     if not runs:
         raise UserError(
-            f"there is no run in {path}; give a run folder, a save folder of fairseq, or a log of "
-            "fairseq-train --log-format json"
+            f"there is no run in {path}; give a run folder, a save folder of fairseq, a log of fairseq-train, or a "
+            "folder of --tensorboard-logdir"
         )
     return sorted(runs, key=lambda run: (run.parent, not run.name.startswith(BASELINE), run))
 

@@ -79,7 +79,7 @@ class Cell:
             self,
             **{name: getattr(setting, name) for name in of_setting},
             state=RUN,
-            test=setting.subset,
+            test=setting.test,
             seeds=_joined(result.seeds),
             n=len(runs),
             metric=setting.metrics[0],
@@ -171,7 +171,7 @@ def _with_average(cell: Cell, table: PublishedTable, results: Sequence[Result]) 
     score, score_sd = statistics.mean(means.values()), mean_and_deviation(means.values())[1]
     setting = of_method[0].setting
     cell = replace(
-        cell, state=RUN, test=setting.subset, choice=setting.choice, decode=setting.decode, seeds=_joined(means),
+        cell, state=RUN, test=setting.test, choice=setting.choice, decode=setting.decode, seeds=_joined(means),
         n=len(means), metric=setting.metrics[0], score=score, score_sd=score_sd, minus_paper=score - cell.paper,
         signature=setting.signature,
     )  # fmt: skip

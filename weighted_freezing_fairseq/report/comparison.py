@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..files import write_atomically
 from ..scoring.compare import Comparison, Sentence
+from .grids import Grid
 from .templates import rendered
 
 
@@ -22,9 +23,9 @@ def as_text(comparison: Comparison, most: int) -> str:
         f"  {second} is better in {comparison.better:,} sentences, worse in {comparison.worse:,}, equal in {equal:,}, "
         f"by {comparison.metric}",
     ]
-    gains = [sentence for sentence in comparison.sentences[:most] if sentence.difference > 0]
-    losses = [sentence for sentence in comparison.sentences[::-1][:most] if sentence.difference < 0]
-    for title, sentences in ((f"{second} gains most", gains), (f"{second} loses most", losses)):
+    best_and_worst = ("gains", comparison.gains(most)), ("loses", comparison.losses(most))
+    for verb, sentences in best_and_worst:
+        title = f"{second} {verb} most"
         lines += ["", f"{title}:"] if sentences else []
         for sentence in sentences:
             lines += ["", *_block(comparison, sentence)]
@@ -42,4 +43,19 @@ def _block(comparison: Comparison, sentence: Sentence) -> list[str]:
 
 def write_page(comparison: Comparison, out: Path) -> None:
     """Every sentence side by side, with a field to search for words."""
-    write_atomically(out, rendered("comparison.html.j2", comparison=comparison, title=" and ".join(comparison.names)))
+    title = " and ".join(comparison.names)
+    write_atomically(out, rendered("comparison.html.j2", comparison=comparison, scores=scores(comparison), title=title))
+
+
+def scores(comparison: Comparison) -> Grid:
+    """The scores of the whole set, for a page."""
+    rows = [[name, f"{score:.2f}"] for name, score in zip(comparison.names, comparison.scores, strict=True)]
+    p_values = comparison.p_values
+    notes = [
+        f"`{comparison.signature}`",
+        f"p = {p_values.bootstrap:.4f} by paired bootstrap, {p_values.randomisation:.4f} by paired approximate "
+        "randomisation",
+        f"{comparison.names[1]} is better in {comparison.better:,} of {len(comparison.sentences):,} sentences, worse "
+        f"in {comparison.worse:,}, by `{comparison.metric}`",
+    ]
+    return Grid(comparison.test, ["system", comparison.measure], rows, notes)

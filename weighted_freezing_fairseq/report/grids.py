@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-_NUMBER = re.compile(r"[-+\d.,±%()\[\]/ ]*\d[-+\d.,±%()\[\]/ ]*|-|")
+_NUMBER = re.compile(r"(?=.*\d)(?:[-+.,±%()\[\]/ ]|\d+(?:e[-+]\d+)?)+|-|")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """`wff report --html`: one self-contained HTML page about runs: scores, curves, settings, importance and cost.
 
-The template `page.html.j2` embeds style and pictures, so that the page opens without a network. The page contains no
-scripts and no time of writing: the same runs give the same bytes. `sections.py` has the content of each section.
+The template `page.html.j2` embeds style and pictures, so that the page opens without a network; it links to the runs'
+own files by relative paths. The page contains no scripts and no time of writing: the same runs give the same bytes.
+`sections.py` has the content of each section.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ def write(inputs: PageInputs, out: Path | None) -> Path:
         no_picture=NO_PICTURE,
         importance_remedy=FIGURES["importance"].remedy,
         scores=sections.scores(runs, inputs.tables, inputs.choice, inputs.data, out),
+        comparisons=sections.comparisons(runs, inputs.choice, inputs.data, out),
         training=sections.training(runs),
         settings=sections.settings(runs),
         importance=sections.importance(runs),
@@ -89,6 +91,7 @@ def write(inputs: PageInputs, out: Path | None) -> Path:
         costs=list(map(sections.cost_table, inputs.costs)),
         cost_command=sections.cost_command(runs, inputs.folder),
         provenance=sections.provenance(runs),
+        links=sections.links(runs, out),
         reproduction=sections.reproduction(runs, [*inputs.sensitivities, *inputs.costs], out),
     )
     write_atomically(out, page)

@@ -1,4 +1,4 @@
-"""Figures for a page: SVG as data URIs, in two widths."""
+"""Figures for a page: SVG as data URIs, in two widths, each for a light and for a dark ground."""
 
 import base64
 import tempfile
@@ -11,13 +11,24 @@ from typing import Any
 from ..figures.drawing import Options
 from ..figures.registry import FIGURES, draw
 
+# For a dark ground: black, which matplotlib leaves out where it is the colour of a filled shape or of text, and white.
+# The other colours suit both grounds.
+_DARK = """<style>
+svg { fill: #e4e6e8 }
+[style*="stroke: #000000"] { stroke: #e4e6e8 !important }
+[style*="fill: #ffffff"] { fill: #16181b !important }
+</style>
+"""
+
 
 @dataclass(frozen=True)
 class Picture:
     """A figure as data URIs for wide and narrow screens, with its alternative text and its caption."""
 
     wide: str
+    wide_dark: str
     narrow: str
+    narrow_dark: str
     alt: str
     caption: str
 
@@ -34,13 +45,23 @@ def picture(
     draw_functions: Sequence[Callable[[Path], None]], about: str, runs: Iterable[str], caption: str
 ) -> Picture | None:
     """A picture from functions that draw into a file: the first draws the wide version, the last the narrow one."""
-    uris = []
+    pictures = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.svg"
         try:
-            for draw_into in draw_functions:
-                draw_into(path)
-                uris.append(f"data:image/svg+xml;base64,{base64.b64encode(path.read_bytes()).decode()}")
+            from matplotlib import rc_context
+
+            with rc_context({"savefig.transparent": True}):
+                for draw_into in draw_functions:
+                    draw_into(path)
+                    pictures.append(path.read_text(encoding="utf-8"))
         except ImportError:
             return None
-    return Picture(uris[0], uris[-1], f"{about}; of {', '.join(runs)}", caption)
+    wide, narrow = (
+        (_data_uri(svg), _data_uri(svg.replace("<defs>", f"{_DARK}<defs>", 1))) for svg in (pictures[0], pictures[-1])
+    )
+    return Picture(*wide, *narrow, f"{about}; of {', '.join(runs)}", caption)
+
+
+def _data_uri(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -3,24 +3,35 @@
 Each function returns the variables that `page.html.j2` shows in a section.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..analysis import sensitivity
 from ..data import DATASETS
-from ..figures.drawing import number, read_csv, whole_number
+from ..figures.drawing import ONE_COLUMN, TWO_COLUMNS, number, read_csv, whole_number
 from ..figures.registry import FIGURES, collect
 from ..scoring import scored_runs
+from ..scoring.compare import best_with_standard
+from . import comparison
 from .account import Account, compare_settings, joint_label
 from .grids import Grid
 from .pictures import figure, picture
 from .tables import EVERYTHING, score_report
 
 Runs = Mapping[str, Account]
+# The names of statistics are those of the columns of importance.csv and sensitivity.csv.
+_STATISTICS = ("std", "std_over_mean", "gini", "share_top20", "top20_over_bottom80")
+_ABOUT_STATISTICS = (
+    "`gini`: 0 where all are equal, 1 where one holds all; `share_top20`: share of the sum that the top 20 % hold; "
+    "`top20_over_bottom80`: mean of the top 20 % over the mean of the rest."
+)
+_MOST_SENTENCES = 5  # of the gains and of the losses of a comparison
 
 
 def summary(runs: Runs) -> Iterator[str]:
@@ -67,11 +78,30 @@ def scores(runs: Runs, tables: Sequence[str], choice: str | None, data: Path | N
     }
 
 
+def comparisons(runs: Runs, choice: str | None, data: Path | None, out: Path) -> list[dict[str, Any]]:
+    """Sentences in which standard training and the best other method differ most, for each test set."""
+    folders = [account.folder for account in runs.values() if account.provenance]
+    scored = scored_runs.collect(folders, choice, data)[0] if folders else []
+    return [
+        {
+            "comparison": found,
+            "scores": comparison.scores(found),
+            "sentences": {
+                f"{found.names[1]} gains most": found.gains(_MOST_SENTENCES),
+                f"{found.names[1]} loses most": found.losses(_MOST_SENTENCES),
+            },
+            "command": _command_line(["wff", "compare", *found.folders, "--html", out.with_name("compare.html")]),
+        }
+        for found in best_with_standard(scored, out.with_name("significance.json"))
+    ]
+
+
 def training(runs: Runs) -> dict[str, Any]:
     """The progress of each run, and its learning curves."""
-    points = collect("curves", {label: log for label, account in runs.items() if (log := account.files.log)})
+    points = collect("curves", {label: account.path for label, account in runs.items()})
     rows = [_progress_row(label, account, [p for p in points if p["run"] == label]) for label, account in runs.items()]
-    header = ["run", "updates", "of", "end", "training loss", "best validation nll", "at update", "best BLEU", "hours"]
+    header = ["run", "parameters", "updates", "of", "end", "training loss", "best validation nll_loss", "at update"]
+    header += ["best BLEU", "hours"]
     notes = ["Losses in bits; BLEU is that of validation, not of a test set."]
     if all(row[-2] == "-" for row in rows):  # no run was trained with --eval-bleu
         header, *rows = [[*line[:-2], line[-1]] for line in (header, *rows)]
@@ -105,14 +135,18 @@ def importance(runs: Runs) -> dict[str, Any]:
     paths = {label: path for label, account in runs.items() if (path := account.importance)}
     if not paths:
         return {}
-    columns = ("mean", "std", "std_over_mean", "gini", "share_top20", "top20_over_bottom80", "frozen")
+    columns = ("mean", *_STATISTICS, "frozen")
     rows = []
     for label, path in paths.items():
         models = [row for row in read_csv(path, torn=True) if row["by"] == "model"]
         first_and_last = [models[0], models[-1]] if len(models) > 1 else models
         rows += [[label, row["update"], *(_rounded(row[column]) for column in columns)] for row in first_and_last]
-    header = ["run", "update", "mean", "std", "std / mean", "Gini", "top 20 % hold", "top 20 % / the rest", "frozen"]
-    notes = ["Of abs(theta * grad) of the batch of that update: the first and the last that was measured."]
+    header = ["run", "update", *(f"`{name}`" for name in columns)]
+    notes = [
+        "Of abs(theta * grad) of the batch of that update: the first and the last that was measured. "
+        "`frozen`: share of the parameters that were not updated.",
+        _ABOUT_STATISTICS,
+    ]
     return {
         "picture": figure("importance", collect("importance", paths), paths),
         "table": Grid("Sensitivity of all parameters", header, rows, notes),
@@ -135,7 +169,10 @@ def sensitivity_table(path: Path) -> dict[str, Any]:
     return {
         "broken": "",
         "picture": picture(
-            [partial(sensitivity.picture, path.parent)], about, [row["checkpoint"] for row in models], caption
+            [partial(sensitivity.picture, path.parent, width=width) for width in (TWO_COLUMNS, ONE_COLUMN)],
+            about,
+            [row["checkpoint"] for row in models],
+            caption,
         ),
         "models": _sensitivity_grid("Sensitivity of all parameters of each checkpoint", models, "checkpoint"),
         "groups": [
@@ -192,6 +229,15 @@ def provenance(runs: Runs) -> dict[str, Any]:
     header = ["package", *(joint_label(labels) if several else "version" for labels in labels_by_versions.values())]
     rows = [[name, *(dict(versions).get(name, "-") for versions in labels_by_versions)] for name in packages]
     return {"tables": [origins, Grid("Versions", header, rows)], "unknown": unknown}
+
+
+def links(runs: Runs, out: Path) -> dict[str, dict[str, str]]:
+    """The files of each run by name, as addresses relative to the page."""
+    return {
+        label: {name: quote(os.path.relpath(path, out.resolve().parent)) for name, path in account.links.items()}
+        for label, account in runs.items()
+        if account.links
+    }
 
 
 def reproduction(runs: Runs, tables: Sequence[Path], out: Path) -> dict[str, Any]:
@@ -257,6 +303,7 @@ def _progress_row(label: str, account: Account, points: Sequence[Mapping[str, An
     seconds = scored_runs.cost(account.files.log)[1] if account.files.log else None
     return [
         label,
+        account.parameters or "-",
         f"{max(whole_number(point['update']) for point in points):,}" if points else "-",
         f"{int(max_update):,}" if max_update.isdecimal() and max_update != "0" else "-",
         "reached" if account.finished else "not reached" if account.files.log else "unknown",
@@ -269,16 +316,13 @@ def _progress_row(label: str, account: Account, points: Sequence[Mapping[str, An
 
 
 def _sensitivity_grid(title: str, rows: Sequence[Mapping[str, str]], *label_columns: str) -> Grid:
-    columns = {
-        "std": "std", "std_over_mean": "std / mean", "gini": "Gini", "share_top20": "top 20 % hold",
-        "top20_over_bottom80": "top 20 % / the rest",
-    }  # fmt: skip
     cells = [
-        [*(row[name] for name in label_columns), *(_rounded(row[name]) for name in columns),
+        [*(row[name] for name in label_columns), *(_rounded(row[name]) for name in _STATISTICS),
          f"{whole_number(row['parameters']):,}"]
         for row in rows
     ]  # fmt: skip
-    return Grid(title, [*label_columns, *columns.values(), "parameters"], cells)
+    header = [*label_columns, *(f"`{name}`" for name in _STATISTICS), "parameters"]
+    return Grid(title, header, cells, [_ABOUT_STATISTICS])
 
 
 def _cost_grid(size: str, rows: Sequence[Mapping[str, str]]) -> Grid:

@@ -1,14 +1,19 @@
 """Two systems on one test set, sentence by sentence: where the second is better, where it is worse, and by how much."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import mean
 
 from ..errors import UserError
+from ..workspace.progress import say
 from ..workspace.runs import Run
-from .scored_runs import ScoredRun, collect, rescore_command
+from .published import BASELINE
+from .results import Result, results
+from .scored_runs import ScoredRun, Setting, collect, rescore_command
 from .scores import read_lines
-from .significance import PValues
+from .significance import PValues, cached_p_values
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Comparison:
     """The sentences of a test set, those first where the second system gains most over the first.
 
     Args:
-        names: of the systems.
+        names, folders: of the systems.
         metric: of the sentences, with its signature.
         test: the data set, the recipe and the test set, for a reader.
         scores: of the whole set, by the measure that is reported and tested, which is called `measure`.
@@ -45,6 +50,7 @@ class Comparison:
     """
 
     names: tuple[str, str]
+    folders: tuple[Path, Path]
     test: str
     metric: str
     measure: str
@@ -57,6 +63,14 @@ class Comparison:
     def better(self) -> int:
         """In how many sentences the second system scores higher."""
         return sum(sentence.difference > 0 for sentence in self.sentences)
+
+    def gains(self, most: int) -> tuple[Sentence, ...]:
+        """At most `most` sentences in which the second system gains most."""
+        return tuple(sentence for sentence in self.sentences[:most] if sentence.difference > 0)
+
+    def losses(self, most: int) -> tuple[Sentence, ...]:
+        """At most `most` sentences in which the second system loses most."""
+        return tuple(sentence for sentence in self.sentences[::-1][:most] if sentence.difference < 0)
 
     @property
     def worse(self) -> int:
@@ -74,8 +88,6 @@ def compare(
         choice: of the checkpoints that were scored: best, last or average; None: the first of them in both runs.
         data: the prepared data, if the references are not where they were.
     """
-    from sacrebleu.metrics import CHRF
-
     first, second = (_scored(folder, subset, choice, data) for folder in folders)
     if first.setting != second.setting:
         raise UserError(
@@ -84,6 +96,41 @@ def compare(
         )
     if not first.setting.translated:
         raise UserError(f"{first.folder} predicts labels; wff compare is for translations")
+    return _compared(first, second, first.setting.scorer.p_values)
+
+
+def best_with_standard(scored: Iterable[ScoredRun], cache: Path) -> list[Comparison]:
+    """On each test set, standard training compared with the method of the best mean score, by one seed of both.
+
+    Args:
+        scored: runs; those of other settings are not compared.
+        cache: file of p-values.
+    """
+    comparisons = []
+    by_setting: dict[Setting, list[Result]] = {}
+    for result in results(scored)[0]:
+        files = (path for run in result.runs for path in (run.reference, run.hypotheses))
+        if result.setting.translated and all(path.is_file() for path in files):
+            by_setting.setdefault(result.setting, []).append(result)
+    for of_setting in by_setting.values():
+        standard = next((result for result in of_setting if result.method == BASELINE), None)
+        others = [x for x in of_setting if standard and x.method != BASELINE and {*x.seeds} & {*standard.seeds}]
+        if standard and others:
+            best = max(others, key=lambda result: mean(run.score for run in result.runs))
+            seed = next(seed for seed in standard.seeds if seed in best.seeds)
+            first, second = (next(run for run in result.runs if run.seed == seed) for result in (standard, best))
+            say(f"{first.setting.name}: comparing {best.method} with {BASELINE} sentence by sentence")
+            p_values = partial(cached_p_values, cache=cache, scorer=first.setting.scorer)
+            comparisons.append(_compared(first, second, p_values))
+    return comparisons
+
+
+def _compared(
+    first: ScoredRun, second: ScoredRun, p_values: Callable[[Sequence[str], Sequence[str], Sequence[str]], PValues]
+) -> Comparison:
+    """The sentences of two runs that were scored alike."""
+    from sacrebleu.metrics import CHRF
+
     reference = read_lines(first.reference)
     translations = [read_lines(run.hypotheses) for run in (first, second)]
     for run, lines in zip((first, second), translations, strict=True):
@@ -108,12 +155,13 @@ def compare(
     ]
     return Comparison(
         names=_names(first, second),
+        folders=(first.folder, second.folder),
         test=first.setting.name,
         metric=f"chrF|{chrf.get_signature()}",
         measure=first.setting.metrics[0],
         signature=first.setting.signature,
         scores=(first.score, second.score),
-        p_values=first.setting.scorer.p_values(*translations, reference),
+        p_values=p_values(*translations, reference),
         sentences=tuple(sorted(sentences, key=lambda sentence: (-sentence.difference, sentence.number))),
     )
 
@@ -123,10 +171,10 @@ def _scored(folder: Path, subset: str, choice: str | None, data: Path | None) ->
     Run.load(folder)
     runs = [run for run in collect([folder], choice, data)[0] if run.folder == folder.resolve()]
     for run in runs:
-        if run.setting.subset == subset:
+        if subset in (run.setting.subset, run.setting.test):
             return run
     if runs:
-        known = ", ".join(sorted(run.setting.subset for run in runs))
+        known = ", ".join(sorted(run.setting.test for run in runs))
         raise UserError(f"{folder} has no scores of {subset!r}; type --subset with one of: {known}")
     raise UserError(f"{folder} is not a scored run folder; type: wff evaluate {folder}")
 

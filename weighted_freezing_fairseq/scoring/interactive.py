@@ -12,6 +12,7 @@ from ..data.recipe import Decode
 from ..errors import UserError
 from ..workspace.machine import Machine
 from ..workspace.processes import failure_reason, refuse_when_stopping, start_module
+from ..workspace.progress import trace
 from .translate import Pieces, search_words
 
 
@@ -28,10 +29,10 @@ class Interactive:
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", stdin: IO[bytes], stdout: IO[bytes], errors: IO[bytes], chunk: int,
-        nbest: int,
+        nbest: int, pieces: Pieces,
     ) -> None:  # fmt: skip
         self._process, self._stdin, self._stdout, self._errors = process, stdin, stdout, errors
-        self.chunk, self.nbest = chunk, nbest
+        self.chunk, self.nbest, self._pieces = chunk, nbest, pieces
 
     def translate(self, sentences: Sequence[str]) -> list[list[Hypothesis]]:
         """The best hypotheses of each sentence, best first.
@@ -53,7 +54,7 @@ class Interactive:
                 raise self._failure()
             if line.startswith(b"D-"):
                 _, score, text = line.decode().removesuffix("\n").split("\t", 2)
-                hypotheses.append(Hypothesis(float(score), text))
+                hypotheses.append(Hypothesis(float(score), self._pieces.text(text)))
         return [hypotheses[first : first + self.nbest] for first in range(0, len(hypotheses), self.nbest)]
 
     def _failure(self) -> UserError:
@@ -96,10 +97,12 @@ def interactive(
         )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
         try:
-            yield Interactive(process, process.stdin, process.stdout, errors, chunk, nbest)
+            yield Interactive(process, process.stdin, process.stdout, errors, chunk, nbest, pieces)
         finally:
             process.kill()
             for stream in (process.stdin, process.stdout):
                 with suppress(BrokenPipeError):  # of what the process has not read
                     stream.close()
             process.wait()
+            errors.seek(0)
+            trace(errors.read().decode("utf-8", errors="replace"))

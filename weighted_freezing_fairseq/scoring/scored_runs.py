@@ -4,11 +4,11 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from ..data import DATASETS, NAMES, SENTENCES, lowercases, prepared
+from ..data import DATASETS, NAMES, lowercases, prepared
 from ..errors import UserError
 from ..forms import NUMBER, Content, read_json
 from ..workspace.runs import CHOICES, PROVENANCE, Run, read_provenance
@@ -20,7 +20,9 @@ LOWERCASED, CASED = "lowercased BLEU", "cased BLEU"  # where both are shown; pla
 
 # The form of a file of scores, of translations or of labels.
 SCORE_FORM = {
-    **dict.fromkeys(("subset", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str),
+    **dict.fromkeys(
+        ("subset", "test_name", "choice", "reference", "bleu_signature", "chrf_signature", "metric", "signature"), str
+    ),
     "lowercased_text": bool,
     "bleu_lowercased": NUMBER,
     "bleu_lowercased_signature": str,
@@ -31,6 +33,7 @@ SCORE_FORM = {
     "legacy": {str: NUMBER},
     "scores": {str: NUMBER},
     "sets": {str: NUMBER},
+    "labels": [str],
 }
 
 
@@ -54,6 +57,10 @@ def _remove_stamps(folders: Iterable[Path]) -> str:
     return " ".join(["rm", *(f"{shlex.quote(str(folder))}/.scoring-*" for folder in folders)])
 
 
+# The updates and seconds in a line of fairseq's log, in JSON, as "wall=9" or as "| wall 9".
+_INTERVAL = re.compile(r'\btrain(?:_inner)?\b.*num_updates(?:": "|=| )(\d+)\b.*wall(?:": "|=| )(\d+)(?:"\}|\n)')
+
+
 @dataclass(frozen=True, order=True)
 class Setting:
     """What two scores must have in common to be compared."""
@@ -70,11 +77,14 @@ class Setting:
     signature: str  # of the score
     second_signature: str  # of the score that is shown beside it
     cased_signature: str = ""  # of cased BLEU, where the score is lowercased BLEU
+    measures: tuple[str, ...] = ()  # of labels, the first is the score; empty: translations
+    classes: tuple[str, ...] = ()  # of labels, in order
+    test_name: str = field(default="", compare=False)  # of own files; "": what the data set calls the subset
 
     @property
     def translated(self) -> bool:
         """Whether the score is BLEU."""
-        return self.dataset not in SENTENCES
+        return not self.measures
 
     @property
     def lowercased(self) -> bool:
@@ -88,7 +98,7 @@ class Setting:
             return LOWERCASED, "chrF", CASED
         if self.translated:
             return "BLEU", "chrF"
-        return tuple(MEASURES[name].title for name in SENTENCES[self.dataset].tasks[self.pair].metrics)
+        return tuple(MEASURES[name].title for name in self.measures)
 
     @property
     def signatures(self) -> tuple[str, ...]:
@@ -98,7 +108,7 @@ class Setting:
     @property
     def scorer(self) -> Scorer:
         """The scorer of the first metric."""
-        return Bleu(self.lowercased) if self.translated else Labels(SENTENCES[self.dataset].tasks[self.pair])
+        return Labels(self.pair, self.classes, self.measures[0]) if self.measures else Bleu(self.lowercased)
 
     @property
     def place(self) -> tuple[str, str, str, str, str]:
@@ -113,9 +123,13 @@ class Setting:
     @property
     def name(self) -> str:
         """A name for tables and messages."""
+        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {self.test}"
+
+    @property
+    def test(self) -> str:
+        """What the user or the data set calls the test set."""
         names = DATASETS[self.dataset].test_names if self.dataset in DATASETS else {}
-        test = names.get(self.subset, self.subset)
-        return f"{self.dataset}, recipe {self.recipe}, training {self.training}, {self.pair}, {test}"
+        return self.test_name or names.get(self.subset, self.subset)
 
 
 @dataclass(frozen=True)
@@ -153,14 +167,14 @@ def collect(roots: Iterable[Path], choice: str | None, data: Path | None) -> tup
         scored += scores
         if not scores:
             # a run on any other data set is trained and scored by one command
-            scored_by_evaluate = _provenance(folder)["dataset"] in NAMES
+            scored_by_evaluate = read_provenance(folder)["dataset"] in NAMES
             (unscored if scored_by_evaluate and Run.load(folder).trained else unfinished).append(folder)
     notes = []
     if unscored:
         problem = f"without a score of choice {choice}" if choice else "trained and not scored"
         notes.append(f"{problem}: {len(unscored)} runs; type: wff evaluate {shlex.join(map(str, unscored))}")
     if unfinished:
-        command = _provenance(unfinished[0])["command"]
+        command = read_provenance(unfinished[0])["command"]
         notes.append(f"not done to the end: {len(unfinished)} runs, {unfinished[0]} is one; to go on type: {command}")
     return scored, notes
 
@@ -182,7 +196,7 @@ def _run_folders(roots: Iterable[Path]) -> list[Path]:
 
 def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[ScoredRun]:
     """The scored run of each test set, with `choice` or the first choice that was scored."""
-    about = _provenance(folder)
+    about = read_provenance(folder)
     scores: dict[str, dict[str, tuple[Path, Content]]] = {}
     for path in sorted((folder / "scores").glob("*.json")):
         score = read_scores(path, f"score the run again: {rescore_command([folder])}")
@@ -191,14 +205,6 @@ def _scores_of(folder: Path, choice: str | None, data: Path | None) -> Iterator[
         first = next((name for name in ([choice] if choice else CHOICES) if name in by_choice), None)
         if first is not None:
             yield _scored_run(folder, about, *by_choice[first], data)
-
-
-def _provenance(folder: Path) -> Content:
-    """The provenance of a run; UserError if its data set has no such task."""
-    about = read_provenance(folder)
-    if about["dataset"] in SENTENCES and about["pair"] not in SENTENCES[about["dataset"]].tasks:
-        raise UserError(f"{about.path} names {about['pair']!r}, which is no task of {about['dataset']}; {about.remedy}")
-    return about
 
 
 def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: Path | None) -> ScoredRun:
@@ -220,6 +226,9 @@ def _scored_run(folder: Path, about: Content, path: Path, score: Content, data: 
         signature=signatures[0],
         second_signature=signatures[1],
         cased_signature=signatures[2],
+        measures=tuple(score.get("scores", ())),
+        classes=tuple(score.get("labels", ())),
+        test_name=score.get("test_name", ""),
     )
     return ScoredRun(
         folder=folder,
@@ -270,7 +279,7 @@ def cost(log: Path) -> tuple[int | None, int | None]:
     sittings = text.split("num. shared model params")[1:]  # logged once a start, when fairseq's clock starts
     updates, seconds = None, 0.0
     for sitting in sittings:
-        if intervals := re.findall(r'\btrain(?:_inner)?\b.*num_updates": "(\d+)".*wall": "(\d+)"\}', sitting):
+        if intervals := _INTERVAL.findall(sitting):
             updates, wall = map(int, intervals[-1])
             ends = re.findall(r"done training in ([\d.]+)", sitting)
             # After a resume fairseq's clock may stay at 0; the last line of the sitting has the time.

@@ -14,21 +14,50 @@ from pathlib import Path
 from typing import Any
 
 from ..data.recipe import Decode
+from ..data.subwords import text_of_bytes
 from ..errors import UserError
 from ..files import write_atomically
+from ..workspace.contents import MANIFEST, manifest_of
 from ..workspace.machine import Machine
 from ..workspace.processes import USER_DIR, failure_reason, refuse_when_stopping, start_module
-from ..workspace.progress import Progress, say
+from ..workspace.progress import Progress, say, trace
 from ..workspace.runs import Run
 from .scores import all_scores, read_lines, refuse_processed
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """How the pieces of a binarised set become text: fairseq's options."""
+    """How the pieces of a binarised set become text.
+
+    Args:
+        remove_bpe, tokenizer: fairseq's options.
+        bytes_to_text: whether some pieces are bytes of letters, which fairseq leaves as they are.
+    """
 
     remove_bpe: str = "sentencepiece"
     tokenizer: str | None = None
+    bytes_to_text: bool = False
+
+    def text(self, line: str) -> str:
+        """What fairseq wrote, with bytes as letters."""
+        return text_of_bytes(line) if self.bytes_to_text else line
+
+
+def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
+    """How the subwords of prepared data become text."""
+    generate = manifest["generate"]
+    return Pieces(generate["remove_bpe"], generate["tokenizer"], generate.get("bytes", False))
+
+
+def raw_text_of(data: Path, subset: str) -> Path:
+    """The raw target side of a test set of a binarised folder that `wff prepare` made."""
+    folder = data.resolve().parent
+    tests = manifest_of(folder)["tests"] if (folder / MANIFEST).is_file() else {}
+    if subset not in tests:
+        raise UserError(
+            f"there is no raw text of {subset} beside {data}; give --reference its target side, one sentence a line"
+        )
+    return folder / tests[subset]
 
 
 def refuse_missing(data: Path) -> None:
@@ -83,10 +112,12 @@ def run_module(module: str, words: Sequence[Any], machine: Machine, watch: Calla
         for raw_line in process.stdout:  # bytes, which are split at line feeds only
             line = raw_line.decode("utf-8").removesuffix("\n")
             last_line = line.strip() or last_line
+            trace(line)
             watch(line)
         process.wait()
         errors.seek(0)
         stderr = errors.read().decode("utf-8", errors="replace").strip()
+    trace(stderr)
     if process.returncode != 0:
         refuse_when_stopping()
         raise UserError(f"{failure}: {failure_reason(stderr or last_line, process.returncode)}")
@@ -97,7 +128,8 @@ def search_words(decode: Decode, pieces: Pieces, machine: Machine) -> list[str]:
     return [
         "--user-dir", str(USER_DIR),
         *(word for key, value in asdict(decode).items() for word in ("--" + key.replace("_", "-"), str(value))),
-        *(f"--{k.replace('_', '-')}={value}" for k, value in asdict(pieces).items() if value is not None),
+        f"--remove-bpe={pieces.remove_bpe}",
+        *([f"--tokenizer={pieces.tokenizer}"] if pieces.tokenizer is not None else []),
         "--required-batch-size-multiple", "1", "--max-tokens", "4000",
         *(["--cpu"] if machine.device == "cpu" else []),
     ]  # fmt: skip
@@ -123,7 +155,7 @@ def generate(
     def read(line: str) -> None:
         if line.startswith("D-"):
             name, _, text = line.split("\t", 2)
-            hypotheses[int(name[2:])] = text
+            hypotheses[int(name[2:])] = pieces.text(text)
             watch(1)
 
     run_module("fairseq_cli.generate", words, machine, read, f"fairseq-generate failed on {checkpoint}")
@@ -148,7 +180,8 @@ def translate_and_score(
     lines = raw_reference(data, split, reference)
     subset, choice = record["subset"], record["choice"]
     checkpoint = run.folder / f"checkpoints/checkpoint_{choice}.pt"
-    say(f"{run.name}: translating {subset} ({len(lines):,} sentences) with the {choice} checkpoint")
+    name = record.get("test_name", subset)
+    say(f"{run.name}: translating {name} ({len(lines):,} sentences) with the {choice} checkpoint")
     with Progress(desc=run.name, total=len(lines), unit="sentence", lines=True) as bar:
         hypotheses = generate(checkpoint, data, split, Decode(**record["decode"]), machine, pieces, bar.update)
     scores = {
@@ -162,8 +195,9 @@ def translate_and_score(
 
 def as_text(scores: Mapping[str, Any]) -> str:
     """The scores of one set, for a terminal."""
+    name = "" if scores.get("test_name") in (None, scores.get("subset")) else f"{scores['test_name']}: "
     lines = [
-        f"BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
+        f"{name}BLEU {scores['bleu']:.2f}  chrF {scores['chrf']:.2f}  {scores['sentences']} sentences",
         f"  BLEU|{scores['bleu_signature']}",
         f"  chrF|{scores['chrf_signature']}",
         f"  lowercased BLEU {scores['bleu_lowercased']:.2f}|{scores['bleu_lowercased_signature']}",

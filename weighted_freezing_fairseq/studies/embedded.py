@@ -15,7 +15,7 @@ from typing import Any
 from ..data import embedded as corpus
 from ..data import subwords
 from ..data.recipe import Decode
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..files import atomic_folder, write_atomically
 from ..scoring.scored_runs import read_scores
 from ..scoring.scores import Score, read_lines
@@ -63,7 +63,7 @@ class EmbeddedStudy:
         out: absolute folder; the pair gets a sub-folder.
         configs: absolute folder of METHOD.yaml.
         corpus_fraction: fraction of each split that is used.
-        device: where to train (None: a GPU where there is one).
+        device: where to train (auto: a GPU where there is one).
         jobs: number of trainings that run at once (None: one a core or GPU).
         command: arguments of `wff`, for provenance.json.
     """
@@ -73,7 +73,7 @@ class EmbeddedStudy:
     out: Path
     configs: Path
     corpus_fraction: float = 1.0
-    device: str | None = None
+    device: str = "auto"
     jobs: int | None = None
     command: Sequence[str] = ()
 
@@ -169,7 +169,8 @@ def refuse_unknown_methods(methods: Iterable[str], *folders: Path) -> None:
     available = methods_in(*folders)
     for method in methods:
         if method not in available:
-            raise UserError(f"no method {method!r} in {folders[0]}; type --methods with some of: {','.join(available)}")
+            hint = did_you_mean(method, available) or f"type --methods with some of: {','.join(available)}"
+            raise UserError(f"no method {method!r} in {folders[0]}; {hint}")
 
 
 def _write_pieces(folder: Path, languages: Sequence[str], parent: Path | None) -> None:

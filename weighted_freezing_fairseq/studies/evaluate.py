@@ -23,11 +23,12 @@ from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine
 from ..workspace.progress import Progress
 from ..workspace.provenance import relocate
-from ..workspace.runs import Run
+from ..workspace.runs import CHOICES, Run
 from ..workspace.steps import DONE, OPEN, OTHER, read_stamp, state_of
+from ..workspace.trainings import binarised_of, checkpoint_of, is_run
 from .scorings import ScoringOptions
 from .tasks import task_of
-from .translation import pieces_of, text_of
+from .translation import text_of
 
 Scores = dict[str, dict[str, Any]]  # of each test set, by name
 
@@ -37,7 +38,7 @@ class BinarisedSet:
     """What to score a checkpoint on, outside a run folder.
 
     Args:
-        data: binarised folder.
+        data: binarised folder (None: what the checkpoint was trained on).
         subset: name of the set.
         reference: raw text (None: that of `wff prepare`).
         out: folder for translations and scores (None: they are not written).
@@ -54,18 +55,23 @@ class BinarisedSet:
 def evaluate(
     paths: Sequence[Path], machine: Machine, options: ScoringOptions, moved_data: Path | None, test_set: BinarisedSet
 ) -> Scores:
-    """Score run folders and checkpoints, after all of them were checked.
+    """Score run folders, save-dirs of fairseq and checkpoints, after all of them were checked.
 
     Args:
         moved_data: where the data of the run folders is now, if it was moved.
-        test_set: for checkpoints.
+        test_set: for save-dirs and checkpoints.
     """
-    several = len(paths) > 1
+    models = [
+        (path, checkpoint)
+        for path in paths
+        for checkpoint in ([None] if is_run(path) else _checkpoints_of(path, options.choices))
+    ]
+    several = len(models) > 1
     scorers = [
         _checked_folder(path, machine, options, moved_data)
-        if path.is_dir()
-        else _checked_checkpoint(path, machine, test_set, several)
-        for path in paths
+        if checkpoint is None
+        else _checked_checkpoint(path, checkpoint, machine, test_set, several)
+        for path, checkpoint in models
     ]
     return {name: scores for scorer in scorers for name, scores in scorer().items()}
 
@@ -132,27 +138,30 @@ def _checked_folder(
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
+def _checkpoints_of(path: Path, choices: Sequence[str] | None) -> list[Path]:
+    """A checkpoint, or the chosen checkpoints of a save-dir of fairseq: by default all of `CHOICES` that it has."""
+    if path.is_dir() and choices:
+        return [checkpoint_of(path, choice) for choice in choices]
+    there = [path / f"checkpoint_{choice}.pt" for choice in CHOICES]
+    return [checkpoint for checkpoint in there if checkpoint.is_file()] or [checkpoint_of(path)]
+
+
 def _checked_checkpoint(
-    checkpoint: Path, machine: Machine, test_set: BinarisedSet, several: bool
+    path: Path, checkpoint: Path, machine: Machine, test_set: BinarisedSet, several: bool
 ) -> Callable[[], Scores]:
-    """Check a checkpoint and its test set; returns the function that scores it.
+    """Check a checkpoint of `path` and its test set; returns the function that scores it.
 
     several: whether names of files need the checkpoint's folder to be unique.
     """
-    data, subset, reference = test_set.data, test_set.subset, test_set.reference
-    if data is None:
-        raise UserError(f"{checkpoint} is no run folder; give --data BIN and --reference FILE with a checkpoint")
+    subset, reference = test_set.subset, test_set.reference
+    data = test_set.data or binarised_of(path, checkpoint)
     translate.refuse_missing(data)
     folder = data.resolve().parent
     pieces, language, text = translate.Pieces(), "", {}
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        pieces, language, text = pieces_of(manifest), manifest["target"], text_of(manifest)
-        if reference is None and subset in manifest["tests"]:
-            reference = folder / manifest["tests"][subset]
-    if reference is None:
-        raise UserError("give --reference the raw text of the target side, one sentence a line")
-    translate.refuse_missing_checkpoint(checkpoint)
+        pieces, language, text = translate.pieces_of(manifest), manifest["target"], text_of(manifest)
+    reference = reference or translate.raw_text_of(data, subset)
     lines = translate.raw_reference(data, subset, reference)
     language = language or reference.suffix.lstrip(".")
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..data import fetch, folder, prepared
+from ..data.archives import Unpacked, find_unpacked
 from ..data.cleaning import check_packages
 from ..data.folder import PairJob
 from ..data.recipe import Archive, Dataset, Recipe
@@ -52,7 +53,8 @@ def pair_jobs(
 def plan_of_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path]) -> list[str]:
     """What `prepare_pairs` would do, as lines."""
     sources = _sources(jobs)
-    local = fetch.find_local(sources, out / "archives", archives)
+    unpacked = _unpacked(jobs, out, archives)
+    local = fetch.find_local(sources, out / "archives", archives, unpacked)
     lines = []
     for job in jobs:
         if job.is_done():
@@ -61,8 +63,12 @@ def plan_of_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path]) 
         lines.append(f"{job.pair}: would make {job.folder}")
         for key in _archive_keys(job):
             archive = next(archive for archive in sources[key] if archive.mirrors)
-            fetched = f"  fetch {archive.name} from {archive.mirrors[0]}"
-            lines.append(f"  take {local[key]}" if key in local else fetched)
+            if key in local:
+                lines.append(f"  take {local[key]}")
+            elif unpacked[key].missing:
+                lines.append(f"  fetch {archive.name} from {archive.mirrors[0]}")
+            else:
+                lines += [f"  take {path}" for path in unpacked[key].members.values()]
         recipe = job.recipe
         lines += [
             f"  recipe {job.recipe_name}: {recipe.what}",
@@ -79,9 +85,16 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path], 
     missing = [job for job in jobs if not job.is_done()]
     if missing:
         check_packages(missing[0].recipe)
-        paths = fetch.obtain(_sources(missing), out / "archives", archives, command=_command(jobs, out))
+        unpacked = _unpacked(missing, out, archives)
+        paths = fetch.obtain(_sources(missing), out / "archives", archives, _command(jobs, out), unpacked)
         identities = {path: fetch.identity(path) for path in set(paths.values())}
-        files = {key: folder.ArchiveFile(path, identities[path]) for key, path in paths.items()}
+        files: dict[str, folder.ArchiveFile | folder.UnpackedArchive] = {
+            key: folder.ArchiveFile(path, identities[path]) for key, path in paths.items()
+        }
+        for key in [key for key in unpacked if key not in paths]:
+            members = unpacked[key].members
+            identities = {path: fetch.identity(path) for path in members.values()}
+            files[key] = folder.UnpackedArchive(next(iter(members.values())), members, identities)
 
         def make(job: PairJob, workers: Workers) -> None:
             folder.make(job, files, workers)
@@ -94,6 +107,16 @@ def prepare_pairs(jobs: Sequence[PairJob], out: Path, archives: Sequence[Path], 
 def _archive_keys(job: PairJob) -> list[str]:
     """The keys of the archives that a pair is read from."""
     return list(dict.fromkeys(side.archive for part in job.parts for side in part.sides))
+
+
+def _unpacked(jobs: Sequence[PairJob], out: Path, paths: Sequence[Path]) -> dict[str, Unpacked]:
+    """What there is of the members of each archive, unpacked among the user's `paths` or where archives are fetched."""
+    required: dict[str, dict[str, bool]] = {}
+    for job in jobs:
+        for part in job.parts:
+            for side in part.sides:
+                required.setdefault(side.archive, {})[side.member] = part.required
+    return find_unpacked(required, [*paths, out / "archives"])
 
 
 def _sources(jobs: Sequence[PairJob]) -> dict[str, tuple[Archive, ...]]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ..errors import UserError
 from ..scoring.scores import Score
-from ..workspace.checkpoints import read_checkpoint
 from ..workspace.progress import say
 from ..workspace.runs import Run
 from ..workspace.tables import mean
@@ -88,6 +87,8 @@ def alignment(spec: str) -> dict[str, Any]:
 
 def zero_fraction(checkpoint: Path) -> float:
     """The fraction of exact zeros among the weights that a run prunes, counted in its checkpoint."""
+    from ..workspace.checkpoints import read_checkpoint  # torch
+
     rest, tensors = read_checkpoint(checkpoint)
     pruning = rest["extra_state"].get("guided_criterion", {}).get("pruning")
     if pruning is None:

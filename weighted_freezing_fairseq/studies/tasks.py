@@ -19,5 +19,5 @@ def task_of(dataset: str, encoder: Path | None = None) -> StudyTask:
     if dataset in SENTENCES:
         return SentenceTask(SENTENCES[dataset], encoder and encoder.resolve())
     if encoder:
-        raise UserError(f"--encoder is for {' and '.join(SENTENCES)}; leave it out")
+        raise UserError(f"--encoder is for {', '.join(SENTENCES)}; leave it out")
     return TranslationTask(DATASETS[dataset])

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..data import prepared, read_manifest
 from ..data.recipe import OWN
+from ..data.sentences import OWN_SENTENCES
 from ..errors import UserError
 from ..workspace.configs import CONFIGS, config_path, open_settings
 from ..workspace.locks import lock_folder
@@ -20,6 +21,7 @@ from ..workspace.machine import Machine
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
 from ..workspace.steps import OPEN, state_of
+from .sizes import configs_for, refuse_other_size, size_of
 from .tasks import StudyTask, task_of
 from .training import (
     measured_parent_files,
@@ -31,7 +33,6 @@ from .training import (
     training_settings,
 )
 
-_OWN_CONFIGS = "multi30k"  # a model for some ten thousand pairs; iwslt14 has one for more
 # The method of the run that a method starts from, where that is not standard.
 _PARENT_METHODS = {"self_distillation_twice": "self_distillation"}
 
@@ -65,19 +66,40 @@ class Study:
         encoder: Path | None = None,
         data: Path | None = None,
         configs: Path | None = None,
+        size: str | None = None,
+        pairs: Sequence[str | None] = (),
         runs: Path | None = None,
         assignments: Sequence[str] = (),
     ) -> "Study":
-        """The study of a data set by its name, with the defaults of `wff train`."""
+        """The study of a data set by its name, with the defaults of `wff train`.
+
+        Args:
+            size: of own files without `configs` (default: by the number of training pairs).
+            pairs: what is trained; only the size depends on it.
+        """
         task = task_of(dataset, encoder)
         recipe = recipe or task.default_recipe
         if task.dataset.recipes and recipe not in task.dataset.recipes:
             raise UserError(f"{dataset} has no recipe {recipe!r}; type --recipe {' or '.join(task.dataset.recipes)}")
         data = (data or Path("data") / dataset).resolve()
+        if size and (dataset != OWN or configs):
+            raise UserError("--size chooses the YAMLs of own files; leave it out with other data, and with --configs")
         if dataset == OWN:
-            configs, runs = configs or CONFIGS / _OWN_CONFIGS, runs or Path("runs") / OWN
+            pairs, runs = [task.pair(pair) for pair in pairs], runs or Path("runs") / OWN
+            configs = configs or configs_for(size, [prepared(data, recipe, pair) for pair in pairs])
+        if dataset == OWN_SENTENCES.name:
+            configs, runs = configs or CONFIGS / "glue", runs or Path("runs") / dataset
         configs = (configs or CONFIGS / dataset).resolve()
-        return cls(task, recipe, data, configs, (runs or Path("runs") / configs.name).resolve(), tuple(assignments))
+        study = cls(task, recipe, data, configs, (runs or Path("runs") / configs.name).resolve(), tuple(assignments))
+        if study.size:
+            for pair in pairs:
+                refuse_other_size(study.size, study.runs / recipe / str(pair))
+        return study
+
+    @property
+    def size(self) -> str | None:
+        """Whose YAMLs own files are trained with; None: other YAMLs."""
+        return size_of(self.configs)
 
     def run(self, pair: str, method: str, seed: int) -> Run:
         """The run of a pair, a method and a seed."""
@@ -146,4 +168,5 @@ class Study:
         return {
             "dataset": self.task.dataset.name, "recipe": self.recipe, "pair": pair, "data": str(self.data_of(pair)),
             "changed": list(self.assignments), "command": self.command(pair, run),
+            **({"size": self.size} if self.size else {}),
         }  # fmt: skip

@@ -16,20 +16,20 @@ from typing import IO, Any
 from ..data import DATASETS, lines, read_manifest
 from ..data.moses import detokenised
 from ..data.recipe import Decode
-from ..data.source_text import SourceText, recipe_of
+from ..data.source_text import SourceText, source_text_of
 from ..data.workers import chunks
 from ..errors import UserError
 from ..files import filename_in_errors, write_atomically
 from ..forms import read_json
 from ..scoring.interactive import Hypothesis, interactive
-from ..scoring.translate import Pieces, refuse_missing_checkpoint
+from ..scoring.translate import Pieces, pieces_of
 from ..workspace.contents import MANIFEST, content_hash
 from ..workspace.locks import lock_file
 from ..workspace.machine import Machine
 from ..workspace.progress import Progress, say
-from ..workspace.runs import PROVENANCE, Run
+from ..workspace.runs import read_provenance
+from ..workspace.trainings import binarised_in, checkpoint_of, data_of, is_run, settings_of
 from .embedded import DECODE, EMBEDDED
-from .translation import pieces_of
 
 _PLACEHOLDER = "."  # translated in place of a line that has no translation, so that every chunk is full
 _LONGEST = 1024  # words that a model of fairseq reads unless its settings say otherwise
@@ -68,6 +68,7 @@ def translator_of(
     data: Path | None = None,
     subword_model: Path | None = None,
     search: Mapping[str, float] | None = None,
+    language: str | None = None,
 ) -> Translator:
     """What run folders, save-dirs of fairseq or checkpoints translate with.
 
@@ -76,25 +77,29 @@ def translator_of(
         data: the prepared or the binarised folder, where it was moved (default: as the training had it).
         subword_model: for data that this package has not prepared.
         search: fields of `Decode` that are not those of the recipe.
+        language: of the text, for a model of several languages.
     """
     first, *others = trainings = [_Training.of(path, choice) for path in paths]
-    binarised = _binarised(data or first.data, first.checkpoint)
+    binarised = binarised_in(data or first.data, first.checkpoint)
     for other in others:
         names = f"{other.checkpoint} and {first.checkpoint}"
-        if data is None and content_hash(_binarised(other.data, other.checkpoint)) != content_hash(binarised):
+        if data is None and content_hash(binarised_in(other.data, other.checkpoint)) != content_hash(binarised):
             raise UserError(f"{names} were trained on different data; an ensemble needs the same")
         if other.languages != first.languages:
             raise UserError(f"{names} translate different languages; an ensemble needs the same")
     folder, languages = binarised.parent, _languages(first, binarised)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder)
-        source = SourceText(languages, subword_model or folder / manifest["subwords"], recipe_of(manifest))
+        source = source_text_of(manifest, languages, subword_model or folder / manifest["subwords"], language)
         pieces = pieces_of(manifest)
         decode = DATASETS[manifest["dataset"]].decode if manifest["dataset"] in DATASETS else first.decode
+    elif language is not None:
+        raise UserError(f"{folder} does not say what languages it is made of; leave --language out")
     else:
         source = SourceText(languages, subword_model or _subword_model_near(binarised))
         pieces, decode = Pieces("subword_nmt" if source.is_bpe else "sentencepiece"), first.decode
     source.refuse_unusable()
+    pieces = replace(pieces, bytes_to_text=source.has_bytes)
     checkpoints = tuple(training.checkpoint for training in trainings)
     longest = min(training.longest for training in trainings)
     return Translator(checkpoints, binarised, source, pieces, replace(decode, **(search or {})), longest)
@@ -119,38 +124,17 @@ class _Training:
     @classmethod
     def of(cls, path: Path, choice: str | None) -> "_Training":
         """From a run folder, a save-dir of fairseq or a checkpoint."""
-        from ..workspace.checkpoints import read_settings  # torch
-
-        checkpoint = _checkpoint_in(path, choice) if path.is_dir() else path
-        refuse_missing_checkpoint(checkpoint)
-        sections = read_settings(checkpoint)
-        model, task = (_fields(sections.get(name)) for name in ("model", "task"))
-        data, languages, decode = Path(str(task.get("data")).split(":")[0]), None, Decode()
-        if (path / PROVENANCE).is_file():
-            about = Run.load(path).provenance()
-            data, languages = Path(about["data"]), tuple(about["pair"].split("-"))
+        checkpoint = checkpoint_of(path, choice)
+        sections = settings_of(checkpoint)
+        model, task = (sections.get(name, {}) for name in ("model", "task"))
+        languages, decode = None, Decode()
+        if is_run(path):
+            about = read_provenance(path)
+            languages = tuple(about["pair"].split("-"))
             decode = DECODE if about["dataset"] == EMBEDDED else decode
         lengths = [section.get("max_source_positions") or _LONGEST for section in (model, task)]
         languages = languages or (task.get("source_lang"), task.get("target_lang"))
-        return cls(checkpoint, data, languages, decode, min(map(int, lengths)))
-
-
-def _checkpoint_in(folder: Path, choice: str | None) -> Path:
-    """A checkpoint of a run folder, or of a save-dir of fairseq."""
-    checkpoints = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    paths = [checkpoints / f"checkpoint_{name}.pt" for name in ([choice] if choice else ["best", "last"])]
-    for path in paths:
-        if path.is_file():
-            return path
-    there = ", ".join(sorted(path.name for path in checkpoints.glob("*.pt"))) or "none"
-    raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); give a run folder or a checkpoint")
-
-
-def _fields(section: Any) -> dict[str, Any]:
-    """A section of a checkpoint's settings, in whichever form fairseq saved it."""
-    if section is None:
-        return {}
-    return dict(section) if isinstance(section, Mapping) else dict(vars(section))
+        return cls(checkpoint, data_of(path, checkpoint), languages, decode, min(map(int, lengths)))
 
 
 def _languages(training: _Training, binarised: Path) -> tuple[str, str]:
@@ -162,16 +146,6 @@ def _languages(training: _Training, binarised: Path) -> tuple[str, str]:
     if len(languages) != 2:
         raise UserError(f"{binarised} does not say what languages it has; give --data a folder of fairseq-preprocess")
     return str(languages[0]), str(languages[1])
-
-
-def _binarised(data: Path, checkpoint: Path) -> Path:
-    """The binarised folder in the folder that a user, a run or a checkpoint names."""
-    for folder in (data / "bin", data):
-        if any(folder.glob("dict.*.txt")):
-            return folder.resolve()
-    raise UserError(
-        f"there are no dictionaries of {checkpoint} in {data}; add --data with the folder it was trained on"
-    )
 
 
 def _subword_model_near(binarised: Path) -> Path:
@@ -270,6 +244,7 @@ def translate_file(translator: Translator, source: Path, output: Path, machine: 
         "input": content_hash(source),
         "checkpoints": [content_hash(path) for path in translator.checkpoints],
         "decode": asdict(translator.decode),
+        "language": translator.source.language,
         **asdict(form),
     }
     part, stamp = (output.with_name(f".{output.name}.{name}") for name in ("part", "part.json"))

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import lowercases, prepared, read_manifest
+from ..data import lowercases, prepare_command, prepared, read_manifest
 from ..data.recipe import OWN, Dataset
 from ..errors import UserError
 from ..files import write_atomically
 from ..scoring.scored_runs import read_scores
 from ..scoring.scores import comet, read_lines
-from ..scoring.translate import Pieces, raw_reference, refuse_missing_checkpoint, translate_and_score
+from ..scoring.translate import pieces_of, raw_reference, refuse_missing_checkpoint, translate_and_score
 from ..workspace.machine import Machine, cores
 from ..workspace.progress import say
 from ..workspace.runs import CHOICES, Run
@@ -73,14 +73,17 @@ class TranslationTask:
     def settings(
         self, config: Path, files: Mapping[str, Any], manifest: Mapping[str, Any], assignments: Sequence[str]
     ) -> dict[str, Any]:
-        """The settings in place of the YAML's: `files` of the parent, how to detokenise, the user's `assignments`."""
+        """The settings in place of the YAML's: `files` of the parent, what depends on the data, and `assignments`."""
         from omegaconf import OmegaConf
 
-        settings = fill_open_settings(config, files)
+        cfg, settings = OmegaConf.load(config), fill_open_settings(config, files)
+        shared = (cfg.get("model") or {}).get("share_all_embeddings")
+        if shared and manifest.get("steps", {}).get("dictionary") == "separate":
+            settings["model"] = {"share_all_embeddings": False, "share_decoder_input_output_embed": True}
         # DEVIATION: the scripts of Li et al. choose the checkpoint by the BLEU of pieces of SentencePiece, from which
         # they remove the marks of BPE, of which there are none. Here it is the BLEU of text, as the recipe of the data
         # has it.
-        if OmegaConf.load(config).task.get("eval_bleu"):
+        if cfg.task.get("eval_bleu"):
             pieces = pieces_of(manifest)
             settings["task"] = {
                 "eval_bleu_remove_bpe": pieces.remove_bpe,
@@ -112,7 +115,8 @@ class TranslationTask:
         ]
         for choice in {step.choice for step in steps} - {"average"}:
             refuse_missing_checkpoint(run.folder / f"checkpoints/checkpoint_{choice}.pt")
-        remedy = f"move {folder} away and make it again: wff prepare {manifest['dataset']} --pairs {manifest['pair']}"
+        command = prepare_command(manifest["dataset"], manifest["recipe"], manifest["pair"])
+        remedy = f"move {folder} away and make it again: {command}"
         for subset in dict.fromkeys(subset for step in steps for subset in step.subsets):
             raw_reference(folder / "bin", subset, folder / manifest["tests"][subset], remedy)
         return data
@@ -150,7 +154,13 @@ def _translate(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
         from ..workspace.average import average, latest  # torch
 
         average(latest(run.folder, step.settings["averaged"]), run.folder / "checkpoints/checkpoint_average.pt")
-    record = {"subset": subset, "recipe": manifest["recipe"], **text_of(manifest), **step.settings}
+    record = {
+        "subset": subset,
+        "test_name": test_names(manifest)[subset],
+        "recipe": manifest["recipe"],
+        **text_of(manifest),
+        **step.settings,
+    }
     reference = data.folder / manifest["tests"][subset]
     binarised, language = data.folder / "bin", manifest["target"]
     translate_and_score(run, machine, binarised, subset, reference, language, record, pieces_of(manifest))
@@ -165,11 +175,11 @@ def _add_comet(run: Run, data: TrainingData, machine: Machine, step: ScoringStep
     write_atomically(path, json.dumps(scores, indent=2) + "\n")
 
 
+def test_names(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What the user or the data set calls each test set of prepared data."""
+    return {subset: manifest.get("test_names", {}).get(subset, subset) for subset in manifest["tests"]}
+
+
 def text_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of scores records of the text: whether its translations compare by lowercased BLEU."""
     return {"lowercased_text": lowercases(manifest["dataset"], manifest["recipe"]) or manifest.get("lowercased", False)}
-
-
-def pieces_of(manifest: Mapping[str, Any]) -> Pieces:
-    """How the subwords of prepared data become text."""
-    return Pieces(manifest["generate"]["remove_bpe"], manifest["generate"]["tokenizer"])

@@ -10,15 +10,18 @@ from .. import hydra_train
 from ..errors import UserError
 from .machine import environment
 from .processes import PACKAGE, failure_reason, refuse_when_stopping, start_module
+from .progress import trace
+from .verbosity import is_verbose
 
 
 def wff(words: Sequence[Any], threads: int) -> str:
     """Run `wff WORDS` with a number of threads; returns what it prints."""
-    words = list(map(str, words))
+    words = [*map(str, words), *(["--verbose"] if is_verbose() else [])]
     with start_module(
         PACKAGE.name, words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(threads)
     ) as process:
         output, errors = process.communicate()
+    trace(errors)
     if process.returncode != 0:
         refuse_when_stopping()
         reason = failure_reason(errors, process.returncode)
@@ -50,6 +53,7 @@ def fairseq(
         for line in process.stdout:
             file.write(line)
             file.flush()
+            trace(line)
             watch(line)
         process.wait()
         file.seek(start)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -16,11 +16,18 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 
 
+def config_folders() -> list[str]:
+    """The folders below `CONFIGS` that hold YAML files, themselves or in a folder, as `own`, `own/tiny` and `toy`."""
+    files = (path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+    return sorted({str(folder) for file in files for folder in file.parents} - {"."})
+
+
 def methods_in(*folders: Path) -> list[str]:
     """The methods that have a YAML in one of `folders`, standard training first."""
     names = {path.stem for folder in folders for path in folder.glob("*.yaml")}
     if not names:
-        raise UserError(f"there is no METHOD.yaml in {folders[0]}; give --configs a folder with one, as {CONFIGS}/toy")
+        nearest = next((path.parent for path in sorted(folders[0].rglob("*.yaml"))), CONFIGS / "toy")
+        raise UserError(f"there is no METHOD.yaml in {folders[0]}; give --configs a folder with one, as {nearest}")
     return sorted(names, key=lambda name: (name != "standard", name))
 
 
@@ -40,6 +47,17 @@ def settings_of(config: Path, *overrides: Mapping[str, Any]) -> DictConfig:
     raise UserError(f"{config} does not hold a mapping of sections to settings ({problem}); correct it")
 
 
+def unreadable(files: Iterable[Path]) -> list[str]:
+    """What is wrong with each YAML that holds no settings."""
+    problems = []
+    for path in files:
+        try:
+            settings_of(path)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
 def open_settings(config: Path) -> list[tuple[str, str]]:
     """The (section, key) of the missing settings (`???`) of a YAML, except checkpoint.save_dir, which no YAML sets."""
     from omegaconf import OmegaConf
@@ -56,4 +74,6 @@ def config_path(method: str, *folders: Path) -> Path:
         if (folder / f"{method}.yaml").is_file():
             return folder / f"{method}.yaml"
     where = " or ".join(map(str, folders))
-    raise UserError(f"no method {method!r} in {where}; choose from: {', '.join(methods_in(*folders))}")
+    known = methods_in(*folders)
+    hint = did_you_mean(method, known) or f"choose from: {', '.join(known)}"
+    raise UserError(f"no method {method!r} in {where}; {hint}")

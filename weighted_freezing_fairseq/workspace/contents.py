@@ -38,6 +38,13 @@ def manifest_of(folder: Path) -> Content:
     return read_json(folder / MANIFEST, _MANIFEST_FORM, f"move {folder} away, and prepare it again")
 
 
+def split_pairs(manifest: Content) -> Content:
+    """The number of sentence pairs in each split of a prepared corpus, from its manifest."""
+    rows = [Content(row, manifest.path, manifest.remedy) for row in manifest["counts"]]
+    pairs = {row["split"]: row["pairs"] for row in rows if row["step"] == "binarised"}
+    return Content(pairs, manifest.path, manifest.remedy)
+
+
 def content_hash(path: Path) -> str:
     """The hash of a file, or of all files in a folder except logs and hidden files."""
     if not path.is_dir():

@@ -68,6 +68,34 @@ from weighted_freezing_fairseq.plugin import mends
 print(json.dumps({"mends": mends.report()}))
 """
 
+C_KERNELS_PROBE = """
+import io, json, logging
+from weighted_freezing_fairseq.core import kernels_c
+log = io.StringIO()
+logging.basicConfig(stream=log, format="%(message)s", force=True)
+loaded = kernels_c.load() is not None
+print(json.dumps({"wrong": "" if loaded else log.getvalue().strip() or "WFF_NATIVE=0 switches them off"}))
+"""
+
+CONFIGS_PROBE = """
+import json
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, unreadable
+files = sorted(CONFIGS.rglob("*.yaml"))
+print(json.dumps({"folder": str(CONFIGS), "files": len(files), "wrong": unreadable(files)}))
+"""
+
+# Runs all probes in one process, which imports torch and fairseq once.
+TOGETHER = """
+import contextlib, io, json
+answers = {}
+for name, source in SOURCES.items():
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(source, {})
+    answers[name] = json.loads(output.getvalue().splitlines()[-1])
+print(json.dumps(answers))
+"""
+
 KERNELS_PROBE = """
 import json, torch
 from weighted_freezing_fairseq.core import kernels_triton
@@ -117,6 +145,10 @@ class Facts:
     gpu_kernels: str = ""  # why they do not work
     nvidia_driver: bool = False
     compiler: str | None = None
+    c_kernels: str = ""  # why they do not work
+    configs: str = ""  # their folder
+    config_files: int = 0
+    config_errors: tuple[str, ...] = ()
     mends: tuple[Mend, ...] = ()
 
 
@@ -276,6 +308,31 @@ def check_compiler(facts: Facts) -> Check:
     return Check("compiler", OK, facts.compiler)
 
 
+def check_c_kernels(facts: Facts) -> Check:
+    """The C kernels of the optimizers compile and load; PyTorch replaces them, and is slower."""
+    if "torch" not in facts.versions or "torch" in facts.errors:
+        return Check("kernels", WARN, "unknown: torch does not import", "fix torch first")
+    problem = facts.errors.get("c_kernels") or facts.c_kernels
+    if problem:
+        cure = "unset WFF_NATIVE" if "WFF_NATIVE" in problem else "install gcc, or type: export XDG_CACHE_HOME=FOLDER"
+        return Check("kernels", WARN, f"optimizers run in PyTorch on the CPU: {problem}", cure)
+    return Check("kernels", OK, "the C kernels are compiled, and load")
+
+
+def check_configs(facts: Facts) -> Check:
+    """The YAML files of the methods are there, and each can be read."""
+    if "omegaconf" not in facts.versions:
+        return Check("configs", WARN, "unknown: omegaconf is missing", "fix omegaconf first")
+    wrong = [facts.errors["configs"]] if "configs" in facts.errors else list(facts.config_errors)
+    if not facts.config_files and not wrong:
+        wrong = [f"no YAML in {facts.configs}"]
+    if wrong:
+        checkout = (PACKAGE.parent / "setup.py").is_file()
+        cure = "git checkout -- configs" if checkout else f"{reinstall('weighted-freezing-fairseq')}"
+        return Check("configs", FAIL, "; ".join(wrong), cure)
+    return Check("configs", OK, f"{facts.config_files} YAML files in {facts.configs}")
+
+
 def check_kernels(facts: Facts) -> Check:
     """The Triton kernels of the optimizers work, if there is a GPU; they fall back to PyTorch, which is slower."""
     if not facts.gpus:
@@ -298,7 +355,9 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     required("numpy", "1.21.3"),
     required("sacrebleu", "2.4"),
     optional("sentencepiece", "needed to prepare data"),
+    check_configs,
     check_compiler,
+    check_c_kernels,
     check_kernels,
     optional("tensorboard", "needed for --tensorboard-logdir"),
     optional("matplotlib", "needed for pictures; tables are written without it"),
@@ -343,30 +402,45 @@ def find_compiler() -> str | None:
 
 
 def gather() -> Facts:
-    """Inspect this machine; about ten seconds, most of them for the imports of torch and fairseq."""
+    """Inspect this machine; three seconds on a fast one, most of them for the imports of torch and fairseq."""
     versions = installed_versions()
-    sources = {"torch": TORCH_PROBE, "fairseq": FAIRSEQ_PROBE, "plugin": MENDS_PROBE}
-    modules = [n for n in ("torch", "fairseq") if {n, f"{n}-fixed"} & versions.keys() or find_spec(n)]
-    modules += ["plugin"] if "fairseq" in modules else []
-    with ThreadPoolExecutor() as pool:
-        probed = dict(zip(modules, pool.map(probe, [sources[name] for name in modules])))  # noqa: B905 (Python 3.9)
-    answers = {name: probed.get(name, ({}, ""))[0] for name in sources}
-    for name in modules:
+    there = [n for n in ("torch", "fairseq", "omegaconf") if {n, f"{n}-fixed"} & versions.keys() or find_spec(n)]
+    probes = {
+        "torch": ("torch", TORCH_PROBE),
+        "fairseq": ("fairseq", FAIRSEQ_PROBE),
+        "plugin": ("fairseq", MENDS_PROBE),
+        "c_kernels": ("torch", C_KERNELS_PROBE),
+        "configs": ("omegaconf", CONFIGS_PROBE),
+    }
+    sources = {name: source for name, (module, source) in probes.items() if module in there}
+    found, error = probe(f"SOURCES = {sources!r}\n{TOGETHER}")
+    errors = {}
+    if error:  # each in a process of its own, to know which of them fails
+        with ThreadPoolExecutor() as pool:
+            probed = dict(zip(sources, pool.map(probe, sources.values())))  # noqa: B905 (Python 3.9)
+        found = {name: answer for name, (answer, _) in probed.items()}
+        errors = {name: error for name, (_, error) in probed.items() if error}
+    answers = {name: found.get(name, {}) for name in probes}
+    for name in there:
         # Importable but not installed by pip: a checkout on PYTHONPATH.
-        if name != "plugin" and not {name, f"{name}-fixed"} & versions.keys():
+        if name != "omegaconf" and not {name, f"{name}-fixed"} & versions.keys():
             versions[name] = str(answers[name].get("version", "of unknown version"))
     gpus = [Gpu(str(name), (int(major), int(minor))) for name, major, minor in answers["torch"].get("gpus", [])]
     kernels, kernels_error = probe(KERNELS_PROBE) if gpus else ({}, "")
     return Facts(
         python=sys.version_info[:3],
         versions=versions,
-        errors={name: error for name, (_, error) in probed.items() if error},
+        errors=errors,
         built_for=answers["torch"].get("built_for"),
         architectures=tuple(answers["torch"].get("architectures", ())),
         gpus=tuple(gpus),
         gpu_kernels=kernels_error or kernels.get("wrong", ""),
         nvidia_driver=shutil.which("nvidia-smi") is not None,
         compiler=find_compiler(),
+        c_kernels=answers["c_kernels"].get("wrong", ""),
+        configs=answers["configs"].get("folder", ""),
+        config_files=answers["configs"].get("files", 0),
+        config_errors=tuple(answers["configs"].get("wrong", ())),
         mends=tuple(Mend(**mend) for mend in answers["plugin"].get("mends", [])),
     )
 

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 from ..errors import UserError
 from .processes import thread_pool
 
+DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+_NO_GPU = "torch sees no GPU; type --device cpu, or wff doctor to see why"
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -42,11 +44,17 @@ def _positive_int(variable: str) -> int | None:
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
-def default_device() -> str:
-    """cuda if torch sees a GPU, else cpu."""
+def device_of(choice: str) -> str:
+    """The device of one of `DEVICES`: auto is a GPU if torch sees one, else the CPU."""
+    if choice == "cpu":
+        return choice
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if choice == "cuda":
+        raise UserError(_NO_GPU)
+    return "cpu"
 
 
 def device_name(device: str) -> str:
@@ -111,7 +119,7 @@ class Machine:
     @classmethod
     def of(
         cls,
-        device: str | None,
+        device: str,
         jobs: int | None,
         runs: int,
         gpus: int = 1,
@@ -119,15 +127,17 @@ class Machine:
         tokens_per_gpu: int | None = None,
     ) -> "Machine":
         """The machine with the user's choices; by default GPUs if there are any, and a run for each core or `gpus`."""
-        device = device or default_device()
+        device = device_of(device) if device == "auto" else device
         if device == "cpu":
             if precision not in ("auto", "fp32"):
                 raise UserError(f"--precision {precision} is for GPUs; type --precision fp32, or --device cuda")
             jobs = min(jobs or cores(), runs)
             return cls(device, jobs, threads_per_job(jobs))
         visible = len(_visible_gpus())
+        if not visible:
+            raise UserError(_NO_GPU)
         if gpus < 1 or gpus > visible:
-            raise UserError(f"torch sees {visible} GPUs, got --gpus {gpus}; type --gpus {max(1, visible)}")
+            raise UserError(f"torch sees {visible} GPUs, got --gpus {gpus}; type --gpus {visible}")
         jobs = min(jobs or visible // gpus, runs)
         if precision == "auto":
             import torch

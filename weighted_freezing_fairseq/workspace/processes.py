@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
+
+from .verbosity import is_verbose
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # For fairseq's --user-dir. Not PACKAGE itself: fairseq skips a package that is already imported.
@@ -71,6 +74,11 @@ def start_module(module: str, words: Iterable[Any], **options: Any) -> "subproce
     Args:
         options: arguments of Popen.
     """
+    words = list(map(str, words))
+    if is_verbose():
+        from .progress import trace  # tqdm, without which wff doctor must run
+
+        trace(f"$ {shlex.join(['python', '-m', module, *words])}")
     arguments = map(str, (os.getpid(), PACKAGE.parent, module, *words))
     process = subprocess.Popen([sys.executable, "-c", _RUN_MODULE, *arguments], start_new_session=True, **options)
     _children.add(process)

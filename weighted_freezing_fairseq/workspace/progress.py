@@ -1,4 +1,7 @@
-"""Progress of long commands on standard error: lines with the seconds since the start, and bars on a terminal."""
+"""Progress of long commands on standard error: lines with the seconds since the start, and bars on a terminal.
+
+With --quiet there is none; with --verbose also what child processes are told and say.
+"""
 
 import sys
 import time
@@ -6,12 +9,21 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .verbosity import is_quiet, is_verbose
+
 _start = time.monotonic()
 
 
 def say(text: str) -> None:
     """Print one line with the seconds since the start, above the bars of a terminal."""
-    tqdm.write(f"[{time.monotonic() - _start:5.0f} s] {text}", file=sys.stderr)
+    if not is_quiet():
+        tqdm.write(f"[{time.monotonic() - _start:5.0f} s] {text}", file=sys.stderr)
+
+
+def trace(text: str) -> None:
+    """Print what only --verbose shows."""
+    if is_verbose() and text:
+        tqdm.write(text.rstrip("\n"), file=sys.stderr)
 
 
 class Progress(tqdm):
@@ -26,7 +38,8 @@ class Progress(tqdm):
     """
 
     def __init__(self, *items: Any, desc: str = "", unit: str = "it", lines: bool = False, **options: Any) -> None:
-        super().__init__(*items, desc=desc, unit=f" {unit}", leave=False, disable=None, file=sys.stderr, **options)
+        disable = is_quiet() or None  # None: where there is no terminal
+        super().__init__(*items, desc=desc, unit=f" {unit}", leave=False, disable=disable, file=sys.stderr, **options)
         self.line = f"{desc}: {unit}" if self.disable and lines else ""
 
     def update(self, n: float = 1) -> bool | None:

@@ -9,7 +9,7 @@ from ..forms import Content, read_json
 
 PROVENANCE = "provenance.json"
 _PROVENANCE_FORM = {
-    **dict.fromkeys(("dataset", "recipe", "pair", "method", "data", "config", "command"), str),
+    **dict.fromkeys(("dataset", "recipe", "pair", "size", "method", "data", "config", "command"), str),
     "seed": int,
     "commit": (str, type(None)),
     "changed": [str],

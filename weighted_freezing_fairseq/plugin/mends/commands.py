@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fairseq import options, utils
+from fairseq.dataclass import initialize
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
+from ...errors import one_line_user_errors
+from ..settings import refuse_invalid
 from ..user_dir import PACKAGE, package_of, refuse_other_version
 from .registry import NO_TORCH_XLA, mend
 
@@ -48,6 +53,23 @@ def accept_second_user_dir() -> None:
             logger.info("--user-dir=%s: using the same version of this package, imported from %s", path, PACKAGE)
 
     utils.import_user_module = load_unless_registered
+
+
+@mend("fairseq-hydra-train shows an invalid setting as a long traceback, and ignores an unknown one of some models")
+def name_invalid_settings() -> None:
+    add_defaults = initialize.add_defaults
+
+    @functools.wraps(add_defaults)
+    def check_and_add_defaults(cfg: DictConfig) -> None:
+        if HydraConfig.initialized():  # else the command line was parsed, which refuses unknown flags itself
+            utils.import_user_module(cfg.common)  # the settings may be those of another plugin
+            given = {k: v for k, v in cfg.items() if k not in ("_name", "job_logging_cfg") and v is not None}
+            with one_line_user_errors():
+                refuse_invalid(OmegaConf.create(given))
+        add_defaults(cfg)
+
+    for module in filter(None, (initialize, sys.modules.get("fairseq_cli.train"))):
+        module.add_defaults = check_and_add_defaults  # type: ignore[attr-defined]
 
 
 @mend("--bf16 on the command line asks for a TPU, and crashes without one", NO_TORCH_XLA)

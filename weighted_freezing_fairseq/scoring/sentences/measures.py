@@ -59,6 +59,22 @@ def _f1_along(predicted: Array, gold: Array) -> Array:
     return _ratio(2 * true_positives, (predicted == 1).sum(-1) + (gold == 1).sum(-1))
 
 
+def _macro_f1(predicted: Array, gold: Array) -> float:
+    """The mean of F1 over the classes that are predicted or gold."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold, predicted, average="macro", zero_division=0.0))
+
+
+def _macro_f1_along(predicted: Array, gold: Array) -> Array:
+    total, classes = 0.0, 0.0
+    for number in range(int(max(predicted.max(), gold.max())) + 1):
+        both = (predicted == number).sum(-1) + (gold == number).sum(-1)
+        total = total + _ratio(2 * ((predicted == number) & (gold == number)).sum(-1), both)
+        classes = classes + (both > 0)
+    return total / classes
+
+
 def _mcc(predicted: Array, gold: Array) -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -108,6 +124,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "accuracy": Measure("accuracy", "scikit-learn", _accuracy, _accuracy_along),
         "mcc": Measure("Matthews", "scikit-learn", _mcc, _pearson_along),  # correlation of classes 0 and 1
         "f1": Measure("F1", "scikit-learn", _f1, _f1_along),
+        "macro_f1": Measure("macro F1", "scikit-learn", _macro_f1, _macro_f1_along),
         "pearson": Measure("Pearson", "scipy", _pearson, _pearson_along),
         "spearman": Measure("Spearman", "scipy", _spearman, _spearman_along),
     }

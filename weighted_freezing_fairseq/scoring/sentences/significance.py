@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...data.sentences import Task
 from ..significance import PValues
 from .measures import MEASURES, Measure, as_numbers
 
@@ -20,13 +19,21 @@ _MAX_NUMBERS = 1 << 22  # in memory at a time
 
 @dataclass(frozen=True)
 class Labels:
-    """The `Scorer` of labels by a task's first measure."""
+    """The `Scorer` of a task's labels by its first measure.
 
-    task: Task
+    Args:
+        task: its name, for messages.
+        classes: in order; empty: scores.
+        measure: a key of `MEASURES`.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    measure: str
 
     @property
     def _measure(self) -> Measure:
-        return MEASURES[self.task.metrics[0]]
+        return MEASURES[self.measure]
 
     @property
     def package(self) -> str:
@@ -69,4 +76,4 @@ class Labels:
         return PValues(bootstrap_p, signatures[0], float(randomisation.pvalue), signatures[1])
 
     def _numbers(self, *texts: Sequence[str]) -> list[Any]:
-        return [as_numbers(lines, self.task.labels, self.task.name) for lines in texts]
+        return [as_numbers(lines, self.classes, self.task) for lines in texts]

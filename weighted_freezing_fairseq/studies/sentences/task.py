@@ -1,4 +1,4 @@
-"""GLUE and XNLI as the task of a study: what depends on a labelled task in training and in scoring.
+"""Labelled sentences as the task of a study: what depends on a labelled task in training and in scoring.
 
 A YAML leaves open (`???`) what differs between tasks: classes, regression, updates, alpha, the reduction of the
 divergence, and the measure that chooses the best checkpoint. Fine-tuning starts by fairseq's `finetune_from_model`,
@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...data import prepared, read_manifest
 from ...data.encoders import Encoder
-from ...data.sentences import SentenceData, Task
+from ...data.sentences import OWN_SENTENCES, SentenceData, Task
 from ...errors import UserError
 from ...scoring.sentences.evaluate import refuse_without_packages, score_labels
 from ...workspace.doctor import installed_versions, release
@@ -53,7 +54,7 @@ class SentenceTask:
         return () if self.encoder is None else ("--encoder", str(self.encoder))
 
     def pair(self, word: str | None) -> str:
-        """The key of the task that a user typed, in any case (default: the first)."""
+        """The key of the task that a user typed, in any case (default: the first); of one's own tables, the name."""
         return tasks_of(self.dataset, word and word.split(","))[0]
 
     def languages(self, pair: str) -> str | None:
@@ -61,7 +62,9 @@ class SentenceTask:
         return None
 
     def prepare(self, pairs: Sequence[str], recipe: str, out: Path, archives: Sequence[Path]) -> list[str]:
-        """Prepare these tasks as `wff prepare` does; returns a line about each."""
+        """Prepare these tasks as `wff prepare` does; returns a line about each. One's own must be there."""
+        if self.dataset is OWN_SENTENCES:
+            return [f"{pair}: {read_manifest(prepared(out, recipe, pair))['what']}" for pair in pairs]
         return prepare_tasks(task_jobs(self.dataset, self.encoder, pairs, out, recipe), archives, cores())
 
     def needs_parent(self, config: Path) -> bool:
@@ -76,7 +79,7 @@ class SentenceTask:
 
         filled = fill_open_settings(config, {key: value for key, value in files.items() if key != _START})
         settings: Any = OmegaConf.merge(OmegaConf.load(config), merge_assignments(filled, assignments))
-        task = next(task for task in self.dataset.tasks.values() if task.name == manifest["task"])
+        task = self.dataset.task_of(manifest)
         facts: dict[str, dict[str, Any]] = {
             section: {key: value for key, value in values.items() if OmegaConf.is_missing(settings[section], key)}
             for section, values in _facts(task, manifest, settings).items()
