@@ -26,7 +26,7 @@ YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli")
 
 
-def test_the_folders_are_those_that_the_readme_knows():
+def test_the_folders_are_those_that_the_pages_name():
     assert {folder: sum(path.parts[0] == folder for path in YAMLS) for folder in FOLDERS} == FOLDERS
     assert len(YAMLS) == sum(FOLDERS.values())
 
