@@ -160,7 +160,7 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     assert rows[0]["size"] == "toy, sentences 2" and rows[0]["device"] and rows[0]["torch"] == torch.__version__
     written = (tmp_path / "tiny/bench.md").read_text()
     assert written.startswith("# What little there is\n") and said.out == written + "\n"
-    assert f"{rows[0]['device']}, {torch.get_num_threads()} threads, fp32" in written
+    assert f"{rows[0]['device']}, {torch.get_num_threads()} thread" in written
     assert f"wff bench --table tiny --out {tmp_path}\n" in written
     assert (tmp_path / "tiny/growth.pdf").is_file()
     before = (tmp_path / "tiny/bench.csv").stat().st_mtime_ns

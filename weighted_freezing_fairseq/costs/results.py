@@ -78,7 +78,9 @@ def write(rows: Sequence[Cost], out: Path, about: str, command: str) -> None:
     from ..figures import registry
 
     first = rows[0]
-    environment = f"{first.device}, {first.threads} threads, {first.precision}, torch {first.torch}"
+    environment = (
+        f"{first.device}, {first.threads} thread{'s' * (first.threads > 1)}, {first.precision}, torch {first.torch}"
+    )
     heading = f"""\
 # {about[0].upper()}{about[1:]}
 

@@ -30,7 +30,7 @@ def init(pair: str, method: str, size: str, folder: Path) -> tuple[list[Path], l
 
     source_language, target_language = pair.split("-")
     training = [f"train.{source_language}", f"train.{target_language}"]
-    letter = ["--input", f"letter.{source_language}", "--output", f"letter.{target_language}"]
+    letter = ["--input", f"letter.{source_language}", "--out", f"letter.{target_language}"]
     commands = [
         shlex.join(["wff", *map(str, words)])
         for words in (

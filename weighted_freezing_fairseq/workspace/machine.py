@@ -191,7 +191,11 @@ class Machine:
         }
 
     def __str__(self) -> str:
-        share = f"{self.threads} threads" if not self.gpus else f"{self.gpus} GPU{'s' * (self.gpus > 1)}"
+        share = (
+            f"{self.threads} thread{'s' * (self.threads > 1)}"
+            if not self.gpus
+            else f"{self.gpus} GPU{'s' * (self.gpus > 1)}"
+        )
         return f"{self.device}, {self.precision}, {self.jobs} at a time with {share} each"
 
 

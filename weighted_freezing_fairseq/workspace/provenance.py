@@ -62,7 +62,11 @@ def provenance_writer(run: Run, about: Mapping[str, Any], config: Path, machine:
     starts = run.provenance()["sittings"] if path.is_file() else []
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     name = device_name(machine.device)
-    device = f"{name}, {machine.threads} threads" if machine.device == "cpu" else f"{machine.gpus} x {name}"
+    device = (
+        f"{name}, {machine.threads} thread{'s' * (machine.threads > 1)}"
+        if machine.device == "cpu"
+        else f"{machine.gpus} x {name}"
+    )
     starts.append({"begun": now, "machine": str(machine), "host": platform.node(), "device": device})
     in_configs = config.is_relative_to(CONFIGS.parent)
     content = {
