@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            choices = [str(choice) for choice in action.choices]
+            choices = [str(choice) for choice in action.choices if choice]  # without the default of `nargs="*"`
             near = did_you_mean(str(value), choices) if len(choices) > 4 else ""  # a few are shown: gpu is not cpu
             hint = near or f"choose from: {', '.join(choices)}"
             raise argparse.ArgumentError(action, f"invalid choice {value!r}; {hint}")
