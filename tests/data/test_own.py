@@ -164,7 +164,7 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
     ("words", "expected"),
     [
         ("", "type --pair fr-en --train a.fr a.en"),
-        ("--pair de --train {f}/a.de {f}/a.en", "two languages with one hyphen between them, got 'de'"),
+        ("--pair de --train {f}/a.de {f}/a.en", "of letters, digits, _ and @, with one hyphen between them, got 'de'"),
         ("{train} {f}/a.de", "or a table whose name ends in .tsv, .csv, .jsonl, .parquet or .arrow"),
         ("{train} {f}/a.de {f}/no", "there is no file {f}/no; give --train files with one sentence per line"),
         ("{train} {f}/a.de {f}/a.de", "--train has the same file twice"),

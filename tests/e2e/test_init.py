@@ -41,7 +41,7 @@ def test_every_command_that_is_printed_runs(tmp_path, monkeypatch):
             assert "10 sentences" in done.stdout
     assert [shlex.split(command)[1] for command in commands] == ["prepare", "train", "evaluate", "translate"]
     assert len((tmp_path / "letter.yy").read_text().splitlines()) == 3
-    assert '"valid_num_updates": "4"' in (tmp_path / "runs/own/own/xx-yy/sage-1/train.log").read_text()
+    assert '"valid_num_updates": "4"' in (tmp_path / "runs/my own/own/xx-yy/sage-1/train.log").read_text()
 
 
 def test_the_runs_that_a_method_starts_from_have_yamls_and_commands_too(tmp_path, monkeypatch, capsys):
@@ -53,6 +53,19 @@ def test_the_runs_that_a_method_starts_from_have_yamls_and_commands_too(tmp_path
     assert [words[words.index("--method") + 1] for words in commands] == chain
 
 
+def test_the_yaml_of_a_parent_that_is_there_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--pair", "fr-en"]) == 0
+    standard = tmp_path / "configs-fr-en/standard.yaml"
+    standard.write_text("mine")
+    capsys.readouterr()
+    assert main(["init", "--pair", "fr-en", "--method", "self_distillation_twice"]) == 0
+    out, err = capsys.readouterr()
+    assert standard.read_text() == "mine" and "standard.yaml is there and not overwritten; self_dist" in err
+    assert "wrote configs-fr-en/self_distillation.yaml and configs-fr-en/self_distillation_twice.yaml (" in out
+    assert "--method standard --configs configs-fr-en --out runs/configs-fr-en" in out
+
+
 def test_yamls_are_never_overwritten_and_mistakes_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["init", "--pair", "fr-en", "--method"]
@@ -61,9 +74,11 @@ def test_yamls_are_never_overwritten_and_mistakes_are_one_line(tmp_path, monkeyp
     for method, said in (
         ("sage", "configs-fr-en/sage.yaml exists and is not overwritten; give another --out"),
         ("nosuch", "no method 'nosuch' in "),
+        ("../../iwslt14/sage", "no method '../../iwslt14/sage' in "),
     ):
         assert main([*words, method]) == 2
         assert said in capsys.readouterr().err
     assert (tmp_path / "configs-fr-en/sage.yaml").read_text() == "mine"
-    assert main(["init", "--pair", "french"]) == 2
-    assert "--pair must be SOURCE-TARGET" in capsys.readouterr().err
+    for pair in ("french", "fr-fr", "../x-en"):
+        assert main(["init", "--pair", pair]) == 2
+        assert "--pair must be two languages" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The size of a training on own files: by the number of pairs, the same in every command, one in a folder of runs."""
 
 import json
+import re
 import shlex
 import shutil
 
@@ -38,7 +39,7 @@ def study_of(*pairs, **options):
 def a_run(study, method="standard", pair="fr-en"):
     run = study.run(pair, method, 1)
     run.folder.mkdir(parents=True)
-    about = {**study.provenance(pair, run), "method": method, "seed": 1, "sittings": []}
+    about = {**study.provenance(pair, run), "method": method, "seed": 1, "sittings": [], "config": str(study.configs / "standard.yaml")}
     (run.folder / "provenance.json").write_text(json.dumps(about))
     return run.folder
 
@@ -89,6 +90,21 @@ def test_runs_of_two_sizes_do_not_share_a_folder(place, capsys):
         assert main(["train", *words, "--out", "runs/own-small"]) == 0
 
 
+def test_other_yamls_and_those_of_a_size_do_not_share_a_folder(place, capsys):
+    mine = shutil.copytree(configs_of("tiny"), place / "mine")
+    words = ["train", "own", "--recipe", "mine", "--pair", "fr-en", "--method", "sage", "--dry-run"]
+    for study, other, said in (
+        (study_of(), ["--configs", "mine"], f"size small, and runs of the YAMLs in {mine} beside it .*--out runs/mine"),
+        (study_of(configs=mine), [], f"the YAMLs in {mine}, and runs of size small .* type --configs {mine}, or for"),
+    ):
+        a_run(study)
+        assert main([*words, *other]) == 2
+        assert re.search(f"was trained with {said}", capsys.readouterr().err)
+        shutil.rmtree(place / "runs")
+    a_run(study_of(configs=mine))
+    assert main([*words, "--configs", "mine"]) == 0
+
+
 def test_a_matrix_has_one_size(place, capsys):
     prepared(place, "de-en", 12_000)
     words = ["reproduce", "own", "--recipe", "mine", "--pairs", "fr-en,de-en", "--dry-run"]
@@ -105,6 +121,8 @@ def test_a_matrix_has_one_size(place, capsys):
         (["own", "--pair", "fr-en", "--size", "tiny", "--configs", "mine"], "leave it out with other data, and with"),
         (["own", "--recipe", "yours", "--pair", "fr-en"], "type: wff prepare own --name yours --pair fr-en --train"),
         (["own"], "--pair must be SOURCE-TARGET"),
+        (["own", "--pair", "fr"], "--pair must be two languages"),
+        (["own", "--pair", "../x-en"], "--pair must be two languages"),
     ],
 )
 def test_a_wrong_call_is_told_what_to_type(words, said, place, capsys):

@@ -1,5 +1,6 @@
 """`wff prepare own`: a corpus of the user's own files, prepared like the named data sets."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from ..data.recipe import MANY, OWN, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
 from .folders import make_folders
+
+_LANGUAGE = re.compile(r"[A-Za-z0-9_@]+")  # part of the names of files
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class OwnCorpus:
 
     def files(self) -> list[PairFiles]:
         """All files with their splits, pair after pair; UserError where they cannot be what they should be."""
-        _refuse_pairs(self.pairs)
+        refuse_pairs(self.pairs)
         groups = []
         for split, all_files in (("train", self.train), ("valid", self.valid)):
             missing = [pair for pair in self.pairs if all_files and pair not in {files.pair for files in all_files}]
@@ -156,14 +159,15 @@ def own_job(
     ), sources  # fmt: skip
 
 
-def _refuse_pairs(pairs: Sequence[str]) -> None:
+def refuse_pairs(pairs: Sequence[str]) -> None:
     """UserError unless these are language pairs, and several ones translate into one language."""
     option, example = ("--pair", "fr-en") if len(pairs) == 1 else ("--pairs", "de-en,fr-en")
     for pair in pairs:
         source, _, target = pair.partition("-")
-        if not source or not target or "-" in target or source == target:
+        if not _LANGUAGE.fullmatch(source) or not _LANGUAGE.fullmatch(target) or source == target:
             raise UserError(
-                f"{option} must be two languages with one hyphen between them, got {pair!r}; type {option} {example}"
+                f"{option} must be two languages of letters, digits, _ and @, with one hyphen between them, got "
+                f"{pair!r}; type {option} {example}"
             )
         if target != pairs[0].partition("-")[2] or pairs.count(pair) > 1:
             raise UserError(

@@ -50,15 +50,23 @@ def configs_for(size: str | None, folders: Sequence[Path]) -> Path:
     return configs_of(size)
 
 
-def refuse_other_size(size: str, folder: Path) -> None:
-    """Raise UserError if one of the runs in `folder`, which are those of one corpus, has another size."""
+def refuse_other_configs(configs: Path, folder: Path) -> None:
+    """Raise UserError if one of the runs in `folder`, which are those of one corpus, has another size than `configs`.
+
+    A run by YAMLs of no size is refused beside one that has a size; runs by two such folders are the user's affair.
+    """
+    size = size_of(configs)
     for path in sorted(folder.glob(f"*/{PROVENANCE}")):
-        other = read_provenance(path.parent).get("size", size)
-        if other != size:
-            raise UserError(
-                f"{path.parent} was trained with size {other}, and runs of size {size} beside it would not be "
-                f"comparable; type --size {other}, or for size {size} --out runs/{OWN}-{size}"
-            )
+        about = read_provenance(path.parent)
+        other, other_configs = about.get("size"), (CONFIGS.parent / about["config"]).parent
+        if other == size or other_configs == configs:
+            continue
+        here = f"size {size}" if size else f"the YAMLs in {configs}"
+        there, words = (f"size {other}",) * 2 if other else (f"the YAMLs in {other_configs}", f"configs {other_configs}")
+        raise UserError(
+            f"{path.parent} was trained with {there}, and runs of {here} beside it would not be comparable; "
+            f"type --{words}, or for {here} --out runs/{f'{OWN}-{size}' if size else configs.name}"
+        )
 
 
 def _size_for(pairs: int) -> str:

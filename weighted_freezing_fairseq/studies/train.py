@@ -21,7 +21,7 @@ from ..workspace.machine import Machine
 from ..workspace.provenance import relocate
 from ..workspace.runs import Run
 from ..workspace.steps import OPEN, state_of
-from .sizes import configs_for, refuse_other_size, size_of
+from .sizes import configs_for, refuse_other_configs, size_of
 from .tasks import StudyTask, task_of
 from .training import (
     measured_parent_files,
@@ -91,9 +91,9 @@ class Study:
             configs, runs = configs or CONFIGS / "glue", runs or Path("runs") / dataset
         configs = (configs or CONFIGS / dataset).resolve()
         study = cls(task, recipe, data, configs, (runs or Path("runs") / configs.name).resolve(), tuple(assignments))
-        if study.size:
+        if dataset == OWN:
             for pair in pairs:
-                refuse_other_size(study.size, study.runs / recipe / str(pair))
+                refuse_other_configs(study.configs, study.runs / recipe / str(pair))
         return study
 
     @property

@@ -22,6 +22,7 @@ from ..workspace.machine import Machine, cores
 from ..workspace.progress import say
 from ..workspace.runs import CHOICES, Run
 from ..workspace.steps import OPEN, once, state_of
+from .own import refuse_pairs
 from .prepare import pair_jobs, prepare_pairs
 from .scorings import ScoringOptions, ScoringStep, TrainingData
 from .training import fill_open_settings, merge_assignments, needs_parent
@@ -48,8 +49,9 @@ class TranslationTask:
     def pair(self, word: str | None) -> str:
         """The language pair that a user typed (default: the first); of own corpora, any."""
         if not self.dataset.pairs:
-            if word is None or word.count("-") != 1:
+            if word is None:
                 raise UserError(f"--pair must be SOURCE-TARGET, as it was given to wff prepare {self.dataset.name}")
+            refuse_pairs([word])
             return word
         pair = word or self.dataset.pairs[0]
         if pair not in self.dataset.pairs:

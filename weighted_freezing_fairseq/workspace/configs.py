@@ -71,7 +71,7 @@ def open_settings(config: Path) -> list[tuple[str, str]]:
 def config_path(method: str, *folders: Path) -> Path:
     """The YAML of `method` in the first folder that has one."""
     for folder in folders:
-        if (folder / f"{method}.yaml").is_file():
+        if Path(method).name == method and (folder / f"{method}.yaml").is_file():
             return folder / f"{method}.yaml"
     where = " or ".join(map(str, folders))
     known = methods_in(*folders)
