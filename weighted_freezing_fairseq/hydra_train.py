@@ -10,6 +10,8 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
+from weighted_freezing_fairseq.errors import UserError
+
 FIRST_UPDATE = "the first update since the start is made"  # logged by the trainer; recipes wait for this line
 
 
@@ -24,8 +26,10 @@ def as_override(word: str, choices: Collection[str]) -> str:
         return word
     if "." in key:
         return f"++{word}"
-    # Neither null nor one of fairseq's YAML files, such as model=wav2vec2/wav2vec2_base, is a name of a method.
-    return f"++{key}._name={value}" if key in choices and value != "null" and "/" not in value else word
+    if key in choices and value == "null":
+        raise UserError(f"{word}: must be a name; type {key}=NAME, or leave it out")
+    # One of fairseq's YAML files, such as model=wav2vec2/wav2vec2_base, is no name of a method.
+    return f"++{key}._name={value}" if key in choices and "/" not in value else word
 
 
 if __name__ == "__main__":
@@ -38,6 +42,7 @@ if __name__ == "__main__":
 
     if hasattr(Override, "is_force_add"):  # Hydra 1.0, of fairseq 0.12.2, has no ++
         choices = [name for name, field in FairseqConfig.__dataclass_fields__.items() if field.type is Any]
-        sys.argv[1:] = [as_override(word, choices) for word in sys.argv[1:]]
+        with errors.one_line_user_errors():
+            sys.argv[1:] = [as_override(word, choices) for word in sys.argv[1:]]
     hydra_train._hydra_main = errors.one_line_user_errors()(hydra_train._hydra_main)
     hydra_train.cli_main()

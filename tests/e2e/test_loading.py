@@ -163,6 +163,13 @@ def test_hydra_takes_settings_that_the_yaml_leaves_out(fairseq: Fairseq):
         fairseq("hydra_train", *yaml, "+optimizer.freeze_kep=0.25", ok=False),
     ):
         assert output.splitlines()[-1].startswith(misspelt) and "Traceback" not in output, output[-2000:]
+    for word, said in (
+        ("task.data=null", "setting task.data is missing; type task.data=BIN"),
+        ("criterion=cross_entropy", "add '~criterion.label_smoothing'"),
+        ("--config-name=rum", "setting task is missing: no YAML sets it; type --config-dir DIR --config-name METHOD"),
+    ):
+        output = train(word)
+        assert said in output.splitlines()[-1] and "Traceback" not in output, output[-2000:]
     assert "UserError: --freeze-keep 0.25 needs --freeze-rule random" in train("optimizer.freeze_keep=0.25")
     assert "use +optimizer.freeze_keep=0.25" in fairseq("hydra_train", *yaml, "optimizer.freeze_keep=0.25", ok=False)
 

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.hydra_train import as_override
 from weighted_freezing_fairseq.plugin.settings import refuse_invalid
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
@@ -29,6 +30,8 @@ def test_every_yaml_of_the_repository_is_valid():
         ("optimizer.base_optimizer=adma", "base_optimizer=adma: did you mean adamax or adam\\? must be one of "
                                           "adadelta, adafactor, .*, adam, "),
         ("optimizer._name=weighted_frezze", "did you mean weighted_freeze\\? must be one of .*, sage, "),
+        ("optimizer._name=sgd", "sgd has no defaults .*: optimizer.momentum, .*, optimizer.lr must"),
+        ("optimizer._name=adagrd", "optimizer._name=adagrd: (did you mean adam\\? )?must be one of adam, cautious"),
         ("optimizer.freeze_aply=update", "optimizer.freeze_aply: did you mean freeze_apply( or \\w+)?\\? must be"),
         ("optimizr.lr=1", "unknown section optimizr: did you mean optimizer( or \\w+)?\\? must be"),
         ("criterion._name=intra_distilation", "did you mean intra_distillation( or \\w+)?\\? must be"),
@@ -73,6 +76,11 @@ def test_what_fairseq_does_not_know_is_refused(setting, said):
 )
 def test_what_fairseq_takes_is_not_refused(settings):
     refuse_invalid(changed(FREEZE, *settings))
+
+
+def test_a_part_that_is_null_on_the_command_line_is_refused():
+    with pytest.raises(UserError, match="optimizer=null: must be a name; type optimizer=NAME"):
+        as_override("optimizer=null", ["optimizer"])
 
 
 def test_a_part_without_a_name_is_refused():

@@ -39,7 +39,8 @@ def study_of(*pairs, **options):
 def a_run(study, method="standard", pair="fr-en"):
     run = study.run(pair, method, 1)
     run.folder.mkdir(parents=True)
-    about = {**study.provenance(pair, run), "method": method, "seed": 1, "sittings": [], "config": str(study.configs / "standard.yaml")}
+    about = {**study.provenance(pair, run), "method": method, "seed": 1, "sittings": []}
+    about["config"] = str(study.configs / f"{method}.yaml")
     (run.folder / "provenance.json").write_text(json.dumps(about))
     return run.folder
 

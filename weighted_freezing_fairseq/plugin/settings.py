@@ -6,7 +6,7 @@ exclude each other, missing files, and tasks and criterions that are registered 
 
 import argparse
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ from fairseq.models.transformer import TransformerConfig
 from fairseq.models.transformer.transformer_base import TransformerModelBase
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -53,7 +54,10 @@ def _registered_settings(section: str, value: Any) -> Any:
     if name is None:
         raise UserError(f"setting {section}._name is missing; must be one of {_listed(registry)}")
     if name not in registry:
-        raise _unknown("value", f"{section}._name={name}", name, registry)
+        allowed = dataclasses_by_name if section == "optimizer" else registry
+        raise _unknown("value", f"{section}._name={name}", name, allowed)
+    if section == "optimizer" and name not in dataclasses_by_name:
+        _refuse_missing_flags(name, value if OmegaConf.is_dict(value) else {}, registry[name])
     if section != "model":
         return dataclasses_by_name.get(name)
     return dataclasses_by_name.get(ARCH_MODEL_NAME_REGISTRY.get(name, name)) or _dataclass_of_flags(registry[name])
@@ -65,11 +69,9 @@ def _dataclass_of_flags(model: Any) -> Any:
     fairseq itself ignores an unknown setting of such a model, and trains another model than the user expects.
     """
     base = TransformerConfig if issubclass(model, TransformerModelBase) else FairseqDataclass
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    model.add_args(parser)
     kinds = {
         action.dest: bool if action.nargs == 0 else action.type if action.type in (int, float, str) else Any
-        for action in parser._actions
+        for action in _flags_of(model)
     }
     fields = [
         (name, Optional[kind], dataclasses.field(default=None))
@@ -79,6 +81,23 @@ def _dataclass_of_flags(model: Any) -> Any:
     return dataclasses.make_dataclass(f"FlagsOf{model.__name__}", fields, bases=(base,))
 
 
+def _flags_of(registered: Any) -> list[argparse.Action]:
+    """The flags of a model or optimizer that is registered without a dataclass."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    registered.add_args(parser)
+    return parser._actions
+
+
+def _refuse_missing_flags(name: str, section: Collection[str], optimizer: Any) -> None:
+    """Raise UserError unless a YAML sets all of an optimizer without a dataclass, for which fairseq has no defaults."""
+    keys = [action.dest for action in _flags_of(optimizer)] + ["lr"]
+    if missing := [f"optimizer.{key}" for key in keys if key not in section]:
+        raise UserError(
+            f"optimizer {name} has no defaults outside fairseq-train --optimizer {name}: {', '.join(missing)} must be "
+            f"set (lr: ${{optimization.lr}}); or type optimizer._name=adam"
+        )
+
+
 def _refuse_invalid_keys(path: str, section: DictConfig, kind: Any) -> None:
     """Check a section against `kind`, a dataclass or an instance of one."""
     kind = kind if isinstance(kind, type) else type(kind)
@@ -86,7 +105,8 @@ def _refuse_invalid_keys(path: str, section: DictConfig, kind: Any) -> None:
     for key in section:
         name = f"{path}.{key}"
         if key not in hints:
-            raise _unknown("setting", name, key, hints.keys() - {"_name"})
+            error = _unknown("setting", name, key, hints.keys() - {"_name"})
+            raise UserError(f"{error}; to leave out what the YAML has, add '~{name}'") if _in_yaml(name) else error
         if OmegaConf.is_missing(section, key) or OmegaConf.is_interpolation(section, key):
             continue
         value = section[key]
@@ -97,6 +117,13 @@ def _refuse_invalid_keys(path: str, section: DictConfig, kind: Any) -> None:
             typed[key] = value
         except (OmegaConfBaseException, ValueError, TypeError):
             raise _invalid(name, value, hints[key]) from None
+
+
+def _in_yaml(name: str) -> bool:
+    """Whether a setting of fairseq-hydra-train is the YAML's; False: it was typed, or another command runs."""
+    if not HydraConfig.initialized():
+        return False
+    return not any(word.lstrip("+").startswith(f"{name}=") for word in HydraConfig.get().overrides.task)
 
 
 def _invalid(name: str, value: Any, kind: Any) -> UserError:

@@ -62,10 +62,11 @@ def refuse_other_configs(configs: Path, folder: Path) -> None:
         if other == size or other_configs == configs:
             continue
         here = f"size {size}" if size else f"the YAMLs in {configs}"
-        there, words = (f"size {other}",) * 2 if other else (f"the YAMLs in {other_configs}", f"configs {other_configs}")
+        there = f"size {other}" if other else f"the YAMLs in {other_configs}"
+        option = f"--size {other}" if other else f"--configs {other_configs}"
         raise UserError(
             f"{path.parent} was trained with {there}, and runs of {here} beside it would not be comparable; "
-            f"type --{words}, or for {here} --out runs/{f'{OWN}-{size}' if size else configs.name}"
+            f"type {option}, or for {here} --out runs/{f'{OWN}-{size}' if size else configs.name}"
         )
 
 

@@ -14,7 +14,7 @@ from fairseq.dataclass import initialize
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ...errors import one_line_user_errors
+from ...errors import UserError, one_line_user_errors
 from ..settings import refuse_invalid
 from ..user_dir import PACKAGE, package_of, refuse_other_version
 from .registry import NO_TORCH_XLA, mend
@@ -55,6 +55,19 @@ def accept_second_user_dir() -> None:
     utils.import_user_module = load_unless_registered
 
 
+def _refuse_missing(cfg: DictConfig) -> None:
+    """Raise UserError if nothing says what to train, and on what."""
+    for name in ("task", "model"):
+        if OmegaConf.is_missing(cfg, name) or cfg[name] is None:
+            raise UserError(
+                f"setting {name} is missing: no YAML sets it; type --config-dir DIR --config-name METHOD with the "
+                "folder of a METHOD.yaml"
+            )
+    task = cfg.task
+    if OmegaConf.is_dict(task) and "data" in task and (OmegaConf.is_missing(task, "data") or task.data is None):
+        raise UserError("setting task.data is missing; type task.data=BIN, the folder that fairseq-preprocess wrote")
+
+
 @mend("fairseq-hydra-train shows an invalid setting as a long traceback, and ignores an unknown one of some models")
 def name_invalid_settings() -> None:
     add_defaults = initialize.add_defaults
@@ -63,8 +76,9 @@ def name_invalid_settings() -> None:
     def check_and_add_defaults(cfg: DictConfig) -> None:
         if HydraConfig.initialized():  # else the command line was parsed, which refuses unknown flags itself
             utils.import_user_module(cfg.common)  # the settings may be those of another plugin
-            given = {k: v for k, v in cfg.items() if k not in ("_name", "job_logging_cfg") and v is not None}
             with one_line_user_errors():
+                _refuse_missing(cfg)
+                given = {k: v for k, v in cfg.items() if k not in ("_name", "job_logging_cfg") and v is not None}
                 refuse_invalid(OmegaConf.create(given))
         add_defaults(cfg)
 
