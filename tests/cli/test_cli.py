@@ -168,6 +168,8 @@ def test_rules_of_a_method_are_all_its_variants(capsys):
     assert main(["rules", "sage", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["variant"]) for row in rows] == [("sage", "full"), ("sage", "li"), ("sage", "light")]
+    assert main(["rules", "r_drop", "sage_light", "--json"]) == 0
+    assert [row["variant"] for row in json.loads(capsys.readouterr().out)] == ["r_drop", "light"]
     assert main(["rules", "sage", "ewc"]) == 0
     text = capsys.readouterr().out
     assert "sage (light)\n" in text and "\newc\n" in text and "weighted_freeze" not in text
@@ -182,8 +184,9 @@ def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys
     assert copied == {path.name: path.read_bytes() for path in (CONFIGS / "toy").iterdir()} and copied
     assert main(["configs", "toy", "--copy", str(tmp_path / "mine")]) == 2
     assert "exists and is not overwritten; give another folder to --copy" in capsys.readouterr().err
-    assert main(["configs", "own/tiny"]) == 0
-    assert capsys.readouterr().out == f"{CONFIGS / 'own/tiny'}\n"
+    for name in ("own/tiny", "own/tiny/", "./own/tiny"):
+        assert main(["configs", name]) == 0
+        assert capsys.readouterr().out == f"{CONFIGS / 'own/tiny'}\n"
     assert main(["configs", "own", "--copy", str(tmp_path / "own")]) == 0
     assert {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*.yaml")} == {
         str(path.relative_to(CONFIGS / "own")) for path in (CONFIGS / "own").rglob("*.yaml")

@@ -30,8 +30,9 @@ def script(tmp_path_factory):
         ("wff fisher --est", ["--estimator"]),
         ("wff fisher --estimator s", ["sampled"]),
         ("wff train multi30k --device c", ["cpu", "cuda"]),
-        ("wff rules sag", ["sage"]),
+        ("wff rules ew", ["ewc"]),
         ("wff average run", ["run.pt", "runs"]),
+        ("wff translate runs --input run", ["run.pt", "runs"]),
         ("wff unpack base file --out run", ["run.pt", "runs"]),
     ],
 )

@@ -52,8 +52,10 @@ def test_the_choice_is_a_checkpoint_of_the_folder(named, tmp_path, capsys):
     words = ["average", str(named["run"]), str(named["checkpoint"]), "--out", str(tmp_path / "mean.pt"), "--choice"]
     assert main([*words, "best"]) == 2
     folder = named["run"] / "checkpoints"
-    said = f"there is no {folder}/checkpoint_best.pt (checkpoints there: checkpoint_last.pt); give a run folder"
+    said = f"there is no {folder}/checkpoint_best.pt (checkpoints there: checkpoint_last.pt); give another choice"
     assert said in capsys.readouterr().err
+    assert main([*words, "average"]) == 2
+    assert f"make it: wff average {named['run']} --last 5" in capsys.readouterr().err
     assert main([*words, "last"]) == 0
 
 

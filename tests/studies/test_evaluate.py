@@ -250,4 +250,6 @@ def test_missing_checkpoint_and_data_are_named(tmp_path, capsys):
     assert "make it with fairseq-preprocess" in refused(*words, tmp_path / "bin")
     assert "has no set 'test'; give --data a folder that fairseq-preprocess" in refused(*words, tmp_path)
     assert "add --data with the folder it was trained on" in refused(tmp_path / "no.pt")
+    assert "leave --choices out, or give a folder" in refused(tmp_path / "no.pt", "--choices", "best")
+    assert "--average-last must be at least 1, got 0" in refused(tmp_path, "--average-last", "0")
     assert "type --choices with some of best,last,average" in refused(words[0], "--choices", "b")

@@ -142,7 +142,7 @@ def test_the_latest_checkpoints_are_told_by_number_not_by_time(tmp_path):
 def test_too_few_checkpoints_say_how_to_keep_them(tmp_path, capsys):
     small(tmp_path / "run/checkpoints/checkpoint3.pt", {})
     line = refusal(capsys, tmp_path / "run", "--last", 4)
-    assert "has 1 checkpoints by epoch and 0 by update, not 4; type a smaller --last, or train with" in line
+    assert "has 1 checkpoints by epoch and 0 by update, not 4; average fewer, or train with" in line
     assert "--keep-last-epochs 4 or --save-interval-updates 1000 --keep-interval-updates 4" in line
 
 
@@ -152,6 +152,7 @@ def test_a_wrong_call_says_what_to_type(tmp_path, capsys):
     assert "is a folder; add --last 5" in refusal(capsys, tmp_path, "--out", tmp_path / "out")
     assert "--last takes one run folder; type: wff average RUN --last 5" in refusal(capsys, path, path, "--last", 2)
     assert "type --last 5" in refusal(capsys, tmp_path, "--last", 0)
+    assert "leave one of them out" in refusal(capsys, tmp_path, "--last", 2, "--choice", "best")
     assert "there is no run folder" in refusal(capsys, tmp_path / "none", "--last", 2)
     assert "give a run folder, a save-dir" in refusal(capsys, path, tmp_path / "none", "--out", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt"]

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if args.last is not None:
         if len(paths) > 1:
             raise UserError("--last takes one run folder; type: wff average RUN --last 5")
+        if args.choice is not None:
+            raise UserError("--last averages numbered checkpoints, and --choice names others; leave one of them out")
         paths = average.latest(paths[0], args.last)
         out = out or paths[0].with_name(average.NAME)
     elif len(paths) == 1 and paths[0].is_dir():

@@ -9,9 +9,10 @@ HELP = """\
 Print a script for bash or zsh that completes commands, options, choices and paths. The shell reads it once: no Python
 runs while you type. Make it again after an upgrade."""
 EXAMPLE = """\
-wff completion bash > ~/.local/share/bash-completion/completions/wff   # read when you first complete wff
+mkdir -p ~/.local/share/bash-completion/completions
+  wff completion bash > ~/.local/share/bash-completion/completions/wff   # read when you first complete wff
   source <(wff completion bash)                                         # in this terminal only
-  wff completion zsh > ~/.zfunc/_wff                                    # a folder of $fpath"""
+  mkdir -p ~/.zfunc && wff completion zsh > ~/.zfunc/_wff               # a folder of $fpath"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     [commands] = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for command in commands.choices.values():
         for action in command._actions:  # argparse has no public list
-            if action.type is Path:
+            if action.type is Path or action.metavar in ("FILE", "FILES"):  # some may also be - or NAME=FILE
                 action.complete = shtab.FILE
             elif action.choices is not None:
                 action.choices = [choice for choice in action.choices if choice]  # without the default of `nargs="*"`

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    names = config_folders()
-    if args.name and args.name not in names:
-        hint = did_you_mean(args.name, names) or f"choose from: {', '.join(names)}"
-        raise UserError(f"there are no configs {args.name!r}; {hint}")
-    folder = CONFIGS / args.name
+    names, name = config_folders(), str(Path(args.name))  # `own` for `own/` and `./own`
+    if name not in [".", *names]:
+        hint = did_you_mean(name, names) or f"choose from: {', '.join(names)}"
+        raise UserError(f"there are no configs {name!r}; {hint}")
+    folder = CONFIGS / name
     if args.copy is None:
         print(folder)
         return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..studies.evaluate import BinarisedSet, as_text, evaluate
 from ..studies.scorings import AVERAGED, ScoringOptions
 from ..workspace.machine import Machine
-from .arguments import MODEL, add_decode_arguments, add_device, choices_of, search_of
+from .arguments import MODEL, add_decode_arguments, add_device, check_at_least, choices_of, search_of
 
 HELP = """\
 Translate whole test sets with the checkpoints of a run, and score them against the raw reference. For a run on
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_at_least(args, ("average_last",))
     search = search_of(args)
     options = ScoringOptions(choices_of(args.choices), search, args.average_last, args.comet)
     test_set = BinarisedSet(args.data, args.subset, args.reference, args.out, search)

@@ -3,22 +3,24 @@
 import argparse
 import json
 
-from ..core.rules import RULES, Rule, as_markdown, forms
+from ..core.rules import RULES, VARIANTS, Rule, as_markdown, forms
 
 HELP = """\
 Print every method and variant as theta <- f(I) theta + g(I) eta grad + h(I), with its stage, cost and source."""
 EXAMPLE = "wff rules weighted_freeze --json"
 
+_VARIANTS = {name: [row] for row in VARIANTS for name in (row.variant, f"{row.name}_{row.variant}")}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", nargs="*", choices=[[], *RULES], metavar="METHOD", help="only these methods")
+    parser.add_argument("method", nargs="*", choices=[[], *RULES, *_VARIANTS], metavar="METHOD", help="only these")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="as a Markdown table")
     form.add_argument("--json", action="store_true", help="one object per row")
 
 
 def run(args: argparse.Namespace) -> int:
-    selected = [row for name in args.method or RULES for row in forms(name)]
+    selected = [row for name in args.method or RULES for row in _VARIANTS.get(name) or forms(name)]
     if args.markdown:
         print(as_markdown(selected))
     elif args.json:

@@ -61,6 +61,10 @@ def evaluate(
         moved_data: where the data of the run folders is now, if it was moved.
         test_set: for save-dirs and checkpoints.
     """
+    if options.choices and all(path.is_file() for path in paths):
+        raise UserError(
+            f"--choices is for folders, and {paths[0]} is a checkpoint; leave --choices out, or give a folder"
+        )
     models = [
         (path, checkpoint)
         for path in paths

@@ -114,7 +114,7 @@ def latest(folder: Path, count: int, or_fewer: bool = False) -> list[Path]:
         keep = " or ".join(option.format(count) for _, option in _NUMBERED.values())
         raise UserError(
             f"{checkpoints} has {len(by_kind['epoch'])} checkpoints by epoch and {len(by_kind['update'])} by update, "
-            f"not {count}; type a smaller --last, or train with {keep}"
+            f"not {count}; average fewer, or train with {keep}"
         )
     return [path for _, path in most]
 

@@ -31,8 +31,11 @@ def checkpoint_of(path: Path, choice: str | None = None) -> Path:
     for checkpoint in paths:
         if checkpoint.is_file():
             return checkpoint
+    remedy = "give another choice, or a checkpoint" if choice else "give a run folder or a checkpoint"
+    if choice == "average":
+        remedy = f"make it: wff average {path} --last 5"
     there = ", ".join(sorted(file.name for file in folder.glob("*.pt"))) or "none"
-    raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); give a run folder or a checkpoint")
+    raise UserError(f"there is no {paths[0]} (checkpoints there: {there}); {remedy}")
 
 
 def settings_of(checkpoint: Path) -> dict[str, dict[str, Any]]:
