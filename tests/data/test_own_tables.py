@@ -131,6 +131,10 @@ def test_a_kill_in_any_step_leads_to_the_same_bytes_and_a_second_call_changes_no
     assert contents(prepared(*words)) == whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     prepared(*words)
+    prepared(*words, "--test-lines", 5, name="more")
+    capsys.readouterr()
+    prepared(*words, name="more", status=2)
+    assert "was made with other settings (held_out {'test': 5} instead of None)" in capsys.readouterr().err
     (files / "a.tsv").write_text(tsv(TRAIN[1:]))
     capsys.readouterr()
     prepared(*words, status=2)

@@ -48,6 +48,7 @@ class PairJob(FolderJob):
     first_step = "unpacked"
     outputs = ("raw", "text", "pieces", "bin")
     counts_form = {"step": str, "split": str, "pairs": int, "sentences": {str: int}}
+    optional_settings = ("limit", "held_out", "pairs", "tags")
 
     @property
     def languages(self) -> tuple[str, str]:
