@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.data import read_manifest
+from weighted_freezing_fairseq.data import own, read_manifest
 from weighted_freezing_fairseq.scoring.translate import Pieces
 
 TEXTS = miniature.sentences("de", 90, seed=4)
@@ -154,10 +154,34 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
     folder = prepared(tmp_path, files, call)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert prepared(tmp_path, files, call) == folder
+    prepared(tmp_path, files, call, "--limit", 50, status=2)
+    assert "was made with other settings (limit None instead of 50)" in capsys.readouterr().err
     (files / "a.en").write_text((files / "a.en").read_text().replace("a", "e", 1))
     prepared(tmp_path, files, call, status=2)
     assert "was made with other settings (train (train-1)" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_an_option_that_is_left_out_makes_other_data(files, tmp_path, capsys):
+    call = [files / "a.de", files / "a.en"]
+    folder = prepared(tmp_path, files, call, "--limit", 50)
+    prepared(tmp_path, files, call, status=2)
+    assert f"{folder} was made with other settings (limit 50 instead of None)" in capsys.readouterr().err
+
+
+def test_what_is_wrong_in_the_text_of_tables_is_repaired_and_counted(files, tmp_path):
+    rows = {
+        "tsv": "German\tEnglish\na\rb\tc\nd\tf\xff\n\n",
+        "csv": 'German,English\n"a\rb",c\nd,f\xff\n\n',
+        "jsonl": '{"German": "a\\rb", "English": "c"}\n{"German": "d", "English": "f\\ud800"}\n\n',
+    }
+    for form, table in rows.items():
+        path = files / f"b.{form}"
+        path.write_bytes(table.encode("latin-1"))
+        targets = {column: files / f"b.{column}" for column in ("German", "English")}
+        found = own.copy_out(path, targets).skipped
+        assert found == {"line end inside a line": 1, "invalid UTF-8": 1}, form
+        assert [path.read_text() for path in targets.values()] == ["a b\nd\n", "c\nf\ufffd\n"], form
 
 
 @pytest.mark.parametrize(
@@ -180,8 +204,11 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
         ("{train} {f}/list.jsonl", "line 1 of {f}/list.jsonl is not a JSON object"),
         ("{train} {f}/number.jsonl", "line 1 of {f}/number.jsonl has 3 in column 'en'; it must be text"),
         ("{train} {f}/cut.gz {f}/a.en", "cut.gz is damaged or incomplete"),
+        ("{train} {f}/bad.bz2 {f}/a.en", "bad.bz2 is damaged or incomplete"),
+        ("{train} {f}/quote.csv", "the row from line 2 of {f}/quote.csv on is not valid CSV (field larger than"),
         ("{train} {f}/cut.parquet", "cut.parquet is damaged or incomplete"),
         ("{train} {f}/a.parquet", "row 1 of {f}/a.parquet has no column 'de' (it has: id, German, English); type"),
+        ("{train} {f}/a.parquet --columns German,no", "row 1 of {f}/a.parquet has no column 'no' (it has: id, German"),
         ("{train} {f}/a.parquet --columns id,English", "row 1 of {f}/a.parquet has 0 in column 'id'; it must be text"),
         ("{train} {f}/saved", "data-00000-of-00002.arrow has no column 'de' (it has: translation, German, English)"),
         ("{train} {f}/null --columns German,English", "row 2 of {f}/null/data-00000-of-00001.arrow has no column"),
@@ -201,6 +228,8 @@ def test_wrong_calls_say_what_to_type(words, expected, files, tmp_path, capsys):
     (files / "list.jsonl").write_text('["a", "b"]\n')
     (files / "number.jsonl").write_text('{"de": "a", "en": 3}\n')
     (files / "cut.gz").write_bytes((files / "a.de.gz").read_bytes()[:-20])
+    (files / "bad.bz2").write_bytes((files / "a.de.bz2").read_bytes()[:20] + bytes(90))
+    (files / "quote.csv").write_text('de,en\n"a,b\n' + "a,b\n" * 40_000)
     (files / "cut.parquet").write_bytes((files / "a.parquet").read_bytes()[:-20])
     saved_to_disk(files / "null", [[("a", "b"), None]])
     (files / "dict").mkdir()

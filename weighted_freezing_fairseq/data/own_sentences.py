@@ -48,7 +48,7 @@ class OwnTables:
     def rows(self, split: str, counts: Counter[str]) -> Iterator[tuple[str, Example]]:
         """The examples in the files of a split, each with its place for error messages."""
         for path in self.files[split]:
-            for place, row in read_table(path, [*self.text, self.label]):
+            for place, row in read_table(path, [*self.text, self.label], counts):
                 inputs = (text_in(place, row, column, counts, _TEXT) for column in self.text)
                 yield place, (tuple(text.strip() for text in inputs), self._label(place, row, counts))
 
