@@ -1,11 +1,13 @@
 """`wff prepare`: prepare a data set for fairseq, from its archives or from the user's files."""
 
 import argparse
+import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, NAMES, SENTENCES, test_sets
+from ..data import DATASETS, NAMES, SENTENCES, columnar, test_sets
 from ..data.own import HELD_OUT
 from ..data.own_sentences import OwnTables
 from ..data.recipe import MANY, OWN, Recipe
@@ -100,8 +102,9 @@ def _add_own_sentences(parser: argparse.ArgumentParser) -> None:
     """The options that only `wff prepare sentences` has; None where they were not given."""
     own = parser.add_argument_group(
         "for sentences",
-        "FILES of --train, --dev and --test: tables (.tsv, .csv, .jsonl; also .gz, .xz, .bz2). Without --dev, "
-        f"--valid-lines (default {HELD_OUT:,}, or a twentieth) rows of --train are set apart; without --test, "
+        "FILES of --train, --dev and --test: tables (.tsv, .csv, .jsonl, .parquet, .arrow, or a folder of Hugging "
+        "Face's save_to_disk); .gz, .xz and .bz2 of the first three are read, too. Without --dev, --valid-lines "
+        f"(default {HELD_OUT:,}, or a twentieth) rows of --train are set apart; without --test, "
         "--test-lines (default none)",
     )
     own.add_argument("--text", metavar="COLUMN", help="column of the sentences")
@@ -245,7 +248,7 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
             "wff prepare sentences needs --train, --text and --label; type --train t.tsv --text COLUMN --label COLUMN"
         )
     check_at_least(args, ["valid_lines", "test_lines"])
-    tests = dict(_named_table(word, number) for number, word in enumerate(_flat(args.test)))
+    tests = _named_tables(_flat(args.test))
     files = {"train": _flat(args.train), "valid": _flat(args.valid), **tests}
     held_out = {}
     for name, number, given in (("valid", args.valid_lines, args.valid), ("test", args.test_lines, tests)):
@@ -254,7 +257,7 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
         if number is not None or (name == "valid" and not given):
             held_out[name] = number
     tables = OwnTables(
-        {split: tuple(Path(path).resolve() for path in paths) for split, paths in files.items() if paths},
+        {split: _tables_in(paths) for split, paths in files.items() if paths},
         tuple(filter(None, [args.text, args.text2])),
         args.label,
         bool(args.regression),
@@ -264,8 +267,8 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
     if args.dry_run:
         return plan_of_tasks([job])
     done = prepare_tasks([job], [path for paths in tables.files.values() for path in paths], args.jobs)
-    typed = f"wff train {args.dataset} --data {out} --task {job.task.name} --encoder {args.encoder}"
-    return [*done, f"next: {typed}"]
+    typed = ["wff", "train", args.dataset, "--data", str(out), "--task", job.task.name]
+    return [*done, f"next: {shlex.join([*typed, '--encoder', str(args.encoder)])}"]
 
 
 def _flat(groups: Sequence[Sequence[Any]] | None) -> list[Any]:
@@ -273,10 +276,25 @@ def _flat(groups: Sequence[Sequence[Any]] | None) -> list[Any]:
     return [value for group in groups or () for value in group]
 
 
-def _named_table(word: str, number: int) -> tuple[str, list[str]]:
-    """The name and the file of one --test: NAME=FILE, or FILE."""
-    name, equals, file = word.partition("=")
-    return (name, [file]) if equals else (f"test{number or ''}", [word])
+def _named_tables(words: Sequence[str]) -> dict[str, list[str]]:
+    """The file of each --test by its name: NAME=FILE, or FILE."""
+    tables: dict[str, list[str]] = {}
+    for number, word in enumerate(words):
+        name, equals, file = word.partition("=")
+        if not equals:
+            name, file = f"test{number or ''}", word
+        if name in ("train", "valid"):
+            raise UserError(f"a test set cannot be called {name!r}; type --test NAME=FILE with another name")
+        if name in tables:
+            raise UserError(f"two test sets are called {name}; give each a name of its own: --test NAME=FILE")
+        tables[name] = [file]
+    return tables
+
+
+def _tables_in(names: Sequence[str]) -> tuple[Path, ...]:
+    """Tables, and those in folders of `save_to_disk`."""
+    paths = [Path(name).resolve() for name in names]
+    return tuple(table for path in paths for table in (columnar.files_of(path) if path.is_dir() else [path]))
 
 
 def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:

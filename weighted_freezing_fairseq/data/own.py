@@ -30,6 +30,7 @@ _SHARE = 20  # ... one of so many training rows
 _BLOCK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 _COLUMNS = "type --columns SOURCE,TARGET with two of them"
+TABLE_NAMES = ".tsv, .csv, .jsonl, .parquet or .arrow"  # for messages
 _COLUMNAR = "columnar"
 _TABLES = {
     **dict.fromkeys((".tsv", ".tab"), "tsv"),
@@ -74,9 +75,11 @@ def is_table(path: Path) -> bool:
 
 def _kind(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".xz", ".bz2"):
-        suffixes.pop()
-    return _TABLES.get(suffixes[-1], "") if suffixes else ""
+    compressed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".xz", ".bz2") else ""
+    kind = _TABLES.get(suffixes[-1], "") if suffixes else ""
+    if compressed and kind == _COLUMNAR:
+        raise UserError(f"{path} cannot be read: tables of this form are not compressed as a whole; decompress it")
+    return kind
 
 
 def own_dataset(files: Sequence[PairFiles], test_names: Mapping[str, str]) -> Dataset:
@@ -144,9 +147,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"{path} is damaged or incomplete ({error}); copy or compress it again") from None
 
 
-def read_table(
-    path: Path, columns: Sequence[str], repairs: Counter[str]
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def read_table(path: Path, columns: Sequence[str], repairs: Counter[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of a table with these columns and maybe others, each with its place for messages.
 
     `repairs` gets the number of repaired lines of tab-separated tables; `text_in` repairs the text of other tables.
