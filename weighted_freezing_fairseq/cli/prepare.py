@@ -122,8 +122,8 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group(
         "for own",
         "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl, .parquet, "
-        ".arrow, or a folder of Hugging Face's save_to_disk); .gz, .xz and .bz2 are read, too. With --pairs each "
-        f"FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is {MANY}-TGT",
+        ".arrow, or a folder of Hugging Face's save_to_disk); .gz, .xz and .bz2 of text are read, too. With --pairs "
+        f"each FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is {MANY}-TGT",
     )
     own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
     own.add_argument("--train", nargs="+", action="append", metavar="FILES", help="repeat for several")
@@ -134,7 +134,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILES",
         help="test set; NAME=SRC,TGT names it (with --pairs: PAIR:NAME=SRC,TGT); or a test set of sacreBLEU, as "
-        "wmt17; repeat for several",
+        "wmt17; repeat for several (those with names may follow one --test)",
     )
     own.add_argument("--columns", type=split, metavar="SRC,TGT", help="columns of tables (default: the languages)")
     for name in ("valid", "test"):
@@ -196,9 +196,10 @@ def _refuse_options(args: argparse.Namespace, names: Sequence[str], dataset: str
 
 
 def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
-    for name in ("langs", "recipe", "archive", "encoder"):
+    for name in ("langs", "recipe", "archive", "encoder", "any_counts"):
         if getattr(args, name):
-            raise UserError(f"--{name} is not for own files; leave it out, and give --pair, --train and --test")
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is not for own files; leave it out, and give --pair, --train and --test")
     if (args.pair is None) == (args.pairs is None) or not args.train:
         raise UserError(
             "wff prepare own needs --train and --pair or --pairs; type --pair fr-en --train a.fr a.en, or "
@@ -207,11 +208,13 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
     pairs = [args.pair] if args.pair is not None else args.pairs
     if args.pairs is not None and len(pairs) < 2:
         raise UserError(f"--pairs needs several pairs into one language; type --pair {pairs[0]}")
-    if args.columns is not None and len(args.columns) != 2:
-        raise UserError(f"--columns must be two names, got {','.join(args.columns)}; type --columns fr,en")
+    if args.columns is not None and (len(args.columns) != 2 or len({*args.columns}) != 2):
+        raise UserError(f"--columns must be two different names, got {','.join(args.columns)}; type --columns fr,en")
     check_at_least(args, ["valid_lines", "test_lines", "max_length"], 0)
-    if args.ratio is not None and args.ratio < 1:
-        raise UserError(f"--ratio must be at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    if args.ratio is not None and not 1 <= args.ratio < math.inf:
+        raise UserError(f"--ratio must be a number of at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    if args.ratio is not None and args.max_length == 0:
+        raise UserError("--ratio has no effect with --max-length 0; leave one of them out")
     if args.subwords == "byte-bpe" and args.dictionary == "separate":
         raise UserError("--subwords byte-bpe has one dictionary, of all its pieces; leave --dictionary separate out")
     columns = None if args.columns is None else (args.columns[0], args.columns[1])
@@ -236,7 +239,8 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
     if args.dry_run:
         return plan_of_own(job, sources)
     done = prepare_own(job, sources, args.jobs)
-    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {job.pair}"]
+    typed = ["wff", "train", "own", "--data", str(out), "--recipe", job.recipe_name, "--pair", job.pair]
+    return [done, f"next: {shlex.join(typed)}"]
 
 
 def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
@@ -298,19 +302,30 @@ def _tables_in(names: Sequence[str]) -> tuple[Path, ...]:
 
 
 def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:
-    """The files of one --train, --valid or --test; of several pairs, each word says which."""
-    is_word = split == "test" and len(words) == 1 and "=" not in words[0] and not Path(words[0]).exists()
-    if is_word and test_sets.is_test_set(words[0]):
-        return _test_set(words[0], pairs)
-    if len(pairs) > 1:
-        return [_files_of_pair(split, word, pairs) for word in words]
-    name, equals, names = words[0].partition("=")
-    if split == "test" and len(words) == 1 and equals:
-        return [UserFiles(pairs[0], _paths(names), name)]
-    return [UserFiles(pairs[0], tuple(map(Path, words)))]
+    """The files of one --train, --valid or --test; of several pairs, each word says which.
+
+    The words of a --test may also be test sets with names, or of sacreBLEU.
+    """
+    if len(pairs) == 1 and not (split == "test" and all("=" in word or _is_public(word) for word in words)):
+        return [UserFiles(pairs[0], tuple(map(Path, words)))]
+    files = []
+    for word in words:
+        if split == "test" and _is_public(word):
+            files += _public_test_set(word, pairs)
+        elif len(pairs) > 1:
+            files.append(_files_of_pair(split, word, pairs))
+        else:
+            name, _, names = word.partition("=")
+            files.append(UserFiles(pairs[0], _paths(names), name))
+    return files
 
 
-def _test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
+def _is_public(word: str) -> bool:
+    """Whether a word is the name of a test set of sacreBLEU, and of no file."""
+    return "=" not in word and not Path(word).exists() and test_sets.is_test_set(word)
+
+
+def _public_test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
     """A test set of sacreBLEU, in those of the pairs that it has."""
     known = test_sets.pairs_of(name)
     if not {*known} & {*pairs}:
