@@ -170,7 +170,7 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     (at_once,) = waits_for(lock_folder(tmp_path / "tiny"), lambda: bench(*words))
     assert at_once[1].out == said.out
     status, said = bench(*words, "--rounds", 2)
-    assert status == 2 and "holds a bench of other settings; give another --out" in said.err
+    assert status == 2 and "holds the step bench of other settings; give another --out" in said.err
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
 
 
