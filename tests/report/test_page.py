@@ -376,6 +376,7 @@ def test_what_stands_in_backticks_is_code_and_everything_is_escaped():
             "{}/other.html exists and is not a page of wff report; type",
         ),
         (["cost"], "there is no run to report on; add the folder or the log of a run"),
+        (["other.html"], "{}/other.html is not a log of fairseq-train: it has no settings and no losses; give a run"),
         (["mine", "mine/some.log", "--names", "a"], "runs need as many different names; type --names"),
     ],
 )
@@ -407,6 +408,14 @@ def test_a_folder_of_runs_is_its_runs_with_standard_first(root):
     columns, differing, shared = compare_settings(found)
     assert list(columns) == ["standard-1, -2", "weighted_freeze-1, -2"]
     assert differing["optimizer"] == ["adam", "weighted_freeze"] and shared["model.note"] == "<b>&amp;</b>"
+
+
+def test_a_log_above_runs_is_no_run(root):
+    """As `wff reproduce ... > runs/train.log` leaves it."""
+    (root / "runs/train.log").write_text("done\n")
+    found = find_runs([root / "runs"], None)
+    (root / "runs/train.log").unlink()
+    assert list(found) == ["standard-1", "standard-2", "weighted_freeze-1", "weighted_freeze-2"]
 
 
 def test_settings_are_found_wherever_they_are(tmp_path):
