@@ -270,7 +270,7 @@ LEFT = {
     ".text.begun.json": (lambda path: state_of(path.parent, "text", {}), "to do this step again, type: rm "),
     ".text.rows.json": (counts_of_a_step, "to count it again, type: rm "),
     "fetched.json": (archive_beside, "to ignore what it records, type: rm "),
-    "significance.json": (lambda path: cached_p_values(["a"], ["a"], ["a"], path), "to test again, type: rm "),
+    "significance.json": (lambda path: cached_p_values(["a"], ["b"], ["a"], path), "to test again, type: rm "),
     "point.json": (lambda path: reuse(path, {"a": 1}, path.parent, {}), "to measure it again, type: rm "),
 }
 JSON_CASES = {

@@ -461,6 +461,10 @@ def test_checkpoints_are_told_apart_by_their_paths_or_by_names():
     assert list(labels([paths[0], Path("b/last.pt")], None)) == ["best", "last"]
     assert list(labels(paths, None)) == ["a/best", "b/best"]
     assert labels(paths, ["small", "large"]) == {"small": paths[0], "large": paths[1]}
+    deep = [Path("x/clean/a.pt"), Path("y/clean/a.pt"), Path("y/clean/b.pt")]
+    assert list(labels(deep, None)) == ["x/clean/a", "y/clean/a", "y/clean/b"]
     for names in (["one"], ["same", "same"], ["a/b", "a-b"]):
-        with pytest.raises(UserError, match="type --names with one for each: A,B"):
+        with pytest.raises(UserError, match="with one for each: A,B, in this order: a/best.pt b/best.pt"):
             labels(paths, names)
+    with pytest.raises(UserError, match="2 checkpoints need as many different names"):
+        labels([paths[0], paths[0]], None)

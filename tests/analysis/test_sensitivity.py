@@ -274,7 +274,7 @@ def test_the_picture_shows_table_and_samples(tmp_path, monkeypatch):
     [
         (["--batches", 0], "--batches must be at least 1, got 0; type --batches 1"),
         (["--max-tokens", 0], "--max-tokens must be at least 1, got 0; type --max-tokens 1"),
-        (["--names", "a,b"], "1 checkpoints need as many different names; type --names with one for each: A,B"),
+        (["--names", "a,b"], "1 checkpoint needs one name; type --names with one, or leave it out"),
         (["--split", "dev"], "type --split test or train or valid"),
     ],
     ids=str,

@@ -21,7 +21,7 @@ from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.costs.cases import VARIANTS, Case, cases, variant
 from weighted_freezing_fairseq.costs.measure import _quartiles, _ratios, _transient_bytes
 from weighted_freezing_fairseq.costs.results import Cost, worse_than
-from weighted_freezing_fairseq.costs.subjects import SIZES
+from weighted_freezing_fairseq.costs.subjects import SIZES, subject_of, synthetic
 from weighted_freezing_fairseq.costs.tables import TABLES, CostTable
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.workspace.configs import config_path
@@ -170,7 +170,7 @@ def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     (at_once,) = waits_for(lock_folder(tmp_path / "tiny"), lambda: bench(*words))
     assert at_once[1].out == said.out
     status, said = bench(*words, "--rounds", 2)
-    assert status == 2 and "holds a bench of other settings; give another --out" in said.err
+    assert status == 2 and "holds the step bench of other settings; give another --out" in said.err
     assert (tmp_path / "tiny/bench.csv").stat().st_mtime_ns == before
 
 
@@ -257,6 +257,18 @@ def test_passes_vary_where_they_are_a_choice():
     assert settings("intra_distillation_loop", 2) == ["criterion.pass_mode=loop", "criterion.num_passes=2"]
     assert settings("intra_distillation_loop", None) == ["criterion.pass_mode=loop"]
     assert settings("r_drop", 4) == settings("standard", 4) == []
+
+
+@pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
+def test_a_measurement_writes_nothing_into_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (CONFIGS / "standard.yaml").read_text()
+    assert text.count("\ncommon:\n") == 1
+    config = tmp_path / "standard.yaml"
+    config.write_text(text.replace("\ncommon:\n", "\ncommon:\n  log_importance: 1\n"))
+    sample, task = synthetic(SIZES["toy"], seed=1)
+    subject_of("standard", config, SIZES["toy"], "cpu", 1, task).update(sample)
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_another_precision_is_measured(tmp_path):

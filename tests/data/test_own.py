@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import sys
+from pathlib import Path
 
 import miniature
 import pyarrow
@@ -13,7 +14,8 @@ import pytest
 from pyarrow import parquet
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.data import read_manifest
+from weighted_freezing_fairseq.cli import prepare
+from weighted_freezing_fairseq.data import own, read_manifest
 from weighted_freezing_fairseq.scoring.translate import Pieces
 
 TEXTS = miniature.sentences("de", 90, seed=4)
@@ -143,6 +145,27 @@ def test_several_files_tests_by_name_limit_and_every_option(files, tmp_path):
     assert (folder / "bin/dict.de.txt").read_bytes() != (folder / "bin/dict.en.txt").read_bytes()
 
 
+def test_the_default_held_out_sets_are_a_share_of_the_limit(files, tmp_path, capsys):
+    words = ["prepare", "own", "--pair", "zh_CN-en", "--train", files / "a.de", files / "a.en", "--limit", 40]
+    words += ["--name", "a b", "--pieces", 80, "--jobs", 1, "--out", tmp_path / "out"]
+    assert main([*map(str, words)]) == 0
+    shown = capsys.readouterr().out
+    assert "/ 2 valid / 2 test pairs in" in shown
+    assert f"next: wff train own --data {tmp_path}/out --recipe 'a b' --pair zh_CN-en\n" in shown
+
+
+def test_one_test_takes_several_named_sets(monkeypatch):
+    monkeypatch.setattr(prepare.test_sets, "files_of", lambda name, pair: (Path(name), Path(pair)))
+    words = ["wmt14", "news=a.fr,a.en", "old=b.tsv"]
+    sets = prepare._user_files("test", words, ["fr-en"])
+    assert [(test.name, *map(str, test.files)) for test in sets] == [
+        ("wmt14", "wmt14", "fr-en"), ("news", "a.fr", "a.en"), ("old", "b.tsv"),
+    ]  # fmt: skip
+    sets = prepare._user_files("test", ["wmt14", "cs-en:news=a.cs,a.en"], ["de-en", "cs-en"])
+    assert [(test.pair, test.name) for test in sets] == [("de-en", "wmt14"), ("cs-en", "wmt14"), ("cs-en", "news")]
+    assert len(prepare._user_files("test", ["a.fr", "a.en"], ["fr-en"])) == 1
+
+
 def test_lowercased_text_that_is_not_tokenised_is_lowercased_in_training_too(files, tmp_path):
     folder = prepared(tmp_path, files, [files / "a.de", files / "a.en"], "--lowercase", "--max-length", 0)
     raw = (folder / "raw/train.en").read_text()
@@ -154,10 +177,34 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
     folder = prepared(tmp_path, files, call)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert prepared(tmp_path, files, call) == folder
+    prepared(tmp_path, files, call, "--limit", 50, status=2)
+    assert "was made with other settings (limit None instead of 50)" in capsys.readouterr().err
     (files / "a.en").write_text((files / "a.en").read_text().replace("a", "e", 1))
     prepared(tmp_path, files, call, status=2)
     assert "was made with other settings (train (train-1)" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_an_option_that_is_left_out_makes_other_data(files, tmp_path, capsys):
+    call = [files / "a.de", files / "a.en"]
+    folder = prepared(tmp_path, files, call, "--limit", 50)
+    prepared(tmp_path, files, call, status=2)
+    assert f"{folder} was made with other settings (limit 50 instead of None)" in capsys.readouterr().err
+
+
+def test_what_is_wrong_in_the_text_of_tables_is_repaired_and_counted(files, tmp_path):
+    rows = {
+        "tsv": "German\tEnglish\na\rb\tc\nd\tf\xff\n\n",
+        "csv": 'German,English\n"a\rb",c\nd,f\xff\n\n',
+        "jsonl": '{"German": "a\\rb", "English": "c"}\n{"German": "d", "English": "f\\ud800"}\n\n',
+    }
+    for form, table in rows.items():
+        path = files / f"b.{form}"
+        path.write_bytes(table.encode("latin-1"))
+        targets = {column: files / f"b.{column}" for column in ("German", "English")}
+        found = own.copy_out(path, targets).skipped
+        assert found == {"line end inside a line": 1, "invalid UTF-8": 1}, form
+        assert [path.read_text() for path in targets.values()] == ["a b\nd\n", "c\nf\ufffd\n"], form
 
 
 @pytest.mark.parametrize(
@@ -165,6 +212,8 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
     [
         ("", "type --pair fr-en --train a.fr a.en"),
         ("--pair de --train {f}/a.de {f}/a.en", "of letters, digits, _ and @, with one hyphen between them, got 'de'"),
+        ("--pair a/b-en --train {f}/a.de {f}/a.en", "with one hyphen between them, got 'a/b-en'; type --pair"),
+        ("--pair ../x-en --train {f}/a.de {f}/a.en", "with one hyphen between them, got '../x-en'; type --pair"),
         ("{train} {f}/a.de", "or a table whose name ends in .tsv, .csv, .jsonl, .parquet or .arrow"),
         ("{train} {f}/a.de {f}/no", "there is no file {f}/no; give --train files with one sentence per line"),
         ("{train} {f}/a.de {f}/a.de", "--train has the same file twice"),
@@ -180,16 +229,28 @@ def test_a_second_call_changes_nothing_and_other_files_are_refused(files, tmp_pa
         ("{train} {f}/list.jsonl", "line 1 of {f}/list.jsonl is not a JSON object"),
         ("{train} {f}/number.jsonl", "line 1 of {f}/number.jsonl has 3 in column 'en'; it must be text"),
         ("{train} {f}/cut.gz {f}/a.en", "cut.gz is damaged or incomplete"),
+        ("{train} {f}/bad.bz2 {f}/a.en", "bad.bz2 is damaged or incomplete"),
+        ("{train} {f}/quote.csv", "the row from line 2 of {f}/quote.csv on is not valid CSV (field larger than"),
         ("{train} {f}/cut.parquet", "cut.parquet is damaged or incomplete"),
         ("{train} {f}/a.parquet", "row 1 of {f}/a.parquet has no column 'de' (it has: id, German, English); type"),
+        ("{train} {f}/a.parquet --columns German,no", "row 1 of {f}/a.parquet has no column 'no' (it has: id, German"),
         ("{train} {f}/a.parquet --columns id,English", "row 1 of {f}/a.parquet has 0 in column 'id'; it must be text"),
         ("{train} {f}/saved", "data-00000-of-00002.arrow has no column 'de' (it has: translation, German, English)"),
         ("{train} {f}/null --columns German,English", "row 2 of {f}/null/data-00000-of-00001.arrow has no column"),
         ("{train} {f}/dict", "dict has the splits train, test; give one of them, as {f}/dict/train"),
         ("{train} {f}", "is not a folder of save_to_disk; give the files in it"),
         ("{train} {f}/empty {f}/empty2", "train-1 has no sentence in it; correct {f}/empty and"),
-        ("{good} --columns de", "--columns must be two names, got de; type --columns fr,en"),
-        ("{good} --ratio 0.5", "--ratio must be at least 1, got 0.5; type --ratio 9"),
+        ("{good} --valid-lines 30 --limit 50", "32 of 50 pairs of de-en cannot be set apart"),
+        ("{train} {f}/blank.de {f}/blank.en", "for an empty side; correct {f}/blank.de and {f}/blank.en, and type"),
+        ("{train} {f}/a.parquet.gz", "{f}/a.parquet.gz cannot be read: tables of this form are not compressed as a wh"),
+        ("{good} --columns de", "--columns must be two different names, got de; type --columns fr,en"),
+        ("{good} --columns fr,fr", "--columns must be two different names, got fr,fr; type --columns fr,en"),
+        ("{good} --columns fr,en", "--columns is for tables, and no file is one; leave it out"),
+        ("{good} --any-counts", "--any-counts is not for own files; leave it out"),
+        ("{good} --ratio 0.5", "--ratio must be a number of at least 1, got 0.5; type --ratio 9"),
+        ("{good} --ratio nan", "--ratio must be a number of at least 1, got nan; type --ratio 9"),
+        ("{good} --ratio 3 --max-length 0", "--ratio has no effect with --max-length 0; leave one of them out"),
+        ("{good} --test a={f}/t.de,{f}/t.en a={f}/t.de,{f}/t.en", "name of its own: --test NAME=FILE,FILE"),
         ("{good} --name a/b", "--name must be a name for a folder, got 'a/b'"),
         ("{good} --subwords byte-bpe --dictionary separate", "leave --dictionary separate out"),
         ("{good} --recipe x", "--recipe is not for own files; leave it out"),
@@ -201,10 +262,15 @@ def test_wrong_calls_say_what_to_type(words, expected, files, tmp_path, capsys):
     (files / "list.jsonl").write_text('["a", "b"]\n')
     (files / "number.jsonl").write_text('{"de": "a", "en": 3}\n')
     (files / "cut.gz").write_bytes((files / "a.de.gz").read_bytes()[:-20])
+    (files / "bad.bz2").write_bytes((files / "a.de.bz2").read_bytes()[:20] + bytes(90))
+    (files / "quote.csv").write_text('de,en\n"a,b\n' + "a,b\n" * 40_000)
     (files / "cut.parquet").write_bytes((files / "a.parquet").read_bytes()[:-20])
     saved_to_disk(files / "null", [[("a", "b"), None]])
     (files / "dict").mkdir()
     (files / "dict/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for language, lines in {"de": "\n" * 90, "en": text(TEXTS["en"])}.items():
+        (files / f"blank.{language}").write_text(lines)
+    (files / "a.parquet.gz").touch()
     (files / "empty").touch()
     (files / "empty2").touch()
     call = [

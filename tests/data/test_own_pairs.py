@@ -153,7 +153,7 @@ def test_what_to_type_where_the_corpus_is_missing(tmp_path):
         ("{two} --train de-en={f}/a.de,{f}/a.de.en", "--train has no files of fr-en; add --train fr-en=FILE,FILE"),
         ("{two} {all} --valid de-en={f}/t.de,{f}/t.en", "or leave --valid out, to set pairs apart"),
         ("{two} {all} --test de-en={f}/a.de,{f}/t.en", "a.de is given 2 times; give each file to one split only"),
-        ("{two} {all} --test de-en={f}/t.de,{f}/t.en de-en={f}/a.cs,{f}/a.cs.en", "two test sets are called de-en"),
+        ("{two} {all} --test de-en={f}/t.de,{f}/t.en de-en={f}/a.cs,{f}/a.cs.en", "own: --test PAIR:NAME=FILE"),
         ("{two} {all} --valid-lines 70", "72 of 80 pairs of de-en cannot be set apart"),
         ("--pair de-en --train {f}/a.de {f}/a.de.en --tags", "leave it out with --pair"),
     ],

@@ -5,6 +5,8 @@ import json
 import random
 
 import labelled_files
+import pyarrow
+import pyarrow.ipc
 import pytest
 
 from weighted_freezing_fairseq.__main__ import main
@@ -46,6 +48,11 @@ def files(tmp_path):
     (folder / "a.csv").write_text("\ufeff" + ",".join(TRAIN[0]) + "\n" + quoted)
     as_json = [{**row, "score": float(row["score"]), "id": 1} for row in TRAIN]
     (folder / "a.jsonl.gz").write_bytes(gzip.compress("".join(f"{json.dumps(row)}\n" for row in as_json).encode()))
+    (folder / "saved").mkdir()  # as `save_to_disk` of Hugging Face's datasets leaves it
+    table = pyarrow.Table.from_pylist(TRAIN)
+    with pyarrow.ipc.new_stream(folder / "saved/data.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (folder / "saved/state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
     return folder
 
 
@@ -73,6 +80,7 @@ def test_every_form_of_the_same_rows_gives_the_same_bytes(files, prepared):
     plain = contents(prepared("--train", files / "a.tsv", *words, "--label", "kind", name="plain"))
     for table in ("a.csv", "a.jsonl.gz"):
         assert contents(prepared("--train", files / table, *words, "--label", "kind", name=table)) == plain, table
+    assert contents(prepared("--train", files / "saved", *words, "--label", "kind", name="saved")) == plain
     two = prepared("--train", files / "a.tsv", *words, "--label", "kind", "--jobs", 2, name="two")
     assert contents(two) == plain
     assert plain["bin/label/dict.txt"].decode() == "10 1\n9 1\ngood 1\nso so 1\n"
@@ -131,6 +139,10 @@ def test_a_kill_in_any_step_leads_to_the_same_bytes_and_a_second_call_changes_no
     assert contents(prepared(*words)) == whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     prepared(*words)
+    prepared(*words, "--test-lines", 5, name="more")
+    capsys.readouterr()
+    prepared(*words, name="more", status=2)
+    assert "was made with other settings (held_out {'test': 5} instead of None)" in capsys.readouterr().err
     (files / "a.tsv").write_text(tsv(TRAIN[1:]))
     capsys.readouterr()
     prepared(*words, status=2)
@@ -142,8 +154,8 @@ def test_a_kill_in_any_step_leads_to_the_same_bytes_and_a_second_call_changes_no
     ("words", "expected"),
     [
         ("--train {f}/a.tsv", "needs --train, --text and --label; type --train t.tsv --text COLUMN --label COLUMN"),
-        ("{good} --train {f}/no.tsv", "there is no file {f}/no.tsv; give a table whose name ends in .tsv, .csv or"),
-        ("{good} --train {f}/plain", "{f}/plain is not a table; give one whose name ends in .tsv, .csv or .jsonl"),
+        ("{good} --train {f}/no.tsv", "there is no file {f}/no.tsv; give a table whose name ends in .tsv, .csv, "),
+        ("{good} --train {f}/plain", "plain is not a table; give one whose name ends in .tsv, .csv, .jsonl, .parquet"),
         ("{good} --test {f}/a.tsv", "{f}/a.tsv is given 2 times; give each file to one split only"),
         ("{good} --text2 one", "column 'one' is given 2 times; give each column once"),
         ("{good} --text2 no", "line 2 of {f}/a.tsv has no column 'no' (it has: one, other, kind, score); type --text"),
@@ -156,7 +168,12 @@ def test_a_kill_in_any_step_leads_to_the_same_bytes_and_a_second_call_changes_no
         ("{good} --dev {f}/new.tsv", "line 2 of {f}/new.tsv has the label 'new', which no training row has; correct"),
         ("{good} --dev {f}/header.tsv", "{f}/header.tsv has no row; give another file"),
         ("--train {f}/new.tsv --text one --label kind", "every row has the label 'new'; give --train files with at le"),
-        ("{good} --valid-lines 60", "60 of 60 rows cannot be set apart; type a smaller --valid-lines, or give --valid"),
+        ("{good} --valid-lines 60", "60 of 60 rows cannot be set apart; reduce --valid-lines, or give --valid FILES"),
+        ("{good} --test-lines 200", "of 60 rows cannot be set apart; reduce --test-lines, or give --test FILES"),
+        ("{good} --test train={f}/t.tsv", "a test set cannot be called 'train'; type --test NAME=FILE with another"),
+        ("{good} --test valid={f}/t.tsv", "a test set cannot be called 'valid'; type --test NAME=FILE with another"),
+        ("{good} --test {f}/t.tsv test={f}/a.csv", "two test sets are called test; give each a name of its own: --"),
+        ("{good} --test {f}", "{f} is not a folder of save_to_disk; give the files in it"),
         ("{good} --valid-lines 0", "--valid-lines must be at least 1, got 0; type --valid-lines 1"),
         ("{good} --dev {f}/t.tsv --valid-lines 5", "--valid and --valid-lines both give rows for valid; leave one of"),
         ("{good} --test dev={f}/t.tsv", "a test set cannot be called 'dev'; type --test NAME=FILE with another name"),

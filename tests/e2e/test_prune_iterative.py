@@ -46,7 +46,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     again = wff(*words)
     assert again.returncode == 0 and again.stdout == done.stdout
     other = wff(*words[:-1], 0.2)
-    assert other.returncode == 2 and "holds a training of other settings; give another --out" in other.stderr
+    assert other.returncode == 2 and "holds the step training of other settings; give another --out" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
 
 

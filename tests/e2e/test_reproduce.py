@@ -85,7 +85,7 @@ def a_second_call_changes_nothing_and_other_settings_are_refused(words, printed,
     again = wff(*words)
     assert again.returncode == 0 and again.stdout == printed
     changed = wff(*words, "--set", "optimization.max_update=30")
-    assert changed.returncode == 1 and "training of other settings; give another --out" in changed.stderr
+    assert changed.returncode == 1 and "step training of other settings; give another --out" in changed.stderr
     assert wff(*words, "--dry-run").stdout.count("done  ") == 3
     assert {path: path.stat().st_mtime_ns for path in cells.rglob("*") if path.name != ".lock"} == before
 

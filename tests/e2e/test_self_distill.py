@@ -52,7 +52,7 @@ def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     assert again.stderr.count("training is done already") == 3
     # other teachers: refused, and nothing is touched
     other = wff(*words)
-    assert other.returncode == 2 and "round-2-1 holds a training of other settings; give another" in other.stderr
+    assert other.returncode == 2 and "round-2-1 holds the step training of other settings; give another" in other.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
 
 

@@ -13,6 +13,7 @@ from plotted import line, lines, read, write
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.core.schedules import adaptive_alpha
 from weighted_freezing_fairseq.figures import costs, registry, training
+from weighted_freezing_fairseq.figures.training_logs import seed_columns
 from weighted_freezing_fairseq.scoring.scores import Score
 from weighted_freezing_fairseq.studies import prune_iterative
 from weighted_freezing_fairseq.workspace.runs import Run
@@ -160,22 +161,62 @@ def test_a_log_without_losses_has_no_curves(wff, tmp_path):
 
 
 def test_seeds_of_a_method_are_one_line_in_a_band_and_all_in_the_csv(wff, tmp_path, drawn):
-    runs = [a_run(tmp_path / f"sage-{seed}", {"_name": "x"}, seed) for seed in (1, 2)]
-    runs += [a_run(tmp_path / "alone-1", {"_name": "x"}), a_run(tmp_path / "other-7", {"_name": "x"})]
+    runs = [recorded(a_run(tmp_path / f"sage-{seed}", {"_name": "x"}, seed), seed) for seed in (1, 2)]
+    runs += [recorded(a_run(tmp_path / name, {"_name": "x"}), 1) for name in ("alone-1", "other-7")]
     for run, shift, updates in zip(runs, (0, 2, 0, 0), ((50, 100, 150), (50, 100), (50, 100), (50,)), strict=True):
         told = [line("train_inner", update, 10 - update / 50 + shift) for update in updates]
         (run / "train.log").write_text("\n".join(told))
     wff("curves", *runs)
     (axis,) = drawn[0].axes
-    # to where both seeds have come; other-7 was trained with seed 1, which its name does not say
+    # sage-2 ends at update 100, and from there on the line is that of sage-1
     sage, *others = lines(axis).items()
-    assert sage == ("sage (2 seeds)", [[50, 10], [100, 9]]) and [name for name, _ in others] == ["alone", "other-7"]
+    assert sage == ("sage (2 seeds)", [[50, 10], [100, 9], [150, 7]])
+    assert [name for name, _ in others] == ["alone-1", "other-7"]
     band = axis.collections[0].get_paths()[0].get_extents()
-    assert (band.x0, band.y0, band.x1, band.y1) == (50, 8, 100, 11)
+    assert (band.x0, band.y0, band.x1, band.y1) == (50, 7, 150, 11)
     legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert legend == ["sage (2 seeds)", "alone", "other-7", "seeds: mean, lowest to highest"]
+    assert legend == ["sage (2 seeds)", "alone-1", "other-7", "seeds: mean, lowest to highest"]
     table = read(wff.out / "curves.csv")
     assert [row["run"] for row in table].count("sage-2") == 2 and {row["seed"] for row in table} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    "differ", [{}, {"pair": "en-de"}, {"changed": ["model.dropout=0.2"]}, {"recipe": "fairseq"}, {"config": "d/x.yaml"}]
+)
+def test_only_runs_that_differ_in_nothing_but_their_seed_are_one_line(tmp_path, differ):
+    runs = [recorded(a_run(tmp_path / f"sage-{seed}", {}, seed), seed, **differ) for seed in (1, 2, 3)]
+    recorded(runs[2], 3)
+    methods = [columns["method"] for columns in seed_columns({run.name: run for run in runs}).values()]
+    assert methods == (["sage"] * 3 if not differ else ["sage-1", "sage-2", "sage-3"])
+
+
+def test_names_stay_where_no_two_of_them_differ_in_their_seed_alone(tmp_path):
+    runs = [recorded(a_run(tmp_path / str(number), {}), seed) for number, seed in enumerate((1, 1, 1, 2))]
+    for names in (["alpha-1", "alpha-5"], ["a", "b"], ["alpha-1", "beta-1"]):
+        found = seed_columns(dict(zip(names, runs, strict=False)))
+        assert {label: columns["method"] for label, columns in found.items()} == {name: name for name in names}
+    found = seed_columns({"x-1": runs[0], "x-2": runs[3], "x": tmp_path})  # an x of other files
+    assert [columns["method"] for columns in found.values()] == ["x-1", "x-2", "x"]
+
+
+def test_curves_need_no_settings(wff, logs, tmp_path):
+    (logs[0] / "run.yaml").write_text("common: [")
+    wff("curves", logs[0])
+    assert {row["seed"] for row in read(wff.out / "curves.csv")} == {""}
+
+
+def test_what_has_no_rows_is_told_what_to_type_once(wff, logs, tmp_path):
+    recorded(a_run(tmp_path / "runs/clean/de-en/sage-1", {}), 1)
+    folder = tmp_path / "runs"
+    said = wff("curves", folder, ok=False)
+    assert said.endswith(f"nothing to draw: {folder} is a folder of runs; give its runs: {folder}/clean/de-en/*")
+    old = write(tmp_path / "old/curves.csv", [{"run": "a", "split": "valid", "update": 1, "loss": 1}])
+    said = wff("curves", old, ok=False)
+    assert "old/curves.csv has no column method, seed, nll_loss, bleu; draw it again from the runs" in said
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.log").write_text("nothing\n")
+    said = wff("curves", logs[0], tmp_path / "one.log", tmp_path / "two.log").err
+    assert "one, two: no values in fairseq's log" in said and said.count("no values") == 1
 
 
 def test_seeds_that_were_logged_at_other_updates_are_interpolated_or_else_lines(tmp_path, drawn):
@@ -184,7 +225,7 @@ def test_seeds_that_were_logged_at_other_updates_are_interpolated_or_else_lines(
         return [{**row, "update": x, "loss": y} for x, y in points]
 
     registry.draw("curves", curve("a", (0, 4), (20, 2)) + curve("b", (10, 5), (20, 4)), tmp_path / "x.svg")
-    assert lines(drawn[0].axes[0]) == {"sage (2 seeds)": [[10, 4], [20, 3]]}
+    assert lines(drawn[0].axes[0]) == {"sage (2 seeds)": [[0, 4], [10, 4], [20, 3]]}
     registry.draw("curves", curve("a", (10, 4)) + curve("b", (20, 3)), tmp_path / "x.svg")
     assert [each.get_xydata().tolist() for each in drawn[1].axes[0].lines] == [[[10, 4]], [[20, 3]]]
 
@@ -242,8 +283,16 @@ def a_run(folder, criterion, seed=1, **more):
         "common": {"seed": seed}, "criterion": criterion, "optimizer": {"_name": "adam"},
         "model": {"_name": "transformer"}, "optimization": {"max_update": 1000}, **more,
     }  # fmt: skip
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "run.yaml").write_text(json.dumps(settings))
+    return folder
+
+
+def recorded(folder, seed, **more):
+    """The run, as `wff train` records it."""
+    about = {"dataset": "corpus", "recipe": "clean", "pair": "de-en", "method": "any", "seed": seed, "data": "d"}
+    about |= {"config": "c/any.yaml", "commit": "1", **more}
+    (folder / "provenance.json").write_text(json.dumps(about))
     return folder
 
 
@@ -295,9 +344,7 @@ def test_passes_are_means_over_seeds_beside_standard_training(wff, tmp_path, dra
         + [({"_name": "intra_distillation", "num_passes": k}, s, 30.0 + k + s) for k in (2, 3) for s in (1, 2)]
         + [({"_name": "ewc"}, 1, 99.0)]
     ):
-        runs.append(a_run(tmp_path / str(number), criterion, seed))
-        own = {"pair": "de-en", "method": "any", "seed": seed, "data": "d", "config": "c/any.yaml", "commit": "1"}
-        (runs[-1] / "provenance.json").write_text(json.dumps({"dataset": "corpus", "recipe": "clean", **own}))
+        runs.append(recorded(a_run(tmp_path / str(number), criterion, seed), seed))
         (runs[-1] / "scores").mkdir()
         score = {
             "subset": "test", "choice": "last", "decode": {"beam": 4}, "reference": "r", "sentences": 400,
@@ -306,8 +353,7 @@ def test_passes_are_means_over_seeds_beside_standard_training(wff, tmp_path, dra
         (runs[-1] / "scores/test.last.json").write_text(json.dumps(score))
     runs.append(a_run(tmp_path / "unscored", smooth))
     said = wff("passes", *runs)
-    for name in ("6", "unscored"):  # the first is of ewc
-        assert f"{name}: no score of standard training or of intra_distillation" in said.err
+    assert "6, unscored: no score of standard training or of intra_distillation" in said.err  # 6 is of ewc
     assert {row["setting"] for row in read(wff.out / "passes.csv")} == {"corpus, recipe clean, training c, de-en, test"}
     (axis,) = drawn[0].axes
     assert lines(axis)["standard (K = 1)"] == [[1, 31], [3, 31]]

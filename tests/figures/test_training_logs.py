@@ -53,11 +53,12 @@ def test_tensorboard_files_are_read_where_there_is_no_log(tmp_path):
             writer.add_scalar("nll_loss", loss - 1, update)
     expected = [("train", 50, 9.123), ("train", 100, 8.1), ("valid", 100, 7.5)]
     events = next((tmp_path / "run/tensorboard/valid").iterdir())
-    for path in (tmp_path / "run", tmp_path / "run/tensorboard", events):
+    for path in (tmp_path / "run", tmp_path / "run/tensorboard", events.parent, events):
         rows = RunFiles(path).history()
         assert [(row["split"], row["update"], row["loss"]) for row in rows] == expected, path
     (tmp_path / "run/train.log").write_text(SIMPLE)
     assert len(RunFiles(tmp_path / "run").history()) == 4 and RunFiles(tmp_path).events is None
+    assert RunFiles(events).log is None
 
 
 def test_a_validation_with_reports_of_predictions_is_read(tmp_path):

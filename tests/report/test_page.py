@@ -5,6 +5,7 @@ import base64
 import html
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from torch.utils.tensorboard import SummaryWriter
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.report.account import Account, compare_settings, find_runs
 from weighted_freezing_fairseq.report.templates import with_code
-from weighted_freezing_fairseq.scoring.compare import compare
+from weighted_freezing_fairseq.scoring.compare import best_with_standard, compare
+from weighted_freezing_fairseq.scoring.scored_runs import collect
 
 EVIL = "</td><script>document.title = 'run'</script>"
 NAMES = ["standard-1", "standard-2", f"{EVIL}-1", "<img src=x>-2", "mine"]
@@ -223,7 +225,35 @@ def test_sentences_are_compared_for_the_best_other_method(page, read, root):
     systems = read.rows("system", "BLEU")
     assert systems["standard, seed 1"][1] == f"{result.scores[0]:.2f}" and f"{EVIL}, seed 1" in systems
     assert f"better in {result.better} of 30 sentences, worse in {result.worse}, by" in read.text
-    assert "wff compare '" in read.text and "/compare.html'" in read.text
+    assert " by paired bootstrap" not in read.text  # the method was chosen for its score
+
+
+def test_the_command_below_the_sentences_compares_the_same_set(tmp_path, capsys):
+    for method, noise in (("standard", 0.5), ("sage", 0.3)):
+        a_run(tmp_path, method, 1, noise, choices=("best", "last"), subset="test1", test_name="news")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    data, out = tmp_path / "moved/iwslt14", tmp_path / "page.html"
+    text = Read(write(capsys, tmp_path / "runs", "--choice", "last", "--data", data, "--out", out)).text
+    (command,) = re.findall("wff (compare .*)", text)
+    assert main(shlex.split(command)) == 0
+    assert "de-en, news: 30 sentences" in capsys.readouterr().out and (tmp_path / "compare.html").is_file()
+
+
+def test_sentences_are_compared_only_where_scores_are(tmp_path):
+    """With the standard training of the same settings; without one, or with several, not at all."""
+
+    def run(method, seed, noise, *changed):
+        folder = a_run(tmp_path, method, seed, noise)
+        about = json.loads((folder / "provenance.json").read_text())
+        (folder / "provenance.json").write_text(json.dumps(about | {"changed": changed}))
+
+    for seed, rate in ((1, "lr=1"), (2, "lr=2")):
+        run("standard", seed, 0.5, rate)
+    run("ewc", 1, 0.1, "lr=3")  # the best, and nothing to compare it with
+    assert best_with_standard(collect([tmp_path / "runs"], None, None)[0]) == []
+    run("sage", 2, 0.3, "lr=2")
+    (found,) = best_with_standard(collect([tmp_path / "runs"], None, None)[0])
+    assert found.names == ("standard, seed 2", "sage, seed 2") and found.p_values is None
 
 
 def test_files_of_the_runs_are_links_from_the_page(page, read):
@@ -346,6 +376,7 @@ def test_what_stands_in_backticks_is_code_and_everything_is_escaped():
             "{}/other.html exists and is not a page of wff report; type",
         ),
         (["cost"], "there is no run to report on; add the folder or the log of a run"),
+        (["other.html"], "{}/other.html is not a log of fairseq-train: it has no settings and no losses; give a run"),
         (["mine", "mine/some.log", "--names", "a"], "runs need as many different names; type --names"),
     ],
 )
@@ -377,6 +408,14 @@ def test_a_folder_of_runs_is_its_runs_with_standard_first(root):
     columns, differing, shared = compare_settings(found)
     assert list(columns) == ["standard-1, -2", "weighted_freeze-1, -2"]
     assert differing["optimizer"] == ["adam", "weighted_freeze"] and shared["model.note"] == "<b>&amp;</b>"
+
+
+def test_a_log_above_runs_is_no_run(root):
+    """As `wff reproduce ... > runs/train.log` leaves it."""
+    (root / "runs/train.log").write_text("done\n")
+    found = find_runs([root / "runs"], None)
+    (root / "runs/train.log").unlink()
+    assert list(found) == ["standard-1", "standard-2", "weighted_freeze-1", "weighted_freeze-2"]
 
 
 def test_settings_are_found_wherever_they_are(tmp_path):

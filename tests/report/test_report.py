@@ -275,7 +275,7 @@ def test_every_cell_says_where_it_comes_from(reported):
     assert "ours: best checkpoint (beam 5, lenpen 1.0)" in text and "The paper: 20,000 updates" in text
     assert "The paper's data is another (intra-distillation): compare gains over standard" in text
     text = (reported / "runs.md").read_text()
-    assert "- hours of sage: a GPU\n" in text
+    assert text.count("- hours of sage: a GPU\n") == 1
     (line,) = [x for x in text.splitlines() if "| `sage` | 9" in x]
     assert line.endswith(
         "| no seed in common with standard | - | - | - | 200 | 1.00 | configs/iwslt14-li/sage.yaml | abc123 |"
@@ -387,6 +387,8 @@ def test_several_trainings_of_one_method_are_not_averaged(tmp_path):
         ("sage", "2", "2", ""),  # with the standard training that was changed as it was
     ]  # fmt: skip
     assert report.sheets["li-2"].cells[0].state == "kept apart"
+    notes = report.sheets["runs"].grids[0].notes
+    assert len(notes) == len(set(notes)) and "hours of standard: a GPU" in notes
     yaml = "configs/iwslt14-li/standard.yaml"
     assert f"runs of standard with different settings are kept apart ({yaml}; {yaml} {rate}); " in report.notes[0]
     assert "ewc: not tested (several kinds of standard); move those away that are not meant" in report.notes[1]

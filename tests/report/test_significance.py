@@ -5,7 +5,7 @@ import math
 import pytest
 
 from weighted_freezing_fairseq.report.cells import Cell, corrected
-from weighted_freezing_fairseq.scoring.significance import holm, seed_p_value
+from weighted_freezing_fairseq.scoring.significance import Bleu, cached_p_values, holm, seed_p_value
 
 
 def test_two_seeds_have_the_p_value_of_the_cauchy_distribution():
@@ -26,6 +26,18 @@ def test_three_seeds_have_the_p_value_of_two_degrees_of_freedom():
 def test_without_a_deviation_there_is_no_p_value(scores):
     for baseline, system in scores:
         assert seed_p_value(baseline, system) is None
+
+
+def test_rounding_is_not_a_deviation():
+    """31.1 - 30.1 and 32.2 - 31.2 differ by 4e-16."""
+    assert seed_p_value([30.1, 31.2], [31.1, 32.2]) is None and seed_p_value([30.1, 31.2], [31.1, 32.3]) is not None
+
+
+def test_equal_outputs_do_not_differ_whatever_was_stored(tmp_path):
+    lines, stored = ["a b c d e", "f g h i j"], tmp_path / "stored.json"
+    stored.write_text("{")  # by an earlier version, or damaged
+    for p in (Bleu().p_values(lines, lines, lines), cached_p_values(lines, list(lines), lines, stored)):
+        assert (p.bootstrap, p.randomisation) == (1.0, 1.0)
 
 
 def test_holm_multiplies_the_smallest_by_their_number_and_never_goes_down():

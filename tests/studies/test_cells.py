@@ -134,4 +134,4 @@ def test_moved_runs_and_data_are_done_and_say_where_they_are(place, capsys):
     path = moved / "data/clean/de-en/manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": {"bin/x": "other"}}))
     assert main(["train", *map(str, words_of(moved))]) == 2
-    assert "holds a training of other settings; give another --out" in capsys.readouterr().err
+    assert "holds the step training of other settings; give another --out" in capsys.readouterr().err

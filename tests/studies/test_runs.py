@@ -74,7 +74,7 @@ def test_a_folder_belongs_to_the_settings_of_its_first_update(toy_data, tmp_path
     start(lr=[0.002])
     assert run.trained and run.provenance()["pair"] == "x-y" and len(run.provenance()["sittings"]) == 1
     assert not list(run.folder.glob(".*begun*")) and (run.folder / "environment.txt").is_file()
-    with pytest.raises(UserError, match="holds a training of other settings; give another --out"):
+    with pytest.raises(UserError, match="holds the step training of other settings; give another --out"):
         start(lr=[0.003])
 
 

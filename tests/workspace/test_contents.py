@@ -47,12 +47,12 @@ def test_moved_data_and_teachers_are_the_same_and_others_in_their_place_are_refu
     for name in ("data", "teacher.pt", "runs"):
         (place / name).rename(moved / name)
     assert not train_again(moved / "runs/student-1", settings(moved))
-    with pytest.raises(UserError, match="holds a training of other settings"):
+    with pytest.raises(UserError, match="holds the step training of other settings"):
         train_again(moved / "runs/student-1", settings(moved, alpha=2))
     state = torch.load(moved / "teacher.pt")
     state["model"]["a"][250_000] += 1  # one number in two megabytes
     torch.save(state, moved / "teacher.pt")
-    with pytest.raises(UserError, match="holds a training of other settings"):
+    with pytest.raises(UserError, match="holds the step training of other settings"):
         train_again(moved / "runs/student-1", settings(moved))
 
 

@@ -165,7 +165,7 @@ def write_curve(
         shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
         table = curve.write_table()
         try:
-            registry.draw("pruning", registry.rows_of("pruning", "curve", folder), folder / "curve.png")
+            registry.draw("pruning", registry.collect("pruning", {"curve": folder}), folder / "curve.png")
         except ImportError:
             say(drawing.NO_PICTURE)
     return table

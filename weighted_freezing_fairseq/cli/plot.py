@@ -14,8 +14,8 @@ from .arguments import add_names, check_at_least, split
 HELP = """\
 Draw a figure of the papers from your own runs. FIGURE.csv is written first and the pictures are drawn from it alone, so
 that an edited CSV can be drawn again: wff plot FIGURE DIR/FIGURE.csv. Runs that differ only in their seed (standard-1,
-standard-2) are one line, in a band from the lowest to the highest; the CSV has all of them. `wff plot --list` lists
-the figures."""
+standard-2), as their provenance.json says, are one line in a band from the lowest to the highest; the CSV has all of
+them. `wff plot --list` lists the figures."""
 EXAMPLE = """\
 wff plot curves runs/standard-1 runs/intra_distillation-1 other/train.log --names standard,ID,other --out figures
   wff plot curves adaptive/train.log constant/train.log --names adaptive,constant --show loss --out figure7

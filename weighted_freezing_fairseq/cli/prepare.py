@@ -1,11 +1,13 @@
 """`wff prepare`: prepare a data set for fairseq, from its archives or from the user's files."""
 
 import argparse
+import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import DATASETS, NAMES, SENTENCES, test_sets
+from ..data import DATASETS, NAMES, SENTENCES, columnar, test_sets
 from ..data.own import HELD_OUT
 from ..data.own_sentences import OwnTables
 from ..data.recipe import MANY, OWN, Recipe
@@ -100,8 +102,9 @@ def _add_own_sentences(parser: argparse.ArgumentParser) -> None:
     """The options that only `wff prepare sentences` has; None where they were not given."""
     own = parser.add_argument_group(
         "for sentences",
-        "FILES of --train, --dev and --test: tables (.tsv, .csv, .jsonl; also .gz, .xz, .bz2). Without --dev, "
-        f"--valid-lines (default {HELD_OUT:,}, or a twentieth) rows of --train are set apart; without --test, "
+        "FILES of --train, --dev and --test: tables (.tsv, .csv, .jsonl, .parquet, .arrow, or a folder of Hugging "
+        "Face's save_to_disk); .gz, .xz and .bz2 of the first three are read, too. Without --dev, --valid-lines "
+        f"(default {HELD_OUT:,}, or a twentieth) rows of --train are set apart; without --test, "
         "--test-lines (default none)",
     )
     own.add_argument("--text", metavar="COLUMN", help="column of the sentences")
@@ -119,8 +122,8 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group(
         "for own",
         "FILES: a text file for each language, one sentence per line, or one table (.tsv, .csv, .jsonl, .parquet, "
-        ".arrow, or a folder of Hugging Face's save_to_disk); .gz, .xz and .bz2 are read, too. With --pairs each "
-        f"FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is {MANY}-TGT",
+        ".arrow, or a folder of Hugging Face's save_to_disk); .gz, .xz and .bz2 of text are read, too. With --pairs "
+        f"each FILES is PAIR=SRC,TGT or PAIR=TABLE, and the pair to train on is {MANY}-TGT",
     )
     own.add_argument("--pair", metavar="SRC-TGT", help="languages, as fr-en")
     own.add_argument("--train", nargs="+", action="append", metavar="FILES", help="repeat for several")
@@ -131,7 +134,7 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILES",
         help="test set; NAME=SRC,TGT names it (with --pairs: PAIR:NAME=SRC,TGT); or a test set of sacreBLEU, as "
-        "wmt17; repeat for several",
+        "wmt17; repeat for several (those with names may follow one --test)",
     )
     own.add_argument("--columns", type=split, metavar="SRC,TGT", help="columns of tables (default: the languages)")
     for name in ("valid", "test"):
@@ -193,9 +196,10 @@ def _refuse_options(args: argparse.Namespace, names: Sequence[str], dataset: str
 
 
 def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
-    for name in ("langs", "recipe", "archive", "encoder"):
+    for name in ("langs", "recipe", "archive", "encoder", "any_counts"):
         if getattr(args, name):
-            raise UserError(f"--{name} is not for own files; leave it out, and give --pair, --train and --test")
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is not for own files; leave it out, and give --pair, --train and --test")
     if (args.pair is None) == (args.pairs is None) or not args.train:
         raise UserError(
             "wff prepare own needs --train and --pair or --pairs; type --pair fr-en --train a.fr a.en, or "
@@ -204,11 +208,13 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
     pairs = [args.pair] if args.pair is not None else args.pairs
     if args.pairs is not None and len(pairs) < 2:
         raise UserError(f"--pairs needs several pairs into one language; type --pair {pairs[0]}")
-    if args.columns is not None and len(args.columns) != 2:
-        raise UserError(f"--columns must be two names, got {','.join(args.columns)}; type --columns fr,en")
+    if args.columns is not None and (len(args.columns) != 2 or len({*args.columns}) != 2):
+        raise UserError(f"--columns must be two different names, got {','.join(args.columns)}; type --columns fr,en")
     check_at_least(args, ["valid_lines", "test_lines", "max_length"], 0)
-    if args.ratio is not None and args.ratio < 1:
-        raise UserError(f"--ratio must be at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    if args.ratio is not None and not 1 <= args.ratio < math.inf:
+        raise UserError(f"--ratio must be a number of at least 1, got {args.ratio:g}; type --ratio {_RATIO:g}")
+    if args.ratio is not None and args.max_length == 0:
+        raise UserError("--ratio has no effect with --max-length 0; leave one of them out")
     if args.subwords == "byte-bpe" and args.dictionary == "separate":
         raise UserError("--subwords byte-bpe has one dictionary, of all its pieces; leave --dictionary separate out")
     columns = None if args.columns is None else (args.columns[0], args.columns[1])
@@ -233,7 +239,8 @@ def _prepare_own(args: argparse.Namespace, out: Path) -> list[str]:
     if args.dry_run:
         return plan_of_own(job, sources)
     done = prepare_own(job, sources, args.jobs)
-    return [done, f"next: wff train own --data {out} --recipe {job.recipe_name} --pair {job.pair}"]
+    typed = ["wff", "train", "own", "--data", str(out), "--recipe", job.recipe_name, "--pair", job.pair]
+    return [done, f"next: {shlex.join(typed)}"]
 
 
 def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
@@ -245,7 +252,7 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
             "wff prepare sentences needs --train, --text and --label; type --train t.tsv --text COLUMN --label COLUMN"
         )
     check_at_least(args, ["valid_lines", "test_lines"])
-    tests = dict(_named_table(word, number) for number, word in enumerate(_flat(args.test)))
+    tests = _named_tables(_flat(args.test))
     files = {"train": _flat(args.train), "valid": _flat(args.valid), **tests}
     held_out = {}
     for name, number, given in (("valid", args.valid_lines, args.valid), ("test", args.test_lines, tests)):
@@ -254,7 +261,7 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
         if number is not None or (name == "valid" and not given):
             held_out[name] = number
     tables = OwnTables(
-        {split: tuple(Path(path).resolve() for path in paths) for split, paths in files.items() if paths},
+        {split: _tables_in(paths) for split, paths in files.items() if paths},
         tuple(filter(None, [args.text, args.text2])),
         args.label,
         bool(args.regression),
@@ -264,8 +271,8 @@ def _prepare_own_sentences(args: argparse.Namespace, out: Path) -> list[str]:
     if args.dry_run:
         return plan_of_tasks([job])
     done = prepare_tasks([job], [path for paths in tables.files.values() for path in paths], args.jobs)
-    typed = f"wff train {args.dataset} --data {out} --task {job.task.name} --encoder {args.encoder}"
-    return [*done, f"next: {typed}"]
+    typed = ["wff", "train", args.dataset, "--data", str(out), "--task", job.task.name]
+    return [*done, f"next: {shlex.join([*typed, '--encoder', str(args.encoder)])}"]
 
 
 def _flat(groups: Sequence[Sequence[Any]] | None) -> list[Any]:
@@ -273,26 +280,52 @@ def _flat(groups: Sequence[Sequence[Any]] | None) -> list[Any]:
     return [value for group in groups or () for value in group]
 
 
-def _named_table(word: str, number: int) -> tuple[str, list[str]]:
-    """The name and the file of one --test: NAME=FILE, or FILE."""
-    name, equals, file = word.partition("=")
-    return (name, [file]) if equals else (f"test{number or ''}", [word])
+def _named_tables(words: Sequence[str]) -> dict[str, list[str]]:
+    """The file of each --test by its name: NAME=FILE, or FILE."""
+    tables: dict[str, list[str]] = {}
+    for number, word in enumerate(words):
+        name, equals, file = word.partition("=")
+        if not equals:
+            name, file = f"test{number or ''}", word
+        if name in ("train", "valid"):
+            raise UserError(f"a test set cannot be called {name!r}; type --test NAME=FILE with another name")
+        if name in tables:
+            raise UserError(f"two test sets are called {name}; give each a name of its own: --test NAME=FILE")
+        tables[name] = [file]
+    return tables
+
+
+def _tables_in(names: Sequence[str]) -> tuple[Path, ...]:
+    """Tables, and those in folders of `save_to_disk`."""
+    paths = [Path(name).resolve() for name in names]
+    return tuple(table for path in paths for table in (columnar.files_of(path) if path.is_dir() else [path]))
 
 
 def _user_files(split: str, words: Sequence[str], pairs: Sequence[str]) -> list[UserFiles]:
-    """The files of one --train, --valid or --test; of several pairs, each word says which."""
-    is_word = split == "test" and len(words) == 1 and "=" not in words[0] and not Path(words[0]).exists()
-    if is_word and test_sets.is_test_set(words[0]):
-        return _test_set(words[0], pairs)
-    if len(pairs) > 1:
-        return [_files_of_pair(split, word, pairs) for word in words]
-    name, equals, names = words[0].partition("=")
-    if split == "test" and len(words) == 1 and equals:
-        return [UserFiles(pairs[0], _paths(names), name)]
-    return [UserFiles(pairs[0], tuple(map(Path, words)))]
+    """The files of one --train, --valid or --test; of several pairs, each word says which.
+
+    The words of a --test may also be test sets with names, or of sacreBLEU.
+    """
+    if len(pairs) == 1 and not (split == "test" and all("=" in word or _is_public(word) for word in words)):
+        return [UserFiles(pairs[0], tuple(map(Path, words)))]
+    files = []
+    for word in words:
+        if split == "test" and _is_public(word):
+            files += _public_test_set(word, pairs)
+        elif len(pairs) > 1:
+            files.append(_files_of_pair(split, word, pairs))
+        else:
+            name, _, names = word.partition("=")
+            files.append(UserFiles(pairs[0], _paths(names), name))
+    return files
 
 
-def _test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
+def _is_public(word: str) -> bool:
+    """Whether a word is the name of a test set of sacreBLEU, and of no file."""
+    return "=" not in word and not Path(word).exists() and test_sets.is_test_set(word)
+
+
+def _public_test_set(name: str, pairs: Sequence[str]) -> list[UserFiles]:
     """A test set of sacreBLEU, in those of the pairs that it has."""
     known = test_sets.pairs_of(name)
     if not {*known} & {*pairs}:

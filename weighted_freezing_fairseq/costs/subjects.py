@@ -169,6 +169,7 @@ def subject_of(
         "checkpoint.finetune_from_model=unused",
         f"common.cpu={device == 'cpu'}",
         f"common.seed={seed}",
+        "common.log_importance=0",  # it would write into save_dir
         *overrides,
     ]
     with tempfile.TemporaryDirectory() as folder:

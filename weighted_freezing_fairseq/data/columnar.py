@@ -40,11 +40,11 @@ def count_rows(path: Path) -> int:
 
 
 def rows(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file with these columns; with all that there are, empty, where one of these is missing."""
+    """The rows of a file with these columns; where one of them is missing, one row of empty texts by all columns."""
     with _opened(path, columns) as (schema, batches):
         names = _fields(schema)
         if not {*columns} <= {*names}:
-            yield dict.fromkeys(names)
+            yield dict.fromkeys(names, "")
             return
         for batch in batches:
             for first in range(0, batch.num_rows, _ROWS):

@@ -48,6 +48,7 @@ class PairJob(FolderJob):
     first_step = "unpacked"
     outputs = ("raw", "text", "pieces", "bin")
     counts_form = {"step": str, "split": str, "pairs": int, "sentences": {str: int}}
+    optional_settings = ("limit", "held_out", "pairs", "tags")
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -357,8 +358,9 @@ def _held_out(job: PairJob, languages: str) -> tuple[int, Iterator[str]]:
     if not total:
         return 0, iter(())
     training = [part for part in job.parts if part.split == "train" and job.pair_of(part) == languages]
-    pairs = sum(lines.count(job.unpacked(part)[0]) for part in training)
-    every = min(pairs, job.limit or pairs) // total
+    lines_read = sum(lines.count(job.unpacked(part)[0]) for part in training)
+    pairs = min(lines_read, job.limit or lines_read)
+    every = pairs // total
     if pairs and every < 2:
         raise UserError(
             f"{total:,} of {pairs:,} pairs of {languages} cannot be set apart; type smaller --valid-lines and "
@@ -408,12 +410,13 @@ def _drop_overlap(job: PairJob, folders: Sequence[Path], counts: list[Counts]) -
 def _split_counts(job: PairJob, split: str, by_pair: Mapping[str, int], dropped: Mapping[str, int]) -> Counts:
     """The counts of a split, printed beside the published ones where the recipe knows them."""
     dropped = dict(sorted(dropped.items()))
+    losses = "".join(f", {times:,} dropped for {reason}" for reason, times in dropped.items())
     pairs = sum(by_pair.values())
     if pairs == 0:
-        raise UserError(f"nothing is left for {split} of {job.pair} ({dropped}); give other archives")
+        remedies = {part.split: part.remedy for part in reversed(job.parts)}
+        raise UserError(f"nothing is left for {split} of {job.pair}{losses}; {remedies.get(split, remedies['train'])}")
     published = job.recipe.about.get(split) if job.pair == "de-en" else None
     comparison = "" if published is None else f" (published: {published:,})"
-    losses = "".join(f", {times:,} dropped for {reason}" for reason, times in dropped.items())
     say(f"{job.pair}: {split} has {pairs:,} pairs{comparison}{losses}")
     several = {"by_pair": dict(by_pair)} if len(job.pairs) > 1 else {}
     return {"step": "text", "split": split, "pairs": pairs, **several, "dropped": dropped}

@@ -29,6 +29,7 @@ class FolderJob:
     first_step: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]  # folders that the steps write
     counts_form: ClassVar[Mapping[str, Any]]  # of a row of counts; see `forms.py`
+    optional_settings: ClassVar[tuple[str, ...]]  # of `settings`, which lack them where they are not used
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -43,7 +44,7 @@ class FolderJob:
         """
         if (self.folder / MANIFEST).is_file():
             manifest = manifest_of(self.folder)
-            if changes := _differences(manifest, self.settings):
+            if changes := _differences(manifest, {**dict.fromkeys(self.optional_settings), **self.settings}):
                 raise UserError(
                     f"{self.folder} was made with other settings ({', '.join(changes)}); "
                     "give another --out, or move that folder away"

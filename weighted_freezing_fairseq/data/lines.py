@@ -16,6 +16,7 @@ from ..workspace.progress import Progress
 
 # What str.splitlines() takes for a line end.
 _LINE_ENDS = re.compile("[\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029]")
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of a character, which no UTF-8 has
 _BOM = "\ufeff"
 _BLOCK = 1 << 20
 _T = TypeVar("_T")
@@ -37,13 +38,16 @@ def read(stream: IO[bytes], counts: Counter[str]) -> Iterator[str]:
 
 
 def clean(line: str, counts: Counter[str]) -> str:
-    """Removes NUL from a line, and replaces line ends inside it by spaces."""
+    """Removes NUL from a line, and replaces line ends inside it by spaces, and lone surrogates by U+FFFD."""
     if "\0" in line:
         line = line.replace("\0", "")
         counts["NUL"] += 1
     if _LINE_ENDS.search(line):
         line = _LINE_ENDS.sub(" ", line)
         counts["line end inside a line"] += 1
+    if not line.isascii() and _SURROGATES.search(line):
+        line = _SURROGATES.sub("\ufffd", line)
+        counts["invalid UTF-8"] += 1
     return line
 
 

@@ -30,6 +30,7 @@ _SHARE = 20  # ... one of so many training rows
 _BLOCK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
 _COLUMNS = "type --columns SOURCE,TARGET with two of them"
+TABLE_NAMES = ".tsv, .csv, .jsonl, .parquet or .arrow"  # for messages
 _COLUMNAR = "columnar"
 _TABLES = {
     **dict.fromkeys((".tsv", ".tab"), "tsv"),
@@ -74,9 +75,11 @@ def is_table(path: Path) -> bool:
 
 def _kind(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".xz", ".bz2"):
-        suffixes.pop()
-    return _TABLES.get(suffixes[-1], "") if suffixes else ""
+    compressed = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".xz", ".bz2") else ""
+    kind = _TABLES.get(suffixes[-1], "") if suffixes else ""
+    if compressed and kind == _COLUMNAR:
+        raise UserError(f"{path} cannot be read: tables of this form are not compressed as a whole; decompress it")
+    return kind
 
 
 def own_dataset(files: Sequence[PairFiles], test_names: Mapping[str, str]) -> Dataset:
@@ -109,7 +112,7 @@ def copy_out(path: Path, targets: Mapping[str, Path], nested: Sequence[str] = ()
     else:
         repairs: Counter[str] = Counter()
         with lines.writer(targets.values()) as write:
-            for place, row in read_table(path, list(targets)):
+            for place, row in read_table(path, list(targets), repairs):
                 write([text_in(place, row, column, repairs, _COLUMNS) for column in targets])
         extracted.skipped.update(repairs)
     extracted.members.update(targets)
@@ -138,22 +141,27 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with opener(path, "rb") as stream:
             yield stream
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(f"{path} is damaged or incomplete ({error}); copy or compress it again") from None
 
 
-def read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a table with these columns and maybe others, each with its place for messages."""
+def read_table(path: Path, columns: Sequence[str], repairs: Counter[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table with these columns and maybe others, each with its place for messages.
+
+    `repairs` gets the number of repaired lines of tab-separated tables; `text_in` repairs the text of other tables.
+    """
     if _kind(path) == _COLUMNAR:
         for number, row in enumerate(columnar.rows(path, columns), 1):
             yield f"row {number} of {path}", row
         return
     with _opened(path) as stream:
-        for number, row in _rows_of_text(path, stream):
+        for number, row in _rows_of_text(path, stream, repairs):
             yield f"line {number} of {path}", row
 
 
-def _rows_of_text(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _rows_of_text(path: Path, stream: IO[bytes], repairs: Counter[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if _kind(path) == "jsonl":
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -166,19 +174,33 @@ def _rows_of_text(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, Mapping[
                 raise UserError(f'line {number} of {path} is not a JSON object; write one per line: {{"fr": ..., ...}}')
             yield number, columnar.with_translation(row)
         return
-    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text:
-        if _kind(path) == "csv":
-            reader = csv.reader(text)
-            numbered = ((reader.line_num, row) for row in reader)
-        else:  # quotes are letters like others
-            numbered = ((number, line.rstrip("\r\n").split("\t")) for number, line in enumerate(text, 1))
-        _, header = next(numbered, (1, []))
-        for number, row in numbered:
-            if len(row) != len(header):
-                raise UserError(
-                    f"line {number} of {path} has {len(row)} columns, and its header {len(header)}; correct it"
-                )
-            yield number, dict(zip(header, row, strict=True))
+    numbered: Iterator[tuple[int, list[str]]]
+    if _kind(path) == "csv":
+        numbered = _csv_rows(path, stream)
+    else:  # quotes are letters like others
+        numbered = ((number, line.split("\t")) for number, line in enumerate(lines.read(stream, repairs), 1) if line)
+    _, header = next(numbered, (1, []))
+    for number, row in numbered:
+        if len(row) != len(header):
+            raise UserError(f"line {number} of {path} has {len(row)} columns, and its header {len(header)}; correct it")
+        yield number, dict(zip(header, row, strict=True))
+
+
+def _csv_rows(path: Path, stream: IO[bytes]) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty; bytes that are not UTF-8 become lone surrogates, which `lines.clean` replaces."""
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        reader = csv.reader(text)
+        last = 0  # line of the row before
+        try:
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+                last = reader.line_num
+        except csv.Error as error:
+            raise UserError(
+                f"the row from line {last + 1} of {path} on is not valid CSV ({error}); is a quote never closed? "
+                "Correct it"
+            ) from None
 
 
 def text_in(place: str, row: Mapping[str, Any], column: str, repairs: Counter[str], remedy: str) -> str:

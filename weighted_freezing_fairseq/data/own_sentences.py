@@ -48,7 +48,7 @@ class OwnTables:
     def rows(self, split: str, counts: Counter[str]) -> Iterator[tuple[str, Example]]:
         """The examples in the files of a split, each with its place for error messages."""
         for path in self.files[split]:
-            for place, row in read_table(path, [*self.text, self.label]):
+            for place, row in read_table(path, [*self.text, self.label], counts):
                 inputs = (text_in(place, row, column, counts, _TEXT) for column in self.text)
                 yield place, (tuple(text.strip() for text in inputs), self._label(place, row, counts))
 
@@ -171,9 +171,9 @@ def _held_out(tables: OwnTables, smallest: Sequence[bytes], rows: int) -> dict[s
     numbers = {split: default_held_out(rows) if number is None else number for split, number in tables.held_out.items()}
     total = sum(numbers.values())
     if rows and total >= rows:
-        raise UserError(
-            f"{total:,} of {rows:,} rows cannot be set apart; type a smaller --valid-lines, or give --valid FILES"
-        )
+        options = [split for split, number in tables.held_out.items() if number is not None] or list(numbers)
+        smaller, files = (" and ".join(f"--{split}{end}" for split in options) for end in ("-lines", " FILES"))
+        raise UserError(f"{total:,} of {rows:,} rows cannot be set apart; reduce {smaller}, or give {files}")
     held_out: dict[str, frozenset[bytes]] = {}
     first = 0
     for split, number in numbers.items():

@@ -42,6 +42,7 @@ class TaskJob(FolderJob):
     first_step = "text"
     outputs = ("raw", "labels", "pieces", "bin")
     counts_form = {"step": str, "split": str, "column": str, "rows": int, "sentences": int}
+    optional_settings = ("held_out",)
 
     @property
     def settings(self) -> dict[str, Any]:

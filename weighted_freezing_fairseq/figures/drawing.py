@@ -266,21 +266,25 @@ def seed_lines(rows: Sequence[CsvRow], *columns: str) -> dict[str, dict[str, lis
 def draw_seeds(axis: Any, index: int, label: str, runs: Iterable[Sequence[tuple[float, float]]], **style: Any) -> None:
     """Draw the points of a run as a line; of several, the mean in a band from the lowest to the highest.
 
-    Runs with points at different x are interpolated, where all of them have points; else each is a line.
+    Between its points a run is interpolated; outside them, the mean and the band are of the other runs. Where no x is
+    within all runs, each is a line.
     """
     import numpy as np
 
     runs = [points for points in runs if points]
     first = max((points[0][0] for points in runs), default=0)
     last = min((points[-1][0] for points in runs), default=0)
-    xs = sorted({x for points in runs for x, _ in points if first <= x <= last})
-    if len(runs) < 2 or not xs:
+    if len(runs) < 2 or first > last:
         for points in runs or [()]:
             draw_line(axis, index, label, points, **style)
         return
-    values = np.array([np.interp(xs, *zip(*points, strict=True)) for points in runs])
-    draw_line(axis, index, label, zip(xs, values.mean(0).tolist(), strict=True), **style)
-    axis.fill_between(xs, values.min(0), values.max(0), color=_COLOURS[index % len(_COLOURS)], alpha=_BAND, linewidth=0)
+    xs = sorted({x for points in runs for x, _ in points})
+    nan = math.nan
+    values = [np.interp(xs, *zip(*points, strict=True), left=nan, right=nan) for points in runs]
+    masked = np.ma.masked_invalid(values)
+    mean, low, high = (of_runs.filled(nan) for of_runs in (masked.mean(0), masked.min(0), masked.max(0)))
+    draw_line(axis, index, label, zip(xs, mean.tolist(), strict=True), **style)
+    axis.fill_between(xs, low, high, color=_COLOURS[index % len(_COLOURS)], alpha=_BAND, linewidth=0)
 
 
 def add_key_of_seeds(axis: Any, lines: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_atomically
 from ..workspace.progress import say
+from ..workspace.runs import PROVENANCE
 from ..workspace.tables import as_csv
 from . import costs, drawing, models, training
 from .drawing import DEFAULTS, CsvRow, Options
+from .training_logs import seed_columns
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,19 @@ def as_markdown() -> str:
 
 def collect(name: str, inputs: Mapping[str, Path], options: Options = DEFAULTS) -> list[dict[str, Any]]:
     """The rows of a figure's CSV, from inputs by label; inputs without rows are skipped."""
-    rows = [row for label, path in inputs.items() for row in rows_of(name, label, path, options)]
-    return rows + FIGURES[name].rows_of_options(options)
+    return [row for rows in _rows_by_label(name, inputs, options).values() for row in rows]
 
 
-def rows_of(name: str, label: str, path: Path, options: Options = DEFAULTS) -> list[dict[str, Any]]:
+def _rows_by_label(name: str, inputs: Mapping[str, Path], options: Options) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each input by its label, and those that need no input by an empty one."""
+    rows = {label: _rows_of(name, label, path, options) for label, path in inputs.items()}
+    if FIGURES[name].columns[: len(training.LINE)] == training.LINE:
+        lines = seed_columns(inputs)
+        rows = {label: [{**lines[label], **row} for row in of_input] for label, of_input in rows.items()}
+    return {**rows, "": FIGURES[name].rows_of_options(options)}
+
+
+def _rows_of(name: str, label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """The rows of one input, which may be a CSV of this figure."""
     if not path.exists():
         raise UserError(f"there is no {path}; give the folder of a run, its log, or a table")
@@ -172,10 +182,24 @@ def rows_of(name: str, label: str, path: Path, options: Options = DEFAULTS) -> l
 
 def is_table_of(name: str, path: Path) -> bool:
     """Whether `path` is a CSV with the columns of a figure."""
-    if path.suffix != ".csv" or not path.is_file():
-        return False
+    return path.suffix == ".csv" and path.is_file() and set(FIGURES[name].columns) <= _csv_columns(path)
+
+
+def _csv_columns(path: Path) -> set[str]:
+    """The names in the first line of a CSV."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        return set(FIGURES[name].columns) <= set(file.readline().rstrip("\r\n").split(","))
+        return set(file.readline().rstrip("\r\n").split(","))
+
+
+def _remedy(name: str, path: Path) -> str:
+    """Why an input has no rows, and what to type."""
+    if path.suffix == ".csv" and path.is_file() and "run" in (columns := _csv_columns(path)):
+        missing = ", ".join(column for column in FIGURES[name].columns if column not in columns)
+        return f"{path} has no column {missing}; draw it again from the runs"
+    folders = {file.parents[1] for file in path.rglob(PROVENANCE)} if "RUN..." in FIGURES[name].takes else set()
+    if folders and not (path / PROVENANCE).is_file():
+        return f"{path} is a folder of runs; give its runs: {' '.join(sorted(f'{folder}/*' for folder in folders))}"
+    return FIGURES[name].remedy
 
 
 def draw(name: str, rows: Sequence[CsvRow], path: Path, options: Options = DEFAULTS) -> None:
@@ -189,15 +213,16 @@ def make(
     """Write NAME.csv into `folder`, and pictures of that CSV if matplotlib is installed; returns the files written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and a figure needs a folder; give another --out")
-    rows: list[dict[str, Any]] = []
+    rows_by_label = _rows_by_label(name, inputs, options)
+    rows = [row for rows_of_input in rows_by_label.values() for row in rows_of_input]
+    without_rows: dict[str, list[str]] = {}
     for label, path in inputs.items():
-        rows_of_input = rows_of(name, label, path, options)
-        if not rows_of_input:
-            say(f"{label}: {FIGURES[name].remedy}")
-        rows += rows_of_input
-    rows += FIGURES[name].rows_of_options(options)
+        if not rows_by_label[label]:
+            without_rows.setdefault(_remedy(name, path), []).append(label)
     if not rows:
-        raise UserError(f"nothing to draw: {FIGURES[name].remedy}")
+        raise UserError(f"nothing to draw: {'; '.join(without_rows) or FIGURES[name].remedy}")
+    for remedy, labels in without_rows.items():
+        say(f"{', '.join(labels)}: {remedy}")
     table = folder / f"{name}.csv"
     if table.resolve() not in (path.resolve() for path in inputs.values()):  # an edited CSV is not overwritten
         write_atomically(table, as_csv(rows))

@@ -10,9 +10,11 @@ from . import drawing
 from .drawing import CsvRow, Options, Schedule, draw_key, draw_seeds, points
 from .training_logs import RunFiles
 
+LINE = ("run", "method", "seed")  # the columns of `seed_columns`, which the registry adds
+
 # Learning curves ----------------------------------------------------------------------------------------------------
 
-CURVES = ("run", "method", "seed", "split", "update", "loss", "nll_loss", "bleu")
+CURVES = (*LINE, "split", "update", "loss", "nll_loss", "bleu")
 PANELS = {
     "training": ("train", "loss", "training loss (bits/token)"),
     "loss": ("valid", "loss", "validation loss (bits/token)"),
@@ -23,12 +25,10 @@ PANELS = {
 
 def read_curves(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """A row for each interval of training and each validation; BLEU needs --eval-bleu."""
-    files = RunFiles(path)
-    line = files.line(label)
     rows = [
-        {**line, "split": row["split"], "update": row["update"]}
+        {"run": label, "split": row["split"], "update": row["update"]}
         | {name: row.get(name, "") for name in ("loss", "nll_loss", "bleu")}
-        for row in files.history()
+        for row in RunFiles(path).history()
     ]
     return rows if any(row[name] != "" for row in rows for name in ("loss", "nll_loss", "bleu")) else []
 
@@ -57,13 +57,12 @@ def draw_curves(rows: Sequence[CsvRow], picture: Path, options: Options) -> None
 
 # Importance while training ------------------------------------------------------------------------------------------
 
-IMPORTANCE = ("run", "method", "seed", "update", "group", "mean_top20", "mean_bottom80", "std", "frozen")
+IMPORTANCE = (*LINE, "update", "group", "mean_top20", "mean_bottom80", "std", "frozen")
 
 
 def read_importance(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """The rows of --log-importance for `options.groups`; of a repeated update of a resumed run, the last one."""
-    files = RunFiles(path)
-    table, columns = files.importance, IMPORTANCE[3:]
+    table, columns = RunFiles(path).importance, IMPORTANCE[3:]
     rows = drawing.read_csv(table, torn=True) if table else []
     if not rows or not {*columns} <= rows[0].keys():
         return []
@@ -72,8 +71,7 @@ def read_importance(label: str, path: Path, options: Options) -> list[dict[str, 
         if group not in groups:
             raise UserError(f"{table} has no group {group!r}; type --group with some of: {', '.join(groups)}")
     last = {(row["group"], drawing.whole_number(row["update"])): row for row in rows if row["group"] in options.groups}
-    line = files.line(label)
-    return [{**line, **{name: last[key][name] for name in columns}} for key in sorted(last)]
+    return [{"run": label, **{name: last[key][name] for name in columns}} for key in sorted(last)]
 
 
 def draw_importance(rows: Sequence[CsvRow], picture: Path, options: Options) -> None:
@@ -100,7 +98,7 @@ def draw_importance(rows: Sequence[CsvRow], picture: Path, options: Options) -> 
 
 # The strength of intra-distillation ---------------------------------------------------------------------------------
 
-ALPHA = ("run", "method", "seed", "source", "update", "alpha")
+ALPHA = (*LINE, "source", "update", "alpha")
 SETTINGS, LOG = "settings", "log"  # values of the column "source"
 PAPER = {"alpha": 5.0, "alpha_schedule": "adaptive", "alpha_p": 5.0, "alpha_q": 10.0}  # defaults of the criterion
 _POINTS = 200  # of the line of a schedule
@@ -109,14 +107,14 @@ _POINTS = 200  # of the line of a schedule
 def read_alpha(label: str, path: Path, options: Options) -> list[dict[str, Any]]:
     """alpha' by the settings of a run, and by its log: the mean of each interval, at the middle of the interval."""
     files = RunFiles(path)
-    settings, line = files.settings(), files.line(label)
+    settings = files.settings()
     rows = []
     if settings.get("criterion", {}).get("_name") == "intra_distillation":
-        rows += _rows_of_schedule(line, *_schedule(settings))
+        rows += _rows_of_schedule({"run": label}, *_schedule(settings))
     start = 0
     for row in files.history():
         if row["split"] == "train" and "alpha" in row:
-            rows.append({**line, "source": LOG, "update": (start + row["update"]) / 2, "alpha": row["alpha"]})
+            rows.append({"run": label, "source": LOG, "update": (start + row["update"]) / 2, "alpha": row["alpha"]})
             start = row["update"]
     return rows
 

@@ -7,7 +7,9 @@ or `simple`, with or without Hydra, or a folder of `--tensorboard-logdir`.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,31 +50,40 @@ class RunFiles:
     @property
     def log(self) -> Path | None:
         """The log of training, by its name in a run folder or in an output folder of Hydra."""
+        if self.path.name.startswith(_EVENTS):
+            return None
         return self.path if self.path.is_file() else self._first("train.log", "hydra_train.log")
 
     @property
     def events(self) -> Path | None:
-        """The folder of TensorBoard's files: for an event file, the one that fairseq was given."""
+        """The folder of TensorBoard's files: for an event file or its folder, the one that fairseq was given."""
         if self.path.name.startswith(_EVENTS):
             return self.path.resolve().parents[1]
+        if self.path.resolve().name in _PREFIXES and any(self.path.glob(f"{_EVENTS}*")):
+            return self.path.resolve().parent
         folders = (self.path, self.folder / "tensorboard") if self.path.is_dir() else ()
         files = (file for folder in folders for file in folder.glob(f"*/{_EVENTS}*"))
         return next((file.parents[1] for file in files if file.parent.name in _PREFIXES), None)
 
     def history(self) -> list[dict[str, Any]]:
         """The values of each interval of training and each validation, from the log, else from TensorBoard's files."""
-        if not self.path.name.startswith(_EVENTS) and self.log and (rows := read_log(self.log)):
+        if self.log and (rows := read_log(self.log)):
             return rows
         return read_events(self.events) if self.events else []
 
-    def line(self, label: str) -> dict[str, str]:
-        """The columns that say which line of a picture the run belongs to: the runs of a method differ in their seed.
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """The content of provenance.json, which `wff train` writes; empty without that file."""
+        return read_provenance(self.folder) if (self.folder / PROVENANCE).is_file() else {}
 
-        The method is the label without its seed: standard for standard-1, where the run was trained with seed 1.
-        """
-        recorded = (self.folder / PROVENANCE).is_file()
-        seed = read_provenance(self.folder)["seed"] if recorded else self.settings().get("common", {}).get("seed", "")
-        return {"run": label, "method": label.removesuffix(f"-{seed}") if seed != "" else label, "seed": str(seed)}
+    @cached_property
+    def seed(self) -> str:
+        """The seed of the training; empty if it is unknown."""
+        if self.provenance:
+            return str(self.provenance["seed"])
+        with suppress(UserError):  # a figure that needs the settings says what is wrong with them
+            return str(self.settings().get("common", {}).get("seed", ""))
+        return ""
 
     @property
     def importance(self) -> Path | None:
@@ -105,7 +116,7 @@ class RunFiles:
 
     def scores(self) -> list[PlottedScore]:
         """The translation scores of the run, of one checkpoint on each test set."""
-        if not (self.folder / PROVENANCE).is_file():
+        if not self.provenance:
             return []
         from ..scoring.scored_runs import collect
 
@@ -120,6 +131,30 @@ class RunFiles:
 
     def _first(self, *names: str) -> Path | None:
         return next((self.folder / name for name in names if (self.folder / name).is_file()), None)
+
+
+def seed_columns(inputs: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """The columns of each input that say which line of a picture it belongs to: run, method and seed.
+
+    Runs that differ only in their seed are one method, called by their label without the seed: standard for standard-1
+    and standard-2. Any other run is a method of its own, called by its whole label.
+    """
+    runs = {label: RunFiles(path) for label, path in inputs.items()}
+    stems = {label: label.removesuffix(f"-{run.seed}") if run.seed else label for label, run in runs.items()}
+    columns = {}
+    for label, run in runs.items():
+        namesakes = [runs[other] for other, stem in stems.items() if stem == stems[label]]
+        seeds = {namesake.seed for namesake in namesakes}
+        trainings = {_training(namesake) for namesake in namesakes}
+        joined = None not in trainings and len(trainings) == 1 and len(seeds) == len(namesakes) > 1
+        columns[label] = {"run": label, "method": stems[label] if joined else label, "seed": run.seed}
+    return columns
+
+
+def _training(run: RunFiles) -> str | None:
+    """What runs share that differ only in their seed; None if it is unknown."""
+    names = ("dataset", "recipe", "pair", "size", "method", "config", "changed")
+    return json.dumps([run.provenance.get(name) for name in names]) if run.provenance else None
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

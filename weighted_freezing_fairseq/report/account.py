@@ -158,7 +158,14 @@ def find_runs(paths: Sequence[Path], names: Sequence[str] | None) -> dict[str, A
     runs = dict.fromkeys(run for path in paths for run in _runs_at(path))
     if not runs:
         raise UserError("there is no run to report on; add the folder or the log of a run")
-    return {label: Account(path) for label, path in labels(list(runs), names, "runs").items()}
+    accounts = {label: Account(path) for label, path in labels(list(runs), names, "runs").items()}
+    for account in accounts.values():
+        if account.path.is_file() and not account.settings and not account.files.history():
+            raise UserError(
+                f"{account.path} is not a log of fairseq-train: it has no settings and no losses; give a run folder, "
+                "a log of --log-format json or simple, or a folder of --tensorboard-logdir"
+            )
+    return accounts
 
 
 def _runs_at(path: Path) -> list[Path]:
@@ -167,9 +174,13 @@ def _runs_at(path: Path) -> list[Path]:
         return [path.parent.resolve() if in_run_folder else path.resolve()]
     if not path.is_dir():
         raise UserError(f"there is no {path}; give a run folder, a save folder of fairseq, or a training log")
-    if any((path / name).exists() for name in _RUN_FILES) or RunFiles(path).events:
+    files = [name for name in _RUN_FILES if (path / name).exists()]
+    runs = {file.parent.resolve() for name in (PROVENANCE, _SETTINGS) for file in path.rglob(name)}
+    # a log above runs is what a shell wrote of their command
+    if RunFiles(path).events or (files and not (files == [_LOG] and runs)):
         return [path.resolve()]
-    runs = {file.parent.resolve() for name in (PROVENANCE, _SETTINGS, _LOG) for file in path.rglob(name)}
+    logs = {file.parent.resolve() for file in path.rglob(_LOG)}
+    runs |= {folder for folder in logs if not any(folder in run.parents for run in runs)}
     if not runs:
         raise UserError(
             f"there is no run in {path}; give a run folder, a save folder of fairseq, a log of fairseq-train, or a "

@@ -13,12 +13,12 @@ def as_text(comparison: Comparison, most: int) -> str:
     first, second = comparison.names
     count = len(comparison.sentences)
     equal = count - comparison.better - comparison.worse
-    p_values = comparison.p_values
+    p = comparison.p_values
+    tested = f" (p = {p.bootstrap:.4f} bootstrap, {p.randomisation:.4f} randomisation)" if p else ""
     lines = [
         f"{comparison.test}: {count:,} sentences",
         f"  {first}: {comparison.measure} {comparison.scores[0]:.2f}",
-        f"  {second}: {comparison.measure} {comparison.scores[1]:.2f} "
-        f"(p = {p_values.bootstrap:.4f} bootstrap, {p_values.randomisation:.4f} randomisation)",
+        f"  {second}: {comparison.measure} {comparison.scores[1]:.2f}{tested}",
         f"  {comparison.signature}",
         f"  {second} is better in {comparison.better:,} sentences, worse in {comparison.worse:,}, equal in {equal:,}, "
         f"by {comparison.metric}",
@@ -50,12 +50,13 @@ def write_page(comparison: Comparison, out: Path) -> None:
 def scores(comparison: Comparison) -> Grid:
     """The scores of the whole set, for a page."""
     rows = [[name, f"{score:.2f}"] for name, score in zip(comparison.names, comparison.scores, strict=True)]
-    p_values = comparison.p_values
-    notes = [
-        f"`{comparison.signature}`",
-        f"p = {p_values.bootstrap:.4f} by paired bootstrap, {p_values.randomisation:.4f} by paired approximate "
-        "randomisation",
+    notes = [f"`{comparison.signature}`"]
+    if p := comparison.p_values:
+        notes.append(
+            f"p = {p.bootstrap:.4f} by paired bootstrap, {p.randomisation:.4f} by paired approximate randomisation"
+        )
+    notes.append(
         f"{comparison.names[1]} is better in {comparison.better:,} of {len(comparison.sentences):,} sentences, worse "
-        f"in {comparison.worse:,}, by `{comparison.metric}`",
-    ]
+        f"in {comparison.worse:,}, by `{comparison.metric}`"
+    )
     return Grid(comparison.test, ["system", comparison.measure], rows, notes)

@@ -90,9 +90,13 @@ def comparisons(runs: Runs, choice: str | None, data: Path | None, out: Path) ->
                 f"{found.names[1]} gains most": found.gains(_MOST_SENTENCES),
                 f"{found.names[1]} loses most": found.losses(_MOST_SENTENCES),
             },
-            "command": _command_line(["wff", "compare", *found.folders, "--html", out.with_name("compare.html")]),
+            "command": _command_line(
+                ["wff", "compare", *found.folders, "--subset", found.subset, "--choice", found.choice]
+                + ([] if data is None else ["--data", data])
+                + ["--html", "--out", out.with_name("compare.html")]
+            ),
         }
-        for found in best_with_standard(scored, out.with_name("significance.json"))
+        for found in best_with_standard(scored)
     ]
 
 

@@ -29,7 +29,7 @@ HOW_TO_READ = (
     "p bootstrap, p randomisation: paired tests (sacreBLEU's; of labels scipy's) over the sentences of one joined test "
     "set, the outputs of all common seeds one after another: might other sentences have given another answer? p seeds: "
     "a paired t test over the scores of the common seeds: might other seeds? All are corrected for the number of "
-    "methods compared on a test set (Holm); the CSV has them uncorrected, too.",
+    "methods of the same table that are compared on a test set (Holm); the CSV has them uncorrected, too.",
 )
 
 
@@ -68,6 +68,7 @@ def sheet_of_everything(all_results: Sequence[Result]) -> Sheet:
         signatures = zip(setting.metrics, setting.signatures, strict=False)
         notes = [*(f"{name}: `{signature}`" for name, signature in signatures), *_p_signatures(cells)]
         notes += [f"hours of {cell.method}: {cell.device}" for cell in cells if cell.device and cell.hours is not None]
+        notes = list(dict.fromkeys(notes))  # configurations of a method share theirs
         sheet.grids += [Grid(title, header, rows, notes), *_grid_of_sets(setting, in_setting)]
         sheet.cells += cells
     return sheet

@@ -1,8 +1,7 @@
 """Two systems on one test set, sentence by sentence: where the second is better, where it is worse, and by how much."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -10,10 +9,10 @@ from ..errors import UserError
 from ..workspace.progress import say
 from ..workspace.runs import Run
 from .published import BASELINE
-from .results import Result, results
+from .results import Result, baseline_of, results
 from .scored_runs import ScoredRun, Setting, collect, rescore_command
 from .scores import read_lines
-from .significance import PValues, cached_p_values
+from .significance import PValues
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,21 @@ class Comparison:
         names, folders: of the systems.
         metric: of the sentences, with its signature.
         test: the data set, the recipe and the test set, for a reader.
+        subset, choice: the options of `wff compare` for this test set and these checkpoints.
         scores: of the whole set, by the measure that is reported and tested, which is called `measure`.
-        p_values: of their difference.
+        p_values: of their difference; None for systems that were chosen by their scores.
     """
 
     names: tuple[str, str]
     folders: tuple[Path, Path]
+    subset: str
+    choice: str
     test: str
     metric: str
     measure: str
     signature: str
     scores: tuple[float, float]
-    p_values: PValues
+    p_values: PValues | None
     sentences: tuple[Sentence, ...]
 
     @property
@@ -96,38 +98,33 @@ def compare(
         )
     if not first.setting.translated:
         raise UserError(f"{first.folder} predicts labels; wff compare is for translations")
-    return _compared(first, second, first.setting.scorer.p_values)
+    return _compared(first, second, tested=True)
 
 
-def best_with_standard(scored: Iterable[ScoredRun], cache: Path) -> list[Comparison]:
+def best_with_standard(scored: Iterable[ScoredRun]) -> list[Comparison]:
     """On each test set, standard training compared with the method of the best mean score, by one seed of both.
 
-    Args:
-        scored: runs; those of other settings are not compared.
-        cache: file of p-values.
+    Methods without a single standard training to compare with are left out, as in the score tables. The difference is
+    not tested: the method is the best of several, which a p-value of its own would not take into account.
     """
     comparisons = []
-    by_setting: dict[Setting, list[Result]] = {}
-    for result in results(scored)[0]:
-        files = (path for run in result.runs for path in (run.reference, run.hypotheses))
-        if result.setting.translated and all(path.is_file() for path in files):
-            by_setting.setdefault(result.setting, []).append(result)
-    for of_setting in by_setting.values():
-        standard = next((result for result in of_setting if result.method == BASELINE), None)
-        others = [x for x in of_setting if standard and x.method != BASELINE and {*x.seeds} & {*standard.seeds}]
-        if standard and others:
-            best = max(others, key=lambda result: mean(run.score for run in result.runs))
-            seed = next(seed for seed in standard.seeds if seed in best.seeds)
-            first, second = (next(run for run in result.runs if run.seed == seed) for result in (standard, best))
-            say(f"{first.setting.name}: comparing {best.method} with {BASELINE} sentence by sentence")
-            p_values = partial(cached_p_values, cache=cache, scorer=first.setting.scorer)
-            comparisons.append(_compared(first, second, p_values))
+    all_results = results(scored)[0]
+    pairs: dict[Setting, list[tuple[Result, Result]]] = {}
+    for result in all_results:
+        baseline = baseline_of(result, all_results)[0] if result.method != BASELINE else None
+        files = [path for x in (baseline, result) if x for run in x.runs for path in (run.reference, run.hypotheses)]
+        if baseline and result.setting.translated and all(path.is_file() for path in files):
+            pairs.setdefault(result.setting, []).append((baseline, result))
+    for setting, of_setting in pairs.items():
+        standard, best = max(of_setting, key=lambda pair: mean(run.score for run in pair[1].runs))
+        seed = next(seed for seed in standard.seeds if seed in best.seeds)
+        first, second = (next(run for run in result.runs if run.seed == seed) for result in (standard, best))
+        say(f"{setting.name}: comparing {best.method} with {BASELINE} sentence by sentence")
+        comparisons.append(_compared(first, second, tested=False))
     return comparisons
 
 
-def _compared(
-    first: ScoredRun, second: ScoredRun, p_values: Callable[[Sequence[str], Sequence[str], Sequence[str]], PValues]
-) -> Comparison:
+def _compared(first: ScoredRun, second: ScoredRun, tested: bool) -> Comparison:
     """The sentences of two runs that were scored alike."""
     from sacrebleu.metrics import CHRF
 
@@ -156,12 +153,14 @@ def _compared(
     return Comparison(
         names=_names(first, second),
         folders=(first.folder, second.folder),
+        subset=first.setting.subset,
+        choice=first.setting.choice,
         test=first.setting.name,
         metric=f"chrF|{chrf.get_signature()}",
         measure=first.setting.metrics[0],
         signature=first.setting.signature,
         scores=(first.score, second.score),
-        p_values=p_values(*translations, reference),
+        p_values=first.setting.scorer.p_values(*translations, reference) if tested else None,
         sentences=tuple(sorted(sentences, key=lambda sentence: (-sentence.difference, sentence.number))),
     )
 

@@ -112,15 +112,21 @@ def compared(all_results: Sequence[Result], cache: Path) -> tuple[list[Result], 
         if result.method == BASELINE:
             tested.append(result)
             continue
-        baselines = [other for other in all_results if (other.setting, other.method) == (result.setting, BASELINE)]
-        # of several configurations, the one with the same changes to its YAML
-        baselines = [other for other in baselines if other.changed == result.changed] or baselines
-        untested, remedy = _untested(result, baselines)
+        baseline, untested, remedy = baseline_of(result, all_results)
         if remedy:
             notes.append(f"{result.setting.name}, {result.method}: not tested ({untested}); {remedy}")
-        comparison = None if untested else _comparison(result, baselines[0], cache)
+        comparison = _comparison(result, baseline, cache) if baseline else None
         tested.append(replace(result, comparison=comparison, untested=untested))
     return tested, list(dict.fromkeys(notes))
+
+
+def baseline_of(result: Result, all_results: Iterable[Result]) -> tuple[Result | None, str, str]:
+    """The standard training that a method is compared with; without one, why, and what to type."""
+    baselines = [other for other in all_results if (other.setting, other.method) == (result.setting, BASELINE)]
+    # of several configurations, the one with the same changes to its YAML
+    baselines = [other for other in baselines if other.changed == result.changed] or baselines
+    untested, remedy = _untested(result, baselines)
+    return None if untested else baselines[0], untested, remedy
 
 
 def _untested(result: Result, baselines: Sequence[Result]) -> tuple[str, str]:

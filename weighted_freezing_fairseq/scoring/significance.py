@@ -20,7 +20,7 @@ from ..forms import NUMBER, read_json
 
 @dataclass(frozen=True)
 class PValues:
-    """The p-value of a difference by each test, and the signatures of the tests."""
+    """The p-value of a difference by each test, and the signatures of the tests ("": of no test)."""
 
     bootstrap: float
     bootstrap_signature: str
@@ -73,6 +73,8 @@ class Bleu:
     def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
         from sacrebleu.significance import PairedTest
 
+        if list(baseline) == list(system):  # sacreBLEU's p-value is the smallest here
+            return PValues(1.0, "", 1.0, "")
         p_values: dict[str, tuple[float, str]] = {}
         for kind in ("bs", "ar"):
             metric = {"BLEU": self._metric(reference)}
@@ -90,6 +92,8 @@ def cached_p_values(
     20,000 lines take about a minute, and a growing matrix is reported many times.
     """
     scorer = scorer or Bleu()
+    if baseline == system:  # no test, and no use of a value that an earlier version stored
+        return scorer.p_values(baseline, system, reference)
     seed = os.environ.get("SACREBLEU_SEED")  # sacreBLEU takes its seed from here
     content = json.dumps([scorer.signature, seed, baseline, system, reference])
     key = hashlib.sha256(content.encode()).hexdigest()
@@ -111,7 +115,8 @@ def seed_p_value(baseline: Sequence[float], system: Sequence[float]) -> float | 
     from scipy.stats import ttest_rel
 
     differences = [ours - theirs for ours, theirs in zip(system, baseline, strict=True)]
-    if len(differences) < 2 or statistics.stdev(differences) == 0:
+    rounding = 1e-9 * max(map(abs, (*baseline, *system)), default=0)
+    if len(differences) < 2 or statistics.stdev(differences) <= rounding:
         return None
     return float(ttest_rel(system, baseline).pvalue)
 

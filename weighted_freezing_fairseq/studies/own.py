@@ -9,7 +9,7 @@ from pathlib import Path
 from ..data import columnar, fetch, folder, prepared
 from ..data.cleaning import check_packages
 from ..data.folder import PairJob
-from ..data.own import PairFiles, count_lines, default_held_out, is_table, own_dataset
+from ..data.own import TABLE_NAMES, PairFiles, count_lines, default_held_out, is_table, own_dataset
 from ..data.recipe import MANY, OWN, Recipe
 from ..data.workers import Workers
 from ..errors import UserError
@@ -87,7 +87,10 @@ class OwnCorpus:
             }
         for name in names.values():
             if list(names.values()).count(name) > 1:
-                raise UserError(f"two test sets are called {name}; give each a name of its own: --test NAME=FILE,FILE")
+                place = "" if len(self.pairs) == 1 else "PAIR:"
+                raise UserError(
+                    f"two test sets are called {name}; give each a name of its own: --test {place}NAME=FILE,FILE"
+                )
         return names
 
     def files(self) -> list[PairFiles]:
@@ -108,10 +111,19 @@ class OwnCorpus:
                 (split, f"{split}-{number}" if len(parts) > 1 else split, files.pair, part)
                 for number, part in enumerate(parts, 1)
             ]
-        return [PairFiles(split, name, pair, _checked(split, part), self.columns) for split, name, pair, part in groups]
+        checked = [
+            PairFiles(split, name, pair, _checked(split, part), self.columns) for split, name, pair, part in groups
+        ]
+        if self.columns and not any(is_table(path) for pair_files in checked for path in pair_files.files):
+            raise UserError("--columns is for tables, and no file is one; leave it out")
+        return checked
 
-    def held_out(self) -> dict[str, dict[str, int]]:
-        """How many training pairs of each language pair to set apart for each split that has no files."""
+    def held_out(self, limit: int | None = None) -> dict[str, dict[str, int]]:
+        """How many training pairs of each language pair to set apart for each split that has no files.
+
+        Args:
+            limit: how many training pairs of each language pair are used (None: all).
+        """
         complete = {"valid": bool(self.valid), "test": all(test.files for test in self.test_sets.values())}
         for split, number in (("valid", self.valid_lines), ("test", self.test_lines)):
             if complete[split] and number:
@@ -123,13 +135,13 @@ class OwnCorpus:
                 split: self.test_lines for split, test in self.test_sets.items() if test.pair == pair and not test.files
             }
             if splits:
-                default = self._default_held_out(pair) if None in splits.values() else 0
+                default = self._default_held_out(pair, limit) if None in splits.values() else 0
                 held_out[pair] = {split: number or default for split, number in splits.items()}
         return held_out
 
-    def _default_held_out(self, pair: str) -> int:
+    def _default_held_out(self, pair: str, limit: int | None) -> int:
         lines = sum(count_lines(part[0]) for files in self.train if files.pair == pair for part in files.parts)
-        return default_held_out(lines)
+        return default_held_out(min(lines, limit or lines))
 
 
 def own_job(
@@ -141,7 +153,7 @@ def own_job(
         raise UserError(f"--name must be a name for a folder, got {name!r}; type --name {OWN}")
     if tags and len(corpus.pairs) == 1:
         raise UserError("--tags tells the source languages of several --pairs apart; leave it out with --pair")
-    held_out, test_names = corpus.held_out(), corpus.test_names
+    held_out, test_names = corpus.held_out(limit), corpus.test_names
     if not corpus.valid and corpus.valid_lines == 0:
         raise UserError("training needs a validation set; give --valid FILES, or --valid-lines 100")
     _refuse_repeated(files)
@@ -229,8 +241,7 @@ def _checked(split: str, files: Sequence[Path]) -> tuple[Path, ...]:
     tables = [path for path in files if is_table(path)]
     if len(files) == 1 and not tables:
         raise UserError(
-            f"{option} {files[0]}: give a file for each language, or a table whose name ends in .tsv, .csv, .jsonl, "
-            ".parquet or .arrow"
+            f"{option} {files[0]}: give a file for each language, or a table whose name ends in {TABLE_NAMES}"
         )
     if len(files) > 2 or (len(files) == 2 and tables):
         raise UserError(

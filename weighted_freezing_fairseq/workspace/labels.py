@@ -11,15 +11,32 @@ from ..forms import read_json
 
 
 def labels(paths: Sequence[Path], names: Sequence[str] | None, kind: str = "checkpoints") -> dict[str, Path]:
-    """Paths by `names`; by default by file name without suffix, with the folder's name if that is ambiguous."""
-    stems = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    """Paths by `names`; by default by file name without suffix, with as many folders as make the names differ."""
     if names is None:
-        names = stems
-        if len(set(stems)) < len(paths):
-            names = [f"{path.resolve().parent.name}/{stem}" for path, stem in zip(paths, stems, strict=True)]
-    if len(names) != len(paths) or len(set(map(as_file_name, names))) < len(paths):
-        raise UserError(f"{len(paths)} {kind} need as many different names; type --names with one for each: A,B")
+        names = _names(paths)
+    if len(names) != len(paths) or not _differ(names):
+        if len(paths) == 1:
+            raise UserError(f"1 {kind.removesuffix('s')} needs one name; type --names with one, or leave it out")
+        raise UserError(
+            f"{len(paths)} {kind} need as many different names; type --names with one for each: A,B, in this order: "
+            f"{' '.join(map(str, paths))}"
+        )
     return dict(zip(names, paths, strict=True))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths that all differ; those of one folder where paths are equal."""
+    stems = [path.resolve() if path.is_dir() else path.resolve().parent / path.stem for path in paths]
+    for length in range(1, max((len(stem.parts) for stem in stems), default=0)):
+        names = ["/".join(stem.parts[-length:]) for stem in stems]
+        if _differ(names):
+            return names
+    return [stem.name for stem in stems]
+
+
+def _differ(names: Sequence[str]) -> bool:
+    """Whether the names are different file names."""
+    return len(set(map(as_file_name, names))) == len(names)
 
 
 def as_file_name(label: str) -> str:

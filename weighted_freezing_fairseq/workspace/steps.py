@@ -68,7 +68,7 @@ def once_claimed(
         return
     if state == OTHER:
         raise UserError(
-            f"{folder} holds a {'' if stamp.is_file() else 'half-finished '}{name} of other settings; {remedy}"
+            f"{folder} holds the {'' if stamp.is_file() else 'half-finished '}step {name} of other settings; {remedy}"
         )
     work(lambda: write_atomically(started, json.dumps(settings, default=str)))
     started.replace(stamp)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...data import prepared, sentence_folder
 from ...data.encoders import Encoder
-from ...data.own import is_table
+from ...data.own import TABLE_NAMES, is_table
 from ...data.own_sentences import OwnTables, read_task
 from ...data.recipe import OWN
 from ...data.sentence_folder import TaskJob
@@ -117,9 +117,9 @@ def _refuse_invalid(tables: OwnTables) -> None:
     paths = [path for files in tables.files.values() for path in files]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"there is no file {path}; give a table whose name ends in .tsv, .csv or .jsonl")
+            raise UserError(f"there is no file {path}; give a table whose name ends in {TABLE_NAMES}")
         if not is_table(path):
-            raise UserError(f"{path} is not a table; give one whose name ends in .tsv, .csv or .jsonl")
+            raise UserError(f"{path} is not a table; give one whose name ends in {TABLE_NAMES}")
         if paths.count(path) > 1:
             raise UserError(f"{path} is given {paths.count(path)} times; give each file to one split only")
     for split in tables.files:
