@@ -88,8 +88,10 @@ class Popen(subprocess.Popen):
 
 def serve(connection: socket.socket, imported: Sequence[str]) -> dict | None:
     """Fork a child for every command asked for: the request in the child, None in the server when nobody asks more."""
+    sys.modules["pyarrow"] = None  # an optional import of scikit-learn's, which starts a thread
     for module in imported:
         importlib.import_module(module)
+    del sys.modules["pyarrow"]
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         return None  # a child would lack the other threads
     gc.freeze()  # children need not look through what the imports left

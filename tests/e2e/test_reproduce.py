@@ -6,6 +6,7 @@ import subprocess
 
 import miniature
 import pytest
+import torch
 from fairseq_runs import USER_DIR, Fairseq, assert_same, environment
 from recipe_runs import CONFIGS, kill_when_there, shortened, wff
 
@@ -140,7 +141,10 @@ def test_a_list_of_cells_is_for_a_scheduler(data, configs, tmp_path):
         (["--set", "max_update=3"], "type --set optimization.max_update=1000"),
         (["--precision", "bf16"], "--precision bf16 is for GPUs; type --precision fp32"),
         (["--method", "self_distillation"], "is not trained; type: wff train multi30k"),
-        (["--device", "cuda", "--gpus", "99"], "got --gpus 99; type --gpus"),
+        (
+            ["--device", "cuda", "--gpus", "99"],
+            "type --device cpu" if not torch.cuda.is_available() else "got --gpus 99; type --gpus",
+        ),
     ],
 )
 def test_a_wrong_call_is_told_what_to_type(words, said, data, configs, tmp_path):
