@@ -58,12 +58,12 @@ def accept_second_user_dir() -> None:
 def _refuse_missing(cfg: DictConfig) -> None:
     """Raise UserError if nothing says what to train, and on what."""
     for name in ("task", "model"):
-        if OmegaConf.is_missing(cfg, name) or cfg[name] is None:
+        if OmegaConf.is_missing(cfg, name) or (name in cfg and cfg[name] is None):
             raise UserError(
                 f"setting {name} is missing: no YAML sets it; type --config-dir DIR --config-name METHOD with the "
                 "folder of a METHOD.yaml"
             )
-    task = cfg.task
+    task = cfg.get("task")
     if OmegaConf.is_dict(task) and "data" in task and (OmegaConf.is_missing(task, "data") or task.data is None):
         raise UserError("setting task.data is missing; type task.data=BIN, the folder that fairseq-preprocess wrote")
 
