@@ -145,7 +145,8 @@ def accept_second_user_dir():
 
 
 def name_invalid_settings():
-    HydraConfig.instance().cfg = OmegaConf.create()  # as under fairseq-hydra-train
+    typed = {"overrides": {"task": ["criterion.sentense_avg=true"]}}
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": typed})  # as under fairseq-hydra-train
     settings = {"common": {"user_dir": None}, "criterion": {"_name": "cross_entropy", "sentense_avg": True}}
     try:
         return initialize.add_defaults(OmegaConf.create(settings))

@@ -37,7 +37,7 @@ OWN_COMMAND = """if True:
     import threading, time
     from pathlib import Path
     from weighted_freezing_fairseq.workspace.commands import wff
-    words = ["sensitivity", "nowhere.pt", "--data", "nowhere", "--out", "out"]
+    words = ["bench", "--quick", "--out", "out"]
     threading.Thread(target=wff, args=(words, 1), daemon=True).start()
     children = []
     while not children:

@@ -63,7 +63,7 @@ def _refuse_missing(cfg: DictConfig) -> None:
                 f"setting {name} is missing: no YAML sets it; type --config-dir DIR --config-name METHOD with the "
                 "folder of a METHOD.yaml"
             )
-    task = cfg.get("task")
+    task = cfg.task if "task" in cfg else None
     if OmegaConf.is_dict(task) and "data" in task and (OmegaConf.is_missing(task, "data") or task.data is None):
         raise UserError("setting task.data is missing; type task.data=BIN, the folder that fairseq-preprocess wrote")
 
