@@ -21,7 +21,7 @@ from weighted_freezing_fairseq.studies.sizes import SIZES, configs_of, range_of
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 FOLDERS = {"adapt": 4, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 1, "toy": 11, "wmt17": 7}
-FOLDERS |= {"xnli": 6, "own": 45}
+FOLDERS |= {"xnli": 6, "own": 45, "lowresource": 12}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli")
 
@@ -38,7 +38,7 @@ SHORT = {"intra_distillation_third"}
 # At the larger of the two learning rates that Li et al. 2023 searched.
 FASTER = {f"weighted_freeze{rule}" for rule in ("", "_smooth", "_important", "_random", "_loss_preserving", "_fisher")}
 FASTER |= {"sage", "sage_light", "sage_fisher", "sage_magnitude"}
-MATRICES = ("multi30k", "iwslt14", "iwslt14-li", "wmt17")
+MATRICES = ("multi30k", "lowresource", "iwslt14", "iwslt14-li", "wmt17")
 
 
 @pytest.mark.parametrize("folder", [*MATRICES, *(f"own/{size}" for size in SIZES)])

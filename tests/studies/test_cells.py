@@ -135,3 +135,11 @@ def test_moved_runs_and_data_are_done_and_say_where_they_are(place, capsys):
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": {"bin/x": "other"}}))
     assert main(["train", *map(str, words_of(moved))]) == 2
     assert "holds the step training of other settings; give another --out" in capsys.readouterr().err
+
+
+def test_a_teacher_of_the_users_own_needs_no_standard_run(place):
+    """A run whose parent is named by --set is on the first level; without it, standard training comes before."""
+    for assignments, parent in (([], "standard-1"), (["--set", "criterion.teacher=/a.pt"], None)):
+        study = study_of(place, *assignments)
+        found = study.parent("de-en", study.run("de-en", "self_distillation", 1))
+        assert (found and found.folder.name) == parent

@@ -111,7 +111,7 @@ class Study:
 
     def parent(self, pair: str, run: Run) -> Run | None:
         """The run that another one starts from, if the YAML leaves open what only a run provides."""
-        if not self.task.needs_parent(config_path(run.method, self.configs)):
+        if not self.task.needs_parent(config_path(run.method, self.configs), self.assignments):
             return None
         return self.run(pair, _PARENT_METHODS.get(run.method, "standard"), run.seed)
 

@@ -151,9 +151,15 @@ _PARENT_FILES: Mapping[str, Sequence[Any] | None] = {
 }  # fmt: skip
 
 
-def needs_parent(config: Path, provided: Iterable[str] = ()) -> bool:
-    """Whether a YAML leaves open what only another run has; `provided` names keys that have a value from elsewhere."""
-    return any(key in _PARENT_FILES and key not in provided for _, key in open_settings(config))
+def needs_parent(config: Path, assignments: Iterable[str] = (), provided: Iterable[str] = ()) -> bool:
+    """Whether a YAML and the user's `assignments` leave open what only another run has.
+
+    Args:
+        provided: keys that have a value from elsewhere.
+    """
+    assigned = {assignment.partition("=")[0] for assignment in assignments}
+    left = [key for section, key in open_settings(config) if f"{section}.{key}" not in assigned]
+    return any(key in _PARENT_FILES and key not in provided for key in left)
 
 
 def parent_files(parent: Run, choice: str, config: Path) -> dict[str, Path]:

@@ -68,9 +68,9 @@ class TranslationTask:
             return [f"{pair}: {read_manifest(prepared(out, recipe, pair))['what']}" for pair in pairs]
         return prepare_pairs(pair_jobs(self.dataset, recipe, pairs, out), out, archives, cores())
 
-    def needs_parent(self, config: Path) -> bool:
-        """Whether a YAML leaves open a teacher, weights to start from, or Fisher information."""
-        return needs_parent(config)
+    def needs_parent(self, config: Path, assignments: Sequence[str]) -> bool:
+        """Whether a YAML and `assignments` leave open a teacher, weights to start from, or Fisher information."""
+        return needs_parent(config, assignments)
 
     def settings(
         self, config: Path, files: Mapping[str, Any], manifest: Mapping[str, Any], assignments: Sequence[str]

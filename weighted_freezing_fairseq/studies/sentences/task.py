@@ -67,9 +67,9 @@ class SentenceTask:
             return [f"{pair}: {read_manifest(prepared(out, recipe, pair))['what']}" for pair in pairs]
         return prepare_tasks(task_jobs(self.dataset, self.encoder, pairs, out, recipe), archives, cores())
 
-    def needs_parent(self, config: Path) -> bool:
-        """Whether a YAML leaves open a teacher or Fisher information; the weights to start from are the encoder's."""
-        return needs_parent(config, provided=(_START,))
+    def needs_parent(self, config: Path, assignments: Sequence[str]) -> bool:
+        """Whether a YAML and `assignments` leave open a teacher or Fisher information; weights are the encoder's."""
+        return needs_parent(config, assignments, provided=(_START,))
 
     def settings(
         self, config: Path, files: Mapping[str, Any], manifest: Mapping[str, Any], assignments: Sequence[str]
