@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from weighted_freezing_fairseq.figures.training_logs import read_log
+from weighted_freezing_fairseq.figures.training_logs import losses_at_best, read_log
 from weighted_freezing_fairseq.files import write_atomically
 from weighted_freezing_fairseq.workspace.tables import as_csv
 
@@ -52,10 +52,10 @@ class Result:
     setting: str
     value: str
     bleu: float
-    valid_nll: float
-    train_nll: float
-    update: int
-    hypotheses: str
+    best_update: float | None
+    valid_nll: float | None
+    train_nll: float | None
+    output_sha256: str
     commit: str
 
 
@@ -138,19 +138,14 @@ def write_csv(args: argparse.Namespace) -> None:
 
 
 def result_of(method: str, value: str, run: Path) -> Result:
-    rows = read_log(run / "train.log")
-    best = min((row for row in rows if row["split"] == "valid"), key=lambda row: row["loss"])
-    training = next(row for row in rows if row["split"] == "train" and row["update"] >= best["update"])
     translations = next((run / "valid").glob("*.hyp.txt")).read_bytes()
     return Result(
         method=method,
         setting=GRID[method][0],
         value=value.strip("[]"),
         bleu=round(json.loads(score_of(run).read_text())["bleu"], 2),
-        valid_nll=best["nll_loss"],
-        train_nll=training["nll_loss"],
-        update=best["update"],
-        hypotheses=hashlib.sha256(translations).hexdigest()[:16],
+        **losses_at_best(read_log(run / "train.log")),
+        output_sha256=hashlib.sha256(translations).hexdigest(),
         commit=json.loads((run / "provenance.json").read_text())["commit"],
     )
 

@@ -4,7 +4,7 @@ import pytest
 from plotted import line
 from torch.utils.tensorboard import SummaryWriter
 
-from weighted_freezing_fairseq.figures.training_logs import RunFiles, read_log
+from weighted_freezing_fairseq.figures.training_logs import RunFiles, losses_at_best, read_log
 
 
 def losses(log):
@@ -99,3 +99,13 @@ def test_a_plain_folder_of_fairseq_has_what_it_has(tmp_path):
     files = RunFiles(tmp_path)
     assert files.log is None and files.settings() == {}
     assert files.importance == RunFiles(tmp_path / "importance.csv").importance == tmp_path / "importance.csv"
+
+
+def test_the_losses_at_the_best_update_are_told():
+    def row(split, update, loss):
+        return {"split": split, "update": update, "loss": loss, "nll_loss": loss - 1}
+
+    training = [row("train", update, 10 - update / 100) for update in (100, 200, 300)]
+    valid = [row("valid", 100, 9.0), row("valid", 150, 8.5), row("valid", 300, 8.9)]
+    assert losses_at_best(training + valid) == {"best_update": 150, "valid_nll": 7.5, "train_nll": 7.0}
+    assert losses_at_best(training) == {"best_update": None, "valid_nll": None, "train_nll": None}

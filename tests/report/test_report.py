@@ -1,6 +1,7 @@
 """`wff report`: real sacreBLEU on small run folders, its command line as oracle, what is kept apart or refused."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -119,6 +120,21 @@ def test_p_values_are_those_of_the_sacrebleu_command(matrix, reported, tmp_path)
         done = subprocess.run([sys.executable, "-m", "sacrebleu", *map(str, words)], capture_output=True, text=True)
         system = json.loads(done.stdout)[1]["BLEU"]
         assert float(found[name]) == pytest.approx(system["p_value"], abs=6e-5) and 0.0001 < system["p_value"] < 0.9
+
+
+def test_the_scores_of_each_run_are_written(matrix, reported):
+    raw = cells(reported / "scores.csv")
+    assert len(raw) == 3 + 3 + 1 + 1 and "nan" not in str(raw)
+    for row in raw:
+        folder = matrix / f"runs/iwslt14-li/clean/{row['pair']}/{row['method']}-{row['seed']}/scores"
+        written = json.loads((folder / "test.best.json").read_text())
+        assert [float(row[name]) for name in ("bleu", "bleu_lowercased", "chrf")] == [
+            written["bleu"], written["bleu_lowercased"], written["chrf"]
+        ]  # fmt: skip
+        assert row["output_sha256"] == hashlib.sha256((folder / "test.best.hyp.txt").read_bytes()).hexdigest()
+        assert (row["updates"], row["seconds"], row["best_update"]) == ("200", "3600", "")
+    of_standard = [float(row["bleu"]) for row in raw if row["method"] == "standard"]
+    assert float(cell(cells(reported / "runs.csv"), "standard")["score"]) == pytest.approx(sum(of_standard) / 3)
 
 
 def test_mean_deviation_and_difference(matrix, reported):
@@ -305,7 +321,7 @@ def test_the_whole_command(matrix, tmp_path, capsys):
     )
     assert "Table 5" not in text and text.endswith(f"\nwrote {tmp_path}/\n")
     names = {f"{name}.{ending}" for name in ("li-2", "runs") for ending in ("md", "tex", "csv")}
-    assert {path.name for path in tmp_path.iterdir()} == names | {"report.md", "significance.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"report.md", "scores.csv", "significance.json"}
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tables"]["li-2"][1]["paper"] == 33.20 and len(found["tables"]["runs"]) == 4

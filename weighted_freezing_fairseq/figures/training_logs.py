@@ -6,7 +6,7 @@ or `simple`, with or without Hydra, or a folder of `--tensorboard-logdir`.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -217,3 +217,21 @@ def _values(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, float]]]:
             continue
         if "num_updates" in values:
             yield kind, values
+
+
+def losses_at_best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The update with the lowest validation loss, and the nll of validation and of training there, in bits.
+
+    Args:
+        rows: of `RunFiles.history`; the training nll is the mean of an interval, with dropout.
+    """
+    validations = [row for row in rows if row["split"] == "valid" and "loss" in row]
+    if not validations:
+        return dict.fromkeys(("best_update", "valid_nll", "train_nll"))
+    best = min(validations, key=lambda row: row["loss"])
+    training = [row for row in rows if row["split"] == "train" and row["update"] >= best["update"]]
+    return {
+        "best_update": best["update"],
+        "valid_nll": best.get("nll_loss"),
+        "train_nll": training[0].get("nll_loss") if training else None,
+    }

@@ -1,8 +1,8 @@
 """Score tables: one of all runs, and the papers' tables with the scores of the runs beside the published figures.
 
-Each table is written as Markdown, LaTeX and CSV. A cell that was not run says so, so that an incomplete matrix can be
-reported. A recipe that lowercases its text is compared by lowercased BLEU, and has a column with cased BLEU; all others
-are compared by cased BLEU.
+Each table is written as Markdown, LaTeX and CSV, and the scores of each run as CSV. A cell that was not run says so, so
+that an incomplete matrix can be reported. A recipe that lowercases its text is compared by lowercased BLEU, and has a
+column with cased BLEU; all others are compared by cased BLEU.
 """
 
 import json
@@ -10,6 +10,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..data import DATASETS, lowercases
 from ..files import write_atomically
@@ -19,6 +20,7 @@ from ..scoring.scored_runs import CASED, LOWERCASED, Setting, collect
 from ..workspace.tables import as_csv, mean
 from .cells import NOT_RUN, RUN, TESTS, Cell, cells_of_paper, corrected
 from .grids import Grid, as_latex, as_markdown
+from .raw_scores import raw_scores
 
 EVERYTHING = "runs"  # the name of the table of all runs
 HOW_TO_READ = (
@@ -193,10 +195,11 @@ def _score(value: float | None, deviation: float | None) -> str:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Score tables by name, and notes on runs that are missing from them or were not compared."""
+    """Score tables by name, notes on runs that are missing or not compared, and the scores of each run."""
 
     sheets: Mapping[str, Sheet]
     notes: Sequence[str]
+    raw: Sequence[Mapping[str, Any]]
 
     def __str__(self) -> str:
         """The tables with at least one score, how to read them, and the notes."""
@@ -229,18 +232,23 @@ def score_report(
         name: sheet_of_everything(tested) if name == EVERYTHING else sheet_of_paper(name, tested)
         for name in dict.fromkeys(names)
     }
-    return ScoreReport(sheets, [*missing, *apart, *untested])
+    return ScoreReport(sheets, [*missing, *apart, *untested], raw_scores(scored))
 
 
 def write(
     roots: Sequence[Path], out: Path, names: Sequence[str] = (), choice: str | None = None, data: Path | None = None
 ) -> ScoreReport:
-    """Write the tables `names` (default: all) of the runs below `roots` into `out`, each in every format."""
+    """Write the tables `names` (default: all) of the runs below `roots` into `out`, each in every format.
+
+    scores.csv has the scores of each run that they are computed from.
+    """
     report = score_report(roots, names or (EVERYTHING, *TABLES), choice, data, out / "significance.json")
     for name, sheet in report.sheets.items():
         write_atomically(out / f"{name}.md", as_markdown(sheet.grids) + "\n")
         write_atomically(out / f"{name}.tex", as_latex(sheet.grids))
         if sheet.cells:
             write_atomically(out / f"{name}.csv", as_csv([asdict(cell) for cell in sheet.cells]))
+    if report.raw:
+        write_atomically(out / "scores.csv", as_csv(report.raw))
     write_atomically(out / "report.md", f"{report}\n")
     return report
