@@ -94,7 +94,7 @@ step() {
 }
 
 scripts=()
-while IFS= read -r -d '' file; do scripts+=("$file"); done < <(find scripts .ci -type f -print0)
+while IFS= read -r -d '' file; do scripts+=("$file"); done < <(find scripts .ci -type f ! -name "*.py" -print0)
 
 step "ruff check" ruff check .
 step "ruff format" ruff format --check .

@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/lowresource-3000"), help="folder that wff prepare made")
     parser.add_argument("--out", type=Path, default=Path("runs/lowresource-tune"), help="folder of the runs")
     parser.add_argument("--csv", type=Path, default=Path("runs/lowresource-tune/tuning.csv"), help="table to write")
+    parser.add_argument("--set", action="append", default=[], help="SECTION.KEY=VALUE for all runs; may be repeated")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at once, a core each")
     args = parser.parse_args()
     if unknown := [method for method in args.methods if method not in GRID]:
@@ -95,7 +96,8 @@ def tune(method: str, value: str, args: argparse.Namespace) -> None:
     """Train and score one value, unless that is done, and write the CSV again."""
     run, setting = run_of(method, value, args.out), GRID[method][0]
     words = ["train", "multi30k", "--method", method, "--data", args.data, "--configs", ROOT / "configs/lowresource"]
-    words += ["--out", run.parents[2], "--set", f"{setting}={value}", "--device", "cpu"]
+    words += ["--out", run.parents[2], "--device", "cpu"]
+    words += [word for assignment in (*args.set, f"{setting}={value}") for word in ("--set", assignment)]
     if method == "self_distillation":
         teacher = best_of(run_of(*TEACHER, args.out)).resolve()
         words += ["--set", f"criterion.teacher={teacher}"]
