@@ -264,3 +264,16 @@ def test_help_works_without_the_generator_packages():
         option in result.stdout
         for option in ("--seed", "--train-lines", "--valid-lines", "--test-lines", "--kinds", "--json")
     )
+
+
+def test_all_pairs_are_one_after_another_and_nothing_leaks_between_them():
+    many = corpus.generate(corpus.MANY_TO_ONE, sizes=SMALL)
+    for split in ("valid", "test"):
+        assert many[split] == [line for pair in corpus.PAIRS for line in corpus.generate(pair, sizes=SMALL)[split]]
+    held_out = {target for split in ("valid", "test") for _, target in many[split]}
+    assert not held_out & {target for _, target in many["train"]}
+    assert len(many["train"]) > 7 * SMALL["train"]
+    pairs = [(f"s{n}", f"t{n}") for n in range(4)]
+    first = {"train": pairs[:2], "valid": [], "test": [("s", "t3")]}
+    second = {"train": pairs[2:], "valid": [("s", "t0")], "test": []}
+    assert corpus._many_to_one([first, second])["train"] == [pairs[1], pairs[2]]

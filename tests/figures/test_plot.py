@@ -16,6 +16,7 @@ from weighted_freezing_fairseq.figures import costs, registry, training
 from weighted_freezing_fairseq.figures.training_logs import seed_columns
 from weighted_freezing_fairseq.scoring.scores import Score
 from weighted_freezing_fairseq.studies import prune_iterative
+from weighted_freezing_fairseq.studies.prune_iterative import Child
 from weighted_freezing_fairseq.workspace.runs import Run
 
 
@@ -401,16 +402,19 @@ def test_pruning_is_the_score_and_its_change(wff, tmp_path, drawn):
 
 
 def test_pruning_while_training_begins_at_what_was_tuned_as_long(wff, tmp_path, drawn):
-    def table(methods):
-        """As `wff prune-iterative` writes it, of two seeds."""
-        cells = [("none", "none"), *((method, kind) for method in methods for kind in ("none", "cosine"))]
-        children = {Run("+".join(cell), seed, tmp_path): cell for cell in cells for seed in (1, 2)}
-        scores = {Run("parent", seed, tmp_path): Score(10, "s", 1, "s", 400) for seed in (1, 2)}
-        scores |= {
-            run: Score(18 + run.seed if method == "none" else 14 + run.seed, "s", 1, "s", 400)
-            for run, (method, _) in children.items()
+    def table(methods, sparsities=(0.7,), others=()):
+        """As `wff prune-iterative` writes it, of two seeds; other pairs score half of it and quarter."""
+        kinds = ("none", "cosine")
+        cells = [Child("none"), *(Child(m, kind, share) for m in methods for share in sparsities for kind in kinds)]
+        children = {Run(cell.name, seed, tmp_path): cell for cell in cells for seed in (1, 2)}
+        parents = [Run("parent", seed, tmp_path) for seed in (1, 2)]
+        bleu = dict.fromkeys(parents, 10.0) | {run: 18 - 4 * (c.sparsity > 0) + run.seed for run, c in children.items()}
+        pairs = {"de-en": 1.0, **dict(zip(others, (0.5, 0.25), strict=False))}
+        scores = {
+            run: {pair: Score(part * value, "s", 1, "s", 400) for pair, part in pairs.items()}
+            for run, value in bleu.items()
         }
-        shares = {run: 0.0 if method == "none" else 0.7 for run, (method, _) in children.items()}
+        shares = {run: child.sparsity for run, child in children.items()}
         return write(tmp_path / "table.csv", prune_iterative.table(scores, shares, children, "de-en")[1])
 
     wff("pruning", table(["lamp"]))
@@ -420,6 +424,13 @@ def test_pruning_while_training_begins_at_what_was_tuned_as_long(wff, tmp_path, 
     wff("pruning", table(["lamp", "l2", "l0", "fisher"]))
     assert [axis.get_title() for axis in drawn[1].axes] == ["alignreg none"] * 2 + ["alignreg cosine"] * 2
     assert list(lines(drawn[1].axes[0])) == ["lamp", "l2", "l0", "fisher"]
+    wff("pruning", table(["lamp"], (0.3, 0.7), ("es-en", "pl-en")))
+    score = lines(drawn[2].axes[0])
+    assert score["alignreg none"] == [[0, 19.5], [30, 15.5], [70, 15.5]]
+    assert [x for x, _ in score["alignreg cosine, other pairs"]] == [0, 30, 70]
+    assert [y for _, y in score["alignreg cosine, other pairs"]] == pytest.approx(
+        [0.375 * y for y in (19.5, 15.5, 15.5)], abs=0.01
+    )
 
 
 def test_norms_are_those_of_the_weights_by_layer_and_type(wff, tmp_path, drawn):

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from ..data.embedded import KINDS, PAIRS, SIZES, write
+from ..data.embedded import KINDS, MANY_TO_ONE, PAIRS, SIZES, write
 from .arguments import split
 
 HELP = """\
@@ -17,7 +17,7 @@ wff corpus --pair de-en --out data/de-en
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pair", required=True, metavar="XX-en", help=f"one of: {' '.join(PAIRS)}")
+    parser.add_argument("--pair", required=True, metavar="XX-en", help=f"one of: {' '.join(PAIRS)}; {MANY_TO_ONE}: all")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for train, valid and test files")
     parser.add_argument("--seed", type=int, default=1, help="random seed of the corpus (default: 1)")
     for part, size in SIZES.items():

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import write_atomically
 from .fetch import sha256
+from .recipe import MANY
 
 try:
     from babel import Locale, dates, lists, numbers, units
@@ -34,6 +35,7 @@ else:
 
 LANGUAGES = ("ar", "de", "es", "fa", "he", "it", "nl", "pl")
 PAIRS = tuple(f"{language}-en" for language in LANGUAGES)
+MANY_TO_ONE = f"{MANY}-en"  # all pairs, one after another
 SIZES: Mapping[str, int] = {"train": 4000, "valid": 400, "test": 400}
 MANIFEST = "corpus.json"
 PACKAGES = ("babel", "num2words")
@@ -288,9 +290,13 @@ def generate(pair: str, seed: int = 1, sizes: Mapping[str, int] = SIZES, kinds: 
     except for sentences that coincide in one of the languages.
 
     Args:
+        pair: one of PAIRS, or MANY_TO_ONE.
+        sizes: of each split of one pair.
         kinds: keys of KINDS (default: all).
     """
     kinds = _check_arguments(pair, sizes, kinds)
+    if pair == MANY_TO_ONE:
+        return _many_to_one([generate(one, seed, sizes, kinds) for one in PAIRS])
     languages = pair.split("-")
     corpus: Corpus = {"train": [], "valid": [], "test": []}
     seen: tuple[set[str], set[str]] = set(), set()
@@ -307,6 +313,13 @@ def generate(pair: str, seed: int = 1, sizes: Mapping[str, int] = SIZES, kinds: 
     return corpus
 
 
+def _many_to_one(corpora: Sequence[Corpus]) -> Corpus:
+    """The corpora one after another, without training pairs whose target another one has in a held-out split."""
+    held_out = {target for corpus in corpora for split in ("valid", "test") for _, target in corpus[split]}
+    joined = {split: [pair for corpus in corpora for pair in corpus[split]] for split in SIZES}
+    return {**joined, "train": [pair for pair in joined["train"] if pair[1] not in held_out]}
+
+
 def _assert_clean(corpus: Corpus) -> None:
     """Checks that no sentence occurs twice on either side, and that each is one plain line."""
     for side in (0, 1):
@@ -321,8 +334,9 @@ def _check_arguments(pair: str, sizes: Mapping[str, int], kinds: Sequence[str] |
     """Returns the kinds to draw from, in the order of KINDS; raises a UserError for invalid arguments."""
     if _IMPORT_ERROR:
         raise UserError(f"the corpus needs Babel and num2words ({_IMPORT_ERROR}); type: pip install babel num2words")
-    if pair not in PAIRS:
-        raise UserError(f"there is no corpus for {pair!r}; type --pair and one of: {' '.join(PAIRS)}")
+    if pair not in (*PAIRS, MANY_TO_ONE):
+        known = " ".join((*PAIRS, MANY_TO_ONE))
+        raise UserError(f"there is no corpus for {pair!r}; type --pair and one of: {known}")
     for split, size in sizes.items():
         if size < 1:
             raise UserError(

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ..errors import UserError
@@ -93,15 +94,7 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
     if {"checkpoint", "method", "remaining"} <= columns:
         rows = [_row(label, row["checkpoint"], row["method"], "", 1 - number(row["remaining"]), row) for row in scores]
     elif {"prune", "alignreg", "sparsity"} <= columns:
-        unpruned = {row["seed"]: row for kind in (_PARENT, _NOT_PRUNED) for row in scores if row["prune"] == kind}
-        rows = []
-        for row in scores:
-            if row["prune"] in (_PARENT, _NOT_PRUNED):
-                continue
-            line = label, f"alignreg {row['alignreg']}", row["prune"], row["seed"]
-            if row["seed"] in unpruned:
-                rows.append(_row(*line, 0, unpruned[row["seed"]]))
-            rows.append(_row(*line, number(row["sparsity"]), row))
+        rows = _iterative_rows(label, scores)
     else:
         return []
     start = {(row["model"], row["method"], row["seed"]): number(row["bleu"]) for row in rows if not row["pruned"]}
@@ -109,6 +102,29 @@ def read_pruning(label: str, path: Path, options: Options) -> list[dict[str, Any
         key = row["model"], row["method"], row["seed"]
         row["change"] = f"{number(row['bleu']) - start[key]:.2f}" if key in start else ""
     return rows
+
+
+def _iterative_rows(label: str, scores: Sequence[CsvRow]) -> list[dict[str, Any]]:
+    """The points of a table of `wff prune-iterative`; of pairs that no model was tuned on, one with their mean."""
+    groups: dict[tuple[str, ...], list[CsvRow]] = {}
+    for row in scores:
+        of = "" if row["pair"] == row.get("tuned", row["pair"]) else ", other pairs"
+        groups.setdefault((row["prune"], row["alignreg"], row["seed"], of, row["sparsity"]), []).append(row)
+    means = {
+        key: {**group[0], **{name: f"{mean(number(row[name]) for row in group):.2f}" for name in ("bleu", "chrf")}}
+        for key, group in groups.items()
+    }
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for (method, kind, seed, of, sparsity), row in means.items():
+        if method in (_PARENT, _NOT_PRUNED):
+            continue
+        line = label, f"alignreg {kind}{of}", method, seed
+        starts = [(_NOT_PRUNED, kind), (_NOT_PRUNED, _NOT_PRUNED), (_PARENT, _NOT_PRUNED)]
+        unpruned = [key for start in starts for key in means if key[:4] == (*start, seed, of)]
+        if unpruned:
+            rows[line, "0"] = _row(*line, 0, means[unpruned[0]])
+        rows[line, sparsity] = _row(*line, number(sparsity), row)
+    return list(rows.values())
 
 
 def _row(label: str, model: str, method: str, seed: str, pruned: float, scores: CsvRow) -> dict[str, Any]:

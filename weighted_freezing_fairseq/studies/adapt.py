@@ -43,7 +43,7 @@ def adapt(
     refuse_unknown_methods(methods, study.configs)
     configs = {method: study.configs / f"{method}.yaml" for method in methods}
     refuse_invalid_settings(parent_config, *configs.values())
-    parents, children = study.runs([PARENT]), study.runs(methods)
+    parents, children = {run.seed: run for run in study.runs([PARENT])}, study.runs(methods)
     machine = study.machine(len(children))
 
     def train_parent(run: Run) -> None:
@@ -52,7 +52,7 @@ def adapt(
         _measure(run, "mask", new, ["--mask-density", density], samples, machine)
 
     def adapt_child(run: Run) -> None:
-        parent, config = parents[run.seed - 1], configs[run.method]
+        parent, config = parents[run.seed], configs[run.method]
         fisher = parent.folder / "fisher.pt"
         files = {"fisher": fisher, "ewc_anchor": fisher, "fish_mask": parent.folder / "mask.pt"}
         start = {"checkpoint": {"finetune_from_model": str(parent.checkpoint)}}
@@ -65,12 +65,12 @@ def adapt(
         old = study.prepare("old", OLD)
         new = study.prepare("new", NEW, vocabulary=old)
         say(f"training {len(parents)} parents on {', '.join(OLD)}")
-        machine.map(train_parent, parents)
+        machine.map(train_parent, parents.values())
         say(f"adapting {len(children)} times to {', '.join(NEW)}")
         machine.map(adapt_child, children)
-        runs = [*parents, *children]
+        runs = [*parents.values(), *children]
         scores = machine.map(evaluate_domains, runs)
-        packed = {run: _pack(run, parents[run.seed - 1], machine) for run in children}
+        packed = {run: _pack(run, parents[run.seed], machine) for run in children}
         text, rows = table(dict(zip(runs, scores, strict=True)), packed, study.pair)
         study.write_results(text, rows)
     return text

@@ -96,36 +96,41 @@ class EmbeddedStudy:
         return Machine.of(self.device, self.jobs, trainings)
 
     def prepare(
-        self, name: str = "", kinds: Sequence[str] | None = None, vocabulary: PreparedCorpus | None = None
+        self,
+        name: str = "",
+        kinds: Sequence[str] | None = None,
+        vocabulary: PreparedCorpus | None = None,
+        pair: str | None = None,
     ) -> PreparedCorpus:
         """Write the corpus, split it into subwords and binarise it, in the sub-folder `name` of the pair's folder.
 
         Args:
             kinds: kinds of sentences (default: all).
             vocabulary: a prepared corpus to take subwords and dictionary from (default: learn them).
+            pair: of the corpus (default: that of the study).
         """
-        folder = self.folder / name
+        folder, pair = self.folder / name, pair or self.pair
         raw = folder / "raw"
         say(f"{folder.name}: writing the corpus")
         sizes = {split: round(self.corpus_fraction * size) for split, size in corpus.SIZES.items()}
-        corpus.write(self.pair, raw, sizes=sizes, kinds=kinds)
+        corpus.write(pair, raw, sizes=sizes, kinds=kinds)
         settings = {"pieces": PIECES, "corpus": read_lines(raw / corpus.MANIFEST)}
         if vocabulary is not None:
             settings["like"] = read_lines(vocabulary.folder / "raw" / corpus.MANIFEST)
-        languages, parent = self.pair.split("-"), None if vocabulary is None else vocabulary.folder
+        languages, parent = pair.split("-"), None if vocabulary is None else vocabulary.folder
         once(folder, "subwords", settings, lambda: _write_pieces(folder, languages, parent))
         once(folder, "binarised", settings, lambda: _binarise(folder, languages, parent))
-        return PreparedCorpus(folder, self.pair)
+        return PreparedCorpus(folder, pair)
 
     def train(
         self, run: Run, config: Path, data: PreparedCorpus, machine: Machine, overrides: Mapping[str, Any] | None = None
     ) -> None:
         """Train one run on `data` with the settings of `config` and these `overrides`."""
         provenance = {
-            "dataset": EMBEDDED, "recipe": "generated", "pair": self.pair, "data": str(data.folder), "changed": [],
+            "dataset": EMBEDDED, "recipe": "generated", "pair": data.pair, "data": str(data.folder), "changed": [],
             "command": shlex.join(["wff", *self.command]),
         }  # fmt: skip
-        train(run, config, data.binarised, self.pair, machine, provenance, overrides)
+        train(run, config, data.binarised, data.pair, machine, provenance, overrides)
 
     def write_results(self, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write table.md and table.csv to the pair's folder."""
@@ -192,7 +197,7 @@ def _binarise(folder: Path, languages: Sequence[str], parent: Path | None) -> No
     with atomic_folder(folder / "bin") as part:
         words = ["--source-lang", source, "--target-lang", target, "--joined-dictionary", "--destdir", part]
         if parent is not None:
-            words += ["--srcdict", parent / "bin" / f"dict.{source}.txt"]
+            words += ["--srcdict", parent / "bin" / f"dict.{target}.txt"]
         for split in corpus.SIZES:
             words += [f"--{split}pref", folder / "pieces" / split]
         fairseq("preprocess", words, folder / "preprocess.log")
