@@ -197,7 +197,9 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 @pytest.mark.parametrize("pair", ["fr-en", "en-de"])
 def test_an_unknown_pair_lists_those_there_are(tmp_path, pair):
     result = wff("--pair", pair, "--out", tmp_path)
-    assert_refused(result, repr(pair), "type --pair and one of: ar-en de-en es-en fa-en he-en it-en nl-en pl-en mul-en\n")
+    assert_refused(
+        result, repr(pair), "type --pair and one of: ar-en de-en es-en fa-en he-en it-en nl-en pl-en mul-en\n"
+    )
     assert not list(tmp_path.iterdir())
 
 

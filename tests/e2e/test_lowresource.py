@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import miniature
 import pytest
 from fairseq_runs import environment
 from recipe_runs import wff
+
+from weighted_freezing_fairseq.__main__ import build_parser
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts/lowresource"
 SHORT = ("optimization.max_update=4", "dataset.validate_interval_updates=2", "checkpoint.save_interval_updates=2")
@@ -50,28 +53,63 @@ def test_each_value_is_scored_on_the_validation_set_and_once(tmp_path):
     assert unknown.returncode == 2 and "no grid for nonsense; choose from standard," in unknown.stderr
 
 
-@pytest.mark.parametrize(("limit", "updates"), [([], None), (["--limit", "10000"], 2500), (["--limit", "7"], None)])
-def test_the_script_prepares_and_runs_both_groups_of_methods(limit, updates, tmp_path):
-    parts = {"scripts/setup.sh": "", ".venv/bin/wff": 'echo "$*"\n'}
-    for name, content in parts.items():
+@pytest.fixture
+def script(tmp_path):
+    """The script in a repository whose `wff` prints its words."""
+    for name, content in {"scripts/setup.sh": "", ".venv/bin/wff": 'echo "$*"\n'}.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_text(f"#!/bin/sh\n{content}")
         path.chmod(0o755)
-    script = shutil.copytree(SCRIPTS, tmp_path / "scripts/lowresource") / "reproduce.sh"
-    done = subprocess.run(
-        ["bash", script, *limit, "--archive", "my files", "--jobs", "2"], cwd=tmp_path, capture_output=True, text=True
-    )
-    if limit == ["--limit", "7"]:
-        assert done.returncode == 2 and "type --limit 3000 or --limit 10000" in done.stderr
-        return
-    prepare, five, three = done.stdout.splitlines()
-    pairs = limit[1] if limit else "3000"
-    assert prepare.startswith("prepare multi30k ") and f"--limit {pairs} " in prepare and "my files" in prepare
+    path = shutil.copytree(SCRIPTS, tmp_path / "scripts/lowresource") / "reproduce.sh"
+
+    def run(*words):
+        return subprocess.run(["bash", path, *words], cwd=tmp_path, capture_output=True, text=True)
+
+    return run
+
+
+def commands(done):
+    assert done.returncode == 0, done.stderr
+    prepared, *others = done.stdout.splitlines()
+    assert prepared.startswith("prepare multi30k ") and "--archive my files" in prepared
+    for line in others:
+        name, *words = line.split()
+        build_parser(name).parse_args([name, *words])
+    return others
+
+
+@pytest.mark.parametrize(("limit", "updates"), [("3000", None), ("10000", "2500")])
+def test_every_method_is_run(script, limit, updates):
+    five, three = commands(script("--limit", limit, "--archive", "my files", "--jobs", "2"))
     for line, seeds in ((five, "1-5"), (three, "1-3")):
-        assert line.startswith("reproduce multi30k ") and f"--seeds {seeds} --jobs 2" in line
-        assert f"--data data/lowresource-{pairs} --out runs/lowresource-{pairs}" in line
-        assert (f"optimization.max_update={updates}" in line) == (updates is not None)
-    methods = {path.stem for path in (SCRIPTS.parents[1] / "configs/lowresource").glob("*.yaml")}
-    named = {method for line in (five, three) for method in line.split("--methods ")[1].split()[0].split(",")}
-    assert named == methods
+        assert line.startswith("reproduce multi30k ") and f"--seeds {seeds} " in line and line.endswith("--jobs 2")
+        assert f"--data data/lowresource-{limit} " in line and f"--out runs/lowresource-{limit} " in line
+        assert re.findall(r"max_update=(\d+)", line) == [updates] * (updates is not None)
+    of_figures = commands(script("figures", "--limit", limit, "--archive", "my files"))
+    of_freezing = commands(script("freezing", "--limit", limit, "--archive", "my files"))
+    named = {
+        method
+        for line in (five, three, *of_figures, *of_freezing)
+        for method in re.findall(r"--methods (\S+)", line)[:1]
+        for method in method.split(",")
+    }
+    assert named == {path.stem for path in (SCRIPTS.parents[1] / "configs/lowresource").glob("*.yaml")}
+    assert [line.split()[0] for line in of_figures] == ["reproduce"] * 2 + ["plot"] * 4 + ["sensitivity", "prune"]
+    assert len(of_freezing) == 4 and all("max_update" in line for line in of_freezing)
+    drawn = script("figures", "--dry-run", "--limit", limit, "--archive", "my files").stdout
+    assert "plot" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--limit", "7"], "there is no study of 7 pairs, but of 3000 and 10000"),
+        (["--limit"], "--limit needs a value"),
+        (["tables"], "there is no part tables"),
+    ],
+)
+def test_a_wrong_call_says_what_to_type(script, words, said):
+    done = script(*words)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"reproduce.sh: {said}; type: bash scripts/lowresource/reproduce.sh --help\n"
