@@ -1,8 +1,10 @@
 """The generated tables of the pages: what stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 
-`python docs/tables.py` (or `make tables`) rewrites them all from the code; tests/test_docs.py holds them equal.
+`python docs/tables.py` (or `make tables`) rewrites them all from the code and from results/; tests/test_docs.py holds
+them equal.
 """
 
+import csv
 import dataclasses
 import enum
 import re
@@ -88,12 +90,26 @@ def mends() -> str:
     return "\n".join(lines)
 
 
+def tuning(folder: str) -> str:
+    """What scripts/lowresource/tune.py measured: a row for each method, its values best first."""
+    with (ROOT / "results" / folder / "tuning.csv").open(newline="", encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    lines = ["| method | setting | value: validation BLEU (best validation nll) |", "|---|---|---|"]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        tried = sorted((run for run in runs if run["method"] == method), key=lambda run: -float(run["bleu"]))
+        values = [f"{run['value']}: {float(run['bleu']):.2f} ({float(run['valid_nll']):.2f})" for run in tried]
+        values[0] = f"**{values[0]}**"
+        lines.append(f"| `{method}` | `{tried[0]['setting']}` | {', '.join(values)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "rules": rules.as_markdown,
     "pruning methods": pruning.as_markdown,
     "figures": figures.as_markdown,
     "deviations": deviations,
     "mends": mends,
+    "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
     "options switch_transformer": lambda: options(SWITCH_FIELDS),
     **{f"options {name}": lambda name=name: options_of(name) for name in rules.RULES},
     **{f"rule {name}": lambda name=name: forms_of(name) for name in rules.RULES},
