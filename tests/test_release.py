@@ -60,3 +60,14 @@ def test_the_versions_are_one():
     heading, newest = re.findall(r"^## (.+)$", CHANGELOG, re.MULTILINE)[:2]
     assert heading == "Unreleased" and newest == f"{version} - {CITATION['date-released']}"
     assert CITATION["version"] == version
+
+
+@pytest.mark.parametrize(
+    "name, required", [("bug_report", "command log expected doctor"), ("method_request", "source row example")]
+)
+def test_an_issue_form_asks_for_what_is_needed(name, required):
+    form = yaml.safe_load((ROOT / f".github/ISSUE_TEMPLATE/{name}.yml").read_text(encoding="utf-8"))
+    assert form.keys() == {"name", "description", "labels", "body"}
+    fields = {field["id"]: field for field in form["body"] if field["type"] != "markdown"}
+    assert [key for key, field in fields.items() if field.get("validations") == {"required": True}] == required.split()
+    assert all(field["type"] in ("input", "textarea") and field["attributes"]["label"] for field in fields.values())
