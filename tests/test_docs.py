@@ -12,9 +12,10 @@ from weighted_freezing_fairseq.__main__ import build_parser
 from weighted_freezing_fairseq.core.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
+OTHERS = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", ".github/PULL_REQUEST_TEMPLATE.md")
 TEXTS = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in (*tables.PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks/README.md")
+    for path in (*tables.PAGES, *(ROOT / name for name in OTHERS))
 }
 EXAMPLES = {"loop", "passes", "prune"}  # marks around code, which is run
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .core.sparse_reduce import MaskedReduce as MaskedReduce
     from .core.sparse_reduce import reduce_bucket as reduce_bucket
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "WeightedFreeze": "core.model_optimizers",

@@ -58,6 +58,22 @@ class FixedMaskOptimizer(WrappedOptimizer):
         never: for lfr_cm, regular expression; parameters with a matching name are not updated, and do not count.
         seed: the seed of source `random`.
         base_fused: see `GuidedOptimizer`.
+
+    Raises:
+        ValueError: if a setting has no such value, or is one of the other method.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import FixedMaskOptimizer, scope_of
+        >>> model = torch.nn.Linear(4, 1, bias=False)
+        >>> base = torch.optim.AdamW(model.parameters(), lr=0.1)
+        >>> masks = {"weight": torch.tensor([[True, False, False, True]])}
+        >>> optimizer = FixedMaskOptimizer(base, scope_of(model, "all"), masks=masks)
+        >>> before = model.weight.detach().clone()
+        >>> model(torch.randn(4, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> (model.weight != before).tolist()
+        [[True, False, False, True]]
     """
 
     def __init__(
@@ -194,6 +210,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The parameter groups of the base, with the model's own parameters."""
         return self.base.param_groups if self._compressed is None else self._compressed.groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -203,6 +220,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     @property
     def extra_bytes(self) -> int:
+        """Bytes of masks, Fisher sums and positions."""
         compressed = [] if self._compressed is None else self._compressed.tensors
         tensors = [*(self.masks or {}).values(), *self.observed.values(), *compressed]
         return sum(t.numel() * t.element_size() for t in tensors)

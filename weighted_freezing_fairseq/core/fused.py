@@ -84,13 +84,21 @@ class _Settings:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over rows of means over the K passes. Only `loss` has a gradient."""
+    """Sums over rows of means over the K passes. Only `loss` has a gradient.
+
+    Attributes:
+        loss: cross_entropy + strength * divergence.
+        cross_entropy: with label smoothing.
+        nll: without label smoothing.
+        divergence: without its strength.
+        correct: number of correct predictions; 0 without `count_correct`.
+    """
 
     loss: Tensor
-    cross_entropy: Tensor  # smoothed
+    cross_entropy: Tensor
     nll: Tensor
     divergence: Tensor
-    correct: Tensor  # correct predictions; 0 without `count_correct`
+    correct: Tensor
 
 
 def passes_loss(
@@ -108,14 +116,39 @@ def passes_loss(
 ) -> Sums:
     """mean_k CE(p_k) + strength * D(p_1, ..., p_K), summed over rows (Xu et al. 2022, eq. 10).
 
-    outputs: (K, N, D) features with the weight (V, D) of the output projection, or (K, N, V) scores or
-    log-probabilities without a weight. target: (N,). eps: label smoothing. divergence: a key of `TERMS`. teacher:
-    required by the divergence "teacher", with K = 1; called with ranges of the N rows. ignore_index: rows with this
-    target (padding) add nothing to the loss and get no gradient; by default no row is ignored. chunk: rows per chunk;
-    by default chosen for the device.
+    With a weight no tensor of size N x V is kept. Gradients of features and weight are computed in the forward pass, in
+    float32 and before any loss scaling. Those of scores are computed in the backward pass. Second derivatives and
+    adaptive softmax are not supported.
 
-    Gradients of features and weight are computed in the forward pass, in float32 and before any loss scaling. Those of
-    scores are computed in the backward pass. Second derivatives and adaptive softmax are not supported.
+    Args:
+        outputs: features (K, N, D) of K passes over N tokens, with the weight of the output projection; or without a
+            weight, scores or log-probabilities (K, N, V).
+        target: the right words, (N,).
+        weight: of the output projection, (V, D).
+        eps: label smoothing.
+        divergence: `x`, `js`, `mse` or `teacher`.
+        strength: alpha, the factor of the divergence.
+        teacher: a function of `start` and `stop` that returns the teacher's probabilities (stop - start, V) of these
+            rows; required by the divergence `teacher`, with K = 1.
+        count_correct: count correct predictions.
+        ignore_index: rows with this target (padding) add nothing to the loss and get no gradient; by default no row
+            is ignored.
+        chunk: rows that are computed at a time; by default chosen for the device.
+
+    Returns:
+        The sums `loss`, `cross_entropy`, `nll`, `divergence` and `correct` over the rows. Only `loss` has a gradient.
+
+    Raises:
+        ValueError: if shapes do not fit together, or if there is no such divergence.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import passes_loss
+        >>> outputs = torch.tensor([[[2.0, 0.0]], [[0.0, 0.0]]], requires_grad=True)  # 2 passes, 1 token, 2 words
+        >>> sums = passes_loss(outputs, torch.tensor([0]), strength=5.0)
+        >>> sums.loss.backward()
+        >>> round(sums.nll.item(), 4), round(sums.divergence.item(), 4), outputs.grad.shape
+        (0.41, 0.1904, torch.Size([2, 1, 2]))
     """
     if divergence not in TERMS or (divergence == "teacher") != (teacher is not None):
         raise ValueError(f"unknown divergence {divergence!r}, or one without its teacher; choose: {', '.join(TERMS)}")

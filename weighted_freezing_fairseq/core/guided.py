@@ -50,7 +50,8 @@ class GuidedOptimizer(WrappedOptimizer):
     Args:
         base: the optimizer that updates the parameters.
         slots: the weights that the method acts on (`scope_of(model)`).
-        method, variant: a row of the table, by name.
+        method: a row of the table, or its name.
+        variant: the name of another form of the row.
         importance: the metric (default: that of the row).
         norm: compare scores within each `tensor`, or over all slots (`global`).
         stage: where g acts (default: the row's stage).
@@ -66,9 +67,24 @@ class GuidedOptimizer(WrappedOptimizer):
         base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
             rounding. With False the base steps itself, and neutral settings are bit-identical to it.
 
+    Raises:
+        ValueError: if a setting has no such value, if a weight in `slots` is not one of the base's, or if the step of
+            the base needs a closure.
+
     Masking the gradient does not freeze a weight under momentum or weight decay; use stage="update" for that. If you
     inspect gradients, do it before `step()`, which masks them in place. bfloat16 averages stop changing when beta is
     above about 0.99.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import GuidedOptimizer, scope_of
+        >>> model = torch.nn.Linear(8, 2)
+        >>> base = torch.optim.Adam(model.parameters(), lr=1e-3)
+        >>> optimizer = GuidedOptimizer(base, scope_of(model), "weighted_freeze", stage="update")
+        >>> model(torch.randn(4, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.updates
+        1
     """
 
     def __init__(
@@ -122,6 +138,7 @@ class GuidedOptimizer(WrappedOptimizer):
 
     @property
     def extra_bytes(self) -> int:
+        """Bytes of the moving averages."""
         return sum(average.numel() * average.element_size() for average in self.averages.values())
 
     def _update(self, active: Sequence[Slot]) -> None:

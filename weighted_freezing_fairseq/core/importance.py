@@ -40,3 +40,4 @@ def fisher(theta: Tensor, grad: Tensor) -> Tensor:
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {"magnitude": magnitude, "loss-preserving": loss_preserving, "fisher": fisher}
 )
+"""The importance metrics by name, each a function of a weight and its gradient."""

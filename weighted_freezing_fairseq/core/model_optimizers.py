@@ -31,12 +31,30 @@ class WeightedFreeze(GuidedOptimizer):
         model: its parameters are trained; or pairs of name and parameter, all of which are guided.
         lr: learning rate of the base; None: the base's own default.
         base: class of the base optimizer, or one that holds the model's parameters.
-        scope, heads: which weights are guided, see `scope_of`.
-        freeze_rule: `important`, `printed`, `smooth` or `random`, see `RULES`.
+        scope: which weights are guided, `linear` or `all`, see `scope_of`.
+        heads: names of modules that `linear` leaves out, see `scope_of`.
+        freeze_rule: `important`, `printed`, `smooth` or `random`, the variants in the table that `wff rules` prints.
         freeze_keep: with `random`, the fixed share of weights that is updated.
         freeze_apply: `gradient`, or `update`, which undoes momentum and weight decay too.
-        importance, importance_norm, importance_start, seed: see `GuidedOptimizer`.
-        base_settings: further arguments of the base's class, such as weight_decay.
+        importance: `magnitude`, `loss-preserving` or `fisher` (default: that of the method).
+        importance_norm: compare importance within each `tensor`, or over all guided weights (`global`).
+        importance_start: the first update, counted from 1, in which the method acts.
+        seed: the seed of random masks.
+        **base_settings: further arguments of the base's class, such as weight_decay.
+
+    Raises:
+        ValueError: if a setting has no such value, or if no weight is in scope.
+        TypeError: if the base does not take one of the settings, or exists and has its settings already.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import WeightedFreeze
+        >>> model = torch.nn.Linear(8, 2)
+        >>> optimizer = WeightedFreeze(model, lr=1e-3, weight_decay=0.01)
+        >>> model(torch.randn(4, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.updates, [slot.name for slot in optimizer.slots]
+        (1, ['weight'])
     """
 
     def __init__(
@@ -67,13 +85,23 @@ class Sage(GuidedOptimizer):
     """SAGE (Liang et al. 2022): a weight's learning rate follows how far its sensitivity is from its moving average.
 
     Args:
-        sage_variant: `full`, `li` or `light`, see `RULES`.
+        sage_variant: `full`, `li` or `light`, the variants in the table that `wff rules` prints.
         sage_beta: rate of the moving average.
         sage_eps: smoothing, above and below the line.
         sage_max_scale: upper bound of the factor; None: max(1, beta / (1 - beta)).
         sage_state_dtype: precision of the moving average; None: as the weights.
 
     The other arguments are those of `WeightedFreeze`.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import Sage
+        >>> model = torch.nn.Linear(8, 2)
+        >>> optimizer = Sage(model, lr=0.1, base=torch.optim.SGD, momentum=0.9)
+        >>> model(torch.randn(4, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.base.defaults["momentum"], optimizer.averages["weight"].shape
+        (0.9, torch.Size([2, 8]))
     """
 
     def __init__(
@@ -114,6 +142,18 @@ class FishMask(FixedMaskOptimizer):
         fish_always: regular expression; parameters with such a name are always updated.
 
     The other arguments are those of `WeightedFreeze`.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import FishMask
+        >>> model = torch.nn.Linear(8, 2, bias=False)
+        >>> optimizer = FishMask(model, lr=0.1, fish_density=0.25, fish_updates=1)
+        >>> before = model.weight.detach().clone()
+        >>> for update in range(2):  # the first measures the Fisher information
+        ...     model(torch.randn(4, 8)).sum().backward()
+        ...     optimizer.step()
+        >>> int((model.weight != before).sum())  # a quarter of 16 weights
+        4
     """
 
     def __init__(
@@ -146,12 +186,24 @@ class LfrCm(FixedMaskOptimizer):
 
     Args:
         fisher: Fisher information of the old domain by parameter name, or a file of `wff fisher`.
-        lfr_quantile: the share of the weights that is trained, those with the least Fisher information; or
+        lfr_quantile: the share of the weights that is trained, those with the least Fisher information; this, or
         lfr_threshold: weights with Fisher information up to this are trained.
         lfr_norm: take the share of each `tensor`, or over all (`global`).
         lfr_always_frozen: regular expression; parameters with such a name are never trained.
 
     The other arguments are those of `WeightedFreeze`.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import LfrCm
+        >>> model = torch.nn.Linear(4, 1, bias=False)
+        >>> fisher = {"weight": torch.tensor([[0.1, 0.2, 0.3, 0.4]])}
+        >>> optimizer = LfrCm(model, lr=0.1, fisher=fisher, lfr_quantile=0.5)
+        >>> before = model.weight.detach().clone()
+        >>> model(torch.randn(4, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> (model.weight != before).tolist()
+        [[True, True, False, False]]
     """
 
     def __init__(

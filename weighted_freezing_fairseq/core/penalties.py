@@ -42,8 +42,23 @@ def quadratic_penalty(
     Multiply it by lambda. With fisher=None, twice the penalty is the squared Frobenius distance of frobenius-MBP
     (O'Neill et al. 2021, eq. 6).
 
-    theta: the weight that gets the gradient. fisher: F; None means 1. anchor: theta_A; None means 0. exact: the weight
-    in the precision of fisher and anchor, if theta is a half-precision copy of it.
+    Args:
+        theta: the weight that gets the gradient.
+        fisher: F, of the shape of theta; None means 1.
+        anchor: theta_A, of the shape of theta; None means 0.
+        exact: the weight in the precision of fisher and anchor, if theta is a half-precision copy of it.
+
+    Returns:
+        A number; its gradient by theta is F (theta - theta_A).
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import quadratic_penalty
+        >>> theta = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> penalty = quadratic_penalty(theta, fisher=torch.tensor([3.0, 0.5]), anchor=torch.zeros(2))
+        >>> penalty.backward()
+        >>> penalty.item(), theta.grad
+        (2.5, tensor([3., 1.]))
     """
     penalty: Tensor = _Penalty.apply(theta, theta if exact is None else exact, fisher, anchor)  # type: ignore[no-untyped-call]
     return penalty
@@ -87,9 +102,22 @@ def alignments(
     The loss of eq. 3 is the cross entropy - lambda times the mean of the result. A unit whose weights are all zero
     counts as 0.
 
-    thetas: W~ of each layer, (units, inputs), which get the gradient. The paper's columns are these rows. references:
-    W of each layer. level: "unit", or "layer" for one cosine of the whole matrices. exacts: the thetas in the
-    precision of the references, if the thetas are half-precision copies.
+    Args:
+        thetas: W~ of each layer, (units, inputs), which get the gradient. The paper's columns are these rows.
+        references: W of each layer.
+        level: `unit`, or `layer` for one cosine of the whole matrices.
+        exacts: the thetas in the precision of the references, if the thetas are half-precision copies.
+
+    Returns:
+        One number for each layer, between 0 and 1.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import alignments
+        >>> start = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> pruned = torch.tensor([[2.0, 0.0], [0.0, 0.0]])  # a unit in the same direction, and one of zeros
+        >>> alignments([pruned], [start])
+        tensor([0.5000])
     """
     exacts = [t.detach() for t in (thetas if exacts is None else exacts)]
     if level == "layer":

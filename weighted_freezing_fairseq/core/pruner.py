@@ -30,17 +30,50 @@ PENALTIES = {"": 0.0, "l2": 1e-4, "l0": 1.0}
 class IterativePruning:
     """Prunes the weights in `slots` step by step while an optimizer trains them.
 
-    method: a key of `pruning.METHODS`. interval: a pruning step every `interval` of what `elapsed` counts, by default
-    updates. amount, target, schedule: the sparsity after each pruning step, see `schedules.sparsity`. strength: of the
-    penalty of `l0` and `l2`. gate_lr: learning rate of the gates of `l0`. model_slots: the model's own weights, if
-    `slots` are float32 copies that the optimizer holds. after_pruning: called after each pruning step.
-
     Call `attach` once, then in every update:
 
         pruning.begin_update()
         (loss + pruning.penalty()).backward()
         pruning.mask_gradients()
         optimizer.step()
+
+    Args:
+        slots: the weights that are pruned (`scope_of(model)`).
+        method: the name of a pruning method, see the table in the guide to pruning.
+        interval: a pruning step every `interval` of what `elapsed` counts.
+        amount: share of the weights that a pruning step prunes, by `schedule`.
+        target: share of the weights that is zero in the end.
+        schedule: `uniform`: the share grows by `amount`. `geometric`: `amount` of the weights that are left is pruned.
+            `cubic`: as many steps as `uniform`, larger at first.
+        seed: the seed of random scores and gates.
+        strength: of the penalty of `l0` and `l2` (default: that of the method).
+        gate_lr: learning rate of the gates of `l0`.
+        elapsed: what is counted (default: the steps of the optimizer).
+        model_slots: the model's own weights, if `slots` are float32 copies that the optimizer holds.
+        after_pruning: called after each pruning step.
+
+    Attributes:
+        masks: the mask of each slot by its name, 1 = is kept.
+        sparsity: share of the weights that is zero now.
+
+    Raises:
+        ValueError: if there is no such method or schedule, or if interval, amount or target is out of range.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import IterativePruning, scope_of
+        >>> model = torch.nn.Linear(10, 10)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> pruning = IterativePruning(scope_of(model), "magnitude", interval=2, amount=0.1, target=0.3)
+        >>> pruning.attach(optimizer)
+        >>> for update in range(6):
+        ...     optimizer.zero_grad()
+        ...     pruning.begin_update()
+        ...     (model(torch.randn(4, 10)).square().mean() + pruning.penalty()).backward()
+        ...     pruning.mask_gradients()
+        ...     optimizer.step()
+        >>> pruning.sparsity, int((model.weight == 0).sum())
+        (0.3, 30)
     """
 
     def __init__(

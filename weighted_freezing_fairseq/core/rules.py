@@ -64,11 +64,35 @@ class LossTerm:
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of the table."""
+    """One row of the table: a method as `theta <- f(I) * theta + g(I) * eta * grad + h(I)`.
+
+    Attributes:
+        name: its name in the table, in flags and in YAMLs.
+        kind: whether it changes the update or the loss.
+        metric: the importance I, a key of `METRICS`, or `implicit` where the loss does the work.
+        f: factor of the weight. Like g and h it has a `text` for readers and a `value`, a function of I.
+        g: factor of the step.
+        h: what is added.
+        stage: where training applies the row. The terms are exact for plain SGD; around Adam a row at stage `loss`
+            goes through the moments, and one at `gradient` does not reach the weight decay.
+        needs: what the terms read beside I.
+        extra_passes: forward passes that an update costs beside the usual one.
+        extra_state: memory that the method keeps.
+        source: the paper and the equation.
+        loss: what a criterion row adds to the loss.
+        variant: name of this form of the row, if there are several.
+        scope: the weights that it acts on unless told otherwise.
+        example: one step worked out by hand, which the tests compare with the row.
+
+    Examples:
+        >>> from weighted_freezing_fairseq import RULES
+        >>> RULES["ewc"].f.text, RULES["ewc"].h.text, RULES["ewc"].stage
+        ('1 - eta lambda I', 'eta lambda I theta_A', 'loss')
+    """
 
     name: str
     kind: Literal["optimizer", "criterion"]
-    metric: str  # a key of `importance.METRICS`, or "implicit" where the loss does the work
+    metric: str
     f: Term
     g: Term
     h: Term
@@ -77,10 +101,10 @@ class Rule:
     extra_passes: str
     extra_state: str
     source: str
-    loss: LossTerm | None = None  # of a criterion row
-    variant: str = ""  # another form of the row of this name
-    scope: Scope = "linear"  # the weights that it acts on unless told otherwise
-    example: Example | None = None  # one step worked out by hand, which the tests compare with the row
+    loss: LossTerm | None = None
+    variant: str = ""
+    scope: Scope = "linear"
+    example: Example | None = None
 
     @property
     def measured(self) -> bool:
@@ -392,6 +416,7 @@ _ROWS = (
 )
 
 RULES: Mapping[str, Rule] = MappingProxyType({row.name: row for row in _ROWS})
+"""The table: the row of each method by its name, in its default variant."""
 
 # Other forms of a row, under the same name.
 VARIANTS: tuple[Rule, ...] = (

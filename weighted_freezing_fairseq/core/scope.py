@@ -15,9 +15,6 @@ from .rules import SCOPES, Scope
 
 # 64 Ki numbers: the temporaries of a block fit into the L2 cache of a CPU core.
 CPU_BLOCK = 1 << 16
-# Names of modules after the last layer: the output projection, and the heads that fine-tuning adds. `pooler` is one,
-# because fine-tuning initializes it anew in models that were pretrained without a loss on sentences (RoBERTa, XLM-R,
-# DeBERTa), and a name means the same in all models.
 HEADS = frozenset(
     """
     output_projection lm_head classification_heads
@@ -26,6 +23,9 @@ HEADS = frozenset(
     generator_lm_head generator_predictions discriminator_predictions
     """.split()
 )
+"""Names of modules after the last layer: the output projection, and the heads that fine-tuning adds. `pooler` is one,
+because fine-tuning initializes it anew in models that were pretrained without a loss on sentences (RoBERTa, XLM-R,
+DeBERTa), and a name means the same in all models."""
 # Attributes in which wrappers hold the wrapped module: torch.compile, DDP, activation checkpointing.
 _WRAPPED = frozenset(("_orig_mod", "module", "_checkpoint_wrapped_module"))
 
@@ -139,11 +139,25 @@ def blocks(count: int, size: int, *tensors: Tensor) -> Iterator[tuple[int, tuple
 def scope_of(model: nn.Module, scope: Scope = "linear", heads: Set[str] = HEADS) -> list[Slot]:
     """The slots of the trainable parameters of `model` in `scope`, for `GuidedOptimizer`.
 
-    heads: names of modules that scope "linear" excludes with everything inside them. To exclude another module, give
-    `heads=HEADS | {"my_head"}`. A name is compared with whole parts of a dotted name: "score" does not match "scored".
+    Args:
+        model: the model, or a wrapper around it (torch.compile, DistributedDataParallel).
+        scope: `linear`, the weight matrices of attention and feed-forward layers without embeddings, norms, biases and
+            heads; or `all`, every parameter.
+        heads: names of modules that `linear` excludes with everything inside them. To exclude another module, give
+            `heads=HEADS | {"my_head"}`. A name is compared with whole parts of a dotted name: "score" does not match
+            "scored".
 
-    >>> [slot.name for slot in scope_of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)))]
-    ['0.weight']
+    Returns:
+        One slot for each parameter, with its `name`, `shape` and `weight`, in the order of `model.parameters()`.
+
+    Raises:
+        ValueError: if there is no such scope, or no parameter in it.
+
+    Examples:
+        >>> from torch import nn
+        >>> from weighted_freezing_fairseq import scope_of
+        >>> [slot.name for slot in scope_of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)))]
+        ['0.weight']
     """
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}; choose one of: {', '.join(SCOPES)}")

@@ -17,16 +17,34 @@ logger = logging.getLogger(__name__)
 
 
 class MaskedReduce:
-    """Averages over the processes of `group` the gradients that `optimizer` updates.
-
-    weights: the model's parameters by the names of the optimizer's slots, by default the parameters of the slots. Other
-    parameters are sent whole. `sent` counts the bytes that this process passed to all_reduce. Sums are bit-identical to
-    those of whole gradients on two processes, and equal up to rounding on more.
+    """Averages over processes only the gradients that an optimizer with a fixed mask updates.
 
         ddp = DistributedDataParallel(model)
         ddp.register_comm_hook(MaskedReduce(FixedMaskOptimizer(...)), reduce_bucket)
 
-    The norm of all gradients becomes that of the updated numbers, which matters to clipping.
+    Gradients outside the mask become zero, so that the norm of all gradients becomes that of the updated numbers, which
+    matters to clipping. Sums are bit-identical to those of whole gradients on two processes, and equal up to rounding
+    on more.
+
+    Args:
+        optimizer: its masks say what is sent.
+        weights: the model's parameters by the names of the optimizer's slots (default: the parameters of the slots).
+            Other parameters are sent whole.
+        group: the processes (default: all).
+
+    Attributes:
+        sent: number of bytes that this process passed to all_reduce.
+
+    Examples:
+        >>> import torch
+        >>> from weighted_freezing_fairseq import FixedMaskOptimizer, MaskedReduce, scope_of
+        >>> model = torch.nn.Linear(4, 1, bias=False)
+        >>> masks = {"weight": torch.tensor([[True, False, False, True]])}
+        >>> optimizer = FixedMaskOptimizer(torch.optim.SGD(model.parameters()), scope_of(model, "all"), masks=masks)
+        >>> model(torch.ones(1, 4)).sum().backward()
+        >>> MaskedReduce(optimizer).zero_outside_(model.parameters())  # a single process has nothing to send
+        >>> model.weight.grad
+        tensor([[1., 0., 0., 1.]])
     """
 
     def __init__(
@@ -43,7 +61,11 @@ class MaskedReduce:
         self._positions: dict[Tensor, Tensor] = {}
 
     def average_(self, parameters: Iterable[Tensor]) -> None:
-        """Average gradients in place, without DistributedDataParallel; a missing gradient counts as 0."""
+        """Average gradients in place, without DistributedDataParallel; a missing gradient counts as 0.
+
+        Raises:
+            ValueError: if the processes have different masks.
+        """
         groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
         for p in parameters:
             if p.grad is None:

@@ -34,6 +34,7 @@ _REFERENCE = re.compile(r"\$\{[\w.]+\}")  # to another setting
 def literal(text: str) -> Any:
     """The value of a literal, or of sums and repetitions of literals; ValueError for any other expression.
 
+    >>> from weighted_freezing_fairseq.plugin.evaluated_settings import literal
     >>> literal("[(512, 3)] * 2 + [(1024, 1)]")
     [(512, 3), (512, 3), (1024, 1)]
     """
