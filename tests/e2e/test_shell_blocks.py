@@ -60,14 +60,18 @@ LITTLE = {
     "wff reproduce (multi30k|iwslt14|wmt17)": "--dry-run",
     "wff train wmt17": "--dry-run",  # on eight GPUs
     "wff (train|reproduce) (own|multi30k|iwslt14)": _SETTINGS,
+    "wff train .*common.log_importance": "--set common.log_importance=2",
     "wff (adapt|prune-iterative)": "--corpus-fraction 0.1 --parent-config {folder}/yamls/parent/standard.yaml",
     "wff adapt": "--configs {folder}/yamls/adapt --samples 20",
     "wff prune-iterative": "--configs {folder}/yamls/prune",
-    "wff (sensitivity|prune .*--fractions)": "--batches 2",
+    "wff average runs": "--last 2",
+    "wff sensitivity": "--batches 2",
+    "wff prune .*--fractions": "--batches 2 --fractions 0,0.9",
     "wff fisher": "--samples 20",
-    "wff (evaluate|reproduce own)": "--choices best",
+    "wff (evaluate runs|reproduce own)": "--choices best",
 }
 MODEL = [*TOY_MODEL, *TOY_RUN, "--optimizer", "adam", "--max-update", "14"]
+MODEL.remove("--disable-validation")
 UPDATES = {"50000": "14", "2000": "2"}  # between the steps of pruning, of which there are seven
 
 # What a page takes for granted, and how it comes about.
@@ -95,6 +99,7 @@ BEFORE = {
       done
       cp runs/sage-1/train.log other
     """,
+    "docs/recipes.md": "mkdir Downloads; mv ~/wmt17 Downloads",
     "docs/train.md": f"""
       {_MULTI30K}
       wff prepare iwslt14 --archive ~/iwslt14 --langs de --any-counts --pieces 150 --jobs 1
@@ -128,7 +133,8 @@ def folder(tmp_path: Path, toy_data: Path, trained: Path) -> Path:
     shutil.copy(toy_data.parent / "test.y", tmp_path / "raw/test.en")
     (tmp_path / "toy.yaml").write_text(TOY.format(toy=TOY_YAML, data=toy_data))
     for yaml in ("adapt/standard.yaml", "adapt/fish_mask.yaml", "prune/alignreg.yaml"):
-        shortened(yaml, tmp_path / "yamls" / Path(yaml).parent, updates=4, every=2, log_interval=1)
+        path = shortened(yaml, tmp_path / "yamls" / Path(yaml).parent, updates=14, every=7, log_interval=1)
+        path.write_text(path.read_text().replace("prune_interval: 30", "prune_interval: 2"))
     shortened("toy/standard.yaml", tmp_path / "yamls/parent", updates=4, every=2, log_interval=1)
     return tmp_path
 
@@ -146,7 +152,7 @@ def test_the_blocks_of_a_page_run(page: str, folder: Path):
         return [*words, *more.format(folder=folder).split()]
 
     shell = Shell(folder, little)
-    for archives in (miniature.multi30k, miniature.iwslt14):
+    for archives in (miniature.multi30k, miniature.iwslt14, miniature.wmt17):
         if f"~/{archives.__name__}" in BEFORE.get(page, ""):
             archives(folder / archives.__name__)
     if any("wff report runs/iwslt14" in block.text for block in BLOCKS[page]):
