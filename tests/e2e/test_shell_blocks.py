@@ -174,6 +174,6 @@ def test_most_blocks_run_and_the_others_say_why_not():
     found = [block for page in BLOCKS.values() for block in page]
     left = [block.reason for block in found if block.reason]
     print(len(found) - len(left), "blocks run,", len(left), "do not")
-    assert len(found) - len(left) >= 40 and len(left) <= 25
+    assert len(left) < len(found) / 3
     marks = sum(page.read_text(encoding="utf-8").count("<!-- not run:") for page in PAGES)
     assert marks == len(left), "a mark stands in the line above its block"
