@@ -168,6 +168,7 @@ def test_the_blocks_of_a_page_run(page: str, folder: Path):
             done = shell(script, CODE=block.text)
             assert done.returncode == 0, f"{block.text}\n{done.stdout[-6000:]}"
     print(page, len(shell.commands), "commands")
+    assert shell.commands
 
 
 def test_most_blocks_run_and_the_others_say_why_not():
