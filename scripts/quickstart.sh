@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Train standard and weighted_freeze on the embedded corpus, and compare them. Runs setup.sh first.
+# Train standard, weighted_freeze and intra_distillation on the embedded corpus, and compare them. Runs setup.sh first.
 #
-#   bash scripts/quickstart.sh [--pair de-en] [--methods standard,weighted_freeze] [--seeds 1-3] [--out runs/quickstart]
+#   bash scripts/quickstart.sh [--pair de-en] [--methods standard,weighted_freeze,intra_distillation] [--seeds 1-3]
+#     [--corpus small] [--out runs/quickstart]
 #
-# All options are those of `wff quickstart`. About 5 minutes on 2 cores after setup; a second call reuses finished steps.
+# All options are those of `wff quickstart`. Under 5 minutes on 2 cores after setup; a second call reuses finished steps.
 set -euo pipefail
 exec bash "$(dirname "${BASH_SOURCE[0]}")/wff.sh" "${BASH_SOURCE[0]}" "" quickstart "$@"

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,6 +11,10 @@ from recipe_runs import differences, kill_when_there, shortened, wff
 
 from weighted_freezing_fairseq.__main__ import build_parser
 from weighted_freezing_fairseq.core.rules import RULES
+from weighted_freezing_fairseq.data.embedded import FULL, SMALL
+from weighted_freezing_fairseq.studies.embedded import EmbeddedStudy
+from weighted_freezing_fairseq.studies.quickstart import PURPOSES, reading, updates
+from weighted_freezing_fairseq.workspace.configs import CONFIGS, methods_in
 
 # Every YAML of configs/toy and the method that it trains with.
 TWINS = {
@@ -40,8 +46,48 @@ def test_a_twin_differs_in_its_optimizer_its_criterion_or_its_model_only():
         assert kept and kept.items() <= cfg[part].items(), name
 
 
-def test_two_methods_are_trained_unless_told_otherwise():
-    assert build_parser("quickstart").parse_args(["quickstart"]).methods == ["standard", "weighted_freeze"]
+def test_weighted_freezing_starts_when_the_warm_up_ends():
+    settings = differences("toy")["weighted_freeze"][0]
+    assert settings["optimizer"]["importance_start"] == settings["lr_scheduler"]["warmup_updates"] + 1
+
+
+def test_three_methods_are_trained_on_the_small_corpus_unless_told_otherwise():
+    args = build_parser("quickstart").parse_args(["quickstart"])
+    assert args.methods == ["standard", "weighted_freeze", "intra_distillation"] and args.corpus == "small"
+
+
+def test_standard_training_overfits_by_the_figures_of_the_docs():
+    """The criterion by which the small corpus was chosen, for every seed: past the minimum, and a gap of 0.5 bits."""
+    text = (CONFIGS.parent / "docs/getting-started.md").read_text(encoding="utf-8")
+    chosen = rf"^\| {SMALL.train} \| (\d) \| ([\d.]+) at (\d+) \| ([\d.]+) at (\d+) \| ([\d.]+) \|"
+    rows = [tuple(map(float, row)) for row in re.findall(chosen, text, re.MULTILINE)]
+    assert [row[0] for row in rows] == [1, 2, 3] and f"{SMALL.pieces} subwords" in text
+    for _, lowest, at, last, end, train in rows:
+        assert at < end == SMALL.max_update and lowest < last and last - train >= 0.5
+
+
+@pytest.mark.parametrize(("size", "expected"), [(SMALL, "overfits"), (FULL, "has not converged")])
+def test_the_line_under_the_table_is_of_its_methods_and_its_corpus(size, expected):
+    study = EmbeddedStudy("de-en", [1], Path("/out"), CONFIGS / "toy", size=size)
+    text = reading(["standard", "weighted_freeze", "mine"], study)
+    assert "`standard` is the baseline; `weighted_freeze` holds important weights" in text and "`mine`" not in text
+    assert f"On {size.train:,} training pairs" in text and expected in text and "\n" not in text
+    assert "One seed decides nothing: type --seeds 1-3" in text
+
+
+def test_a_training_on_the_small_corpus_is_no_longer_than_it_takes_to_overfit():
+    assert [updates(CONFIGS / name, SMALL) for name in ("toy/standard.yaml", "adapt/fish_mask.yaml")] == [400, 300]
+    assert updates(CONFIGS / "toy/standard.yaml", FULL) == 800
+
+
+def test_pruning_is_done_when_a_training_on_the_small_corpus_ends():
+    criterion = differences("toy")["alignreg"][0]["criterion"]
+    steps = round(criterion["prune_target"] / criterion["prune_step"])
+    assert steps * criterion["prune_interval"] < SMALL.max_update
+
+
+def test_every_method_has_a_purpose():
+    assert set(PURPOSES) == set(methods_in(CONFIGS / "toy", CONFIGS / "adapt"))
 
 
 @pytest.mark.slow
@@ -53,7 +99,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     words += ["--corpus-fraction", 0.1]
     words += ["--methods", ",".join(METHODS)]
     folder = out / "nl-en"
-    kill_when_there(folder / "standard-1/checkpoints/checkpoint_last.pt", *words)
+    kill_when_there(folder / "standard-1/checkpoints/checkpoint_best.pt", *words)  # the last is saved each epoch
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [line for line in done.stderr.splitlines() if line.startswith(("DEBUG", "INFO"))]
@@ -67,10 +113,14 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
         assert 0.3 < float(row["time_ratio"]) < 3 and float(row["memory_ratio"]) > 0.5
     assert (folder / "table.md").read_text().strip() in done.stdout
     assert "loss" in done.stderr  # progress
+    assert json.loads((folder / "raw/corpus.json").read_text())["sizes"] == {
+        "train": SMALL.train // 10, "valid": 40, "test": 40
+    }  # fmt: skip
+    assert "best checkpoint on validation" in done.stdout and "`fish_mask` trains few important" in done.stdout
 
     # what starts from the standard run, which was trained to its end before, and where its Fisher information is large
     child = OmegaConf.load(folder / "fish_mask-1/run.yaml")
-    assert child.checkpoint.finetune_from_model == f"{folder}/standard-1/checkpoints/checkpoint_last.pt"
+    assert child.checkpoint.finetune_from_model == f"{folder}/standard-1/checkpoints/checkpoint_best.pt"
     assert child.optimizer.fish_mask == f"{folder}/standard-1/fish_mask.pt"
     assert done.stderr.index("standard, seed 1: trained in") < done.stderr.index("fish_mask, seed 1: update")
 
@@ -102,7 +152,7 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     (configs / "standard.yaml").write_text((configs / "standard.yaml").read_text().replace("0.004", "0.003"))
     other = wff(*words)
     assert other.returncode == 2 and "give another --out" in other.stderr
-    assert json.loads((folder / "standard-1/scores/test.last.json").read_text())["sentences"] == 40
+    assert json.loads((folder / "standard-1/scores/test.best.json").read_text())["sentences"] == 40
 
 
 @pytest.mark.parametrize(

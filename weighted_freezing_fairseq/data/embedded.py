@@ -37,6 +37,33 @@ LANGUAGES = ("ar", "de", "es", "fa", "he", "it", "nl", "pl")
 PAIRS = tuple(f"{language}-en" for language in LANGUAGES)
 MANY_TO_ONE = f"{MANY}-en"  # all pairs, one after another
 SIZES: Mapping[str, int] = {"train": 4000, "valid": 400, "test": 400}
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """What a study trains a toy model on.
+
+    Args:
+        train: number of sentence pairs.
+        pieces: number of subwords that are learnt on them.
+        max_update: updates after which the quickstart ends a training (None: those of its YAML).
+        expect: what to expect of a training, in a sentence.
+    """
+
+    train: int
+    pieces: int
+    max_update: int | None
+    expect: str
+
+
+FULL = CorpusSize(
+    SIZES["train"], 2000, None, "the model has not converged at the end, so that a method that slows training is behind"
+)
+# Chosen by one criterion, that standard training overfits: see docs/getting-started.md.
+SMALL = CorpusSize(
+    200, 400, 400, "standard training overfits, so that scores are low and there is most to win by generalising"
+)
+CORPORA: Mapping[str, CorpusSize] = {"small": SMALL, "full": FULL}
 MANIFEST = "corpus.json"
 PACKAGES = ("babel", "num2words")
 

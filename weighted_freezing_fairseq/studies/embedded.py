@@ -14,6 +14,7 @@ from typing import Any
 
 from ..data import embedded as corpus
 from ..data import subwords
+from ..data.embedded import FULL, CorpusSize
 from ..data.recipe import Decode
 from ..errors import UserError, did_you_mean
 from ..files import atomic_folder, write_atomically
@@ -31,7 +32,6 @@ from ..workspace.steps import once
 from ..workspace.tables import write_tables
 from .training import train
 
-PIECES = 2000
 DECODE = Decode(beam=4, max_len_a=1.2, max_len_b=10)
 
 
@@ -66,6 +66,7 @@ class EmbeddedStudy:
         device: where to train (auto: a GPU where there is one).
         jobs: number of trainings that run at once (None: one a core or GPU).
         command: arguments of `wff`, for provenance.json.
+        size: of the corpus, of which `corpus_fraction` is used.
     """
 
     pair: str
@@ -76,6 +77,7 @@ class EmbeddedStudy:
     device: str = "auto"
     jobs: int | None = None
     command: Sequence[str] = ()
+    size: CorpusSize = FULL
 
     @property
     def folder(self) -> Path:
@@ -112,13 +114,14 @@ class EmbeddedStudy:
         folder, pair = self.folder / name, pair or self.pair
         raw = folder / "raw"
         say(f"{folder.name}: writing the corpus")
-        sizes = {split: round(self.corpus_fraction * size) for split, size in corpus.SIZES.items()}
+        full = {**corpus.SIZES, "train": self.size.train}
+        sizes = {split: round(self.corpus_fraction * size) for split, size in full.items()}
         corpus.write(pair, raw, sizes=sizes, kinds=kinds)
-        settings = {"pieces": PIECES, "corpus": read_lines(raw / corpus.MANIFEST)}
+        settings = {"pieces": self.size.pieces, "corpus": read_lines(raw / corpus.MANIFEST)}
         if vocabulary is not None:
             settings["like"] = read_lines(vocabulary.folder / "raw" / corpus.MANIFEST)
         languages, parent = pair.split("-"), None if vocabulary is None else vocabulary.folder
-        once(folder, "subwords", settings, lambda: _write_pieces(folder, languages, parent))
+        once(folder, "subwords", settings, lambda: _write_pieces(folder, languages, self.size.pieces, parent))
         once(folder, "binarised", settings, lambda: _binarise(folder, languages, parent))
         return PreparedCorpus(folder, pair)
 
@@ -137,27 +140,32 @@ class EmbeddedStudy:
         write_tables(self.folder, text, rows)
 
 
-def evaluate(run: Run, data: PreparedCorpus, machine: Machine, name: str = "test") -> Score:
-    """Translate the test set of `data` with the last checkpoint and score it; `name` is the test set's in the files."""
-    settings = {"subset": name, "choice": "last", "decode": asdict(DECODE)}
+def evaluate(run: Run, data: PreparedCorpus, machine: Machine, name: str = "test", choice: str = "last") -> Score:
+    """Translate the test set of `data` with a checkpoint of a run and score it.
+
+    Args:
+        name: of the test set, in the files.
+        choice: of the run's checkpoints.
+    """
+    settings = {"subset": name, "choice": choice, "decode": asdict(DECODE)}
     language = data.reference.suffix.lstrip(".")
     once(
         run.folder,
-        f"scoring-{name}.last",
+        f"scoring-{name}.{choice}",
         settings,
         lambda: translate_and_score(run, machine, data.binarised, "test", data.reference, language, settings),
     )
-    scores = read_scores(run.folder / f"scores/{name}.last.json")
+    scores = read_scores(run.folder / f"scores/{name}.{choice}.json")
     return Score(**{field.name: scores[field.name] for field in fields(Score)})
 
 
-def score_notes(score: Score) -> list[str]:
-    """Lines of Markdown under a table of scores: the signatures, and what was translated."""
+def score_notes(score: Score, checkpoint: str = "last checkpoint") -> list[str]:
+    """Lines of Markdown under a table of scores: the signatures, and what was translated with which checkpoint."""
     return [
         "",
         f"BLEU: `{score.bleu_signature}`  ",
         f"chrF: `{score.chrf_signature}`  ",
-        f"{score.sentences} test sentences, beam {DECODE.beam}, last checkpoint.",
+        f"{score.sentences} test sentences, beam {DECODE.beam}, {checkpoint}.",
     ]
 
 
@@ -178,12 +186,12 @@ def refuse_unknown_methods(methods: Iterable[str], *folders: Path) -> None:
             raise UserError(f"no method {method!r} in {folders[0]}; {hint}")
 
 
-def _write_pieces(folder: Path, languages: Sequence[str], parent: Path | None) -> None:
+def _write_pieces(folder: Path, languages: Sequence[str], pieces: int, parent: Path | None) -> None:
     """Split the text with the SentencePiece model of `parent`, or with one that is learnt on both sides of train."""
     raw, model = folder / "raw", (parent or folder) / "spm.model"
     if parent is None:
-        say(f"{folder.name}: learning {PIECES} subwords on train")
-        subwords.learn_pieces([raw / f"train.{name}" for name in languages], model, PIECES, split_digits=True)
+        say(f"{folder.name}: learning {pieces} subwords on train")
+        subwords.learn_pieces([raw / f"train.{name}" for name in languages], model, pieces, split_digits=True)
     for name in (f"{split}.{language}" for split in corpus.SIZES for language in languages):
         lines = subwords.pieces_of(model, read_lines(raw / name))
         write_atomically(folder / "pieces" / name, "".join(f"{line}\n" for line in lines))

@@ -1,20 +1,22 @@
 """`wff quickstart`: compare methods on the embedded corpus, from raw text to a table and a page.
 
 The steps are those of `embedded.py` and `training.py`; each method has a YAML in configs/toy, or in configs/adapt if it
-starts from a trained model. The scores show that the pipeline works; they say nothing about the papers' claims.
+starts from a trained model. The small corpus is one on which standard training overfits, so each run is scored with its
+best checkpoint on the validation set. The scores say nothing about the papers' claims.
 """
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.embedded import CorpusSize
 from ..figures import registry
 from ..report import page
 from ..scoring.scores import Score
 from ..workspace.commands import wff
-from ..workspace.configs import CONFIGS, config_path
+from ..workspace.configs import CONFIGS, config_path, settings_of
 from ..workspace.locks import lock_folder
 from ..workspace.machine import Machine, threads_per_job
 from ..workspace.progress import say
@@ -25,7 +27,25 @@ from .embedded import EmbeddedStudy, PreparedCorpus, evaluate, refuse_unknown_me
 from .training import fill_open_settings, measured_parent_files, needs_parent, refuse_invalid_settings
 
 ROUNDS = 21  # of updates side by side; fewer where only a fraction of the corpus is used
-IMPORTANCE_EVERY = 40  # updates, for the page: twenty times in the 800 of a toy run
+IMPORTANCE_EVERY = 20  # updates, for the page: twenty times in a run on the small corpus
+CHOICE = "best"  # of the checkpoints: the lowest validation loss
+
+# What each method of configs/toy and configs/adapt is for.
+PURPOSES = {
+    "standard": "is the baseline",
+    "alignreg": "prunes a model while it trains, near a reference",
+    "cautious": "skips what of an update opposes the gradient, as a control without settings",
+    "ewc": "holds weights near earlier ones by how important they are",
+    "fish_mask": "trains few important weights of a trained model",
+    "intra_distillation": "makes passes with different dropout agree, against overfitting",
+    "intra_distillation_js": "is the same with the Jensen-Shannon divergence",
+    "lfr_cm": "trains what a trained model can change without forgetting",
+    "r_drop": "makes two passes with different dropout agree, against overfitting",
+    "sage": "takes larger steps where a weight's importance varies, so that more weights contribute",
+    "self_distillation": "learns from a trained model of its own shape",
+    "switch_transformer": "adds experts: more weights at the same arithmetic",
+    "weighted_freeze": "holds important weights more often, so that the others learn more",
+}
 
 
 def compare(study: EmbeddedStudy, methods: Sequence[str]) -> tuple[str, Path]:
@@ -45,10 +65,11 @@ def compare(study: EmbeddedStudy, methods: Sequence[str]) -> tuple[str, Path]:
         data = study.prepare()
         say(f"training {len(runs)} runs on {machine}")
         _train_all(study, runs, configs, data, machine)
-        scores = dict(zip(runs, machine.map(lambda run: evaluate(run, data, machine), runs), strict=True))
+        evaluated = machine.map(lambda run: evaluate(run, data, machine, choice=CHOICE), runs)
+        scores = dict(zip(runs, evaluated, strict=True))
         rounds = max(3, round(ROUNDS * study.corpus_fraction))
         cost_folder = study.out / f"cost-{hashlib.sha256(','.join(methods).encode()).hexdigest()[:8]}"
-        text, rows = table(scores, cost(cost_folder, methods, folders, machine.device, rounds), study.pair)
+        text, rows = table(scores, cost(cost_folder, methods, folders, machine.device, rounds), study)
         study.write_results(text, rows)
         registry.make("curves", {run.folder.name: run.folder for run in runs}, study.folder, ("png",))
         by_method = sorted(runs, key=lambda run: methods.index(run.method))
@@ -63,13 +84,20 @@ def _train_all(
 
     def train(run: Run) -> None:
         parent, config = next(r for r in runs if (r.method, r.seed) == ("standard", run.seed)), configs[run.method]
-        files = measured_parent_files(parent, "last", config, data.binarised, machine)
+        files = measured_parent_files(parent, CHOICE, config, data.binarised, machine)
+        overrides = {"optimization": {"max_update": updates(config, study.size)}}
         logging = {"common": {"log_importance": IMPORTANCE_EVERY}}
-        study.train(run, config, data, machine, {**fill_open_settings(config, files), **logging})
+        study.train(run, config, data, machine, {**fill_open_settings(config, files), **overrides, **logging})
 
     children = [run for run in runs if needs_parent(configs[run.method])]
     machine.map(train, [run for run in runs if run not in children])
     machine.map(train, children)
+
+
+def updates(config: Path, size: CorpusSize) -> int:
+    """The updates of a training: those of its YAML, but no more than fit the corpus."""
+    planned: int = settings_of(config).optimization.max_update
+    return planned if size.max_update is None else min(planned, size.max_update)
 
 
 def cost(
@@ -89,11 +117,13 @@ def cost(
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
-def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str) -> tuple[str, list[dict[str, Any]]]:
+def table(
+    scores: dict[Run, Score], costs: dict[str, dict[str, str]], study: EmbeddedStudy
+) -> tuple[str, list[dict[str, Any]]]:
     """The result as Markdown (means over seeds), and as rows, one a run."""
     rows = [
         {
-            "pair": pair, "method": run.method, "seed": run.seed,
+            "pair": study.pair, "method": run.method, "seed": run.seed,
             "bleu": f"{score.bleu:.2f}", "chrf": f"{score.chrf:.2f}",
             "time_ratio": f"{float(costs[run.method]['time_ratio']):.3f}",
             "memory_ratio": f"{float(costs[run.method]['memory_ratio']):.3f}",
@@ -103,7 +133,7 @@ def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str)
         for run, score in scores.items()
     ]  # fmt: skip
     lines = [
-        f"| method ({pair}) | BLEU | chrF | update time | peak memory | seeds |",
+        f"| method ({study.pair}) | BLEU | chrF | update time | peak memory | seeds |",
         "|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(run.method for run in scores):
@@ -115,9 +145,20 @@ def table(scores: dict[Run, Score], costs: dict[str, dict[str, str]], pair: str)
             f"| {time:.3f} [{low:.3f}, {high:.3f}] "
             f"| {float(measured['memory_ratio']):.3f} | {' '.join(map(str, by_seed))} |"
         )
-    lines += score_notes(next(iter(scores.values())))
+    lines += score_notes(next(iter(scores.values())), f"{CHOICE} checkpoint on validation")
     lines[-1] += (
         " Update time and peak memory are ratios to standard training, measured side by side (median and quartiles; "
         "memory: weights, optimizer state and the transient peak of one update)."
     )
+    lines += ["", reading(dict.fromkeys(run.method for run in scores), study)]
     return "\n".join(lines), rows
+
+
+def reading(methods: Iterable[str], study: EmbeddedStudy) -> str:
+    """The line under the table: what the methods are for, what to expect, and what the table does not decide."""
+    purposes = "; ".join(f"`{method}` {PURPOSES[method]}" for method in methods if method in PURPOSES)
+    pairs = round(study.corpus_fraction * study.size.train)
+    return (
+        f"How to read it: {purposes}. On {pairs:,} training pairs {study.size.expect}. One seed decides nothing: type "
+        "--seeds 1-3 for more, and compare the differences with ±."
+    )
