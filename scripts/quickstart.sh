@@ -4,6 +4,6 @@
 #   bash scripts/quickstart.sh [--pair de-en] [--methods standard,weighted_freeze,intra_distillation] [--seeds 1-3]
 #     [--corpus small] [--out runs/quickstart]
 #
-# All options are those of `wff quickstart`. Under 5 minutes on 2 cores after setup; a second call reuses finished steps.
+# All options are those of `wff quickstart`. Under 5 minutes on 2 cores after setup; a second call reuses what is done.
 set -euo pipefail
 exec bash "$(dirname "${BASH_SOURCE[0]}")/wff.sh" "${BASH_SOURCE[0]}" "" quickstart "$@"
