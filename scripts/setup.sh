@@ -16,10 +16,10 @@ AGAIN=$SELF # this call, for messages that say what to type
 
 usage() {
     cat <<END
-usage: $SELF [--here | --venv DIR] [--python PATH] [--extras LIST] [--check]
+usage: $SELF [--here | --venv DIR] [--python PATH] [--extras LIST] [--full] [--check]
 
-Make .venv in the repository root with torch, fairseq and this package (editable). About 6 minutes the first time on
-Python 3.11, where fairseq is compiled; a second or two when nothing is missing. After a kill the same call resumes.
+Make .venv in the repository root with torch, fairseq and this package (editable). A few minutes; a second or two when
+nothing is missing. After a kill the same call resumes. The wheel of fairseq is kept in ~/.cache for the next environment.
 
   --here           use the active environment instead of .venv (its torch is kept)
   --venv DIR       folder of the environment (default: .venv)
@@ -27,6 +27,8 @@ Python 3.11, where fairseq is compiled; a second or two when nothing is missing.
                    (default: the first of python3.11, python3.12, python3.10, python3 that runs)
   --extras LIST    comma-separated extras of the package: dev, recipes, plot, parquet, examples, or none (default: dev,
                    which includes the others; quickstart.sh and test.sh need it)
+  --full           also compile fairseq's extensions libbase, libnat and alignment_train (minutes): its BASE layers,
+                   Levenshtein Transformer and simultaneous translation need them, and no command of this package
   --check          only print what is missing; exit status 1 if something is
   --find X.Y       only print the path of a usable Python X.Y; exit status 1 if there is none
 
@@ -97,90 +99,10 @@ active_python() {
 
 # ---------------------------------------------------------------- what is installed, what is missing
 
-# inspect PYTHON: print facts about its environment, one per line: "have NAME==VERSION", "miss REQUIREMENT", "torch
-# VERSION", "fairseq REQUIREMENT", "rival NAME", "print REQUESTED INSTALLED" (hashes). The requirements are read from
-# pyproject.toml.
-inspect() {
-    "$1" - "$ROOT" "$EXTRAS" <<'PYTHON'
-import hashlib
-import importlib.metadata
-import json
-import re
-import sys
-from pathlib import Path
-from urllib.parse import unquote, urlparse
-
-sys.path = [entry for entry in sys.path if entry]  # the current folder may hold a stray egg-info
-from pip._vendor.packaging.requirements import Requirement  # noqa: E402
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    from pip._vendor import tomli as tomllib
-
-root, extras = Path(sys.argv[1]), sys.argv[2]
-project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-init = (root / "weighted_freezing_fairseq/__init__.py").read_text(encoding="utf-8")
-version = re.search(r'^__version__ = "(.+)"', init, re.MULTILINE)[1]
-extras_to_install = [name for name in extras.split(",") if name and name != "none"]
-unknown = [name for name in extras_to_install if name not in project["optional-dependencies"]]
-if unknown:
-    print("unknown", unknown[0])
-    sys.exit()
-
-
-def of_extra(extra):
-    """The requirements of an extra, with those of the extras of this package that it lists."""
-    for requirement in map(Requirement, project["optional-dependencies"][extra]):
-        if requirement.name == project["name"]:
-            for other in sorted(requirement.extras):
-                yield from of_extra(other)
-        else:
-            yield requirement
-
-
-def installed(name):
-    """The version of a fully installed distribution, else None; pip lists INSTALLER last."""
-    try:
-        distribution = importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    record = distribution.read_text("RECORD")
-    incomplete = record is not None and "INSTALLER" not in record
-    return None if incomplete else distribution.version
-
-
-def is_this_checkout():
-    """Whether the package is installed as an editable link to this folder."""
-    try:
-        text = importlib.metadata.distribution(project["name"]).read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    url = json.loads(text or "{}")
-    return url.get("dir_info", {}).get("editable") and Path(unquote(urlparse(url["url"]).path)) == root
-
-
-requirements = list(map(Requirement, project["dependencies"]))
-requirements += [requirement for name in extras_to_install for requirement in of_extra(name)]
-lines = []
-for requirement in requirements:
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        if requirement.name.startswith("fairseq") and installed(requirement.name):
-            print("rival", requirement.name)
-        continue
-    requirement.marker = None
-    present = installed(requirement.name)
-    satisfied = present is not None and requirement.specifier.contains(present, prereleases=True)
-    lines.append(f"have {requirement.name}=={present}" if satisfied else f"miss {requirement}")
-    if requirement.name == "torch" and present:
-        print("torch", present)
-    if requirement.name.startswith("fairseq"):
-        print("fairseq", requirement)
-lines.append(f"have {project['name']}=={version}" if is_this_checkout() else f"miss {project['name']}")
-print(*lines, sep="\n")
-requested = [json.dumps(project), version, str(root), sys.prefix, sys.version, extras]
-print("print", *(hashlib.sha256("\n".join(part).encode()).hexdigest() for part in (requested, lines)))
-PYTHON
+# look: set FACTS to what scripts/installed.py prints about the environment.
+look() {
+    FACTS=$("$PY" "$ROOT/scripts/installed.py" "$ROOT" "$EXTRAS" ${FULL:+"$FULL"}) || die "could not inspect the environment of $PY"
+    [[ -z $(fact unknown) ]] || wrong_call "pyproject.toml has no extra called $(fact unknown)"
 }
 
 # fact KEY: print the values of KEY in FACTS, one per line.
@@ -261,12 +183,14 @@ logged() {
     say "    done in $((SECONDS - start)) s"
 }
 
-# pip_install NAME ARGUMENT...: run pip install as the step NAME. With CUDA_HOME, fairseq would compile kernels that no
-# text task uses and that need a compiler for exactly torch's version of CUDA.
-pip_install() {
-    local name=$1
-    shift
-    logged "$name" env -u CUDA_HOME "$PY" -m pip install --no-input "$@"
+# choose_installer: set INSTALL to the command that installs. Modules are compiled when they are first imported. uv is
+# faster than pip, but knows none of pip's settings (an index, a folder of wheels), and so is used only where there are none.
+choose_installer() {
+    INSTALL=("$PY" -m pip install --no-input --no-compile)
+    local settings='index|find-links|constraint|cert|proxy'
+    if command -v uv >/dev/null && [[ ! $("$PY" -m pip config list) =~ $settings ]]; then
+        INSTALL=(uv pip install --python "$PY")
+    fi
 }
 
 # ---------------------------------------------------------------- the environment
@@ -348,10 +272,10 @@ lock() {
 
 # ---------------------------------------------------------------- the command line
 
-HERE="" VENV="" PYTHON="" EXTRAS=dev CHECK=""
+HERE="" VENV="" PYTHON="" EXTRAS=dev CHECK="" FULL=""
 while (($#)); do
     case $1 in
-    --here | --check) ;;
+    --here | --check | --full) ;;
     --help | -h)
         usage
         exit 0
@@ -362,6 +286,7 @@ while (($#)); do
     case $1 in
     --here) HERE=1 ;;
     --check) CHECK=1 ;;
+    --full) FULL=--full ;;
     --venv) VENV=$2 && shift ;;
     --python) PYTHON=$2 && shift ;;
     --extras) EXTRAS=$2 && shift ;;
@@ -403,10 +328,6 @@ elif [[ ! -x $PY ]]; then
 fi
 "$PY" -m pip --version >/dev/null 2>&1 || die "$PY has no pip; type: $PY -m ensurepip"
 
-look() {
-    FACTS=$(inspect "$PY") || die "could not inspect the environment of $PY"
-    [[ -z $(fact unknown) ]] || wrong_call "pyproject.toml has no extra called $(fact unknown)"
-}
 look
 if [[ -n $CHECK ]]; then
     [[ -z $(fact miss) ]] && say "complete: $PY" && exit 0
@@ -418,11 +339,14 @@ fi
 
 # ---------------------------------------------------------------- the work
 
-STAMP="$STATE/setup.stamp"
+STAMP="$STATE/setup.stamp" wheel=""
 verify() {
     say "==> checking the installation (wff doctor): about 10 seconds"
     rm -f "$STAMP"
-    (cd "$STATE" && "$PY" -m weighted_freezing_fairseq doctor) || die "the check failed: follow its advice, then: $AGAIN"
+    (cd "$STATE" && "$PY" -m weighted_freezing_fairseq doctor) || {
+        [[ -z $wheel ]] || rm -f "$wheel" # in case that it is to blame: the next call builds another
+        die "the check failed: follow its advice, then: $AGAIN"
+    }
     fact print >"$STAMP.new" && mv "$STAMP.new" "$STAMP"
 }
 farewell() {
@@ -453,43 +377,44 @@ fi
 cd "$STATE" # in the checkout, pip would take its egg-info for an installed package
 version=$("$PY" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
+choose_installer
+constraints=(-c "$STATE/setup-constraints.txt")
+
+default=torch==2.13.0
 if [[ $version == 3.10 ]]; then
+    [[ -z $FULL ]] || die "fairseq 0.12.2 (Python 3.10) comes without the sources that --full compiles; type: $SELF --full --venv DIR --python /path/to/python3.11"
+    default=torch==2.4.1
     # fairseq 0.12.2 needs omegaconf 2.0, whose metadata pip 24.1 and later reject. No effect when pip is older.
     say "==> a pip that accepts fairseq 0.12.2 (older than 24.1): a few seconds"
-    pip_install pip "pip<24.1"
+    logged pip "${INSTALL[@]}" "pip<24.1"
 fi
 
 if [[ -z $(fact torch) ]]; then
-    default=torch==2.13.0
-    [[ $version != 3.10 ]] || default=torch==2.4.1
     read -ra spec <<<"${TORCH_SPEC:-$default}"
-    say "==> torch (${spec[*]}): a download of 0.2 GB for CPU to 3 GB for CUDA, 1 to 5 minutes"
-    pip_install torch ${spec[@]+"${spec[@]}"}
+    say "==> torch (${spec[*]}): a download of 0.2 GB for CPU to 3 GB for CUDA, half a minute to 5 minutes"
+    logged torch "${INSTALL[@]}" ${spec[@]+"${spec[@]}"}
     look
 elif [[ -n ${TORCH_SPEC:-} ]]; then
     say "note: torch $(fact torch) is installed and kept; TORCH_SPEC is used only where torch is missing"
 fi
-# pip chooses torchaudio, which fairseq requires and no text task imports.
+# The installer chooses torchaudio, which fairseq requires and no text task imports.
 printf 'torch==%s\n' "$(fact torch)" >"$STATE/setup-constraints.txt"
 
 if [[ $(fact miss) == *"$(fact fairseq)"* ]]; then
     say "==> build tools of fairseq: a few seconds"
-    pip_install tools -c "$STATE/setup-constraints.txt" "setuptools>=77" wheel cython numpy ninja
-    if [[ $version == 3.10 ]]; then
-        # Built in isolation, without torch: with torch it needs C++ sources that its archive lacks.
-        say "==> $(fact fairseq): compiling it, about 1 minute"
-        pip_install fairseq -c "$STATE/setup-constraints.txt" "$(fact fairseq)"
-    else
-        # Not in isolation, which would download a second torch of several GB for the build.
-        say "==> $(fact fairseq): about 4 minutes if it must be compiled (Python 3.11), seconds if there is a wheel"
-        pip_install fairseq -c "$STATE/setup-constraints.txt" --no-build-isolation "$(fact fairseq)"
-    fi
+    logged tools "${INSTALL[@]}" "${constraints[@]}" "setuptools>=77" wheel cython numpy ninja
+    say "==> $(fact fairseq): seconds from a wheel, half a minute to compile it (minutes with --full)"
+    logged wheel "$PY" "$ROOT/scripts/fairseq_wheel.py" "$(fact fairseq)" ${FULL:+"$FULL"}
+    wheel=$(tail -n 1 "$STATE/setup-wheel.log")
+    # By name: a path would stay in `pip freeze`, and would not count as a release for uv.
+    from=(--no-index --find-links "$(dirname -- "$wheel")")
+    logged fairseq "$PY" -m pip install --no-input --no-compile --no-deps --force-reinstall "${from[@]}" "$(fact fairseq)"
 fi
 
 say "==> this package, editable, with extras: $EXTRAS: about half a minute"
 extras="[$EXTRAS]"
 [[ $EXTRAS != none ]] || extras=""
-pip_install package -c "$STATE/setup-constraints.txt" -e "$ROOT$extras"
+logged package "${INSTALL[@]}" "${constraints[@]}" -e "$ROOT$extras"
 
 # torchaudio for CUDA does not load with torch for CPU, and transformers imports torchaudio if it is installed.
 if [[ -z $HERE ]] && ours "$VENV" && ! "$PY" -c 'import torchaudio' >/dev/null 2>&1; then

@@ -72,6 +72,14 @@ CASES = {
     "both fairseqs": (having(NEW, fairseq="0.12.2"), "fairseq", FAIL, "the same files", "fairseq fairseq-fixed &&"),
     "0.12.2 on 3.11": (replace(OLD, python=(3, 11, 7)), "fairseq", FAIL, "dataclasses", "scripts/setup.sh"),
     "0.12.2 on 3.12": (replace(OLD, python=(3, 12, 1)), "fairseq", FAIL, "dataclasses", "scripts/setup.sh"),
+    "extensions left out": (
+        replace(NEW, left_out=("libbase", "libnat")),
+        "fairseq",
+        OK,
+        "without libbase, libnat (no command needs them; bash scripts/setup.sh --full adds them)",
+        "",
+    ),
+    "extensions not in 0.12.2": (replace(OLD, left_out=("libnat",)), "fairseq", OK, "lacks their sources", ""),
     "fairseq 0.10": (having(OLD, fairseq="0.10.2"), "fairseq", FAIL, "older than 0.12.2", "uninstall"),
     "unknown fairseq": (having(OLD, fairseq="1.0.0a0"), "fairseq", WARN, "not tested", "uninstall"),
     "fairseq broken": (

@@ -52,7 +52,10 @@ print(json.dumps({
 FAIRSEQ_PROBE = """
 import json, fairseq, fairseq.dataclass.configs, fairseq.tasks.translation
 from fairseq.data import data_utils_fast, token_block_utils_fast
-print(json.dumps({"version": fairseq.__version__}))
+from importlib.util import find_spec
+extensions = ["fairseq.libbase", "fairseq.libnat", "alignment_train_cpu_binding"]
+left_out = [name.removeprefix("fairseq.") for name in extensions if find_spec(name) is None]
+print(json.dumps({"version": fairseq.__version__, "left_out": left_out}))
 """
 
 # sys.exit prints the error of an invalid WFF_MENDS without the name of the exception.
@@ -139,6 +142,7 @@ class Facts:
     python: tuple[int, int, int]
     versions: Mapping[str, str] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()  # extensions of fairseq that were not compiled
     built_for: str | None = None
     architectures: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
@@ -245,7 +249,7 @@ def _runs_on(gpu: Gpu, architectures: Sequence[str]) -> bool:
 
 
 def check_fairseq(facts: Facts) -> Check:
-    """One of fairseq and fairseq-fixed is installed, fits this Python, and imports."""
+    """One of fairseq and fairseq-fixed is installed, fits this Python and imports; extensions may be missing."""
     original, fixed = facts.versions.get("fairseq"), facts.versions.get("fairseq-fixed")
     reset = reinstall("fairseq", "fairseq-fixed")
     if original and fixed:
@@ -262,6 +266,9 @@ def check_fairseq(facts: Facts) -> Check:
         return Check("fairseq", FAIL, f"{version} does not import: {facts.errors['fairseq']}", cure)
     if release(original or fixed or "") not in ((0, 12, 2), (0, 12, 3, 1)):
         return Check("fairseq", WARN, f"{version}: imports, but was not tested with this package", reset)
+    if facts.left_out:
+        version += f", without {', '.join(facts.left_out)} (no command needs them"
+        version += "; bash scripts/setup.sh --full adds them)" if fixed else "; its archive lacks their sources)"
     return Check("fairseq", OK, version)
 
 
@@ -431,6 +438,7 @@ def gather() -> Facts:
         python=sys.version_info[:3],
         versions=versions,
         errors=errors,
+        left_out=tuple(answers["fairseq"].get("left_out", ())),
         built_for=answers["torch"].get("built_for"),
         architectures=tuple(answers["torch"].get("architectures", ())),
         gpus=tuple(gpus),
