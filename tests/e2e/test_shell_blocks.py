@@ -86,13 +86,13 @@ BEFORE = {
     "docs/own-corpus.md": _OWN,
     "docs/analyse.md": f"""
       {_MULTI30K}
-      mkdir -p runs/quickstart/de-en other DIR
+      mkdir -p runs/full/de-en other DIR
       cp toy.yaml DIR/NAME.yaml
       for method in {{standard,weighted_freeze,intra_distillation,intra_distillation_js}}-{{1,2,3}}; do
-        mkdir -p runs/quickstart/de-en/$method/checkpoints
-        cp parent.pt runs/quickstart/de-en/$method/checkpoints/checkpoint_last.pt
+        mkdir -p runs/full/de-en/$method/checkpoints
+        cp parent.pt runs/full/de-en/$method/checkpoints/checkpoint_last.pt
       done
-      ln -s ../../../DATA runs/quickstart/de-en/bin
+      ln -s ../../../DATA runs/full/de-en/bin
       for run in runs/standard-1 runs/sage-1; do
         mkdir $run
         fairseq-train DATA --user-dir "$(wff user-dir)" --log-importance 2 --save-dir $run ... > $run/train.log
