@@ -23,7 +23,10 @@ def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
     assert {name: settings for name, settings in given.items() if settings} == {
         "adapt/ewc": {"criterion": {"ewc_anchor": str(fisher)}},
         **{f"{folder}/lfr_cm": fisher_settings for folder in ("adapt", "multi30k", "iwslt14", *sizes)},
-        **{f"{folder}/self_distillation": teacher_settings for folder in ("toy", "multi30k", "iwslt14", *sizes)},
+        **{
+            f"{folder}/self_distillation": teacher_settings
+            for folder in ("toy", "multi30k", "lowresource", "iwslt14", *sizes)
+        },
         **{f"{folder}/self_distillation_twice": teacher_settings for folder in ("iwslt14", *sizes)},
     }  # no mask was found for adapt/fish_mask
     start = fill_open_settings(CONFIGS / "multi30k/fish_mask.yaml", {"finetune_from_model": teacher})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..workspace.configs import open_settings
+from ..workspace.configs import open_settings, settings_of
 
 if TYPE_CHECKING:  # imports torch, which is slow and not needed for `--help`
     from .operations import Operations
@@ -162,6 +162,7 @@ def subject_of(
 
     from ..plugin.runs import build_trainer, load_config
 
+    acts_later = "importance_start" in (settings_of(config).get("optimizer") or {})
     overrides = [
         *size.overrides(),
         "task.data=unused",
@@ -170,6 +171,7 @@ def subject_of(
         f"common.cpu={device == 'cpu'}",
         f"common.seed={seed}",
         "common.log_importance=0",  # it would write into save_dir
+        *(["optimizer.importance_start=1"] if acts_later else []),  # measured while the method acts
         *overrides,
     ]
     with tempfile.TemporaryDirectory() as folder:
