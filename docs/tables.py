@@ -94,10 +94,13 @@ def tuning(folder: str) -> str:
     """What scripts/lowresource/tune.py measured: a row for each method, its values best first."""
     with (ROOT / "results" / folder / "tuning.csv").open(newline="", encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
-    lines = ["| method | setting | value: validation BLEU (best validation nll) |", "|---|---|---|"]
+    lines = ["| method | setting | value: validation BLEU (lowest validation nll, training nll there) |", "|---|---|---|"]
     for method in dict.fromkeys(run["method"] for run in runs):
         tried = sorted((run for run in runs if run["method"] == method), key=lambda run: -float(run["bleu"]))
-        values = [f"{run['value']}: {float(run['bleu']):.2f} ({float(run['valid_nll']):.2f})" for run in tried]
+        values = [
+            f"{run['value']}: {float(run['bleu']):.2f} ({float(run['valid_nll']):.2f}, {float(run['train_nll']):.2f})"
+            for run in tried
+        ]
         values[0] = f"**{values[0]}**"
         lines.append(f"| `{method}` | `{tried[0]['setting']}` | {', '.join(values)} |")
     return "\n".join(lines)
