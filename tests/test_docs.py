@@ -40,6 +40,11 @@ def test_the_readme_is_short():
     assert len(TEXTS["README.md"].splitlines()) <= 200
 
 
+def test_pictures_are_small():
+    pictures = [path for path in (ROOT / "docs").rglob("*") if path.suffix in (".png", ".svg")]
+    assert pictures and max(path.stat().st_size for path in pictures) < 200_000
+
+
 def code(page: str, mark: str) -> str:
     block = TEXTS[page].split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip()
     return block.removeprefix("```python").removesuffix("```").strip()
