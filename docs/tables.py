@@ -94,7 +94,8 @@ def tuning(folder: str) -> str:
     """What scripts/lowresource/tune.py measured: a row for each method, its values best first."""
     with (ROOT / "results" / folder / "tuning.csv").open(newline="", encoding="utf-8") as file:
         runs = list(csv.DictReader(file))
-    lines = ["| method | setting | value: validation BLEU (lowest validation nll, training nll there) |", "|---|---|---|"]
+    header = "| method | setting | value: validation BLEU (lowest validation nll, training nll there) |"
+    lines = [header, "|---|---|---|"]
     for method in dict.fromkeys(run["method"] for run in runs):
         tried = sorted((run for run in runs if run["method"] == method), key=lambda run: -float(run["bleu"]))
         values = [

@@ -45,6 +45,13 @@ def test_pictures_are_small():
     assert pictures and max(path.stat().st_size for path in pictures) < 200_000
 
 
+def test_the_drawing_has_the_floors_that_are_checked():
+    layers = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)[1]
+    drawing = (ROOT / "docs/floors.svg").read_text(encoding="utf-8")
+    drawn = re.findall(r'font-weight="bold" fill="#111">(.*?)</text>', drawing)
+    assert drawn == [layer for layer in re.findall(r'"(.+)"', layers) if layer != "__main__"]
+
+
 def code(page: str, mark: str) -> str:
     block = TEXTS[page].split(f"<!-- {mark} -->")[1].split(f"<!-- /{mark} -->")[0].strip()
     return block.removeprefix("```python").removesuffix("```").strip()
