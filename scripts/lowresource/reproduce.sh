@@ -25,7 +25,7 @@ refuse() {
     exit 2
 }
 
-part=methods limit=3000 archive=() words=()
+part=methods limit=3000 archive=() words=() dry=''
 if (($#)) && [[ $1 != -* ]]; then
     part=$1
     shift
@@ -36,6 +36,10 @@ while (($#)); do
         (($# > 1)) || refuse "$1 needs a value"
         if [[ $1 == --limit ]]; then limit=$2; else archive=(--archive "$2"); fi
         shift
+        ;;
+    --dry-run)
+        dry=1
+        words+=("$1")
         ;;
     *) words+=("$1") ;;
     esac
@@ -71,9 +75,9 @@ methods)
 figures)
     study "$runs" "$updates" \
         intra_distillation,intra_distillation_2,intra_distillation_4,intra_distillation_5,intra_distillation_constant 1-3
-    study "$runs/importance" "$updates" intra_distillation 1 --set common.log_importance=50
-    [[ " ${words[*]-} " != *" --dry-run "* ]] || exit 0
-    cells=$runs/clean/de-en importance=$runs/importance/clean/de-en out=$runs/figures
+    study "$runs-importance" "$updates" intra_distillation 1 --set common.log_importance=50
+    [[ -z $dry ]] || exit 0
+    cells=$runs/clean/de-en importance=$runs-importance/clean/de-en out=$runs/figures
     "$wff" plot curves "$cells"/{standard,intra_distillation,r_drop}-{1,2,3} --out "$out"
     "$wff" plot curves "$cells"/intra_distillation{,_constant}-{1,2,3} --show loss,nll_loss --out "$out/alpha"
     "$wff" plot passes "$cells"/{standard,intra_distillation{,_2,_4,_5}}-{1,2,3} --out "$out"
@@ -87,9 +91,10 @@ freezing)
         for rate in 0.004 0.008; do
             methods=weighted_freeze,weighted_freeze_smooth,weighted_freeze_random
             if [[ $rate == 0.004 ]]; then methods=$methods,weighted_freeze_update; fi
-            study "$runs/freezing/$layers-$rate" "$longer" "$methods" 1-3 --set "optimization.lr=[$rate]" \
+            study "$runs-freezing/$layers-$rate" "$longer" "$methods" 1-3 --set "optimization.lr=[$rate]" \
                 --set "model.encoder.layers=$layers" --set "model.decoder.layers=$layers"
         done
     done
+    [[ -n $dry ]] || "$wff" report "$runs-freezing" --table runs
     ;;
 esac

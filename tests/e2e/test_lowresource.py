@@ -96,9 +96,12 @@ def test_every_method_is_run(script, limit, updates):
     }
     assert named == {path.stem for path in (SCRIPTS.parents[1] / "configs/lowresource").glob("*.yaml")}
     assert [line.split()[0] for line in of_figures] == ["reproduce"] * 2 + ["plot"] * 4 + ["sensitivity", "prune"]
-    assert len(of_freezing) == 4 and all("max_update" in line for line in of_freezing)
-    drawn = script("figures", "--dry-run", "--limit", limit, "--archive", "my files").stdout
-    assert "plot" not in drawn
+    *arms, report = of_freezing
+    assert len(arms) == 4 and all("max_update" in line for line in arms)
+    assert report == f"report runs/lowresource-{limit}-freezing --table runs"  # one table of all arms
+    for part in ("figures", "freezing"):
+        dry = commands(script(part, "--dry-run", "--limit", limit, "--archive", "my files"))
+        assert all(line.startswith("reproduce ") and line.endswith(" --dry-run") for line in dry)
 
 
 @pytest.mark.parametrize(
