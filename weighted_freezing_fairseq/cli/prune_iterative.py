@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--zero-shot",
         action="store_true",
         help=f"train the parents on all languages ({MANY_TO_ONE}), tune and prune on --pair, and score all languages",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--parent-config", type=Path,
         help="YAML of the parents (default: configs/toy/standard.yaml, or with --zero-shot prune/many_to_one.yaml)",

@@ -1,10 +1,9 @@
 """The scores of each run on each test set, from which the tables are computed, for other programs."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from ..data.fetch import sha256
 from ..figures.training_logs import RunFiles, losses_at_best
 from ..scoring.scored_runs import ScoredRun, read_scores
 
@@ -12,6 +11,7 @@ from ..scoring.scored_runs import ScoredRun, read_scores
 def raw_scores(scored: Sequence[ScoredRun]) -> list[dict[str, Any]]:
     """A row for each run and test set: what was run, all its scores, its losses, and a hash of its output."""
     found = [(run, _scores(run)) for run in scored]
+    losses = {folder: losses_at_best(RunFiles(folder).history()) for folder in {run.folder for run in scored}}
     metrics = dict.fromkeys(name for _, scores in found for name in scores)
     return [
         {
@@ -25,7 +25,7 @@ def raw_scores(scored: Sequence[ScoredRun]) -> list[dict[str, Any]]:
             "changed": " ".join(run.changed),
             "seed": run.seed,
             **{name: scores.get(name, "") for name in metrics},
-            **losses_at_best(RunFiles(run.folder).history()),
+            **losses[run.folder],
             "updates": run.updates,
             "seconds": run.seconds,
             "device": run.device,
@@ -33,7 +33,7 @@ def raw_scores(scored: Sequence[ScoredRun]) -> list[dict[str, Any]]:
             "sentences": run.setting.sentences,
             "decode": run.setting.decode,
             "signature": run.setting.signature,
-            "output_sha256": _digest(run.hypotheses),
+            "output_sha256": sha256(run.hypotheses) if run.hypotheses.is_file() else "",
         }
         for run, scores in found
     ]
@@ -45,7 +45,3 @@ def _scores(run: ScoredRun) -> dict[str, float]:
     if "scores" in content:
         return dict(content["scores"])
     return {name: content[name] for name in ("bleu", "bleu_lowercased", "chrf") if name in content}
-
-
-def _digest(output: Path) -> str:
-    return hashlib.sha256(output.read_bytes()).hexdigest() if output.is_file() else ""

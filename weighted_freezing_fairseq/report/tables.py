@@ -10,13 +10,12 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..data import DATASETS, lowercases
 from ..files import write_atomically
 from ..scoring.published import BASELINE, TABLES, PublishedTable
 from ..scoring.results import Result, compared, results
-from ..scoring.scored_runs import CASED, LOWERCASED, Setting, collect
+from ..scoring.scored_runs import CASED, LOWERCASED, ScoredRun, Setting, collect
 from ..workspace.tables import as_csv, mean
 from .cells import NOT_RUN, RUN, TESTS, Cell, cells_of_paper, corrected
 from .grids import Grid, as_latex, as_markdown
@@ -195,11 +194,11 @@ def _score(value: float | None, deviation: float | None) -> str:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Score tables by name, notes on runs that are missing or not compared, and the scores of each run."""
+    """Score tables by name, notes on runs that are missing or not compared, and the runs."""
 
     sheets: Mapping[str, Sheet]
     notes: Sequence[str]
-    raw: Sequence[Mapping[str, Any]]
+    runs: Sequence[ScoredRun]
 
     def __str__(self) -> str:
         """The tables with at least one score, how to read them, and the notes."""
@@ -232,7 +231,7 @@ def score_report(
         name: sheet_of_everything(tested) if name == EVERYTHING else sheet_of_paper(name, tested)
         for name in dict.fromkeys(names)
     }
-    return ScoreReport(sheets, [*missing, *apart, *untested], raw_scores(scored))
+    return ScoreReport(sheets, [*missing, *apart, *untested], scored)
 
 
 def write(
@@ -248,7 +247,7 @@ def write(
         write_atomically(out / f"{name}.tex", as_latex(sheet.grids))
         if sheet.cells:
             write_atomically(out / f"{name}.csv", as_csv([asdict(cell) for cell in sheet.cells]))
-    if report.raw:
-        write_atomically(out / "scores.csv", as_csv(report.raw))
+    if report.runs:
+        write_atomically(out / "scores.csv", as_csv(raw_scores(report.runs)))
     write_atomically(out / "report.md", f"{report}\n")
     return report
