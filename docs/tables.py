@@ -4,13 +4,14 @@
 them equal.
 """
 
-import csv
 import dataclasses
 import enum
 import re
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import measurements
 
 import weighted_freezing_fairseq
 
@@ -90,30 +91,13 @@ def mends() -> str:
     return "\n".join(lines)
 
 
-def tuning(folder: str) -> str:
-    """What scripts/lowresource/tune.py measured: a row for each method, its values best first."""
-    with (ROOT / "results" / folder / "tuning.csv").open(newline="", encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
-    header = "| method | setting | value: validation BLEU (lowest validation nll, training nll there) |"
-    lines = [header, "|---|---|---|"]
-    for method in dict.fromkeys(run["method"] for run in runs):
-        tried = sorted((run for run in runs if run["method"] == method), key=lambda run: -float(run["bleu"]))
-        values = [
-            f"{run['value']}: {float(run['bleu']):.2f} ({float(run['valid_nll']):.2f}, {float(run['train_nll']):.2f})"
-            for run in tried
-        ]
-        values[0] = f"**{values[0]}**"
-        lines.append(f"| `{method}` | `{tried[0]['setting']}` | {', '.join(values)} |")
-    return "\n".join(lines)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "rules": rules.as_markdown,
     "pruning methods": pruning.as_markdown,
     "figures": figures.as_markdown,
     "deviations": deviations,
     "mends": mends,
-    "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
+    **measurements.TABLES,
     "options switch_transformer": lambda: options(SWITCH_FIELDS),
     **{f"options {name}": lambda name=name: options_of(name) for name in rules.RULES},
     **{f"rule {name}": lambda name=name: forms_of(name) for name in rules.RULES},

@@ -1,0 +1,120 @@
+"""The tables of measurements in the pages, from the raw scores in results/ and the costs in benchmarks/."""
+
+import csv
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def read_rows(path: str) -> list[dict[str, str]]:
+    with (ROOT / path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tuning(folder: str) -> str:
+    """What scripts/lowresource/tune.py measured: a row for each method, its values best first."""
+    runs = read_rows(f"results/{folder}/tuning.csv")
+    header = "| method | setting | value: validation BLEU (lowest validation nll, training nll there) |"
+    lines = [header, "|---|---|---|"]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        tried = sorted((run for run in runs if run["method"] == method), key=lambda run: -float(run["bleu"]))
+        values = [
+            f"{run['value']}: {float(run['bleu']):.2f} ({float(run['valid_nll']):.2f}, {float(run['train_nll']):.2f})"
+            for run in tried
+        ]
+        values[0] = f"**{values[0]}**"
+        lines.append(f"| `{method}` | `{tried[0]['setting']}` | {', '.join(values)} |")
+    return "\n".join(lines)
+
+
+def scores(folder: str, test: str) -> str:
+    """A row for each method on a test set, the best BLEU first, from the tables of `wff report` in results/."""
+    cells = [cell for cell in read_rows(f"results/{folder}/runs.csv") if cell["test"] == test]
+    runs = [run for run in read_rows(f"results/{folder}/scores.csv") if run["test"] == test]
+    lines = [
+        "| method | seeds | BLEU | minus `standard` | p sentences | p seeds | lowercased BLEU | chrF | validation nll "
+        "| training nll |",
+        "|---" * 10 + "|",
+    ]
+    for cell in sorted(cells, key=lambda cell: -float(cell["score"])):
+        of_method = [run for run in runs if run["method"] == cell["method"]]
+
+        def over_seeds(column: str, runs: list[dict[str, str]] = of_method) -> str:
+            values = [float(run[column]) for run in runs]
+            return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+        comparison = ["-", "-", "-"]
+        if cell["minus_standard"]:
+            p_values = [float(cell[f"{name}_holm"]) for name in ("p_bootstrap", "p_seeds")]
+            comparison = [f"{float(cell['minus_standard']):+.2f}", *(f"{p:.3f}" for p in p_values)]
+        measures = [over_seeds(column) for column in ("bleu_lowercased", "chrf", "valid_nll", "train_nll")]
+        row = [f"`{cell['method']}`", cell["seeds"], over_seeds("bleu"), *comparison, *measures]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def with_quartiles(row: Mapping[str, str], median: str, low: str, high: str, factor: float = 1) -> str:
+    middle, lower, upper = (factor * float(row[name]) for name in (median, low, high))
+    return f"{middle:.2f} [{lower:.2f}, {upper:.2f}]"
+
+
+COST_COLUMNS: Mapping[str, Callable[[Mapping[str, str]], str]] = {
+    "update time": lambda row: with_quartiles(row, "time_ratio", "time_low", "time_high"),
+    "by count": lambda row: f"{float(row['bound_ratio']):.3f}",
+    "step": lambda row: f"{float(row['step_ratio']):.2f}",
+    "on top, % of an update": lambda row: with_quartiles(
+        row, "step_share_added", "step_share_low", "step_share_high", 100
+    ),
+    "peak memory": lambda row: f"{float(row['memory_ratio']):.3f}",
+    "transient": lambda row: f"{float(row['transient_ratio']):.3f}",
+    "state, bytes": lambda row: f"{int(row['state_bytes']):,}",
+}
+
+
+def size_of(row: Mapping[str, str]) -> str:
+    return f"{row['size'].partition(',')[0]} ({int(row['parameters']) / 1e6:.1f} M)"
+
+
+def costs(table: str, *columns: str) -> str:
+    """A row for each size and method of benchmarks/cpu."""
+    lines = [f"| size | method | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for row in read_rows(f"benchmarks/cpu/{table}/bench.csv"):
+        if row["method"] != "standard":
+            cells = [size_of(row), f"`{row['method']}`", *(COST_COLUMNS[column](row) for column in columns)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def growth(table: str, second: str) -> str:
+    """A row for each method, a column for each size or value of benchmarks/cpu; cells: update time, column `second`."""
+    rows = read_rows(f"benchmarks/cpu/{table}/bench.csv")
+    heads = {row["size"]: f"{row['varied']} = {int(row['value']):,}" if row["varied"] else size_of(row) for row in rows}
+    lines = [f"| time, {second} | {' | '.join(heads.values())} |", "|---" * (1 + len(heads)) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "standard"):
+        cells = [
+            f"{COST_COLUMNS['update time'](row)}, {COST_COLUMNS[second](row)}"
+            for row in rows
+            if row["method"] == method
+        ]
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
+    "scores lowresource-3000 test_2016": lambda: scores("lowresource-3000", "test_2016_flickr"),
+    "scores lowresource-3000 test_2017": lambda: scores("lowresource-3000", "test_2017_flickr"),
+    "costs quick": lambda: costs(
+        "quick", "update time", "by count", "step", "peak memory", "transient", "state, bytes"
+    ),
+    "costs steps": lambda: costs("steps", "step", "on top, % of an update", "by count", "peak memory", "state, bytes"),
+    "costs modes": lambda: costs("modes", "update time", "by count", "transient"),
+    "costs pruning": lambda: costs("pruning", "update time", "by count", "peak memory", "state, bytes"),
+    "costs batch": lambda: growth("batch", "peak memory"),
+    "costs parameters": lambda: growth("parameters", "peak memory"),
+    "costs passes": lambda: growth("passes", "peak memory"),
+    "costs vocabulary": lambda: growth("vocabulary", "transient"),
+    "costs processes": lambda: growth("processes", "peak memory"),
+}
