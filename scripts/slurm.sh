@@ -21,15 +21,20 @@ if (($# == 0)) || [[ $1 == -* ]]; then
     exit 2
 fi
 
-DRY="" GPUS=1 DEVICE="" RUNS="runs/$1"
+DRY="" GPUS=1 DEVICE="" OUT="" RUNS="runs/$1"
 words=("$1")
 shift
 while (($#)); do
     case $1 in
     --dry-run) DRY=1 ;;
-    --gpus | --out | --device)
+    --gpus | --out | --device | --configs)
         (($# > 1)) || { echo "scripts/slurm.sh: $1 needs a value" >&2 && exit 2; }
-        case $1 in --gpus) GPUS=$2 ;; --out) RUNS=$2 ;; --device) DEVICE=$2 ;; esac
+        case $1 in
+        --gpus) GPUS=$2 ;;
+        --out) OUT=$2 ;;
+        --device) DEVICE=$2 ;;
+        --configs) [[ ${words[0]} == own* ]] || RUNS="runs/$(basename "$2")" ;; # as wff train chooses it
+        esac
         words+=("$1" "$2")
         shift
         ;;
@@ -37,6 +42,7 @@ while (($#)); do
     esac
     shift
 done
+RUNS=${OUT:-$RUNS}
 if [[ -z $DRY ]] && ! command -v sbatch >/dev/null; then
     echo "scripts/slurm.sh: sbatch is not installed; without SLURM type: wff reproduce ${words[*]}" >&2
     exit 2

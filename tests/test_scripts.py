@@ -249,3 +249,16 @@ def test_a_matrix_becomes_arrays_of_jobs_that_wait_for_each_other(tmp_path):
     ]
     assert len(cells) == 2 and all(text.count("--choices last --device cpu") == 2 for text in cells)
     assert "type: bash scripts/slurm.sh iwslt14 --dry-run" in bash("scripts/slurm.sh").stderr
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/wff").exists(), reason="needs the environment of scripts/setup.sh")
+def test_a_matrix_with_other_yamls_is_reported_from_the_folder_of_its_runs(tmp_path):
+    scripts = tmp_path / "scripts"  # so that runs/ is not that of the repository
+    scripts.mkdir()
+    shutil.copy(ROOT / "scripts/slurm.sh", scripts)
+    (scripts / "setup.sh").touch()
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    words = ["iwslt14", "--methods", "standard", "--seeds", "1", "--configs", ROOT / "configs/iwslt14-li", "--dry-run"]
+    done = bash(scripts / "slurm.sh", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/iwslt14-li/slurm/report.txt").read_text() == "wff report runs/iwslt14-li\n"

@@ -246,7 +246,6 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         ([*WF, "--zero-sharding", "os"], "leave out --zero-sharding"),
         ([*WF, "--importance-scope", "attention"], "invalid choice"),
         ([*WF, "--base-optimizer", "adamw"], "invalid choice"),
-        (["--optimizer", "sage", "--sage-denominator", "average"], "no longer an option; type --sage-variant full"),
         ([*WF, "--base-fused", "maybe"], "--base-fused must be true or false, got maybe; type --base-fused false"),
         ([*WF, "--freeze-keep", 0.5], "--freeze-keep 0.5 needs --freeze-rule random, not important"),
         ([*WF, "--freeze-rule", "random", "--freeze-keep", 50], "--freeze-keep must be between 0 and 1, got 50"),

@@ -177,9 +177,6 @@ class SageConfig(MeasuredConfig):
             "light: mean(I) / I without moving average or state (SAGE* of Li et al.)"
         },
     )
-    sage_denominator: Optional[str] = field(
-        default=None, metadata={"help": "removed; use --sage-variant full (was: average) or li (was: importance)"}
-    )
     sage_beta: float = field(default=0.75, metadata={"help": "rate of the moving average of I"})
     sage_eps: float = field(default=1e-12, metadata={"help": "epsilon, in numerator and denominator"})
     sage_max_scale: Optional[float] = field(
@@ -373,11 +370,6 @@ class Sage(MeasuringOptimizer):
 
     def _settings_of_method(self) -> dict[str, Any]:
         cfg = self.cfg
-        if cfg.sage_denominator is not None:
-            variant = "full" if cfg.sage_denominator == "average" else "li"
-            raise UserError(
-                f"--sage-denominator {cfg.sage_denominator} is no longer an option; type --sage-variant {variant}"
-            )
         return {
             "variant": str(cfg.sage_variant),
             "beta": cfg.sage_beta,
