@@ -177,7 +177,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{size}: {range_of(size)}" for size in SIZES)
         + f" (default {AUTO}: by their number)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="RUNS", help="folder of the runs (default: runs/ and the name of --configs)")
+    parser.add_argument(
+        "--out", type=Path, metavar="RUNS", help="folder of the runs (default: runs/ and the name of --configs)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="change a setting of the YAML; may be repeated",
