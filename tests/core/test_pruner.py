@@ -256,6 +256,8 @@ def test_wanda_refuses_what_it_cannot_measure():
     base = torch.optim.SGD(attention.parameters(), lr=0.1)
     pruning = IterativePruning(slots, "wanda", interval=1, model=attention)
     pruning.attach(base)
+    with pytest.raises(ValueError, match="call it before the passes of every update"):
+        base.step()
     pruning.begin_update()
     x = torch.randn(3, 1, 8)
     attention(x, x, x)[0].sum().backward()

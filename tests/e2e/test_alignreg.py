@@ -146,6 +146,9 @@ def test_epochs_count_and_the_last_step_is_made_at_the_end_of_the_last_epoch(fai
     for epoch, sparsity in enumerate([0.3, 0.6, 0.7], 1):
         model = fairseq.checkpoint("straight", f"checkpoint{epoch}.pt")["model"]
         assert zeros(model) == exactly(model, sparsity), epoch
+    fairseq.train("inputs", *flags, "--prune", "wanda", "--max-epoch", 3)
+    model = fairseq.checkpoint("inputs")["model"]
+    assert zeros(model) == exactly_by_rows(model, 0.7)
     output = fairseq.train("half", *flags, "--max-epoch", 3, "--max-update", 1)
     assert "--prune-target 0.7 will not be reached: pruning takes 3 epochs, and this run has 0; type " in output
     assert "--prune-interval 1 --prune-step 0.7" in output

@@ -63,8 +63,11 @@ class InputNorms:
         sums[-1] += 1
 
     def norms(self) -> dict[str, Tensor]:
-        """The norm of each input, (units in,), by the name of the weight; an error if a layer was not called."""
-        self._recording = False
+        """The norm of each input, (units in,), by the name of the weight; NoInputsError if a layer has none."""
+        if not self._recording:
+            raise NoInputsError(
+                "pruning by wanda measures inputs from begin_update on; call it before the passes of every update"
+            )
         for sums in self._sums.values():
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(sums)

@@ -249,12 +249,14 @@ class AlignReg(GuidedCriterion):
         self._epoch = epoch
 
     def update_begun(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
-        if self._pruning is not None:
-            if not self._start:
-                earlier = self._pruning.steps * self.cfg.prune_interval  # in the run that the masks come from
-                self._start = {unit: count - earlier for unit, count in self._finished().items()}
-                self._warn_if_target_is_out_of_reach()
-            self._pruning.begin_update()
+        if str(self.cfg.prune) == "none":
+            return
+        assert trainer.optimizer is not None and self._pruning is not None  # the first access builds both
+        if not self._start:
+            earlier = self._pruning.steps * self.cfg.prune_interval  # in the run that the masks come from
+            self._start = {unit: count - earlier for unit, count in self._finished().items()}
+            self._warn_if_target_is_out_of_reach()
+        self._pruning.begin_update()
 
     def gradients_final(self, trainer: Trainer) -> None:
         if self._pruning is not None:
