@@ -13,7 +13,7 @@ from torch import nn
 
 from weighted_freezing_fairseq.core import kernels_c
 from weighted_freezing_fairseq.core.penalties import alignments, quadratic_penalty
-from weighted_freezing_fairseq.core.pruning import METHODS, Layer, scores_of, select
+from weighted_freezing_fairseq.core.pruning import METHODS, Averages, Layer, scores_of, select
 
 SHAPES = [(512, 512)] * 72 + [(1024, 512)] * 12 + [(512, 1024)] * 12  # transformer_iwslt_de_en, 31.5 M weights
 
@@ -32,7 +32,12 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     generator = torch.Generator().manual_seed(1)
     layers = [
-        Layer(f"{i}.fc1.weight", *(torch.randn(shape, generator=generator) for _ in range(3)))
+        Layer(
+            f"{i}.fc1.weight",
+            *(torch.randn(shape, generator=generator) for _ in range(3)),
+            torch.rand(shape[1], generator=generator),
+            Averages(*(torch.rand(shape, generator=generator) for _ in range(2))),
+        )
         for i, shape in enumerate(SHAPES)
     ]
     print("a pruning step")

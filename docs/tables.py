@@ -22,7 +22,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig  # noqa: E402
 from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY, OPTIMIZER_REGISTRY  # noqa: E402
 
-from weighted_freezing_fairseq.core import pruning, rules  # noqa: E402
+from weighted_freezing_fairseq.core import fixed, pruning, rules  # noqa: E402
 from weighted_freezing_fairseq.figures import registry as figures  # noqa: E402
 from weighted_freezing_fairseq.plugin.architectures import SWITCH_FIELDS  # noqa: E402
 from weighted_freezing_fairseq.plugin.mends.registry import MENDS  # noqa: E402
@@ -94,6 +94,7 @@ def mends() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "rules": rules.as_markdown,
     "pruning methods": pruning.as_markdown,
+    "sources of fish_mask": fixed.as_markdown,
     "figures": figures.as_markdown,
     "deviations": deviations,
     "mends": mends,

@@ -1,5 +1,6 @@
 """`wff prune`: what is pruned, by which scores, what is left alone, and curves that are killed and go on."""
 
+import contextlib
 import csv
 import json
 import logging
@@ -18,7 +19,7 @@ from fairseq_runs import USER_DIR, Fairseq, assert_same
 from torch import nn
 
 from weighted_freezing_fairseq.__main__ import main
-from weighted_freezing_fairseq.core.pruning import METHODS
+from weighted_freezing_fairseq.core.pruning import METHODS, ONCE
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.scoring.scores import read_lines, score
@@ -26,7 +27,6 @@ from weighted_freezing_fairseq.scoring.scores import read_lines, score
 # fairseq's own attention, which the reference below uses as it is; `plugin/mends` hides this outside pytest.
 pytestmark = pytest.mark.filterwarnings("ignore:.*mismatched key_padding_mask")
 
-ONCE = [name for name, method in METHODS.items() if not method.penalty]
 TIED = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")
 MATRICES = ("k_proj.weight", "v_proj.weight", "q_proj.weight", "out_proj.weight", "fc1.weight", "fc2.weight")
 
@@ -86,8 +86,12 @@ def test_exactly_k_weights_of_the_scope_are_zero_and_nothing_else_changed(wff, t
     sizes = {name: state["model"][name].numel() for name in names}
     pruned = zeros(found["model"])
     assert len(names) == 16 and not any(zeros(state["model"]).values())
-    if METHODS[method].pooled:
+    if METHODS[method].compared == "network":
         assert sum(pruned.values()) == round(fraction * sum(sizes.values()))
+    elif METHODS[method].compared == "row":
+        for name in names:
+            weight = found["model"][name]
+            assert ((weight == 0).sum(1) == round(fraction * weight.shape[1])).all(), name
     else:
         assert pruned == {name: round(fraction * size) for name, size in sizes.items()}
     total, count = sum(sizes.values()), sum(pruned.values())
@@ -151,6 +155,56 @@ def test_scores_by_gradients_equal_a_loop_over_batches(trained, toy_data, method
     assert found[method].keys() == sums.keys() == set(in_scope(dict(model.model.named_parameters())))
     for name, total in sums.items():
         torch.testing.assert_close(found[method][name], total / 5, rtol=1e-4, atol=1e-5 * float(total.max()), msg=name)
+
+
+def test_wanda_takes_the_inputs_that_attention_and_feed_forward_layers_get(trained, toy_data):
+    from fairseq.modules import MultiheadAttention
+
+    from weighted_freezing_fairseq.analysis import prune
+    from weighted_freezing_fairseq.plugin.trained import Trained
+    from weighted_freezing_fairseq.workspace.checkpoints import read_checkpoint
+
+    sample = prune.Sample(toy_data, "train", 3, 200, 1, "cpu")
+    dense = prune.Dense.of(trained, *read_checkpoint(trained), None)
+    found = prune.importance(dense, [METHODS["wanda"]], sample)["wanda"]
+    model = Trained.load(trained, toy_data, "train", "cpu")
+    sums: dict[str, torch.Tensor] = {}
+
+    def add(name, x):
+        sums[name] = sums.get(name, 0) + x.flatten(0, -2).double().square().sum(0)
+
+    def attention(name):
+        def hook(module, args, kwargs, output):
+            assert not args and not module.skip_embed_dim_check  # one function gets all four weights
+            for key, projection in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+                add(f"{name}.{projection}.weight", kwargs[key])
+            out = module.out_proj  # its input is inside the function: y = W x + b is solved for x
+            x = torch.linalg.solve(out.weight.double(), (output[0] - out.bias).double().flatten(0, 1).T).T
+            add(f"{name}.out_proj.weight", x)
+
+        return hook
+
+    for name, module in model.model.named_modules():
+        if isinstance(module, MultiheadAttention):
+            module.register_forward_hook(attention(name), with_kwargs=True)
+        elif name.endswith(("fc1", "fc2")):
+            module.register_forward_pre_hook(lambda module, args, name=name: add(f"{name}.weight", args[0]))
+    with torch.no_grad():
+        model.model.eval()
+        for ids in prune.draw_batches(model, sample):
+            model.log_likelihoods(model.gold(ids))
+    assert found.keys() == sums.keys() == set(in_scope(dict(model.model.named_parameters())))
+    for name, weight in model.model.named_parameters():
+        if name in found:
+            wanted = (weight.detach().abs() * sums[name].sqrt()).float()
+            torch.testing.assert_close(found[name], wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()), msg=name)
+
+
+def test_wanda_refuses_a_layer_whose_inputs_it_does_not_see(wff, monkeypatch):
+    monkeypatch.setattr("weighted_freezing_fairseq.plugin.trained.attention_by_layers", contextlib.nullcontext)
+    said = wff("--method", "wanda", "--fraction", 0.5, ok=False)
+    assert re.search(r"inputs of \S+proj.weight, but its layer was not called: .*; prune by another method", said)
+    assert not list(wff.out.iterdir())
 
 
 def test_dropout_is_off_while_importance_is_measured(trained, toy_data):
@@ -251,7 +305,8 @@ def test_nothing_is_overwritten(wff):
     [
         (["--method", "l2", "--fraction", 0.5], "l2 is a way to train; type --method magnitude to prune once, "),
         (["--method", "l0", "--fraction", 0.5], "or train with --criterion alignreg --prune l0"),
-        (["--method", "wanda", "--fraction", 0.5], f"type --method with one of: {', '.join(ONCE)}"),
+        (["--method", "platon", "--fraction", 0.5], "or train with --criterion alignreg --prune platon"),
+        (["--method", "snip", "--fraction", 0.5], f"type --method with one of: {', '.join(ONCE)}"),
         (
             ["--method", "lamp", "--fraction", 1],
             "at least 0 and below 1, got 1; type --fraction 0.5",

@@ -107,7 +107,7 @@ import contextlib, io, sys
 from weighted_freezing_fairseq.__main__ import COMMANDS, main
 calls = ["--help", "--version", "no-such-command", *(f"{name} --help" for name in COMMANDS)]
 calls += ["rules", "rules sage --json", "user-dir", "configs", "bench --precision x", "fisher --out f --mask-density 2"]
-calls += ["prune c --method wanda --fraction 0 --out p", "sensitivity c --data d --out o --batches 0", "adapt --jobs 0"]
+calls += ["prune c --method snip --fraction 0 --out p", "sensitivity c --data d --out o --batches 0", "adapt --jobs 0"]
 for call in calls:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(sys.stdout):
         with contextlib.suppress(SystemExit):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from weighted_freezing_fairseq.core import compressed_state
-from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
-from weighted_freezing_fairseq.core.masks import stream_key, uniform
+from weighted_freezing_fairseq.core.fixed import SOURCES, FixedMaskOptimizer, low_rank
+from weighted_freezing_fairseq.core.masks import block_masks, shares, stream_key, uniform
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
 TOTAL = sum(p.numel() for p in a_model().parameters())
@@ -28,10 +28,10 @@ def moved(model):
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("density", [0.005, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("source", ["fisher", "random", "magnitude"])
+@pytest.mark.parametrize("source", ["fisher", "random", "magnitude", "sift", "lift"])
 def test_exactly_k_numbers_move_and_the_others_not_by_a_bit(base, density, source):
     model = a_model()
-    optimizer = masked(model, base, density=density, source=source, observe=2)
+    optimizer = masked(model, base, density=density, source=source, observe=2, rank=2)
     train(model, optimizer, 7)
     allowed = sum(int(mask.sum()) for mask in optimizer.masks.values())
     assert allowed == round(density * TOTAL)
@@ -41,12 +41,14 @@ def test_exactly_k_numbers_move_and_the_others_not_by_a_bit(base, density, sourc
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(0.001, 1), st.lists(st.integers(1, 30), min_size=1, max_size=4))
-def test_exactly_k_under_ties(density, sizes):
+@given(
+    st.floats(0.001, 1), st.lists(st.integers(1, 30), min_size=1, max_size=4), st.sampled_from(["magnitude", "lift"])
+)
+def test_exactly_k_under_ties(density, sizes, source):
     parameters = [nn.Parameter(torch.ones(size)) for size in sizes]  # every score is the same
     slots = [Slot(str(index), p, p.shape) for index, p in enumerate(parameters)]
     base = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
-    optimizer = FixedMaskOptimizer(base, slots, density=density, source="magnitude")
+    optimizer = FixedMaskOptimizer(base, slots, density=density, source=source)
     for p in parameters:
         p.grad = torch.ones_like(p)
     optimizer.step()
@@ -81,6 +83,144 @@ def test_two_steps_deep():
         theta.grad = torch.tensor([3.0, 1.0, 2.0])
         optimizer.step()
         torch.testing.assert_close(theta.detach(), torch.tensor([expected, 2.0, 3.0]))
+
+
+# The other sources of a mask -----------------------------------------------------------------------------------------
+
+
+def mask_by(source, weights, gradients, density, **ways):
+    """The masks, by name, of weights whose gradients in the first updates are `gradients`."""
+    parameters = {name: nn.Parameter(torch.tensor(weight)) for name, weight in weights.items()}
+    base = torch.optim.SGD(parameters.values(), lr=0.1)
+    slots = [Slot(name, p, p.shape) for name, p in parameters.items()]
+    optimizer = FixedMaskOptimizer(base, slots, density=density, source=source, **ways)
+    for update in gradients:
+        for name, p in parameters.items():
+            p.grad = torch.tensor(update[name])
+        optimizer.step()
+    return {name: mask.int().tolist() for name, mask in optimizer.masks.items()}
+
+
+def test_every_source_has_a_test_by_hand():
+    assert set(SOURCES) == {"fisher", "random", "magnitude", "bias"} | {"sift", "smt", "lift"}
+    assert {name: source.updates for name, source in SOURCES.items() if source.observe} == {
+        "fisher": 32, "sift": 1, "smt": 100,
+    }  # fmt: skip
+
+
+# Mean gradients over two updates: a (2, -3, 0, 1), b (10, 20). k = round(0.5 * 6) = 3: 2 of a, 1 of b.
+# The third number of a has the largest squares, 64 + 64, but its two gradients cancel.
+def test_sift_takes_the_largest_mean_gradients_of_each_tensor():
+    weights = {"a": [0.0] * 4, "b": [0.0] * 2}
+    updates = [{"a": [3.0, -4, 8, 1], "b": [10.0, 20]}, {"a": [1.0, -2, -8, 1], "b": [10.0, 20]}]
+    assert mask_by("sift", weights, updates, 0.5, observe=2) == {"a": [1, 1, 0, 0], "b": [0, 1]}
+    assert mask_by("sift", weights, updates[:1], 0.5) == {"a": [0, 1, 1, 0], "b": [0, 1]}  # by default, one update
+    assert mask_by("fisher", weights, updates, 0.5, observe=2) == {"a": [0, 0, 1, 0], "b": [1, 1]}
+
+
+# Blocks of 2 x 2 in 3 x 3: means of abs(grad) over two updates 2, 3 (2 numbers), 5 (2 numbers), 1 (1 number); b is one
+# block of 1 x 2 with mean 4; the vector has none. In the order 5, 4, 3, 2, 1 the blocks have 2, 2, 2, 4 and 1 numbers.
+SMT_WEIGHTS = {"a": [[0.0] * 3] * 3, "b": [[0.0] * 2], "vector": [0.0] * 9}
+SMT_UPDATES = [
+    {"a": [[2.0, 4, 3], [-2, 0, 3], [-4, 6, 1]], "b": [[4.0, 4]], "vector": [99.0] * 9},
+    {"a": [[-2.0, 4, -3], [2, 0, -3], [4, 6, 1]], "b": [[-4.0, 4]], "vector": [99.0] * 9},
+]
+
+
+@pytest.mark.parametrize(
+    ("k", "a", "b"),
+    [
+        (4, [[0, 0, 0], [0, 0, 0], [1, 1, 0]], [[1, 1]]),
+        (6, [[0, 0, 1], [0, 0, 1], [1, 1, 0]], [[1, 1]]),
+        (9, [[0, 0, 1], [0, 0, 1], [1, 1, 0]], [[1, 1]]),  # the block of 4 does not fit, and no later one is taken
+        (10, [[1, 1, 1], [1, 1, 1], [1, 1, 0]], [[1, 1]]),
+        (20, [[1, 1, 1], [1, 1, 1], [1, 1, 1]], [[1, 1]]),
+    ],
+)
+def test_smt_takes_whole_blocks_in_the_order_of_their_means(k, a, b):
+    found = mask_by("smt", SMT_WEIGHTS, SMT_UPDATES, k / 20, observe=2, block=2)
+    assert found == {"a": a, "b": b, "vector": [0] * 9}
+
+
+def test_smt_with_parameters_that_are_always_in_the_mask():
+    found = mask_by("smt", SMT_WEIGHTS, SMT_UPDATES, 13 / 20, observe=2, block=2, always="vector")
+    assert found == {"a": [[0, 0, 0], [0, 0, 0], [1, 1, 0]], "b": [[1, 1]], "vector": [1] * 9}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.floats(0.5, 1))
+def test_blocks_are_whole_and_no_more_than_k_numbers_are_in_them(rows, columns, size, levels, density):
+    scores = {"w": torch.randint(0, levels + 1, (rows, columns), generator=torch.Generator().manual_seed(rows)).float()}
+    if min(size, rows) * min(size, columns) > round(density * rows * columns):
+        with pytest.raises(ValueError, match="a block has up to"):
+            block_masks(scores, density, None, size)
+        return
+    mask = block_masks(scores, density, None, size)["w"]
+    parts = [part for row in mask.split(size) for part in row.split(size, dim=1)]
+    assert all(part.all() or not part.any() for part in parts)
+    assert round(density * rows * columns) - size**2 < int(mask.sum()) <= round(density * rows * columns)
+    means = [part.mean().item() for row in scores["w"].split(size) for part in row.split(size, dim=1)]
+    inside, outside = ([m for m, part in zip(means, parts, strict=True) if part.any() == chosen] for chosen in (1, 0))
+    assert not outside or min(inside) >= max(outside) - 1e-6
+
+
+def test_a_block_that_does_not_fit_is_refused_at_once():
+    with pytest.raises(
+        ValueError, match=r"up to 4 numbers, but density 0.1 leaves 2 of 20 .* density of at least 0.2000"
+    ):
+        mask_by("smt", SMT_WEIGHTS, [], 0.1, block=2)
+    assert mask_by("smt", SMT_WEIGHTS, SMT_UPDATES, 0.2, observe=2, block=2)["b"] == [[1, 1]]
+    with pytest.raises(ValueError, match=r"leaves 3 of 20 .* density of at least 0.6500"):  # 9 + 4 of 20
+        mask_by("smt", SMT_WEIGHTS, [], 0.6, block=2, always="vector")
+    for name in ("observe", "block", "rank"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            masked(a_model(), density=0.5, source="smt", **{name: 0})
+
+
+# 3 (0.6, 0.8) (1, 0)^T + 2.9 (0.8, -0.6) (0, 1)^T: the approximation of rank 1 is the first column alone.
+LIFT = [[1.8, 2.32], [2.4, -1.74]]
+
+
+def test_lift_takes_the_largest_numbers_of_the_low_rank_approximation():
+    torch.testing.assert_close(low_rank(torch.tensor(LIFT), 1), torch.tensor([[1.8, 0], [2.4, 0]]))
+    weights, updates = {"w": LIFT, "vector": [1.0, -3.0]}, [{"w": [[1.0] * 2] * 2, "vector": [1.0] * 2}]
+    assert mask_by("lift", weights, updates, 0.5, rank=1) == {"w": [[1, 0], [1, 0]], "vector": [0, 1]}
+    # With full rank it is the magnitude, in each tensor.
+    assert mask_by("lift", weights, updates, 0.5, rank=2) == {"w": [[0, 1], [1, 0]], "vector": [0, 1]}
+
+
+@pytest.mark.parametrize("source", ["sift", "smt", "lift"])
+def test_an_error_of_a_thousandth_changes_the_mask(source):
+    """The first score is 0.05 % below the second, so that it is in the mask only if it is 0.1 % too large."""
+    for error, first in ((1.0, 0), (1.001, 1)):
+        contenders = [[error * 0.9995, 1.0]]
+        found = mask_by(source, {"w": contenders}, [{"w": contenders}], 0.5, observe=1, block=1, rank=1)
+        assert found == {"w": [[first, 1 - first]]}
+
+
+@pytest.mark.parametrize("source", ["fisher", "sift", "smt"])
+@pytest.mark.parametrize("updates", [2, 5])
+def test_a_run_resumed_while_the_mask_is_measured_or_later_is_an_uninterrupted_one(source, updates):
+    ways = {"density": 0.5, "source": source, "observe": 4, "block": 3}
+    whole, first, second = a_model(), a_model(), a_model()
+    train(whole, masked(whole, **ways), 8)
+    optimizer = masked(first, **ways)
+    train(first, optimizer, updates)
+    second.load_state_dict(first.state_dict())
+    resumed = masked(second, **ways)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(second, resumed, 8 - updates, first=updates)
+    assert any(change.any() for change in moved(whole).values())
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.floats(0, 1))
+def test_shares_add_up_and_are_less_than_one_away(sizes, density):
+    total = sum(sizes)
+    k = round(density * total)
+    parts = shares(k, sizes)
+    assert sum(parts) == k and all(0 <= part <= size for part, size in zip(parts, sizes, strict=True))
+    assert all(abs(part - k * size / total) < 1 for part, size in zip(parts, sizes, strict=True))
 
 
 # LFR-CM on the same numbers with tau = 4: the second and third move, 2 - 0.1 - 0.15 and 3 - 0.2 - 0.3.

@@ -52,9 +52,18 @@ def made(method="magnitude", optimizer="adamw", **settings):
     model = a_model()
     base = OPTIMIZERS[optimizer](model.parameters())
     settings = {"interval": 5, "amount": 0.2, "target": 0.7, **settings}
-    pruning = IterativePruning(scope_of(model), method, **settings)
+    pruning = IterativePruning(scope_of(model), method, model=model, **settings)
     pruning.attach(base)
     return model, base, pruning
+
+
+def target_of(method: str, sparsity: float, slots) -> int:
+    """How many weights are pruned at this sparsity: a share of all, of each layer or of each row."""
+    if METHODS[method].compared == "network":
+        return round(sparsity * sum(map(len, slots)))
+    if METHODS[method].compared == "layer":
+        return sum(round(sparsity * len(slot)) for slot in slots)
+    return sum(slot.shape[0] * round(sparsity * slot.shape[1]) for slot in slots)
 
 
 def zeros(model) -> dict[str, int]:
@@ -83,7 +92,7 @@ def test_every_method_reaches_the_target_and_goes_on_learning(method, schedule):
     first = train(model, base, pruning, 5)
     train(model, base, pruning, 95)
     count = sum(len(slot) for slot in pruning.slots)
-    exact = round(0.7 * count) if METHODS[method].pooled else sum(round(0.7 * len(slot)) for slot in pruning.slots)
+    exact = target_of(method, 0.7, pruning.slots)
     # A closed gate makes a zero of its own: l0 has at least as many.
     assert sum(zeros(model).values()) >= exact if method == "l0" else sum(zeros(model).values()) == exact
     assert sum(mask.numel() - int(mask.sum()) for mask in pruning.masks.values()) == exact
@@ -133,7 +142,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(method, updates, tmp_path):
     second.load_state_dict(saved["model"])
     base = OPTIMIZERS["adamw"](second.parameters())
     base.load_state_dict(saved["optimizer"])
-    pruning = IterativePruning(scope_of(second), method, interval=5, amount=0.2, target=0.7)
+    pruning = IterativePruning(scope_of(second), method, interval=5, amount=0.2, target=0.7, model=second)
     pruning.attach(base)
     pruning.load_state(copy.deepcopy(saved["own"]))
     train(second, base, pruning, 25 - updates, first=updates)
@@ -205,3 +214,74 @@ def test_a_state_of_another_method_is_refused():
     _, _, other = made("lamp")
     with pytest.raises(ValueError, match="pruning by 'magnitude', but this run prunes by 'lamp'"):
         other.load_state(pruning.state())
+
+
+# Inputs of layers, for wanda ----------------------------------------------------------------------------------------
+
+
+def test_the_inputs_are_those_of_all_passes_of_the_update_of_the_step():
+    """Two linear layers, by hand: inputs (3, 1) and (4, 2) have norms 5 and sqrt 5 over both passes."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+        model[1].weight.copy_(torch.tensor([[1.0, 0.1]]))
+    base = torch.optim.SGD(model.parameters(), lr=0.0)
+    pruning = IterativePruning(scope_of(model), "wanda", interval=2, amount=0.5, target=0.5, model=model)
+    pruning.attach(base)
+    for x in ([[100.0, 100.0]], [[7.0, 7.0]]):  # the first update is not that of the step; a skipped one is forgotten
+        pruning.begin_update()
+        model(torch.tensor(x)).sum().backward()
+        if pruning.updates == 0:
+            base.step()
+    pruning.begin_update()
+    for x in ([[3.0, 1.0]], [[4.0, 2.0]]):
+        model(torch.tensor(x)).sum().backward()
+    norms = pruning._inputs.norms()
+    torch.testing.assert_close(norms["0.weight"], torch.tensor([5.0, 5.0**0.5]))
+    # The second layer gets (3 - 2, 1.5 + 3) and (4 - 4, 2 + 6).
+    torch.testing.assert_close(norms["1.weight"], torch.tensor([1.0, (4.5**2 + 8**2) ** 0.5]))
+    # 1 * 5 > 2 * sqrt 5 and 0.5 * 5 < 3 * sqrt 5; 1 * 1 > 0.1 * 9.18
+    base.step()
+    assert [mask.tolist() for mask in pruning.masks.values()] == [[[True, False], [False, True]], [[True, False]]]
+
+
+def test_wanda_refuses_what_it_cannot_measure():
+    with pytest.raises(ValueError, match="needs the inputs of the layers; give model=model"):
+        IterativePruning(scope_of(a_model()), "wanda", interval=5)
+    attention = nn.MultiheadAttention(8, 2)
+    with pytest.raises(ValueError, match=r"needs the inputs of in_proj_weight, which is not the weight of a torch.nn"):
+        IterativePruning(scope_of(attention), "wanda", interval=5, model=attention)
+    # The output projection is a layer, whose weight nn.MultiheadAttention passes to a function.
+    slots = [slot for slot in scope_of(attention) if slot.name == "out_proj.weight"]
+    base = torch.optim.SGD(attention.parameters(), lr=0.1)
+    pruning = IterativePruning(slots, "wanda", interval=1, model=attention)
+    pruning.attach(base)
+    with pytest.raises(ValueError, match="call it before the passes of every update"):
+        base.step()
+    pruning.begin_update()
+    x = torch.randn(3, 1, 8)
+    attention(x, x, x)[0].sum().backward()
+    with pytest.raises(ValueError, match=r"inputs of out_proj.weight, but its layer was not called: "):
+        base.step()
+    assert not pruning.masks
+
+
+@pytest.mark.parametrize("scale", [1.0, 128.0])
+def test_platon_takes_a_gradient_without_the_scale_of_half_precision(scale):
+    """A fused half-precision optimizer gets the scale of its gradients in `step`."""
+    theta = nn.Parameter(torch.tensor([[2.0]]))
+    pruning = IterativePruning([Slot("x", theta, theta.shape)], "platon", interval=9)
+    theta.grad = torch.tensor([[3.0]]) * scale
+    pruning._before_step(torch.optim.SGD([theta]), (), {"scale": scale})
+    [averages] = pruning._averages.values()
+    torch.testing.assert_close(averages.importance, torch.tensor([[0.15 * 6]]))
+    assert len(pruning.kept_tensors) == 2
+
+
+def test_masks_of_rows_begin_the_schedule_after_their_steps():
+    """Rows of 8 lose round(0.2 * 8) = 2 weights in the first step, a quarter, and layers of other shapes a fifth."""
+    model, base, pruning = made("wanda")
+    train(model, base, pruning, 5)
+    _, _, later = made("magnitude")
+    later.keep_masks(pruning.state())
+    assert later.sparsity == pruning.sparsity and later.steps == 1

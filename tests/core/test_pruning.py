@@ -8,11 +8,12 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from weighted_freezing_fairseq.core.pruning import METHODS, Layer, scores_of, select
+from weighted_freezing_fairseq.core.pruning import BETAS, METHODS, Averages, Layer, scores_of, select
 from weighted_freezing_fairseq.core.schedules import PRUNE_SCHEDULES, pruning_steps, sparsity
 
 WEIGHT = torch.tensor([[1.0, -2.0], [0.0, 3.0]])
 GRAD = torch.tensor([[-0.5, 0.25], [4.0, 0.0]])
+INPUT_NORMS = torch.tensor([5.0, 2.0])
 
 
 def only(method: str, layer: Layer, **names) -> torch.Tensor:
@@ -36,10 +37,12 @@ def only(method: str, layer: Layer, **names) -> torch.Tensor:
         # Squares 1, 4, 0, 9; those at least as large as each sum up to: 9 + 4 + 1, 9 + 4, all, 9.
         ("lamp", [[1 / 14, 4 / 13], [0, 1]]),
         ("lookahead", [[1, 2], [0, 3]]),  # no neighbour: factor 1
+        # The first column comes from an input of norm 5, the second of norm 2.
+        ("wanda", [[5, 4], [0, 6]]),
     ],
 )
 def test_scores_by_hand(method, wanted):
-    found = only(method, Layer("x.weight", WEIGHT, GRAD))
+    found = only(method, Layer("x.weight", WEIGHT, GRAD, input_norms=INPUT_NORMS))
     torch.testing.assert_close(found.double(), torch.tensor(wanted, dtype=torch.float64))
 
 
@@ -50,9 +53,41 @@ def test_the_openness_of_a_gate_by_hand():
     torch.testing.assert_close(found, torch.tensor([[0.5, 0.75], [0.2, 0.9]]))
 
 
+# Importance 4 in the first update and 8 in the second, with betas 0.85 and 0.95.
+# I_bar = 0.15 * 4 = 0.6, U = 4 - 0.6 = 3.4, U_bar = 0.05 * 3.4 = 0.17.
+# I_bar = 0.85 * 0.6 + 0.15 * 8 = 1.71, U = 8 - 1.71 = 6.29, U_bar = 0.95 * 0.17 + 0.05 * 6.29 = 0.476.
+def platon_after_two_updates() -> float:
+    averages = Averages(torch.zeros(1, 1), torch.zeros(1, 1))
+    theta, grad = torch.tensor([[-2.0]]), torch.tensor([[2.0]])
+    averages.update_(Layer("x", theta, grad))
+    torch.testing.assert_close(averages.importance * averages.uncertainty, torch.tensor([[0.6 * 0.17]]))
+    averages.update_(Layer("x", theta, 16 * grad), scale=8)
+    return only("platon", Layer("x", theta, averages=averages)).item()
+
+
+def test_the_averages_of_platon_by_hand():
+    assert platon_after_two_updates() == pytest.approx(1.71 * 0.476, rel=1e-6)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_error_of_a_thousandth_in_a_beta_of_platon_shows(monkeypatch, index):
+    wrong = [beta * (1.001 if place == index else 1) for place, beta in enumerate(BETAS)]
+    monkeypatch.setattr("weighted_freezing_fairseq.core.pruning.BETAS", wrong)
+    averages = Averages(torch.zeros(1), torch.zeros(1))
+    for importance in (4.0, 8.0):
+        averages.update_(Layer("x", torch.ones(1), torch.tensor([importance])))
+    assert float(averages.importance * averages.uncertainty) != pytest.approx(1.71 * 0.476, rel=1e-4)
+
+
+def test_an_error_of_a_thousandth_in_an_input_norm_changes_the_score_of_wanda():
+    found = only("wanda", Layer("x", WEIGHT, input_norms=INPUT_NORMS * torch.tensor([1.001, 1.0])))
+    with pytest.raises(AssertionError, match="Mismatched elements: 1 / 4"):
+        torch.testing.assert_close(found, torch.tensor([[5.0, 4.0], [0.0, 6.0]]))
+
+
 def test_every_method_has_a_score_by_hand_here_or_is_random():
     cases = next(m for m in test_scores_by_hand.pytestmark if m.name == "parametrize").args[1]
-    assert {method for method, _ in cases} | {"l0", "random", "random_global"} == METHODS.keys()
+    assert {method for method, _ in cases} | {"l0", "platon", "random", "random_global"} == METHODS.keys()
 
 
 def test_of_equal_weights_lamp_counts_the_first_as_larger():
@@ -160,7 +195,7 @@ def of(values) -> dict[str, torch.Tensor]:
 def test_exactly_k_are_pruned_under_ties_and_none_is_larger_than_one_that_is_kept(method, values, share):
     scores = of(values)
     masks = select(METHODS[method], scores, share)
-    pools = [list(scores)] if METHODS[method].pooled else [[name] for name in scores]
+    pools = [list(scores)] if METHODS[method].compared == "network" else [[name] for name in scores]
     assert list(masks) == list(scores)
     for pool in pools:
         together, kept = (torch.cat([tensors[name] for name in pool]) for tensors in (scores, masks))
@@ -181,11 +216,41 @@ def test_what_is_pruned_stays_so_whatever_its_score_becomes(method, values, shar
         masks = select(METHODS[method], scores, share, before)
         if before is not None:
             assert all(bool((masks[name] <= before[name]).all()) for name in masks)
-        if METHODS[method].pooled:
+        if METHODS[method].compared == "network":
             assert sum(int((~mask).sum()) for mask in masks.values()) == round(share * total)
         else:
             assert all(int((~mask).sum()) == round(share * len(mask)) for mask in masks.values())
         scores = {name: torch.tensor([float(rng.randint(0, 4)) for _ in score]) for name, score in scores.items()}
+
+
+ROWS = st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(st.integers(0, 4), min_size=n, max_size=n), min_size=1))
+
+
+@given(ROWS, st.floats(0, 1), st.floats(0, 1))
+def test_exactly_k_of_each_row_are_pruned_and_stay_so(rows, share, other):
+    less, more = sorted((share, other))
+    scores = torch.tensor(rows, dtype=torch.float32)
+    before = select(METHODS["wanda"], {"x": scores}, less)
+    after = select(METHODS["wanda"], {"x": scores.flip(1)}, more, before)
+    for mask, goal in ((before["x"], less), (after["x"], more)):
+        assert mask.dtype == torch.bool and ((~mask).sum(1) == round(goal * scores.shape[1])).all()
+    assert (after["x"] <= before["x"]).all()
+    for row, kept in zip(scores, before["x"], strict=True):
+        if kept.any() and not kept.all():
+            assert row[~kept].max() <= row[kept].min()
+            assert kept[row == row[kept].min()].int().diff().le(0).all()  # of equal scores the first are kept
+
+
+def test_wanda_compares_within_a_row_and_not_over_the_layer():
+    scores = {"x": torch.tensor([[1.0, 2.0], [30.0, 40.0]])}
+    assert select(METHODS["wanda"], scores, 0.5)["x"].tolist() == [[False, True], [False, True]]
+    assert select(METHODS["magnitude"], scores, 0.5)["x"].tolist() == [[False, False], [True, True]]
+
+
+def test_a_row_that_has_lost_more_than_its_share_gets_nothing_back():
+    previous = {"x": torch.tensor([[False, False, True, False], [True, True, True, True]])}
+    found = select(METHODS["wanda"], {"x": torch.tensor([[4.0, 3.0, 2.0, 1.0]] * 2)}, 0.5, previous)
+    assert found["x"].tolist() == [[False, False, True, False], [True, True, False, False]]
 
 
 def test_a_lower_share_than_is_pruned_gives_nothing_back():
@@ -201,7 +266,7 @@ def test_a_kept_weight_of_score_zero_outranks_a_pruned_one():
     assert select(METHODS["magnitude"], scores, 0.5, masks)["x"].tolist() == [False, True, False, True]
 
 
-def test_pooled_is_over_all_layers_and_the_others_take_the_same_share_of_each():
+def test_the_network_is_one_pool_and_layers_lose_the_same_share_each():
     scores = {"small": torch.tensor([1.0, 2.0, 3.0, 4.0]), "large": torch.tensor([10.0, 20.0, 30.0, 40.0])}
     pooled, layerwise = (select(METHODS[name], scores, 0.25) for name in ("magnitude_global", "magnitude"))
     assert [mask.tolist() for mask in pooled.values()] == [[False, False, True, True], [True] * 4]

@@ -27,9 +27,15 @@ def exactly(model: dict, sparsity: float) -> dict[str, int]:
     return {name: round(sparsity * tensor.numel()) for name, tensor in matrices(model).items()}
 
 
-def in_all(model: dict, sparsity: float, pooled: bool) -> int:
-    count = sum(tensor.numel() for tensor in matrices(model).values())
-    return round(sparsity * count) if pooled else sum(exactly(model, sparsity).values())
+def exactly_by_rows(model: dict, sparsity: float) -> dict[str, int]:
+    return {name: len(tensor) * round(sparsity * tensor.shape[1]) for name, tensor in matrices(model).items()}
+
+
+def in_all(model: dict, sparsity: float, compared: str) -> int:
+    if compared == "network":
+        return round(sparsity * sum(tensor.numel() for tensor in matrices(model).values()))
+    by_name = exactly if compared == "layer" else exactly_by_rows
+    return sum(by_name(model, sparsity).values())
 
 
 def test_every_checkpoint_has_exactly_the_scheduled_zeros(fairseq: Fairseq):
@@ -68,15 +74,19 @@ def test_zeros_are_intact_after_many_more_updates(fairseq: Fairseq, optimizer, u
 def test_every_method_prunes_exactly(fairseq: Fairseq, method: str):
     fairseq.train("run", *ADAM, *PRUNE, method, "--max-update", 10)
     model = fairseq.checkpoint("run")["model"]
-    if METHODS[method].pooled:
-        assert sum(zeros(model).values()) == in_all(model, 0.7, pooled=True)
+    if METHODS[method].compared == "network":
+        assert sum(zeros(model).values()) == in_all(model, 0.7, "network")
+    elif METHODS[method].compared == "row":
+        assert zeros(model) == exactly_by_rows(model, 0.7)
+        for weight in matrices(model).values():
+            assert ((weight == 0).sum(1) == round(0.7 * weight.shape[1])).all()
     elif method == "l0":  # a closed gate makes a zero of its own
         assert all(count >= exactly(model, 0.7)[name] for name, count in zeros(model).items())
     else:
         assert zeros(model) == exactly(model, 0.7)
 
 
-@pytest.mark.parametrize("method", ["l0", "sensitivity", "random_global"])
+@pytest.mark.parametrize("method", ["l0", "sensitivity", "random_global", "wanda", "platon"])
 def test_a_resumed_run_is_an_uninterrupted_one(fairseq: Fairseq, method: str):
     flags = [*ADAM, *PRUNE, method, "--update-freq", 2, "--alignreg-lambda", 0.01]
     fairseq.train("straight", *flags, "--max-update", 12, "--save-interval-updates", 9)
@@ -88,7 +98,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(fairseq: Fairseq, method: str):
     assert_same(*(c["extra_state"]["guided_criterion"] for c in (straight, resumed)))
 
 
-@pytest.mark.parametrize("method", ["magnitude", "l0", "sensitivity"])
+@pytest.mark.parametrize("method", ["magnitude", "l0", "sensitivity", "wanda", "platon"])
 @pytest.mark.parametrize(
     "mode",
     [m if m in ("fp16", "bf16") else pytest.param(m, marks=pytest.mark.slow) for m in PRECISIONS if m != "fp32"],
@@ -97,7 +107,7 @@ def test_zeros_are_exact_in_every_precision(fairseq: Fairseq, mode: str, method:
     flags = [*ADAM, *PRUNE, method, *PRECISIONS[mode], "--clip-norm", 1, "--update-freq", 2]
     lines = logged(fairseq.train("run", *flags, "--max-update", 14))
     model = fairseq.checkpoint("run")["model"]
-    found, exact = sum(zeros(model).values()), in_all(model, 0.7, METHODS[method].pooled)
+    found, exact = sum(zeros(model).values()), in_all(model, 0.7, METHODS[method].compared)
     # Half precision and closed gates may make zeros of their own.
     assert exact - 3 <= found <= exact + (60 if method == "l0" else 3)
     assert float(lines[-1]["ce_loss"]) < 0.9 * float(lines[0]["ce_loss"])
@@ -136,6 +146,9 @@ def test_epochs_count_and_the_last_step_is_made_at_the_end_of_the_last_epoch(fai
     for epoch, sparsity in enumerate([0.3, 0.6, 0.7], 1):
         model = fairseq.checkpoint("straight", f"checkpoint{epoch}.pt")["model"]
         assert zeros(model) == exactly(model, sparsity), epoch
+    fairseq.train("inputs", *flags, "--prune", "wanda", "--max-epoch", 3)
+    model = fairseq.checkpoint("inputs")["model"]
+    assert zeros(model) == exactly_by_rows(model, 0.7)
     output = fairseq.train("half", *flags, "--max-epoch", 3, "--max-update", 1)
     assert "--prune-target 0.7 will not be reached: pruning takes 3 epochs, and this run has 0; type " in output
     assert "--prune-interval 1 --prune-step 0.7" in output
@@ -162,7 +175,7 @@ def test_a_pruned_checkpoint_keeps_its_zeros_when_the_optimizer_is_reset(fairseq
         end = fairseq.checkpoint(name)["model"]
         assert all(((weight == 0) >= pruned[n]).all() for n, weight in matrices(end).items()), name
         if name in ("reset", "tuned"):  # 60 % are two of three steps: the third is made after one interval
-            assert sum(zeros(end).values()) == in_all(end, 0.8, pooled=False)
+            assert sum(zeros(end).values()) == in_all(end, 0.8, "layer")
             assert zeros(begun) == exactly(begun, 0.6)
 
 
@@ -231,8 +244,9 @@ def test_the_terms_are_eq_3_and_eq_6(fairseq: Fairseq):
             assert float(lines[update]["alignreg"]) == pytest.approx(in_bits, abs=2e-3), (kind, update)
 
 
-def test_two_processes_prune_alike(fairseq: Fairseq):
-    flags = [*ADAM, *PRUNE, "l0", "--dropout", 0, "--attention-dropout", 0, "--lr", 0.003, "--clip-norm", 1]
+@pytest.mark.parametrize("method", ["l0", "wanda"])
+def test_two_processes_prune_alike(fairseq: Fairseq, method: str):
+    flags = [*ADAM, *PRUNE, method, "--dropout", 0, "--attention-dropout", 0, "--lr", 0.003, "--clip-norm", 1]
     two = on_two_processes(fairseq, "two", *flags, "--max-update", 9)
     assert_same(*two)
     fairseq.train("one", *flags, "--max-update", 9, "--update-freq", 2)

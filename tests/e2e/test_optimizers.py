@@ -175,6 +175,26 @@ def test_a_mask_estimated_in_training_moves_exactly_k_weights_and_saves_state(fa
     assert sizes[1] - sizes[0] > 0.8 * 8 * total - 40_000  # less bookkeeping
 
 
+@pytest.mark.parametrize("source", ["sift", "smt", "lift"])
+def test_other_sources_choose_the_mask_in_training(fairseq: Fairseq, source: str):
+    fish = ["--optimizer", "fish_mask", "--fish-density", 0.05, "--fish-source", source]
+    more = {"sift": [], "smt": ["--fish-updates", 2, "--fish-block", 8], "lift": ["--fish-rank", 4]}[source]
+    fairseq.train("run", *fish, *more, "--save-interval-updates", 1, "--max-update", 6)
+    before, after = (fairseq.checkpoint("run", f"checkpoint_1_{u}.pt")["model"] for u in (1, 6))
+    names = list(fairseq.checkpoint("run")["last_optimizer_state"]["guided"]["masks"])
+    total = sum(before[name].numel() for name in names)
+    moved = {name: before[name] != after[name] for name in names}
+    count, k = sum(int(change.sum()) for change in moved.values()), round(0.05 * total)
+    if source == "smt":
+        assert k - 2 * 64 < count <= k  # numbers of a block whose gradient is zero do not move
+        assert not any(change.any() for change in moved.values() if change.dim() == 1)
+    else:  # lift trains from the first update, sift from the second
+        assert 0.9 * k < count <= k
+        assert all(
+            abs(int(change.sum()) - 0.05 * change.numel()) < 0.1 * change.numel() + 1 for change in moved.values()
+        )
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it works")
 def test_flat_fp16_needs_a_gpu(fairseq: Fairseq):
     # fairseq itself flattens on GPUs only; the matching of flat tensors is tested in tests/plugin.
@@ -274,7 +294,19 @@ def test_another_mask_in_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_
     [
         ("weighted_freeze", ["--importance-start", "--freeze-apply", "--freeze-rule", "--freeze-keep"]),
         ("sage", ["--sage-variant", "--sage-max-scale", "--sage-state-dtype"]),
-        ("fish_mask", ["--fish-density", "--fish-mask", "--fish-updates", "--fish-source", "--fish-always"]),
+        (
+            "fish_mask",
+            [
+                "--fish-density",
+                "--fish-mask",
+                "--fish-updates",
+                "--fish-source",
+                "--fish-always",
+                "--fish-block",
+                "--fish-rank",
+                "32 for fisher, 1 for sift, 100 for smt",
+            ],
+        ),
         ("lfr_cm", ["--fisher", "--lfr-threshold", "--lfr-quantile", "--lfr-norm", "--lfr-always-frozen"]),
     ],
 )

@@ -60,6 +60,11 @@ def said(caplog):
          ["--sage-beta 0.5", "--sage-variant full"]),
         ([*FISH, "optimizer.fish_updates=50"], ["--fish-updates 50", "no weight moves", "type --fish-updates 5"]),
         ([*FISH, "optimizer.fish_source=random", "optimizer.fish_updates=5"], ["-updates 5", "--fish-source fisher"]),
+        ([*FISH, "optimizer.fish_source=lift", "optimizer.fish_updates=5"], ["-updates 5", "--fish-source fisher"]),
+        ([*FISH, "optimizer.fish_source=smt", "optimizer.fish_block=4"],
+         ["--fish-updates 100: no weight moves", "--max-update 50"]),
+        ([*FISH, "optimizer.fish_source=sift", "optimizer.fish_block=4"], ["--fish-block 4", "--fish-source smt"]),
+        ([*FISH, "optimizer.fish_source=sift", "optimizer.fish_rank=4"], ["--fish-rank 4", "--fish-source lift"]),
         ([*FISH, "optimizer.fish_source=bias"], ["--fish-density 0.1", "all biases"]),
     ],
 )  # fmt: skip
@@ -90,6 +95,9 @@ def test_a_finished_mask_needs_no_estimate(said, tmp_path):
         ["optimizer._name=weighted_freeze", "optimizer.importance_start=50"],
         ["optimizer._name=sage", "optimizer.sage_beta=0.5"],
         [*FISH, "optimizer.fish_updates=49"],
+        [*FISH, "optimizer.fish_source=sift"],
+        [*FISH, "optimizer.fish_source=smt", "optimizer.fish_updates=9", "optimizer.fish_block=4"],
+        [*FISH, "optimizer.fish_source=lift", "optimizer.fish_rank=4"],
     ],
 )  # fmt: skip
 def test_what_works_is_not_warned_of(said, settings):

@@ -9,15 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core import fisher
+from ..core.input_norms import InputNorms, NoInputsError
 from ..core.pruning import Layer, Method, scores_of, select
 from ..core.scope import Entry, catalogue
 from ..core.tensor_files import refuse_bad_numbers
 from ..errors import UserError
 from ..files import atomic_file, refuse_to_overwrite
 from ..workspace.checkpoints import OPTIMIZER_STATE, read_checkpoint, save
+from ..workspace.progress import Progress
 from .gradients import Sample, draw_batches, gradients_of
 
 
@@ -98,11 +101,11 @@ def write_pruned(path: Path, method: Method, fraction: float, sample: Sample, ou
 
 
 def importance(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[str, dict[str, Tensor]]:
-    """The score of every prunable weight, by method and parameter name; by gradients, the mean score over batches."""
+    """The score of every prunable weight, by method and parameter name."""
     layers = [Layer(entry.name, dense.tensors[entry.name]) for entry in dense.prunable]
     scores = {method.name: scores_of(method, layers, sample.seed) for method in methods if not method.needs}
-    by_gradients = [method for method in methods if method.needs]
-    if not by_gradients:
+    measured = [method for method in methods if method.needs]
+    if not measured:
         return scores
     from ..plugin.trained import Trained
 
@@ -112,15 +115,51 @@ def importance(dense: Dense, methods: Sequence[Method], sample: Sample) -> dict[
         entry.name: weight.requires_grad_() for entry, weight in catalogue(trained.model) if entry.within("linear")
     }
     batches = draw_batches(trained, sample)
-    totals = {method.name: fisher.zeros(parameters) for method in by_gradients}
+    for needs, measure in {"gradient": _by_gradients, "inputs": _by_inputs}.items():
+        if group := [method for method in measured if method.needs == needs]:
+            for name, totals in measure(trained, parameters, group, batches, sample.seed).items():
+                refuse_bad_numbers(totals, f"the importance, by {name}, of")
+                scores[name] = {key: tensor.cpu() for key, tensor in totals.items()}
+    return scores
+
+
+def _by_gradients(
+    trained: Any,
+    parameters: Mapping[str, Tensor],
+    methods: Sequence[Method],
+    batches: Sequence[Sequence[int]],
+    seed: int,
+) -> dict[str, dict[str, Tensor]]:
+    """The mean score over batches."""
+    totals = {method.name: fisher.zeros(parameters) for method in methods}
     for grads in gradients_of(trained, parameters, batches):
         layers = [
             Layer(name, weight.detach(), grad) for (name, weight), grad in zip(parameters.items(), grads, strict=True)
         ]
-        for method in by_gradients:
-            for name, score in scores_of(method, layers, sample.seed).items():
+        for method in methods:
+            for name, score in scores_of(method, layers, seed).items():
                 totals[method.name][name].add_(score, alpha=1 / len(batches))
-    for method_name, total in totals.items():
-        refuse_bad_numbers(total, f"the importance, by {method_name}, of")
-        scores[method_name] = {name: tensor.cpu() for name, tensor in total.items()}
-    return scores
+    return totals
+
+
+def _by_inputs(
+    trained: Any,
+    parameters: Mapping[str, Tensor],
+    methods: Sequence[Method],
+    batches: Sequence[Sequence[int]],
+    seed: int,
+) -> dict[str, dict[str, Tensor]]:
+    """The score from the inputs of the layers in all batches together."""
+    from ..plugin.trained import attention_by_layers
+
+    try:
+        inputs = InputNorms(trained.model, parameters)
+        inputs.begin()
+        with fisher.without_dropout(trained.model), attention_by_layers(trained.model), torch.no_grad():
+            for ids in Progress(batches, unit="batch"):
+                trained.log_likelihoods(trained.gold(ids))
+        norms = inputs.norms()
+    except NoInputsError as error:
+        raise UserError(str(error)) from None
+    layers = [Layer(name, weight.detach(), input_norms=norms[name]) for name, weight in parameters.items()]
+    return {method.name: scores_of(method, layers, seed) for method in methods}

@@ -1,5 +1,7 @@
 """Optimizer rows with a fixed mask: FISH Mask (Sung et al. 2021) and LFR-CM (Gu et al. 2022).
 
+A mask of FISH Mask can also be chosen by the other scores in `SOURCES`.
+
 Weights outside the mask stay bit-identical to their start, whatever momentum and weight decay do. Where the mask is
 sparse, the base holds only the numbers inside it (`compressed_state.py`).
 """
@@ -7,6 +9,7 @@ sparse, the base holds only the numbers inside it (`compressed_state.py`).
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,23 +18,99 @@ from torch import Tensor
 
 from . import kernels_c
 from .compressed_state import CompressedState, is_elementwise, is_worth_compressing
-from .importance import fisher
-from .masks import density_masks, matches, quantile, selected_count, stream_key, uniform
+from .masks import block_count, block_masks, density_masks, matches, quantile, selected_count, stream_key, uniform
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
 from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
-# Scores of the baselines of Sung et al. 2021, section 4, which masks can be chosen by in place of Fisher information.
-SOURCES: Mapping[str, Callable[[Slot, int], Tensor]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Measured:
+    """What the scores of a mask are made of."""
+
+    slot: Slot
+    observed: Tensor  # the mean of `Source.observe` over the first updates
+    seed: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of `SOURCES`: how a mask is chosen. The numbers with the largest scores are in it."""
+
+    text: str
+    score: Callable[[Measured], Tensor]
+    reference: str
+    norm: Literal["tensor", "global", "block"] = "global"  # within what scores are compared
+    observe: Callable[[Tensor], Tensor] | None = None  # a function of the gradient, averaged over the first updates
+    updates: int = 0  # how many first updates, unless the user says otherwise
+    at_once: bool = False  # the mask does not depend on weights or gradients
+
+
+def low_rank(weight: Tensor, rank: int) -> Tensor:
+    """The closest matrix of rank `rank`, from the largest singular values; a vector is its own."""
+    if weight.dim() != 2 or min(weight.shape) <= rank:
+        return weight.float()
+    u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
+    approximation: Tensor = (u[:, :rank] * s[:rank]) @ v[:rank]
+    return approximation
+
+
+SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        "random": lambda slot, seed: uniform(len(slot), stream_key(seed, 0, slot.name), 0, slot.weight.device).view(
-            slot.shape
+        "fisher": Source(
+            "mean of grad ** 2", lambda m: m.observed, "Sung et al. 2021, section 2.2", observe=torch.square, updates=32
         ),
-        "magnitude": lambda slot, seed: slot.weight.abs().float(),
-        "bias": lambda slot, seed: torch.full(slot.shape, float(slot.name.endswith("bias")), device=slot.weight.device),
+        "random": Source(
+            "random numbers",
+            lambda m: uniform(len(m.slot), stream_key(m.seed, 0, m.slot.name), 0, m.slot.weight.device).view(
+                m.slot.shape
+            ),
+            "Sung et al. 2021, section 4",
+            at_once=True,
+        ),
+        "magnitude": Source("abs(theta)", lambda m: m.slot.weight.abs().float(), "Sung et al. 2021, section 4"),
+        "bias": Source(
+            "1 for biases, else 0 (BitFit); needs no density",
+            lambda m: torch.full(m.slot.shape, float(m.slot.name.endswith("bias")), device=m.slot.weight.device),
+            "Sung et al. 2021, section 4",
+            at_once=True,
+        ),
+        # DEVIATION: the code of Song et al. takes int(rate * n) + 1 numbers of each matrix, by the gradient of the
+        # first batch, and trains parameters that the user names without a mask. Here the counts of all tensors add up
+        # to k, and no weight moves in an update that is observed.
+        "sift": Source(
+            "abs(mean of grad)", lambda m: m.observed.abs(), "Song et al. 2023", "tensor",
+            observe=torch.clone, updates=1,
+        ),
+        # DEVIATION: He et al. train all weights in the updates that choose the blocks, and most blocks are in
+        # attention. Here no weight moves in these updates, and every matrix in scope has blocks. The sizes of their
+        # models are multiples of 256. Where the block does not divide a matrix, the blocks at its edges are smaller:
+        # every weight is in a block, and a mean does not depend on the size. A matrix smaller than a block is one
+        # block.
+        "smt": Source(
+            "mean of abs(grad) in a block", lambda m: m.observed, "He et al. 2024", "block",
+            observe=torch.abs, updates=100,
+        ),
+        # DEVIATION: Liu et al. take as many numbers of a matrix as LoRA of some rank has, make the mask again after
+        # some number of updates, and train other parameters without a mask. Here the mask is made once, before the
+        # first update, by a share of each tensor, and what is trained without a mask is what is out of scope.
+        "lift": Source(
+            "abs(low-rank approximation of theta)", lambda m: low_rank(m.slot.weight, m.rank).abs(), "Liu et al. 2025",
+            "tensor",
+        ),
     }
-)
+)  # fmt: skip
+
+
+def as_markdown() -> str:
+    """The table of sources in docs/methods/fish_mask.md."""
+    lines = ["| source | scores | compared in | first updates | reference |", "|---|---|---|---|---|"]
+    for name, source in SOURCES.items():
+        where = {"global": "all tensors", "tensor": "each tensor", "block": "all blocks of matrices"}[source.norm]
+        lines.append(f"| `{name}` | {source.text} | {where} | {source.updates or '-'} | {source.reference} |")
+    return "\n".join(lines)
 
 
 class FixedMaskOptimizer(WrappedOptimizer):
@@ -49,10 +128,14 @@ class FixedMaskOptimizer(WrappedOptimizer):
             updated, those with the largest scores.
         tau: for lfr_cm, the largest score that is updated.
         quantile: for lfr_cm without `tau`: the fraction that is updated, the numbers with the smallest scores.
-        source: the scores of each slot by name; or `fisher`, the mean of grad ** 2 over the first `observe` updates, in
-            which no parameter moves; or `random`; or `magnitude`; or `bias`, which updates exactly the biases (BitFit)
-            and needs no density.
-        observe: number of updates in which source `fisher` is measured.
+        source: the scores of each slot by name; or the name of a row of the table of sources, such as `fisher`, the
+            mean of grad ** 2 over the first `observe` updates. `sift` and `lift` take the largest scores of each
+            tensor, with exactly k in all; `smt` takes whole blocks, with at most k numbers; `bias` updates exactly the
+            biases (BitFit) and needs no density.
+        observe: number of first updates, in which gradients are measured and no parameter moves (default: 32 for
+            `fisher`, 1 for `sift`, 100 for `smt`).
+        block: for source `smt`, the rows and columns of a block.
+        rank: for source `lift`, the rank of the approximation.
         norm: take `quantile` in each `tensor`, or over all slots (`global`).
         always: regular expression; parameters with a matching name are updated, and count in k.
         never: for lfr_cm, regular expression; parameters with a matching name are not updated, and do not count.
@@ -87,7 +170,9 @@ class FixedMaskOptimizer(WrappedOptimizer):
         tau: float | None = None,
         quantile: float | None = None,
         source: str | Mapping[str, Tensor] = "fisher",
-        observe: int = 1,
+        observe: int | None = None,
+        block: int = 256,
+        rank: int = 128,
         norm: Literal["tensor", "global"] = "tensor",
         always: str = "",
         never: str = "",
@@ -95,31 +180,34 @@ class FixedMaskOptimizer(WrappedOptimizer):
         base_fused: bool = True,
     ) -> None:
         super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed, base_fused)
-        self.density, self.tau, self.quantile, self.source, self.observe = density, tau, quantile, source, observe
+        self.density, self.tau, self.quantile, self.source = density, tau, quantile, source
+        self.block, self.rank = block, rank
         self.norm = choice("norm", norm, NORMS)
         self.always = re.compile(always) if always else None
         self.never = re.compile(never) if never else None
         self.masks: dict[str, Tensor] | None = None
-        self.observed: dict[str, Tensor] = {}  # sums of grad ** 2
+        self.observed: dict[str, Tensor] = {}  # sums of a function of the gradient, by `source`
         self._compressed: CompressedState | None = None
         self._restored: list[tuple[Tensor, Tensor]] = []  # parameters to restore after each step, with their masks
+        self._row = SOURCES[choice("source", source, SOURCES)] if isinstance(source, str) else None
+        self.observe = observe if observe is not None or self._row is None else max(1, self._row.updates)
         self._check_settings()
         if masks is not None:
             self.masks = self._complete_masks(masks)
-        elif not isinstance(source, str) or source in ("random", "bias"):
+        elif self._row is None or self._row.at_once:
             self.masks = self._choose_masks()  # before weights and gradients are known
 
     def _check_settings(self) -> None:
-        if isinstance(self.source, str):
-            choice("source", self.source, ("fisher", *SOURCES))
         for name in ("density", "quantile"):
             fraction = getattr(self, name)
             if fraction is not None and not 0 < fraction <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {fraction}")
         if self.never and not self.rule.has_threshold:
             raise ValueError(f"never is an option of lfr_cm, not of {self.rule.name}; pass fewer slots instead")
-        if self.observe < 1:
-            raise ValueError(f"observe must be at least 1, got {self.observe}")
+        for name in ("observe", "block", "rank"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         if self.always and not any(matches(self.always, slot.name) for slot in self.slots):
             raise ValueError(
                 f"no parameter in scope has a name that matches always={self.always.pattern!r}; "
@@ -127,6 +215,8 @@ class FixedMaskOptimizer(WrappedOptimizer):
             )
         if self.density is not None:
             selected_count({slot.name: len(slot) for slot in self.slots}, self.density, self.always)
+            if self._row is not None and self._row.norm == "block":
+                block_count({slot.name: slot.shape for slot in self.slots}, self.density, self.always, self.block)
 
     # Choosing the mask.
 
@@ -140,14 +230,17 @@ class FixedMaskOptimizer(WrappedOptimizer):
             return self._complete_masks({name: score > 0 for name, score in scores.items()})
         if self.density is None:
             raise ValueError(f"{self.rule.name} needs masks or density; give for example density=0.005")
-        return self._complete_masks(density_masks(scores, self.density, self.always))
+        norm = "global" if self._row is None else self._row.norm
+        if norm == "block":
+            return self._complete_masks(block_masks(scores, self.density, self.always, self.block))
+        return self._complete_masks(density_masks(scores, self.density, self.always, norm))
 
     def _source_scores(self, slot: Slot) -> Tensor:
         if not isinstance(self.source, str):
             return self.source[slot.name]
-        if self.source == "fisher":
-            return self.observed.get(slot.name, torch.zeros(slot.shape)) / self.observe
-        return SOURCES[self.source](slot, self.seed)
+        assert self._row is not None and self.observe is not None
+        observed = self.observed.get(slot.name, torch.zeros(slot.shape)) / self.observe
+        return self._row.score(Measured(slot, observed, self.seed, self.rank))
 
     def _thresholds(self, scores: Mapping[str, Tensor]) -> dict[str, float]:
         """The largest score that is updated, for each slot."""
@@ -220,7 +313,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes of masks, Fisher sums and positions."""
+        """Bytes of masks, sums over observed updates, and positions."""
         compressed = [] if self._compressed is None else self._compressed.tensors
         tensors = [*(self.masks or {}).values(), *self.observed.values(), *compressed]
         return sum(t.numel() * t.element_size() for t in tensors)
@@ -229,8 +322,9 @@ class FixedMaskOptimizer(WrappedOptimizer):
 
     def _update(self, active: Sequence[Slot]) -> None:
         self._record_statistics(self._sums(active))
-        if self.masks is None and self.source == "fisher":
-            self._observe(active)
+        if self.masks is None and self._row is not None and self._row.observe is not None:
+            self._observe(active, self._row.observe)
+            assert self.observe is not None
             if self.updates >= self.observe:
                 self.masks, self.observed = self._choose_masks(), {}
             return  # no parameter moves in an update that is observed
@@ -242,10 +336,10 @@ class FixedMaskOptimizer(WrappedOptimizer):
         else:
             self._compressed.step(self._step_and_restore)
 
-    def _observe(self, active: Sequence[Slot]) -> None:
+    def _observe(self, active: Sequence[Slot], function: Callable[[Tensor], Tensor]) -> None:
         for slot in active:
-            square = fisher(slot.weight, gradient(slot).float())
-            self.observed[slot.name] = self.observed[slot.name].add_(square) if slot.name in self.observed else square
+            value = function(gradient(slot).float())
+            self.observed[slot.name] = self.observed[slot.name].add_(value) if slot.name in self.observed else value
 
     def _prepare_parameters(self, masks: Mapping[str, Tensor]) -> None:
         """Once: compress parameters with a sparse mask in the base; others are restored after each step."""

@@ -5,11 +5,14 @@ ranks and a resumed run draw the same masks, and other random streams (dropout) 
 """
 
 import hashlib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _M1, _M2 = 0x7FEB352D, 0x846CA68B  # the multipliers of the `lowbias32` integer hash
@@ -62,6 +65,7 @@ def keep_mask(importance: Tensor, lo: Tensor, hi: Tensor, u: Tensor) -> Tensor:
 # copy of the model.
 
 _SELECT_BLOCK = 1 << 22
+_NOT_FINITE = "scores must be finite and not negative, but some are NaN, infinite or negative"
 
 
 def _bits(scores: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -70,7 +74,7 @@ def _bits(scores: Sequence[Tensor]) -> Iterator[Tensor]:
         for block in score.detach().reshape(-1).split(_SELECT_BLOCK):
             block = block.float() + 0.0  # no negative zero
             if not bool(((block >= 0) & block.isfinite()).all()):
-                raise ValueError("scores must be finite and not negative, but some are NaN, infinite or negative")
+                raise ValueError(_NOT_FINITE)
             yield block.view(torch.int32)
 
 
@@ -119,17 +123,85 @@ def matches(pattern: re.Pattern[str] | None, name: str) -> bool:
     return pattern is not None and pattern.search(name) is not None
 
 
-def density_masks(scores: Mapping[str, Tensor], density: float, always: re.Pattern[str] | None) -> dict[str, Tensor]:
+def density_masks(
+    scores: Mapping[str, Tensor], density: float, always: re.Pattern[str] | None, norm: str = "global"
+) -> dict[str, Tensor]:
     """Masks of exactly k = round(density * n) of all n scores: those whose name matches `always`, then the largest.
 
+    `norm` is `global`, the largest of all scores, or `tensor`, the largest of each tensor, as many as its share of k.
     Tensors in `always` count in k, as Sung et al. count the classifier, which is always in their mask.
     """
     k = selected_count({name: score.numel() for name, score in scores.items()}, density, always)
-    selected = iter(largest([score for name, score in scores.items() if not matches(always, name)], k))
+    free = [score for name, score in scores.items() if not matches(always, name)]
+    if norm == "tensor":
+        counts = shares(k, [score.numel() for score in free])
+        selected = iter([largest([score], count)[0] for score, count in zip(free, counts, strict=True)])
+    else:
+        selected = iter(largest(free, k))
     return {
         name: torch.ones_like(score, dtype=torch.bool) if matches(always, name) else next(selected)
         for name, score in scores.items()
     }
+
+
+def shares(k: int, sizes: Sequence[int]) -> list[int]:
+    """Split k into parts in proportion to `sizes`, each less than 1 away from its exact share, that add up to k.
+
+    >>> from weighted_freezing_fairseq.core.masks import shares
+    >>> shares(5, [3, 3, 4])
+    [2, 1, 2]
+    """
+    total, before, parts = sum(sizes), 0, []
+    for end in itertools.accumulate(sizes):
+        parts.append((2 * k * end + total) // (2 * total) - before)  # rounds k * end / total
+        before += parts[-1]
+    return parts
+
+
+def block_masks(
+    scores: Mapping[str, Tensor], density: float, always: re.Pattern[str] | None, size: int
+) -> dict[str, Tensor]:
+    """Masks of whole blocks of `size` x `size`, those with the largest mean scores over all matrices.
+
+    Blocks are selected in the order of their means, as long as at most k = round(density * n) of all n scores are. Only
+    matrices have blocks. Those at the lower and right edge are smaller where `size` does not divide a matrix. Tensors
+    whose name matches `always` are selected as a whole and count in k.
+    """
+    k = block_count({name: score.shape for name, score in scores.items()}, density, always, size)
+    masks = {name: torch.full_like(s, matches(always, name), dtype=torch.bool) for name, s in scores.items()}
+    matrices = {name: s for name, s in scores.items() if s.dim() == 2 and s.numel() and not matches(always, name)}
+    pool = partial(F.avg_pool2d, kernel_size=size, ceil_mode=True)  # the mean of what is inside the matrix
+    means = {name: pool(score[None].float())[0].cpu() for name, score in matrices.items()}
+    flat = torch.cat([mean.flatten() for mean in means.values()])
+    if not bool(flat.isfinite().all()):
+        raise ValueError(_NOT_FINITE)
+    counts = torch.cat([
+        pool(torch.ones(1, *score.shape), divisor_override=1).flatten() for score in matrices.values()
+    ]).long()  # fmt: skip
+    order = flat.argsort(descending=True, stable=True)
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[order] = counts[order].cumsum(0) <= k
+    for (name, mean), blocks in zip(means.items(), chosen.split([m.numel() for m in means.values()]), strict=True):
+        rows, columns = scores[name].shape
+        whole = blocks.view(mean.shape).repeat_interleave(size, 0)[:rows].repeat_interleave(size, 1)[:, :columns]
+        masks[name].copy_(whole)
+    return masks
+
+
+def block_count(shapes: Mapping[str, torch.Size], density: float, always: re.Pattern[str] | None, size: int) -> int:
+    """How many numbers `block_masks` selects at most by their blocks; ValueError if the largest block does not fit."""
+    k = selected_count({name: shape.numel() for name, shape in shapes.items()}, density, always)
+    matrices = [shape for name, shape in shapes.items() if len(shape) == 2 and not matches(always, name)]
+    largest_block = max((min(size, rows) * min(size, columns) for rows, columns in matrices), default=0)
+    if not 0 < largest_block <= k:
+        total = sum(shape.numel() for shape in shapes.values())
+        allowed = round(density * total)
+        raise ValueError(
+            f"a block has up to {largest_block:,} numbers, but density {density} leaves {k:,} of {total:,} for blocks; "
+            f"give a smaller block, or a density of at least "
+            f"{math.ceil(1e6 * (allowed - k + largest_block) / total) / 1e6:.6f}"
+        )
+    return k
 
 
 def selected_count(sizes: Mapping[str, int], density: float, always: re.Pattern[str] | None) -> int:

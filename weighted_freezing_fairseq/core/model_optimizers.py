@@ -137,8 +137,11 @@ class FishMask(FixedMaskOptimizer):
     Args:
         fish_density: the share; needed unless `fish_mask` is given.
         fish_mask: masks by parameter name (1 = is updated), or a file of `wff fisher --mask-density`.
-        fish_source: `fisher`, or one of the baselines `random`, `magnitude`, `bias`.
-        fish_updates: first updates, in which the mask is measured and no weight moves.
+        fish_source: `fisher`, `sift`, `smt`, `lift`, or one of the baselines `random`, `magnitude`, `bias`.
+        fish_updates: first updates, in which the mask is measured and no weight moves (default: 32 for `fisher`, 1 for
+            `sift`, 100 for `smt`).
+        fish_block: rows and columns of a block of `smt`.
+        fish_rank: rank of the approximation of `lift`.
         fish_always: regular expression; parameters with such a name are always updated.
 
     The other arguments are those of `WeightedFreeze`.
@@ -167,7 +170,9 @@ class FishMask(FixedMaskOptimizer):
         fish_density: float | None = None,
         fish_mask: Mapping[str, Tensor] | str | Path | None = None,
         fish_source: str = "fisher",
-        fish_updates: int = 32,
+        fish_updates: int | None = None,
+        fish_block: int = 256,
+        fish_rank: int = 128,
         fish_always: str = "",
         seed: int = 1,
         **base_settings: Any,
@@ -177,7 +182,8 @@ class FishMask(FixedMaskOptimizer):
         optimizer, slots = _base_and_slots(type(self).__name__, model, base, lr, base_settings, scope, heads)
         super().__init__(
             optimizer, slots, "fish_mask", masks=None if fish_mask is None else _tensors(fish_mask, "mask", slots),
-            density=fish_density, source=fish_source, observe=fish_updates, always=fish_always, seed=seed,
+            density=fish_density, source=fish_source, observe=fish_updates, block=fish_block, rank=fish_rank,
+            always=fish_always, seed=seed,
         )  # fmt: skip
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import kernels_c
 from .gates import Gates
+from .input_norms import InputNorms
 from .penalties import quadratic_penalty
-from .pruning import METHODS, Layer, scores_of, select
+from .pruning import METHODS, Averages, Layer, scores_of, select
 from .schedules import PRUNE_SCHEDULES, pruning_steps, sparsity
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
@@ -48,7 +49,8 @@ class IterativePruning:
         seed: the seed of random scores and gates.
         strength: of the penalty of `l0` and `l2` (default: that of the method).
         gate_lr: learning rate of the gates of `l0`.
-        elapsed: what is counted (default: the steps of the optimizer).
+        elapsed: what is counted, at the end of the update in progress (default: the steps of the optimizer).
+        model: the model of the weights, which `wanda` needs: it measures the inputs of the layers.
         model_slots: the model's own weights, if `slots` are float32 copies that the optimizer holds.
         after_pruning: called after each pruning step.
 
@@ -57,7 +59,8 @@ class IterativePruning:
         sparsity: share of the weights that is zero now.
 
     Raises:
-        ValueError: if there is no such method or schedule, or if interval, amount or target is out of range.
+        ValueError: if there is no such method or schedule, if interval, amount or target is out of range, or if a
+            weight has no layer whose inputs can be measured.
 
     Examples:
         >>> import torch
@@ -89,6 +92,7 @@ class IterativePruning:
         strength: float | None = None,
         gate_lr: float = 0.01,
         elapsed: Callable[[], int] | None = None,
+        model: nn.Module | None = None,
         model_slots: Iterable[Slot] | None = None,
         after_pruning: Callable[[], None] = lambda: None,
     ) -> None:
@@ -107,13 +111,23 @@ class IterativePruning:
         self.steps = 0  # pruning steps so far
         self.updates = 0  # optimizer steps so far
         self.sparsity = 0.0
-        self._elapsed = elapsed or (lambda: self.updates)
+        self._elapsed = elapsed or (lambda: self.updates + 1)
         self._after_pruning = after_pruning
         self._last_step = pruning_steps(amount, target, schedule)
         self._scores: dict[str, Tensor] = {}
         self._gates: Gates | None = None
         if self.method.penalty == "l0":
             self._gates = Gates(self.slots, self.model_slots, self.strength, gate_lr, seed)
+        self._inputs: InputNorms | None = None
+        if self.method.needs == "inputs":
+            if model is None:
+                raise ValueError(f"pruning by {method} needs the inputs of the layers; give model=model")
+            self._inputs = InputNorms(model, {slot.name: slot.parameter for slot in self.model_slots})
+        self._averages: dict[str, Averages] = {}
+        if self.method.needs == "updates":
+            for slot in self.slots:
+                zeros = torch.zeros(slot.shape, dtype=torch.float32, device=slot.parameter.device)
+                self._averages[slot.name] = Averages(zeros, zeros.clone())
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Prune in the steps of `optimizer`, which holds the weights in `slots`."""
@@ -123,12 +137,15 @@ class IterativePruning:
     @property
     def kept_tensors(self) -> list[Tensor]:
         """The tensors that pruning keeps in memory."""
-        return [*self.masks.values(), *(self._gates.kept_tensors if self._gates is not None else ())]
+        averages = [tensor for a in self._averages.values() for tensor in (a.importance, a.uncertainty)]
+        return [*self.masks.values(), *averages, *(self._gates.kept_tensors if self._gates is not None else ())]
 
     # An update, in the order of the calls
 
     def begin_update(self) -> None:
-        """Sample gates; call it before the forward passes of an update."""
+        """Sample gates, and measure inputs if a pruning step is due; call it before the passes of an update."""
+        if self._inputs is not None:
+            self._inputs.begin(recording=self._due_steps() > self.steps)
         if self._gates is not None:
             self._gates.open(self.masks, self.updates + 1)
 
@@ -151,12 +168,14 @@ class IterativePruning:
 
     @torch.no_grad()
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
-        self.updates += 1
+        scale = kwargs.get("scale", 1.0)  # a fused half-precision optimizer unscales gradients inside its step only
+        for slot in self.slots if self._averages else ():
+            self._averages[slot.name].update_(Layer(slot.name, slot.weight, slot.grad), scale)
         # Before the step, because an optimizer may change gradients in place.
-        if self.method.needs == "gradient" and self._due_steps() > self.steps:
+        if self.method.needs and self._due_steps() > self.steps:
             self._scores = self._score()
-        if self._gates is not None:  # a fused half-precision optimizer unscales gradients inside its step only
-            self._gates.before_step(self.updates, kwargs.get("scale", 1.0))
+        if self._gates is not None:
+            self._gates.before_step(self.updates + 1, scale)
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
@@ -166,6 +185,7 @@ class IterativePruning:
             self._gates.after_step(self.masks)
         elif self.masks:
             _mask_((slot.weight, self.masks[slot.name]) for slot in self.slots)
+        self.updates += 1
 
     def close_gates(self) -> None:
         """Replace sampled gates of a skipped update by typical ones; call it before validation and saving."""
@@ -175,12 +195,16 @@ class IterativePruning:
     # A pruning step
 
     def _due_steps(self) -> int:
-        """The number of pruning steps that should be finished by now."""
+        """The number of pruning steps that should be finished at the end of the update in progress."""
         return min(self._elapsed() // self.interval, self._last_step)
 
     def _score(self) -> dict[str, Tensor]:
         log_alpha = self._gates.log_alpha if self._gates is not None else {}
-        layers = [Layer(slot.name, slot.weight, slot.grad, log_alpha.get(slot.name)) for slot in self.slots]
+        norms = self._inputs.norms() if self._inputs is not None else {}
+        layers = [
+            Layer(s.name, s.weight, s.grad, log_alpha.get(s.name), norms.get(s.name), self._averages.get(s.name))
+            for s in self.slots
+        ]
         return scores_of(self.method, layers, self.seed, self.steps)
 
     def _prune(self, step: int) -> None:
@@ -211,6 +235,8 @@ class IterativePruning:
         self.close_gates()
         state: dict[str, Any] = {"method": self.method.name, "steps": self.steps, "updates": self.updates}
         state["masks"] = {name: pack_bits(mask) for name, mask in self.masks.items()}
+        if self._averages:
+            state["averages"] = {name: (a.importance, a.uncertainty) for name, a in self._averages.items()}
         return state if self._gates is None else {**state, "gates": self._gates.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -221,13 +247,19 @@ class IterativePruning:
             )
         self.steps, self.updates = int(state["steps"]), int(state["updates"])
         self._load_masks(state["masks"])
+        for name, averages in self._averages.items():
+            importance, uncertainty = state["averages"][name]
+            averages.importance.copy_(importance)
+            averages.uncertainty.copy_(uncertainty)
         if self._gates is not None:
             self._gates.load_state(state["gates"])
 
     def keep_masks(self, state: dict[str, Any]) -> None:
         """Load the masks of a state of any method, and start the schedule at their sparsity."""
         self._load_masks(state["masks"])
-        rounding = len(self.slots) / sum(map(len, self.slots))  # each layer rounds by at most half a weight
+        by_row = METHODS[state["method"]].compared == "row"
+        groups = sum(slot.shape[0] if by_row else 1 for slot in self.slots)
+        rounding = groups / sum(map(len, self.slots))  # each row or layer rounds by at most half a weight
         goals = [sparsity(step, self.amount, self.target, self.schedule) for step in range(1, self._last_step + 1)]
         self.steps = sum(goal <= self.sparsity + rounding for goal in goals)
 

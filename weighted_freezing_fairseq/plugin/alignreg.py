@@ -6,7 +6,7 @@ reference network and the listeners to the trainer's events.
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from omegaconf import II, DictConfig
 from torch import Tensor, nn
 
 from ..core import snapshot
+from ..core.input_norms import NoInputsError
 from ..core.penalties import alignments, quadratic_penalty
 from ..core.pruner import IterativePruning
 from ..core.pruning import METHODS
@@ -29,6 +30,7 @@ from ..errors import UserError, check_fraction
 from . import checkpoints, no_effect, parameters
 from .guided_criterion import CriterionConfig, GuidedCriterion, register, saved_state
 from .passes import LossAndLog, Sample
+from .trained import call_projections_as_layers
 from .trainer_events import TrainerListener
 
 logger = logging.getLogger(__name__)
@@ -114,12 +116,6 @@ class AlignReg(GuidedCriterion):
     def guided(self, model: nn.Module, sample: Sample, sample_size: Any) -> LossAndLog:
         if self._aligned and not self._reference:
             self._reference = {slot.name: slot.weight.clone() for _, slot in self._weights}
-        if self._pruning is not None:
-            if not self._start:
-                earlier = self._pruning.steps * self.cfg.prune_interval  # in the run that the masks come from
-                self._start = {unit: count - earlier for unit, count in self._finished().items()}
-                self._warn_if_target_is_out_of_reach()
-            self._pruning.begin_update()
         terms = {}  # computed before the forward pass, see `penalised`
         if self._aligned:
             terms["alignreg"] = self.cfg.alignreg_lambda * self._distance()
@@ -198,7 +194,12 @@ class AlignReg(GuidedCriterion):
         if self._aligned and self.cfg.alignreg_reference is not None and not self._reference:
             self._load_reference(Path(self.cfg.alignreg_reference))
         if str(self.cfg.prune) != "none":
-            self._pruning = IterativePruning(
+            self._pruning = self._pruning_of(slots)
+            self._pruning.attach(optimizer)
+
+    def _pruning_of(self, slots: Sequence[Slot]) -> IterativePruning:
+        try:
+            return IterativePruning(
                 slots,
                 str(self.cfg.prune),
                 interval=self.cfg.prune_interval,
@@ -209,10 +210,19 @@ class AlignReg(GuidedCriterion):
                 strength=self.cfg.prune_lambda,
                 gate_lr=self.cfg.prune_gate_lr,
                 elapsed=self._elapsed,
+                model=self._model_whose_layers_are_called(),
                 model_slots=[Slot(slot.name, parameter, slot.shape) for parameter, slot in self._weights],
                 after_pruning=_forget_best,
             )
-            self._pruning.attach(optimizer)
+        except NoInputsError as error:
+            raise UserError(str(error)) from None
+
+    def _model_whose_layers_are_called(self) -> nn.Module:
+        """The model; for a method that needs the inputs of layers, attention calls its projections as layers."""
+        model: nn.Module = self.trainer.get_model()
+        if METHODS[str(self.cfg.prune)].needs == "inputs":
+            call_projections_as_layers(model)
+        return model
 
     def _load_reference(self, path: Path) -> None:
         weights = checkpoints.read(path, "reference", _REMEDY)["model"]
@@ -237,6 +247,16 @@ class AlignReg(GuidedCriterion):
 
     def epoch_begun(self, trainer: Trainer, epoch: int) -> None:
         self._epoch = epoch
+
+    def update_begun(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
+        if str(self.cfg.prune) == "none":
+            return
+        assert trainer.optimizer is not None and self._pruning is not None  # the first access builds both
+        if not self._start:
+            earlier = self._pruning.steps * self.cfg.prune_interval  # in the run that the masks come from
+            self._start = {unit: count - earlier for unit, count in self._finished().items()}
+            self._warn_if_target_is_out_of_reach()
+        self._pruning.begin_update()
 
     def gradients_final(self, trainer: Trainer) -> None:
         if self._pruning is not None:

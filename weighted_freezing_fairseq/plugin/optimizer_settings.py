@@ -8,6 +8,7 @@ from fairseq.optim import OPTIMIZER_DATACLASS_REGISTRY
 from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
+from ..core.fixed import SOURCES
 from ..core.rules import RULES
 from . import no_effect
 from .optimizers import BaseSettings, base_settings
@@ -44,15 +45,24 @@ class OptimizerSettings(TrainerListener):
 def _warn_of_fish_mask(settings: DictConfig, warn_of: Callable[[Iterable[str], str], None], last_update: int) -> None:
     source = str(settings.fish_source)
     if settings.fish_mask is not None:
-        warn_of(("fish_updates", "fish_source"), "--fish-mask holds a finished mask; leave it out")
+        warn_of(
+            ("fish_updates", "fish_source", "fish_block", "fish_rank"),
+            "--fish-mask holds a finished mask; leave it out",
+        )
         return
-    if source != "fisher":
+    updates = settings.fish_updates if settings.fish_updates is not None else SOURCES[source].updates
+    if SOURCES[source].observe is None:
         reason = f"--fish-source {source} measures no gradient; leave it out, or type --fish-source fisher"
         warn_of(("fish_updates",), reason)
-    elif 0 < last_update <= settings.fish_updates:
+    elif 0 < last_update <= updates:
         no_effect.warn(
-            f"--fish-updates {settings.fish_updates}: no weight moves before these updates are over, and the run ends "
+            f"--fish-updates {updates}: no weight moves before these updates are over, and the run ends "
             f"at --max-update {last_update}; type --fish-updates {max(1, last_update // 10)}"
         )
+    for name, needed in {"fish_block": "smt", "fish_rank": "lift"}.items():
+        if source != needed:
+            warn_of(
+                (name,), f"--fish-source {source} has no such setting; leave it out, or type --fish-source {needed}"
+            )
     if source == "bias":
         warn_of(("fish_density",), "--fish-source bias updates all biases and no other weights; leave it out")

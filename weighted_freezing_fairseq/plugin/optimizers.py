@@ -210,13 +210,24 @@ class FishConfig(FixedConfig):
     fish_mask: Optional[str] = field(
         default=None, metadata={"help": "mask made by `wff fisher --mask-density` (default: estimated while training)"}
     )
-    fish_updates: int = field(
-        default=32, metadata={"help": "estimate the mask in this many first updates, in which no weight moves"}
+    fish_updates: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "estimate the mask in this many first updates, in which no weight moves (default: "
+            + ", ".join(f"{source.updates} for {name}" for name, source in SOURCES.items() if source.updates)
+            + ")"
+        },
     )
-    fish_source: ChoiceEnum(["fisher", *SOURCES]) = field(
+    fish_source: ChoiceEnum(list(SOURCES)) = field(
         default="fisher",
-        metadata={"help": "what chooses the mask; baselines: random, magnitude, bias (BitFit, needs no density)"},
+        metadata={
+            "help": "what chooses the mask. fisher: mean of squared gradients; sift: largest gradients of each tensor; "
+            "smt: blocks of matrices with large gradients; lift: largest numbers of a low-rank approximation of each "
+            "matrix; baselines: random, magnitude, bias (BitFit, needs no density)"
+        },
     )
+    fish_block: int = field(default=256, metadata={"help": "rows and columns of a block of --fish-source smt"})
+    fish_rank: int = field(default=128, metadata={"help": "rank of the approximation of --fish-source lift"})
     fish_always: Optional[str] = field(
         default=None,
         metadata={
@@ -401,6 +412,8 @@ class FishMask(GuidedFairseqOptimizer):
             density=cfg.fish_density,
             source=str(cfg.fish_source),
             observe=cfg.fish_updates,
+            block=cfg.fish_block,
+            rank=cfg.fish_rank,
             always=always,
             **_common_settings(cfg),
         )

@@ -27,9 +27,8 @@ from .runs import placeholder_dictionary
 Pair = dict[str, Any]
 
 
-@contextmanager
-def attention_by_layers(model: nn.Module) -> Iterator[None]:
-    """Within this context, attention calls its four projections as layers, so that hooks on them run.
+def call_projections_as_layers(model: nn.Module) -> list[MultiheadAttention]:
+    """Have attention call its four projections as layers, so that hooks on them run; returns what changed.
 
     By default fairseq passes their weights to one function. The output is the same up to rounding.
     """
@@ -40,6 +39,13 @@ def attention_by_layers(model: nn.Module) -> Iterator[None]:
     ]
     for module in attentions:
         module.skip_embed_dim_check = True
+    return attentions
+
+
+@contextmanager
+def attention_by_layers(model: nn.Module) -> Iterator[None]:
+    """Within this context, attention calls its projections as layers."""
+    attentions = call_projections_as_layers(model)
     try:
         yield
     finally:
