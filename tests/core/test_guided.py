@@ -332,3 +332,44 @@ def test_the_factor_of_sage_is_bounded_by_nature(beta, bound):
         importance = parameter.grad.abs()
         assert ((importance - average).abs() / average).max() <= bound + 1e-9
         assert optimizer.recorded == free.recorded
+
+
+# The share with the largest momentum --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["momentum", "adam", "adamw", "adamax"])
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.999])
+def test_mofo_moves_exactly_the_numbers_with_the_largest_momentum_and_updates_it_everywhere(base, fraction):
+    plain_model, model = a_model(), a_model()
+    plain = BASES[base](plain_model.parameters())
+    optimizer = guided(model, base, method="mofo", fraction=fraction)
+    train(plain_model, plain, 1)
+    train(model, optimizer, 1)
+    for ours, other in zip(model.parameters(), plain_model.parameters(), strict=True):
+        assert all(torch.equal(ours_, plain.state[other][key]) for key, ours_ in optimizer.state[ours].items())
+    for update in range(1, 5):
+        before = [slot.weight.clone() for slot in optimizer.slots]
+        train(model, optimizer, 1, first=update)
+        for slot, old in zip(optimizer.slots, before, strict=True):
+            state = optimizer.state[slot.parameter]
+            momentum = state["momentum_buffer" if base == "momentum" else "exp_avg"].abs()
+            moved = slot.weight != old  # weight decay of the others is undone too
+            assert moved.sum() == max(1, round(fraction * len(slot)))
+            assert moved.all() or momentum[moved].min() >= momentum[~moved].max()
+
+
+def test_mofo_scores_by_another_metric_if_asked_to():
+    model = a_model()
+    optimizer = guided(model, method="mofo", fraction=0.25, importance="magnitude")
+    before = [slot.weight.abs() for slot in optimizer.slots]
+    train(model, optimizer, 1)
+    for slot, old in zip(optimizer.slots, before, strict=True):
+        moved = slot.weight.abs() != old
+        assert old[moved].min() >= old[~moved].max()
+
+
+@pytest.mark.parametrize("base", ["sgd", "adagrad", "adadelta", "rmsprop"])
+def test_a_base_that_keeps_no_momentum_is_refused(base):
+    name = type(BASES[base](a_model().parameters())).__name__
+    with pytest.raises(ValueError, match=f"{name} keeps none .*; choose Adam as the base, or SGD with momentum 0.9"):
+        train(model := a_model(), guided(model, base, method="mofo", fraction=0.5), 1)

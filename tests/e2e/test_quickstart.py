@@ -24,6 +24,7 @@ TWINS = {
     "ewc": "ewc",
     "intra_distillation": "intra_distillation",
     "intra_distillation_js": "intra_distillation",
+    "mofo": "mofo",
     "r_drop": "intra_distillation",
     "sage": "sage",
     "self_distillation": "self_distillation",

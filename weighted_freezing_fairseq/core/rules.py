@@ -29,9 +29,11 @@ class Given:
 
     lo, hi, mean: smallest, largest and mean score of the tensor (or of the model). rate: share of the tensor's weights
     that is updated. u: uniform random numbers in (0, 1]. average: moving average of I, bias-corrected. grad: the
-    gradient. step: what the base did to theta; a row that reads it acts on whole tensors, after the base's step.
-    eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam: strength
-    of the row's loss term R. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
+    gradient. step: what the base did to theta; momentum: the base's average of gradients after that step. A row that
+    reads one of these acts after the base's step. fraction: share of the numbers of a tensor that is updated. A row
+    that reads step, momentum or fraction acts on whole tensors. eps, max_scale: constants of a factor. mask: 1 = is
+    updated. tau: threshold on I. eta: learning rate. lam: strength of the row's loss term R. slope: dR / dtheta.
+    anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
@@ -69,7 +71,8 @@ class Rule:
     Attributes:
         name: its name in the table, in flags and in YAMLs.
         kind: whether it changes the update or the loss.
-        metric: the importance I, a key of `METRICS`, or `implicit` where the loss does the work.
+        metric: the importance I: a key of `METRICS`, `momentum`, which is |momentum| of the base optimizer, or
+            `implicit` where the loss does the work.
         f: factor of the weight. Like g and h it has a `text` for readers and a `value`, a function of I.
         g: factor of the step.
         h: what is added.
@@ -142,9 +145,24 @@ class Rule:
         return "max_scale" in self.needs
 
     @property
+    def selects_share(self) -> bool:
+        """Whether it updates the share of each tensor that has the largest scores."""
+        return "fraction" in self.needs
+
+    @property
+    def reads_momentum(self) -> bool:
+        """Whether it reads the momentum of the base, which must keep one."""
+        return "momentum" in self.needs
+
+    @property
     def follows_step(self) -> bool:
         """Whether it judges what the base did, and so acts after the base's step."""
-        return "step" in self.needs
+        return "step" in self.needs or self.reads_momentum
+
+    @property
+    def compares(self) -> bool:
+        """Whether its g compares the numbers of a tensor, and so acts on whole tensors."""
+        return self.follows_step or self.selects_share
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -262,6 +280,16 @@ def cautious(importance: Tensor, given: Given) -> Tensor:
     return -agrees / (agrees.mean() + given.eps)
 
 
+# DEVIATION: the code of Chen Y. et al. moves every number whose momentum equals the k-th largest, rounds k down, fails
+# where it is 0, and decays all weights. Here exactly k = round(fraction * n) numbers move, at least one, and the others
+# keep their value: decay is part of the base's step. The code leaves biases and norms out of the choice and moves all
+# of them; as in Algorithm 1 of the paper the choice is made in every tensor in scope.
+def largest_share(importance: Tensor, given: Given) -> Tensor:
+    from .masks import largest_in_tensor
+
+    return -largest_in_tensor(importance, float(given.fraction)).to(importance.dtype)
+
+
 def _descend(importance: Tensor, given: Given) -> Tensor:
     return -given.eta * given.lam * given.slope
 
@@ -327,6 +355,23 @@ _ROWS = (
         # The base's step is -0.1 * grad: it goes against the gradient but where that is 0, so that mean m = 2 / 3, and
         # the factor 1 / (2 / 3 + 2 / 15) = 1.25: 1 - 0.1 * 1.25 * 0.5, -2, 3 + 0.1 * 1.25 * 1.
         example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
+    ),
+    Rule(
+        name="mofo",
+        kind="optimizer",
+        metric="momentum",
+        f=ONE,
+        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        h=ZERO,
+        stage="update",
+        needs=("momentum", "fraction"),
+        extra_passes="0",
+        extra_state="none",
+        source="Chen Y. et al. 2024, Algorithm 1",
+        scope="all",
+        # In the first step the momentum of SGD is the gradient. Half of three numbers are round(1.5) = 2: those with
+        # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
+        example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
     ),
     Rule(
         name="fish_mask",
