@@ -310,7 +310,7 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
             {"method": "mofo", "fraction": 15},
             "above 0 and at most 1, such as 0.15, .* got 15 for mofo",
         ),
-        (GuidedOptimizer, {"method": "sage", "fraction": 0.5}, r"needs method 'mofo'; got 0.5 for sage \(full\)"),
+        (GuidedOptimizer, {"method": "sage", "fraction": 0.5}, r"method 'mofo' or 'gmt'; got 0.5 for sage \(full\)"),
         (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import nn
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.masks import keep_mask, stream_key, uniform
 from weighted_freezing_fairseq.core.rules import RULES, Term
-from weighted_freezing_fairseq.core.scope import Slot, scope_of
+from weighted_freezing_fairseq.core.scope import CPU_BLOCK, Slot, scope_of
 
 
 def guided(model, base="adam", **settings):
@@ -366,6 +366,30 @@ def test_mofo_scores_by_another_metric_if_asked_to():
     for slot, old in zip(optimizer.slots, before, strict=True):
         moved = slot.weight.abs() != old
         assert old[moved].min() >= old[~moved].max()
+
+
+@pytest.mark.parametrize("stage", ["gradient", "update"])
+def test_gmt_lets_through_the_largest_gradients_of_a_whole_tensor(stage):
+    generator = torch.Generator().manual_seed(3)
+    parameter = nn.Parameter(torch.randn(300, 300, generator=generator))  # more than a block of a CPU
+    assert len(Slot("w", parameter, parameter.shape)) > CPU_BLOCK
+    grad = torch.randn(300, 300, generator=generator) * torch.linspace(1e-3, 1, 300)[:, None]  # blocks that differ
+    base = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.1)
+    optimizer = GuidedOptimizer(
+        base, [Slot("w", parameter, parameter.shape)], "gmt", fraction=0.2, stage=stage, base_fused=False
+    )
+    optimizer.record = True
+    before, parameter.grad = parameter.detach().clone(), grad.clone()
+    optimizer.step()
+    kept = torch.zeros(90_000, dtype=torch.bool)
+    kept[grad.abs().flatten().topk(18_000).indices] = True
+    assert float(optimizer.recorded["frozen_fraction"]) == pytest.approx(0.8)
+    moments = base.state[parameter]["exp_avg"].flatten() != 0
+    moved = (parameter != before).flatten()
+    if stage == "gradient":
+        assert torch.equal(moments, kept) and moved.all()  # by weight decay
+    else:
+        assert moments.all() and torch.equal(moved, kept)
 
 
 @pytest.mark.parametrize("base", ["sgd", "adagrad", "adadelta", "rmsprop"])

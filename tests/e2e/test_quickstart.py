@@ -22,6 +22,7 @@ TWINS = {
     "alignreg": "alignreg",
     "cautious": "cautious",
     "ewc": "ewc",
+    "gmt": "gmt",
     "intra_distillation": "intra_distillation",
     "intra_distillation_js": "intra_distillation",
     "mofo": "mofo",

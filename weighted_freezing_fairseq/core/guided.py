@@ -1,4 +1,4 @@
-"""Optimizer rows whose importance I is measured in every update: Weighted Freezing, SAGE, cautious updates, MoFO.
+"""Optimizer rows whose importance I is measured in every update: Weighted Freezing, SAGE, cautious updates, MoFO, GMT.
 
 The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
 whole change that the base optimizer makes at stage `update`.
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import kernels, kernels_c
 from .kernels_c import GuidedWeight
 from .masks import keep_probability, stream_key, uniform
-from .rules import Given, Rule
+from .rules import RULES, Given, Rule
 from .scope import Slot, block_size, blocks
 from .wrapped import MOMENTUM, NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
@@ -65,7 +65,7 @@ class GuidedOptimizer(WrappedOptimizer):
         state_dtype: dtype of the moving averages (default: that of the parameter, bfloat16 for float16).
         keep: fraction of the weights that variant `random` of weighted_freeze updates (default: as many as variant
             `important` would update in the same tensor and update).
-        fraction: for mofo: share of the numbers of each tensor that is updated, those with the largest I.
+        fraction: for mofo and gmt: share of the numbers of each tensor that is updated, those with the largest I.
         base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
             rounding. With False the base steps itself, and neutral settings are bit-identical to it.
 
@@ -127,8 +127,9 @@ class GuidedOptimizer(WrappedOptimizer):
         if fraction is None and rule.selects_share:
             raise ValueError(f"{rule.label} needs fraction, the share of each tensor that moves, such as fraction=0.15")
         if fraction is not None and not (rule.selects_share and 0 < fraction <= 1):
+            methods = " or ".join(repr(row.name) for row in RULES.values() if row.selects_share)
             raise ValueError(
-                "fraction must be above 0 and at most 1, such as 0.15, and needs method 'mofo'; "
+                f"fraction must be above 0 and at most 1, such as 0.15, and needs method {methods}; "
                 f"got {fraction} for {rule.label}"
             )
         self.beta, self.eps, self.state_dtype, self.keep, self.fraction = beta, eps, state_dtype, keep, fraction

@@ -373,6 +373,25 @@ _ROWS = (
         # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
         example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
     ),
+    # DEVIATION: the code of Li H. et al. was not found. Their text masks the gradient that was accumulated over N
+    # batches, and has one threshold T_k; it is read here as one a tensor. The moments and the decay of the base go on
+    # where the gradient is masked.
+    Rule(
+        name="gmt",
+        kind="optimizer",
+        metric="fisher",  # which has the same largest numbers as |grad|
+        f=ONE,
+        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        h=ZERO,
+        stage="gradient",
+        needs=("fraction",),
+        extra_passes="0",
+        extra_state="none",
+        source="Li H. et al. 2024, Gradient-Mask Tuning",
+        scope="all",
+        # Half of four numbers: the two largest |grad| are 3 and, of the two with 1, the first: 1 - 0.1, 3 + 0.3.
+        example=Example((1.0, 2.0, 3.0, 4.0), (1.0, 0.5, -3.0, 1.0), (0.9, 2.0, 3.3, 4.0), (("fraction", 0.5),)),
+    ),
     Rule(
         name="fish_mask",
         kind="optimizer",

@@ -1,4 +1,4 @@
-"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `fish_mask`, `lfr_cm`: one adapter class for each method.
+"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `gmt`, `fish_mask`, `lfr_cm`: an adapter class each.
 
 An adapter builds any base optimizer of fairseq and wraps its torch optimizer in the optimizer of `core` that applies
 the method. The settings of a method include the settings of every base optimizer, where None is the base's default.
@@ -200,6 +200,18 @@ class MofoConfig(MeasuredConfig):
     mofo_fraction: float = field(
         default=0.15,
         metadata={"help": "share of the numbers of each tensor that an update moves, those with the largest momentum"},
+    )
+
+
+@dataclass
+class GmtConfig(MeasuredConfig):
+    gmt_fraction: float = field(
+        default=0.2,
+        metadata={"help": "share of the numbers of each tensor whose gradient is kept, those with the largest"},
+    )
+    gmt_apply: ChoiceEnum(STAGES) = field(
+        default="gradient",
+        metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
     )
 
 
@@ -406,6 +418,14 @@ class Mofo(MeasuringOptimizer):
         return {"fraction": self.cfg.mofo_fraction}
 
 
+class Gmt(MeasuringOptimizer):
+    method = "gmt"
+
+    def _settings_of_method(self) -> dict[str, Any]:
+        check_fraction("--gmt-fraction", self.cfg.gmt_fraction, 0.2, one=True)
+        return {"fraction": self.cfg.gmt_fraction, "stage": self.cfg.gmt_apply}
+
+
 class FishMask(GuidedFairseqOptimizer):
     method = "fish_mask"
 
@@ -484,6 +504,7 @@ def _register(adapter: type[GuidedFairseqOptimizer], config: type[GuidedConfig])
 _register(WeightedFreeze, FreezeConfig)
 _register(Sage, SageConfig)
 _register(Mofo, MofoConfig)
+_register(Gmt, GmtConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
 for name, rule in RULES.items():  # the other methods have no settings of their own

@@ -37,6 +37,7 @@ PURPOSES = {
     "cautious": "skips what of an update opposes the gradient, as a control without settings",
     "ewc": "holds weights near earlier ones by how important they are",
     "fish_mask": "trains few important weights of a trained model",
+    "gmt": "lets through only the largest gradients of each tensor",
     "intra_distillation": "makes passes with different dropout agree, against overfitting",
     "intra_distillation_js": "is the same with the Jensen-Shannon divergence",
     "lfr_cm": "trains what a trained model can change without forgetting",
