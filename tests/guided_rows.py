@@ -46,8 +46,10 @@ def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
 
 # What must be given.
 _USUAL = dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
+_USUAL |= {f"magma ({variant})": {"fraction": 0.8} for variant in ("aligned", "skip_update")}
 # Settings that leave training as it is, where another start is not asked for.
 _NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}, **dict.fromkeys(("mofo", "gmt"), {"fraction": 1.0})}
+_NEUTRAL |= {"magma (skip_update)": {"fraction": 1.0}, "magma (aligned)": {"fraction": 1.0, "start": 10**9}}
 _NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
 # Row -> class, ordinary settings, settings that leave training as it is.
 ROWS = {

@@ -304,13 +304,17 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (FixedMaskOptimizer, {"density": 0.1, "never": "0"}, "never is an option of lfr_cm, not of fish_mask"),
         (GuidedOptimizer, {"variant": "random", "keep": 1.5}, "between 0 and 1 .* got 1.5"),
         (GuidedOptimizer, {"variant": "smooth", "keep": 0.5}, r"variant 'random' .* for weighted_freeze \(smooth\)"),
-        (GuidedOptimizer, {"method": "mofo"}, "mofo needs fraction, .* such as fraction=0.15"),
+        (GuidedOptimizer, {"method": "mofo"}, "mofo needs fraction, .* such as fraction=0.5"),
         (
             GuidedOptimizer,
             {"method": "mofo", "fraction": 15},
-            "above 0 and at most 1, such as 0.15, .* got 15 for mofo",
+            "above 0 and at most 1, such as 0.5, .* got 15 for mofo",
         ),
-        (GuidedOptimizer, {"method": "sage", "fraction": 0.5}, r"method 'mofo' or 'gmt'; got 0.5 for sage \(full\)"),
+        (
+            GuidedOptimizer,
+            {"method": "sage", "fraction": 0.5},
+            r"method 'mofo' or 'magma' or 'gmt'; got 0.5 for sage \(full\)",
+        ),
         (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )

@@ -160,7 +160,8 @@ def everything(rule: Rule, scores: torch.Tensor) -> Given:
         lo=scores.min(), hi=scores.max(), rate=keep_probability(scores.mean(), scores.min(), scores.max()), u=U,
         average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
         tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR, step=-ETA * GRAD, grad=GRAD,
-        slope=slope_of(rule) if rule.loss else None, momentum=GRAD, fraction=0.3,
+        slope=slope_of(rule) if rule.loss else None, momentum=GRAD, fraction=0.3, coin=U[0, 0],
+        alignment=THETA.mean(),
     )  # fmt: skip
 
 

@@ -254,6 +254,7 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         (["--optimizer", "mofo", "--mofo-fraction", 15], "--mofo-fraction must be above 0 and at most 1, got 15; type"),
         (["--optimizer", "mofo", "--base-optimizer", "adagrad"],
          "reads a momentum (exp_avg or momentum_buffer), and Adagrad keeps none with its settings; choose Adam"),
+        (["--optimizer", "magma", "--magma-fraction", 2], "--magma-fraction must be above 0 and at most 1, got 2;"),
         (["--optimizer", "gmt", "--gmt-fraction", 0], "--gmt-fraction must be above 0 and at most 1, got 0; type"),
         (["--optimizer", "fish_mask"], "needs --fish-density 0.005, or --fish-mask FILE"),
         (["--optimizer", "fish_mask", "--fish-mask", "no.pt"], "there is no file no.pt; make one with: wff fisher"),

@@ -25,6 +25,7 @@ TWINS = {
     "gmt": "gmt",
     "intra_distillation": "intra_distillation",
     "intra_distillation_js": "intra_distillation",
+    "magma": "magma",
     "mofo": "mofo",
     "r_drop": "intra_distillation",
     "sage": "sage",

@@ -1,4 +1,4 @@
-"""Optimizer rows whose importance I is measured in every update: Weighted Freezing, SAGE, cautious updates, MoFO, GMT.
+"""Optimizer rows that are computed anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT.
 
 The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
 whole change that the base optimizer makes at stage `update`.
@@ -13,7 +13,7 @@ from torch import Tensor
 from . import kernels, kernels_c
 from .kernels_c import GuidedWeight
 from .masks import keep_probability, stream_key, uniform
-from .rules import RULES, Given, Rule
+from .rules import ALIGNMENT_BETA, RULES, Given, Rule, alignment
 from .scope import Slot, block_size, blocks
 from .wrapped import MOMENTUM, NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
@@ -65,7 +65,8 @@ class GuidedOptimizer(WrappedOptimizer):
         state_dtype: dtype of the moving averages (default: that of the parameter, bfloat16 for float16).
         keep: fraction of the weights that variant `random` of weighted_freeze updates (default: as many as variant
             `important` would update in the same tensor and update).
-        fraction: for mofo and gmt: share of the numbers of each tensor that is updated, those with the largest I.
+        fraction: for mofo and gmt: share of the numbers of each tensor that is updated, those with the largest I. For
+            magma: probability of a tensor to be updated.
         base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
             rounding. With False the base steps itself, and neutral settings are bit-identical to it.
 
@@ -125,22 +126,27 @@ class GuidedOptimizer(WrappedOptimizer):
                 f"got {keep} for {rule.label}"
             )
         if fraction is None and rule.selects_share:
-            raise ValueError(f"{rule.label} needs fraction, the share of each tensor that moves, such as fraction=0.15")
+            raise ValueError(f"{rule.label} needs fraction, the share that is updated, such as fraction=0.5")
         if fraction is not None and not (rule.selects_share and 0 < fraction <= 1):
             methods = " or ".join(repr(row.name) for row in RULES.values() if row.selects_share)
             raise ValueError(
-                f"fraction must be above 0 and at most 1, such as 0.15, and needs method {methods}; "
+                f"fraction must be above 0 and at most 1, such as 0.5, and needs method {methods}; "
                 f"got {fraction} for {rule.label}"
             )
         self.beta, self.eps, self.state_dtype, self.keep, self.fraction = beta, eps, state_dtype, keep, fraction
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
+        self.alignments: dict[str, Tensor] = {}  # one number a slot
         self.averages: dict[str, Tensor] = {}
         self.averaged: dict[str, int] = {}  # number of updates in each average
 
     def _method_state(self) -> dict[str, Any]:
+        if self.alignments:
+            return {"alignments": dict(self.alignments)}
         return {"averages": dict(self.averages), "averaged": dict(self.averaged)} if self.averages else {}
 
     def _load_method_state(self, state: dict[str, Any]) -> None:
+        alignments = {slot: state.get("alignments", {}).get(slot.name) for slot in self.slots}
+        self.alignments = {s.name: a.to(s.parameter.device, copy=True) for s, a in alignments.items() if a is not None}
         saved = state.get("averages", {})
         self.averages = {s.name: self._average_of(s).copy_(saved[s.name]) for s in self.slots if s.name in saved}
         # States of earlier versions have no counts: every average had seen all updates since `start`.
@@ -150,7 +156,8 @@ class GuidedOptimizer(WrappedOptimizer):
     @property
     def extra_bytes(self) -> int:
         """Bytes of the moving averages."""
-        return sum(average.numel() * average.element_size() for average in self.averages.values())
+        averages = (*self.averages.values(), *self.alignments.values())
+        return sum(average.numel() * average.element_size() for average in averages)
 
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
@@ -277,6 +284,8 @@ class GuidedOptimizer(WrappedOptimizer):
         if self.rule.draws:
             u = uniform(scores.numel(), self._stream_key(slot), at, scores.device)
             quantities["u"] = u.view(scores.shape)
+        if self.rule.draws_tensors:
+            quantities["coin"] = uniform(1, self._stream_key(slot), device=scores.device)
         if average is not None:
             quantities["average"] = average.to(scores.dtype) * self._correction(slot)
         return -self.rule.g.value(scores, Given(**quantities))
@@ -322,7 +331,17 @@ class GuidedOptimizer(WrappedOptimizer):
             }
             if self.rule.reads_momentum:
                 quantities["momentum"] = self._momentum(slot)
+            if self.rule.aligns:
+                quantities["alignment"] = self._next_alignment(slot).to(factor.dtype)
             factor.copy_(self._factor(slot, quantities, 0, self._scores_after_step(slot, old)))
+
+    def _next_alignment(self, slot: Slot) -> Tensor:
+        """The average of the alignment of a slot's momentum and gradient, with this update's, which is kept."""
+        momentum = self._momentum(slot)
+        new = alignment(momentum, gradient(slot).to(momentum.dtype))
+        old = self.alignments.get(slot.name, new)
+        self.alignments[slot.name] = ALIGNMENT_BETA * old + (1 - ALIGNMENT_BETA) * new
+        return self.alignments[slot.name]
 
     def _scores_after_step(self, slot: Slot, old: Tensor) -> Tensor:
         """I of a whole slot after the base's step, before which its weight was `old`."""

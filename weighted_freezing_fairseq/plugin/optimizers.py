@@ -1,4 +1,4 @@
-"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `gmt`, `fish_mask`, `lfr_cm`: an adapter class each.
+"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `magma`, `gmt`, `fish_mask`, `lfr_cm`: adapters.
 
 An adapter builds any base optimizer of fairseq and wraps its torch optimizer in the optimizer of `core` that applies
 the method. The settings of a method include the settings of every base optimizer, where None is the base's default.
@@ -200,6 +200,19 @@ class MofoConfig(MeasuredConfig):
     mofo_fraction: float = field(
         default=0.15,
         metadata={"help": "share of the numbers of each tensor that an update moves, those with the largest momentum"},
+    )
+
+
+@dataclass
+class MagmaConfig(MeasuredConfig):
+    magma_variant: ChoiceEnum([row.variant for row in forms("magma")]) = field(
+        default="aligned",
+        metadata={
+            "help": "aligned: an update is scaled by how well momentum and gradient agree; skip_update: by 1 / p"
+        },
+    )
+    magma_fraction: float = field(
+        default=0.5, metadata={"help": "p, the probability that a tensor is updated, drawn anew in each update"}
     )
 
 
@@ -418,6 +431,14 @@ class Mofo(MeasuringOptimizer):
         return {"fraction": self.cfg.mofo_fraction}
 
 
+class Magma(MeasuringOptimizer):
+    method = "magma"
+
+    def _settings_of_method(self) -> dict[str, Any]:
+        check_fraction("--magma-fraction", self.cfg.magma_fraction, 0.5, one=True)
+        return {"variant": str(self.cfg.magma_variant), "fraction": self.cfg.magma_fraction}
+
+
 class Gmt(MeasuringOptimizer):
     method = "gmt"
 
@@ -504,6 +525,7 @@ def _register(adapter: type[GuidedFairseqOptimizer], config: type[GuidedConfig])
 _register(WeightedFreeze, FreezeConfig)
 _register(Sage, SageConfig)
 _register(Mofo, MofoConfig)
+_register(Magma, MagmaConfig)
 _register(Gmt, GmtConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
