@@ -44,13 +44,17 @@ def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
     return {slot.name: torch.rand(slot.shape, generator=generator) for slot in slots}
 
 
+# What must be given.
+_USUAL = dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
+_USUAL |= {f"magma ({variant})": {"fraction": 0.8} for variant in ("aligned", "skip_update")}
 # Settings that leave training as it is, where another start is not asked for.
-_NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}}
+_NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}, **dict.fromkeys(("mofo", "gmt"), {"fraction": 1.0})}
+_NEUTRAL |= {"magma (skip_update)": {"fraction": 1.0}, "magma (aligned)": {"fraction": 1.0, "start": 10**9}}
 _NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
 # Row -> class, ordinary settings, settings that leave training as it is.
 ROWS = {
     **{
-        row.label: (GuidedOptimizer, {}, _NEUTRAL.get(row.label, {"start": 10**9}))
+        row.label: (GuidedOptimizer, _USUAL.get(row.label, {}), _NEUTRAL.get(row.label, {"start": 10**9}))
         for row in rows()
         if row.kind == "optimizer" and row.measured
     },
@@ -58,6 +62,8 @@ ROWS = {
     "lfr_cm": (FixedMaskOptimizer, {"quantile": 0.6}, {"quantile": 1.0}),
 }
 TABLE = {row.label: row for row in rows()}
+WITHOUT_MOMENTUM = ("sgd", "adagrad", "adadelta", "rmsprop")
+PAIRS = [(row, base) for row in ROWS for base in BASES if not (TABLE[row].reads_momentum and base in WITHOUT_MOMENTUM)]
 
 
 def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **settings):

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from guided_rows import BASES, ROWS, TABLE, a_model, guided, guided_model, same, train
+from guided_rows import BASES, PAIRS, ROWS, TABLE, WITHOUT_MOMENTUM, a_model, guided, guided_model, same, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,15 +16,14 @@ from weighted_freezing_fairseq.core.rules import rows
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
 every_row = pytest.mark.parametrize("row", ROWS)
-every_base = pytest.mark.parametrize("base", BASES)
+every_pair = pytest.mark.parametrize(("row", "base"), PAIRS)
 
 
 def test_every_available_row_is_here():
     assert set(ROWS) == {r.label for r in rows() if r.kind == "optimizer"}
 
 
-@every_row
-@every_base
+@every_pair
 def test_neutral_settings_are_bit_identical_to_the_base_and_allocate_nothing(base, row):
     plain_model, model = a_model(), a_model()
     plain_optimizer = BASES[base](plain_model.parameters())
@@ -45,18 +44,16 @@ def test_neutral_settings_equal_the_base_within_rounding_where_its_step_is_fused
     torch.testing.assert_close(train(model, guided_model(row, model, base, neutral=True, base_fused=True), 20), plain)
 
 
-@every_row
-@every_base
+@every_pair
 def test_ordinary_settings_are_not(base, row):
-    if TABLE[row].follows_step and base in ("sgd", "adagrad", "adadelta", "rmsprop"):
+    if "step" in TABLE[row].needs and base in WITHOUT_MOMENTUM:
         pytest.skip("without momentum and decay every step goes against the gradient")
     plain_model, model = a_model(), a_model()
     plain = train(plain_model, BASES[base](plain_model.parameters()), 5)
     assert not same(train(model, guided_model(row, model, base), 5), plain)
 
 
-@every_row
-@every_base
+@every_pair
 @pytest.mark.parametrize("updates", [1, 3])
 def test_a_resumed_run_is_an_uninterrupted_one(base, row, updates):
     whole = a_model()
@@ -178,7 +175,7 @@ def test_a_plain_state_starts_at_update_0_and_another_base_or_row_is_refused(row
 
 
 @every_row
-@pytest.mark.parametrize("base", ["sgd", "adam"])
+@pytest.mark.parametrize("base", ["momentum", "adam"])
 def test_a_flat_parameter_is_updated_like_its_parts(row, base):
     model = a_model()
     reference = guided_model(row, model, base)
@@ -204,7 +201,7 @@ def test_a_transposed_parameter_is_updated_like_a_straight_one(row):
     torch.manual_seed(1)
     straight = nn.Parameter(torch.randn(5, 9))
     turned = nn.Parameter(straight.detach().t().contiguous().t())
-    optimizers = [guided(row, [p], [Slot("w", p, p.shape)], "sgd") for p in (straight, turned)]
+    optimizers = [guided(row, [p], [Slot("w", p, p.shape)], "momentum") for p in (straight, turned)]
     for _ in range(4):
         grad = torch.randn(5, 9)
         for p, optimizer in zip((straight, turned), optimizers, strict=True):
@@ -229,7 +226,7 @@ def test_missing_gradients_empty_tensors_and_nan(row):
     empty = nn.Parameter(torch.zeros(0, 3))
     empty.grad = torch.zeros(0, 3)
     slots = [*scope_of(model, "all"), Slot("empty", empty, empty.shape)]
-    optimizer = guided(row, [*model.parameters(), empty], slots, "sgd")
+    optimizer = guided(row, [*model.parameters(), empty], slots, "momentum")
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(3):
         optimizer.step()  # no gradient anywhere
@@ -307,6 +304,17 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (FixedMaskOptimizer, {"density": 0.1, "never": "0"}, "never is an option of lfr_cm, not of fish_mask"),
         (GuidedOptimizer, {"variant": "random", "keep": 1.5}, "between 0 and 1 .* got 1.5"),
         (GuidedOptimizer, {"variant": "smooth", "keep": 0.5}, r"variant 'random' .* for weighted_freeze \(smooth\)"),
+        (GuidedOptimizer, {"method": "mofo"}, "mofo needs fraction, .* such as fraction=0.5"),
+        (
+            GuidedOptimizer,
+            {"method": "mofo", "fraction": 15},
+            "above 0 and at most 1, such as 0.5, .* got 15 for mofo",
+        ),
+        (
+            GuidedOptimizer,
+            {"method": "sage", "fraction": 0.5},
+            r"method 'mofo' or 'magma' or 'gmt'; got 0.5 for sage \(full\)",
+        ),
         (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )
@@ -316,8 +324,7 @@ def test_wrong_settings_say_what_is_right(cls, settings, words):
         cls(BASES["adam"](model.parameters()), scope_of(model), **settings)
 
 
-@every_row
-@every_base
+@every_pair
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
 )

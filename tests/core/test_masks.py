@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weighted_freezing_fairseq.core import masks
-from weighted_freezing_fairseq.core.masks import keep_mask, keep_probability, largest, quantile, stream_key, uniform
+from weighted_freezing_fairseq.core.masks import (
+    keep_mask,
+    keep_probability,
+    largest,
+    largest_in_tensor,
+    quantile,
+    stream_key,
+    uniform,
+)
 
 KEY = (0x9E3779B9, 0x7F4A7C15)
 
@@ -121,6 +129,14 @@ def test_exactly_k_are_selected_under_ties_and_they_are_the_largest(values, data
         assert together[kept].min() >= together[~kept].max()
         ties = together == together[kept].min()
         assert kept[ties].int().diff().le(0).all()  # of equal scores the first ones
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=12), st.floats(0.001, 1))
+def test_the_largest_in_a_tensor_are_those_of_a_choice_over_tensors_and_at_least_one(values, fraction):
+    scores = torch.tensor(values, dtype=torch.float32) * 1e-9
+    mask = largest_in_tensor(scores.expand(2, -1).t(), fraction)  # not contiguous
+    (same,) = largest([scores.expand(2, -1).t()], max(1, round(fraction * 2 * len(values))))
+    assert torch.equal(mask, same)
 
 
 @given(SCORES.filter(lambda v: any(v)), st.floats(0.001, 1))

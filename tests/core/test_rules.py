@@ -160,7 +160,8 @@ def everything(rule: Rule, scores: torch.Tensor) -> Given:
         lo=scores.min(), hi=scores.max(), rate=keep_probability(scores.mean(), scores.min(), scores.max()), u=U,
         average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
         tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR, step=-ETA * GRAD, grad=GRAD,
-        slope=slope_of(rule) if rule.loss else None,
+        slope=slope_of(rule) if rule.loss else None, momentum=GRAD, fraction=0.3, coin=U[0, 0],
+        alignment=THETA.mean(),
     )  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def example(rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
     )
     parameter = torch.nn.Parameter(theta)
     parameter.grad = grad
-    base = torch.optim.SGD([parameter], lr=0.1)
+    base = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)  # which the first step does not show
     GuidedOptimizer(base, [Slot(NAME, parameter, parameter.shape)], rule, **dict(rule.example.constants)).step()
     return parameter.detach(), after
 
@@ -286,7 +287,7 @@ def test_f_and_h_of_ewc_descend_its_loss_term():
 
 def test_rows_name_a_metric_a_stage_and_a_source():
     for rule in rows():
-        assert rule.metric in METRICS or rule.metric == "implicit"
+        assert rule.metric in METRICS or rule.metric in ("implicit", "momentum")
         assert rule.source and rule.extra_state and rule.extra_passes
         assert (rule.kind == "criterion") == rule.stage.startswith("loss") == (rule.loss is not None)
 

@@ -28,7 +28,7 @@ BASE_FLAGS = {
     "adamax": ["--adamax-betas", "(0.8, 0.95)", "--no-bias-correction"],
     "adagrad": [],
     "adadelta": ["--adadelta-rho", "0.8"],
-    "adafactor": ["--scale-parameter", "--clip-threshold", "0.9"],
+    "adafactor": ["--scale-parameter", "--clip-threshold", "0.9", "--beta1", "0.9"],
 }
 GUIDED = [
     *(f"{side}.layers.0.{name}.weight"
@@ -48,6 +48,7 @@ ROWS = {
         ["--lfr-quantile", 1, "--lfr-always-frozen", "", "--fisher", "FISHER"],
     ),
 }
+ROWS |= {name: ([], [f"--{name}-fraction", 1]) for name in ("mofo", "gmt")}
 ROWS |= {
     name: ([], ["--importance-start", 10**6])
     for name, row in RULES.items()
@@ -269,6 +270,11 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         ([*WF, "--base-fused", "maybe"], "--base-fused must be true or false, got maybe; type --base-fused false"),
         ([*WF, "--freeze-keep", 0.5], "--freeze-keep 0.5 needs --freeze-rule random, not important"),
         ([*WF, "--freeze-rule", "random", "--freeze-keep", 50], "--freeze-keep must be between 0 and 1, got 50"),
+        (["--optimizer", "mofo", "--mofo-fraction", 15], "--mofo-fraction must be above 0 and at most 1, got 15; type"),
+        (["--optimizer", "mofo", "--base-optimizer", "adagrad"],
+         "reads a momentum (exp_avg or momentum_buffer), and Adagrad keeps none with its settings; choose Adam"),
+        (["--optimizer", "magma", "--magma-fraction", 2], "--magma-fraction must be above 0 and at most 1, got 2;"),
+        (["--optimizer", "gmt", "--gmt-fraction", 0], "--gmt-fraction must be above 0 and at most 1, got 0; type"),
         (["--optimizer", "fish_mask"], "needs --fish-density 0.005, or --fish-mask FILE"),
         (["--optimizer", "fish_mask", "--fish-mask", "no.pt"], "there is no file no.pt; make one with: wff fisher"),
         (["--optimizer", "fish_mask", "--fish-mask", "FISHER"], "kind 'fisher', not 'mask'"),

@@ -31,11 +31,13 @@ FORMS = {
     ("weighted_freeze", "random, freeze_keep"): ["freeze_rule=random", "freeze_keep=0.3"],
     ("sage", "li"): ["sage_variant=li"],
     ("sage", "light"): ["sage_variant=light"],
+    ("magma", "skip_update"): ["magma_variant=skip_update"],
     ("lfr_cm", "lfr_norm"): ["lfr_norm=global", "lfr_quantile=0.25", "fisher=FISHER"],
 }
 DEFAULTS = {
     ("weighted_freeze", "important"): [],
     ("sage", "full"): [],
+    ("magma", "aligned"): [],
     ("lfr_cm", "tensor"): ["lfr_quantile=0.25", "fisher=FISHER"],
 }
 PRECISIONS = {

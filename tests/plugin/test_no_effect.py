@@ -58,6 +58,7 @@ def said(caplog):
          ["--adam-betas (0.9, 0.98)", "--base-optimizer sgd has no such setting"]),
         (["optimizer._name=sage", "optimizer.sage_variant=light", "optimizer.sage_beta=0.5"],
          ["--sage-beta 0.5", "--sage-variant full"]),
+        (["optimizer._name=mofo", "optimizer.importance_norm=global"], ["--importance-norm global", "leave it out"]),
         ([*FISH, "optimizer.fish_updates=50"], ["--fish-updates 50", "no weight moves", "type --fish-updates 5"]),
         ([*FISH, "optimizer.fish_source=random", "optimizer.fish_updates=5"], ["-updates 5", "--fish-source fisher"]),
         ([*FISH, "optimizer.fish_source=lift", "optimizer.fish_updates=5"], ["-updates 5", "--fish-source fisher"]),

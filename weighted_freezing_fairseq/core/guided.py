@@ -1,4 +1,4 @@
-"""Optimizer rows whose importance I is measured in every update: Weighted Freezing, SAGE, cautious updates.
+"""Optimizer rows that are computed anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT.
 
 The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
 whole change that the base optimizer makes at stage `update`.
@@ -13,11 +13,12 @@ from torch import Tensor
 from . import kernels, kernels_c
 from .kernels_c import GuidedWeight
 from .masks import keep_probability, stream_key, uniform
-from .rules import Given, Rule
+from .rules import ALIGNMENT_BETA, RULES, Given, Rule, alignment
 from .scope import Slot, block_size, blocks
-from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
+from .wrapped import MOMENTUM, NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
 STAGES = ("gradient", "update")
+MOMENTUM_KEYS = ("exp_avg", "momentum_buffer")  # in the state of Adam and its like, and of SGD
 
 Statistics = dict[str, Tensor | float]  # of the scores of one slot: lo and hi, mean, rate
 
@@ -39,7 +40,7 @@ class Change(NamedTuple):
 class GuidedOptimizer(WrappedOptimizer):
     """Scales the updates of `base` by a factor that depends on the importance I of each weight.
 
-    In every step I = metric(theta, grad) is measured on the weights in `slots`. Then
+    In every step I = metric(theta, grad), or |momentum|, is measured on the weights in `slots`. Then
 
     - at stage `gradient`: grad <- -g(I) * grad; `base.step()`
     - at stage `update`: theta' = theta after `base.step()`; theta <- theta + -g(I) * (theta' - theta), so that g = 0
@@ -53,7 +54,7 @@ class GuidedOptimizer(WrappedOptimizer):
         method: a row of the table, or its name.
         variant: the name of another form of the row.
         importance: the metric (default: that of the row).
-        norm: compare scores within each `tensor`, or over all slots (`global`).
+        norm: range and mean of scores: within each `tensor`, or over all slots (`global`).
         stage: where g acts (default: the row's stage).
         start: the first update, counted from 1, in which the method acts.
         seed: the seed of random masks.
@@ -64,12 +65,14 @@ class GuidedOptimizer(WrappedOptimizer):
         state_dtype: dtype of the moving averages (default: that of the parameter, bfloat16 for float16).
         keep: fraction of the weights that variant `random` of weighted_freeze updates (default: as many as variant
             `important` would update in the same tensor and update).
+        fraction: for mofo and gmt: share of the numbers of each tensor that is updated, those with the largest I. For
+            magma: probability of a tensor to be updated.
         base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
             rounding. With False the base steps itself, and neutral settings are bit-identical to it.
 
     Raises:
         ValueError: if a setting has no such value, if a weight in `slots` is not one of the base's, or if the step of
-            the base needs a closure.
+            the base needs a closure; in the first step, if the row reads a momentum and the base keeps none.
 
     Masking the gradient does not freeze a weight under momentum or weight decay; use stage="update" for that. If you
     inspect gradients, do it before `step()`, which masks them in place. bfloat16 averages stop changing when beta is
@@ -104,6 +107,7 @@ class GuidedOptimizer(WrappedOptimizer):
         max_scale: float | None = None,
         state_dtype: torch.dtype | None = None,
         keep: float | None = None,
+        fraction: float | None = None,
         base_fused: bool = True,
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
@@ -121,15 +125,28 @@ class GuidedOptimizer(WrappedOptimizer):
                 "keep must be between 0 and 1 and needs variant 'random' of weighted_freeze; "
                 f"got {keep} for {rule.label}"
             )
-        self.beta, self.eps, self.state_dtype, self.keep = beta, eps, state_dtype, keep
+        if fraction is None and rule.selects_share:
+            raise ValueError(f"{rule.label} needs fraction, the share that is updated, such as fraction=0.5")
+        if fraction is not None and not (rule.selects_share and 0 < fraction <= 1):
+            methods = " or ".join(repr(row.name) for row in RULES.values() if row.selects_share)
+            raise ValueError(
+                f"fraction must be above 0 and at most 1, such as 0.5, and needs method {methods}; "
+                f"got {fraction} for {rule.label}"
+            )
+        self.beta, self.eps, self.state_dtype, self.keep, self.fraction = beta, eps, state_dtype, keep, fraction
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
+        self.alignments: dict[str, Tensor] = {}  # one number a slot
         self.averages: dict[str, Tensor] = {}
         self.averaged: dict[str, int] = {}  # number of updates in each average
 
     def _method_state(self) -> dict[str, Any]:
+        if self.alignments:
+            return {"alignments": dict(self.alignments)}
         return {"averages": dict(self.averages), "averaged": dict(self.averaged)} if self.averages else {}
 
     def _load_method_state(self, state: dict[str, Any]) -> None:
+        alignments = {slot: state.get("alignments", {}).get(slot.name) for slot in self.slots}
+        self.alignments = {s.name: a.to(s.parameter.device, copy=True) for s, a in alignments.items() if a is not None}
         saved = state.get("averages", {})
         self.averages = {s.name: self._average_of(s).copy_(saved[s.name]) for s in self.slots if s.name in saved}
         # States of earlier versions have no counts: every average had seen all updates since `start`.
@@ -139,7 +156,8 @@ class GuidedOptimizer(WrappedOptimizer):
     @property
     def extra_bytes(self) -> int:
         """Bytes of the moving averages."""
-        return sum(average.numel() * average.element_size() for average in self.averages.values())
+        averages = (*self.averages.values(), *self.alignments.values())
+        return sum(average.numel() * average.element_size() for average in averages)
 
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
@@ -246,9 +264,10 @@ class GuidedOptimizer(WrappedOptimizer):
             change = changes.get(slot.name)
             target = gradient(slot) if change is None else change.factor
             for start, (weight, grad, output, *averages) in self._blocks(slot, target, *self._average_input(slot)):
+                scores = self._scores(weight, grad)
                 for average in averages:
-                    average.copy_(self._next_average(average, self._scores(weight, grad)))
-                factor = self._factor(slot, statistics, start, weight, grad, *averages)
+                    average.copy_(self._next_average(average, scores))
+                factor = self._factor(slot, statistics, start, scores, *averages)
                 if change is None:
                     output.mul_(factor)
                 else:
@@ -257,14 +276,16 @@ class GuidedOptimizer(WrappedOptimizer):
                 change.old.copy_(slot.weight)
 
     def _factor(
-        self, slot: Slot, statistics: Statistics, at: int, weight: Tensor, grad: Tensor, average: Tensor | None = None
+        self, slot: Slot, statistics: Statistics, at: int, scores: Tensor, average: Tensor | None = None
     ) -> Tensor:
         """-g(I) for the block of a slot that begins at number `at`."""
-        scores = self._scores(weight, grad)
         quantities: dict[str, Any] = {**statistics, "eps": self.eps, "max_scale": self.max_scale}
+        quantities["fraction"] = self.fraction
         if self.rule.draws:
             u = uniform(scores.numel(), self._stream_key(slot), at, scores.device)
             quantities["u"] = u.view(scores.shape)
+        if self.rule.draws_tensors:
+            quantities["coin"] = uniform(1, self._stream_key(slot), device=scores.device)
         if average is not None:
             quantities["average"] = average.to(scores.dtype) * self._correction(slot)
         return -self.rule.g.value(scores, Given(**quantities))
@@ -298,22 +319,44 @@ class GuidedOptimizer(WrappedOptimizer):
     # 4. The change of the base's step.
 
     def _step_and_fill_factors_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
-        """Step the base, and set `old` and `factor` = -g(I) of each change, for rows whose g reads the base's step.
-
-        g is computed on whole tensors, since it may compare numbers within a tensor.
-        """
+        """Step the base, and set `old` and `factor` = -g(I) of each change, for rows that follow the step."""
         for change in changes.values():
             change.old.copy_(change.weight)
         self._step_base()
         for slot in active:
             weight, old, factor = changes[slot.name]
-            quantities = Given(
-                step=weight.to(factor.dtype) - old.to(factor.dtype),
-                grad=gradient(slot).to(factor.dtype),
-                eps=self.eps,
-                max_scale=self.max_scale,
+            quantities: Statistics = {
+                "step": weight.to(factor.dtype) - old.to(factor.dtype),
+                "grad": gradient(slot).to(factor.dtype),
+            }
+            if self.rule.reads_momentum:
+                quantities["momentum"] = self._momentum(slot)
+            if self.rule.aligns:
+                quantities["alignment"] = self._next_alignment(slot).to(factor.dtype)
+            factor.copy_(self._factor(slot, quantities, 0, self._scores_after_step(slot, old)))
+
+    def _next_alignment(self, slot: Slot) -> Tensor:
+        """The average of the alignment of a slot's momentum and gradient, with this update's, which is kept."""
+        momentum = self._momentum(slot)
+        new = alignment(momentum, gradient(slot).to(momentum.dtype))
+        old = self.alignments.get(slot.name, new)
+        self.alignments[slot.name] = ALIGNMENT_BETA * old + (1 - ALIGNMENT_BETA) * new
+        return self.alignments[slot.name]
+
+    def _scores_after_step(self, slot: Slot, old: Tensor) -> Tensor:
+        """I of a whole slot after the base's step, before which its weight was `old`."""
+        return self._momentum(slot).abs() if self.importance == MOMENTUM else self._scores(old, gradient(slot))
+
+    def _momentum(self, slot: Slot) -> Tensor:
+        """The momentum of a slot in the base's state, at least in float32."""
+        state = self.base.state[slot.parameter]
+        momentum = next((state[key] for key in MOMENTUM_KEYS if state.get(key) is not None), None)
+        if momentum is None:
+            raise ValueError(
+                f"{self.rule.name} reads a momentum ({' or '.join(MOMENTUM_KEYS)}), and {type(self.base).__name__} "
+                "keeps none with its settings; choose Adam as the base, or SGD with momentum 0.9"
             )
-            factor.copy_(-self.rule.g.value(self._scores(old, gradient(slot)), quantities))
+        return slot.part(momentum).to(torch.promote_types(momentum.dtype, torch.float32))
 
     @staticmethod
     def _apply_(changes: Sequence[Change]) -> None:
@@ -337,14 +380,14 @@ class GuidedOptimizer(WrappedOptimizer):
             for start, (weight, grad, *averages) in self._blocks(slot, *self._average_input(slot)):
                 scores = self._scores(weight, grad)
                 averages = [self._next_average(average, scores) for average in averages]
-                sums += self._block_sums(self._factor(slot, statistics, start, weight, grad, *averages), scores)
+                sums += self._block_sums(self._factor(slot, statistics, start, scores, *averages), scores)
             yield slot, sums
 
     def _sums_of_changes(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> Iterator[tuple[Slot, Tensor]]:
         """The sums of each slot after `_step_and_fill_factors_`."""
         for slot in active:
             _, old, factor = changes[slot.name]
-            yield slot, self._block_sums(factor, self._scores(old, gradient(slot)))
+            yield slot, self._block_sums(factor, self._scores_after_step(slot, old))
 
     def _block_sums(self, factor: Tensor, scores: Tensor) -> Tensor:
         effect = factor.double().sum() if self.rule.scales else (factor == 0).sum().double()

@@ -118,6 +118,19 @@ def largest(scores: Sequence[Tensor], k: int) -> list[Tensor]:
     return masks
 
 
+def largest_in_tensor(scores: Tensor, fraction: float) -> Tensor:
+    """The mask of exactly k = round(fraction * n), at least one, of the n scores of a tensor; ties as in `largest`.
+
+    It makes copies of the tensor and never waits for a GPU, so that it fits an update.
+    """
+    values = scores.reshape(-1)
+    k = max(1, round(fraction * len(values)))
+    threshold = values.kthvalue(len(values) - k + 1).values
+    mask, ties = values > threshold, values == threshold
+    mask |= ties & (ties.cumsum(0, dtype=torch.int32) <= k - mask.sum())
+    return mask.view(scores.shape)
+
+
 def matches(pattern: re.Pattern[str] | None, name: str) -> bool:
     """Whether there is a pattern and it matches anywhere in `name`."""
     return pattern is not None and pattern.search(name) is not None

@@ -29,9 +29,12 @@ class Given:
 
     lo, hi, mean: smallest, largest and mean score of the tensor (or of the model). rate: share of the tensor's weights
     that is updated. u: uniform random numbers in (0, 1]. average: moving average of I, bias-corrected. grad: the
-    gradient. step: what the base did to theta; a row that reads it acts on whole tensors, after the base's step.
-    eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam: strength
-    of the row's loss term R. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
+    gradient. step: what the base did to theta; momentum: the base's average of gradients after that step. A row that
+    reads one of these acts after the base's step. alignment: moving average, one number a tensor, of `alignment` of
+    momentum and gradient. fraction: share of the numbers of a tensor that is updated, or of the tensors. A row that
+    reads step, momentum or fraction acts on whole tensors. coin: one uniform random number in (0, 1] for a tensor. eps,
+    max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam: strength of
+    the row's loss term R. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
@@ -69,7 +72,8 @@ class Rule:
     Attributes:
         name: its name in the table, in flags and in YAMLs.
         kind: whether it changes the update or the loss.
-        metric: the importance I, a key of `METRICS`, or `implicit` where the loss does the work.
+        metric: the importance I: a key of `METRICS`, `momentum`, which is |momentum| of the base optimizer, or
+            `implicit` where the loss does the work.
         f: factor of the weight. Like g and h it has a `text` for readers and a `value`, a function of I.
         g: factor of the step.
         h: what is added.
@@ -138,13 +142,38 @@ class Rule:
 
     @property
     def scales(self) -> bool:
-        """Whether it gives each number a factor of its own, and not a mask."""
-        return "max_scale" in self.needs
+        """Whether its factors are other numbers than those of a mask."""
+        return "max_scale" in self.needs or self.draws_tensors
+
+    @property
+    def selects_share(self) -> bool:
+        """Whether it updates a share that must be given, of each tensor or of the tensors."""
+        return "fraction" in self.needs
+
+    @property
+    def draws_tensors(self) -> bool:
+        """Whether it reads one random number for each tensor."""
+        return "coin" in self.needs
+
+    @property
+    def aligns(self) -> bool:
+        """Whether it reads a moving average of the alignment of momentum and gradient."""
+        return "alignment" in self.needs
+
+    @property
+    def reads_momentum(self) -> bool:
+        """Whether it reads the momentum of the base, which must keep one."""
+        return "momentum" in self.needs
 
     @property
     def follows_step(self) -> bool:
         """Whether it judges what the base did, and so acts after the base's step."""
-        return "step" in self.needs
+        return "step" in self.needs or self.reads_momentum
+
+    @property
+    def compares(self) -> bool:
+        """Whether its g compares the numbers of a tensor, and so acts on whole tensors."""
+        return self.follows_step or self.selects_share
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -262,6 +291,37 @@ def cautious(importance: Tensor, given: Given) -> Tensor:
     return -agrees / (agrees.mean() + given.eps)
 
 
+# DEVIATION: the code of Chen Y. et al. moves every number whose momentum equals the k-th largest, rounds k down, fails
+# where it is 0, and decays all weights. Here exactly k = round(fraction * n) numbers move, at least one, and the others
+# keep their value: decay is part of the base's step. The code leaves biases and norms out of the choice and moves all
+# of them; as in Algorithm 1 of the paper the choice is made in every tensor in scope.
+def largest_share(importance: Tensor, given: Given) -> Tensor:
+    from .masks import largest_in_tensor
+
+    return -largest_in_tensor(importance, float(given.fraction)).to(importance.dtype)
+
+
+# DEVIATION: the paper of Joo et al. was read in summaries and public implementations, which do not agree on the start
+# of the average s (0 or 1; here its first value) and on the momentum in it (before or after this update's gradient;
+# here that of the base after its step). A base that keeps no momentum, such as the paper's RMSProp, is refused.
+ALIGNMENT_BETA = 0.9
+
+
+def alignment(momentum: Tensor, grad: Tensor) -> Tensor:
+    """sigmoid(cos(m, grad) / 2) of a tensor."""
+    from torch.nn.functional import cosine_similarity
+
+    return (cosine_similarity(momentum.flatten(), grad.flatten(), dim=0, eps=1e-30) / 2).sigmoid()
+
+
+def magma(importance: Tensor, given: Given) -> Tensor:
+    return -((given.coin <= given.fraction) * given.alignment).to(importance.dtype).expand_as(importance)
+
+
+def skip_update(importance: Tensor, given: Given) -> Tensor:
+    return -((given.coin <= given.fraction) / given.fraction).to(importance.dtype).expand_as(importance)
+
+
 def _descend(importance: Tensor, given: Given) -> Tensor:
     return -given.eta * given.lam * given.slope
 
@@ -327,6 +387,59 @@ _ROWS = (
         # The base's step is -0.1 * grad: it goes against the gradient but where that is 0, so that mean m = 2 / 3, and
         # the factor 1 / (2 / 3 + 2 / 15) = 1.25: 1 - 0.1 * 1.25 * 0.5, -2, 3 + 0.1 * 1.25 * 1.
         example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
+    ),
+    Rule(
+        name="mofo",
+        kind="optimizer",
+        metric="momentum",
+        f=ONE,
+        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        h=ZERO,
+        stage="update",
+        needs=("momentum", "fraction"),
+        extra_passes="0",
+        extra_state="none",
+        source="Chen Y. et al. 2024, Algorithm 1",
+        scope="all",
+        # In the first step the momentum of SGD is the gradient. Half of three numbers are round(1.5) = 2: those with
+        # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
+        example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
+    ),
+    # DEVIATION: the code of Li H. et al. was not found. Their text masks the gradient that was accumulated over N
+    # batches, and has one threshold T_k; it is read here as one a tensor. The moments and the decay of the base go on
+    # where the gradient is masked.
+    Rule(
+        name="magma",
+        kind="optimizer",
+        metric="loss-preserving",  # logged, and not used
+        f=ONE,
+        g=Term("-b s, b ~ Bernoulli(p) for the tensor, s = EMA(sigmoid(cos(m, grad) / 2)), m: momentum", magma),
+        h=ZERO,
+        stage="update",
+        needs=("momentum", "grad", "alignment", "coin", "fraction"),
+        extra_passes="0",
+        extra_state="1 per tensor",
+        source="Joo et al. 2026, Algorithm 1",
+        variant="aligned",
+        # In the first step the momentum of SGD is the gradient: cos = 1, s = 1 / (1 + exp(-1 / 2)) = 0.6224593312, and
+        # with p = 1 the tensor is updated: 1 - 0.1 * s * 0.5, -2 + 0.1 * s * 1.
+        example=Example((1.0, -2.0), (0.5, -1.0), (0.96887703344, -1.93775406688), (("fraction", 1.0),)),
+    ),
+    Rule(
+        name="gmt",
+        kind="optimizer",
+        metric="fisher",  # which has the same largest numbers as |grad|
+        f=ONE,
+        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        h=ZERO,
+        stage="gradient",
+        needs=("fraction",),
+        extra_passes="0",
+        extra_state="none",
+        source="Li H. et al. 2024, Gradient-Mask Tuning",
+        scope="all",
+        # Half of four numbers: the two largest |grad| are 3 and, of the two with 1, the first: 1 - 0.1, 3 + 0.3.
+        example=Example((1.0, 2.0, 3.0, 4.0), (1.0, 0.5, -3.0, 1.0), (0.9, 2.0, 3.3, 4.0), (("fraction", 0.5),)),
     ),
     Rule(
         name="fish_mask",
@@ -452,6 +565,16 @@ VARIANTS: tuple[Rule, ...] = (
         needs=("mean", "eps", "max_scale"),
         extra_state="none",
         source="Li et al. 2023, eq. 4 and section 4.2 (SAGE*)",
+    ),
+    replace(
+        RULES["magma"],
+        variant="skip_update",
+        g=Term("-b / p, b ~ Bernoulli(p) for the tensor", skip_update),
+        needs=("coin", "fraction"),
+        extra_state="none",
+        source="Joo et al. 2026, Algorithm 1 (SkipUpdate)",
+        # The number drawn for seed 1, update 1 and a tensor called w is 0.43, which p = 0.5 exceeds: 1 - 0.1 * 2 * 0.5.
+        example=Example((1.0, -2.0), (0.5, -1.0), (0.9, -1.8), (("fraction", 0.5),)),
     ),
     replace(RULES["intra_distillation"], variant="js", loss=JS, source="Xu et al. 2022, section 4.2"),
     replace(

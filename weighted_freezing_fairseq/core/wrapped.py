@@ -21,6 +21,7 @@ from .scope import Slot, block_size, blocks
 logger = logging.getLogger(__name__)
 
 NORMS = ("tensor", "global")  # scores are compared within each tensor, or over all slots
+MOMENTUM = "momentum"  # the metric of rows that score a weight by the momentum of the base
 STATE_KEY = "guided"
 # Labels under which earlier versions saved a row.
 _EARLIER_LABELS = {
@@ -52,7 +53,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         super().__setstate__({})  # sets up PyTorch's step hooks; __init__ would also create param_groups and a state
         self.slots = list(slots)
         self.rule = rule
-        self.importance = choice("importance", importance or rule.metric, METRICS)
+        self.importance = choice("importance", importance or rule.metric, dict.fromkeys((*METRICS, rule.metric)))
         self.seed = seed
         self.base_fused = base_fused
         self.updates = 0
@@ -203,9 +204,13 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     # Helpers of the subclasses.
 
     def _blocks(self, slot: Slot, *more: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
-        """Blocks of a slot: the position of each, and its part of weight, gradient and `more`."""
+        """Blocks of a slot: the position of each, and its part of weight, gradient and `more`.
+
+        A row that compares the numbers of a tensor gets the tensor in one block.
+        """
         weight = slot.weight
-        return blocks(len(slot), block_size(weight), weight, gradient(slot), *more)
+        size = len(slot) if self.rule.compares else block_size(weight)
+        return blocks(len(slot), size, weight, gradient(slot), *more)
 
     def _scores(self, weight: Tensor, grad: Tensor) -> Tensor:
         """I, at least in float32, because a squared gradient underflows in half precision."""

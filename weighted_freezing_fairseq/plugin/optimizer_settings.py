@@ -35,6 +35,8 @@ class OptimizerSettings(TrainerListener):
             warn_of(("sage_beta", "sage_state_dtype"), reason)
         elif method == "fish_mask":
             _warn_of_fish_mask(settings, warn_of, last_update)
+        if RULES[method].compares:
+            warn_of(("importance_norm",), f"{method} compares the numbers of each tensor; leave it out")
         if RULES[method].measured and 0 < last_update < settings.importance_start:
             no_effect.warn(
                 f"--importance-start {settings.importance_start} has no effect: the run ends earlier, at --max-update "

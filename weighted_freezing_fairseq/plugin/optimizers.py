@@ -1,4 +1,4 @@
-"""`--optimizer weighted_freeze`, `sage`, `fish_mask`, `lfr_cm`, `cautious`: one adapter class for each method.
+"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `magma`, `gmt`, `fish_mask`, `lfr_cm`: adapters.
 
 An adapter builds any base optimizer of fairseq and wraps its torch optimizer in the optimizer of `core` that applies
 the method. The settings of a method include the settings of every base optimizer, where None is the base's default.
@@ -110,6 +110,9 @@ def build_base(base: str, cfg: DictConfig, params: list[torch.nn.Parameter]) -> 
     return cls(base_cfg, params)
 
 
+_EVERYWHERE = [row.name for row in RULES.values() if row.kind == "optimizer" and row.scope == "all"]
+
+
 @dataclass
 class GuidedConfig(BaseSettings):
     """Settings of every guided optimizer, and of its base."""
@@ -128,7 +131,7 @@ class GuidedConfig(BaseSettings):
         default=None,
         metadata={
             "help": "linear: matrices of attention and feed-forward layers; all: every parameter "
-            "(default: linear for weighted_freeze and sage, all for fish_mask and lfr_cm)"
+            f"(default: all for {', '.join(_EVERYWHERE)}, else linear)"
         },
     )
     seed: int = II("common.seed")
@@ -186,6 +189,39 @@ class SageConfig(MeasuredConfig):
     sage_state_dtype: ChoiceEnum(list(STATE_DTYPES)) = field(
         default="parameter",
         metadata={"help": "precision of the moving average; parameter: as the weights (bf16 for fp16 weights)"},
+    )
+
+
+@dataclass
+class MofoConfig(MeasuredConfig):
+    mofo_fraction: float = field(
+        default=0.15,
+        metadata={"help": "share of the numbers of each tensor that an update moves, those with the largest momentum"},
+    )
+
+
+@dataclass
+class MagmaConfig(MeasuredConfig):
+    magma_variant: ChoiceEnum([row.variant for row in forms("magma")]) = field(
+        default="aligned",
+        metadata={
+            "help": "aligned: an update is scaled by how well momentum and gradient agree; skip_update: by 1 / p"
+        },
+    )
+    magma_fraction: float = field(
+        default=0.5, metadata={"help": "p, the probability that a tensor is updated, drawn anew in each update"}
+    )
+
+
+@dataclass
+class GmtConfig(MeasuredConfig):
+    gmt_fraction: float = field(
+        default=0.2,
+        metadata={"help": "share of the numbers of each tensor whose gradient is kept, those with the largest"},
+    )
+    gmt_apply: ChoiceEnum(STAGES) = field(
+        default="gradient",
+        metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
     )
 
 
@@ -390,6 +426,30 @@ class Sage(MeasuringOptimizer):
         }
 
 
+class Mofo(MeasuringOptimizer):
+    method = "mofo"
+
+    def _settings_of_method(self) -> dict[str, Any]:
+        check_fraction("--mofo-fraction", self.cfg.mofo_fraction, 0.15, one=True)
+        return {"fraction": self.cfg.mofo_fraction}
+
+
+class Magma(MeasuringOptimizer):
+    method = "magma"
+
+    def _settings_of_method(self) -> dict[str, Any]:
+        check_fraction("--magma-fraction", self.cfg.magma_fraction, 0.5, one=True)
+        return {"variant": str(self.cfg.magma_variant), "fraction": self.cfg.magma_fraction}
+
+
+class Gmt(MeasuringOptimizer):
+    method = "gmt"
+
+    def _settings_of_method(self) -> dict[str, Any]:
+        check_fraction("--gmt-fraction", self.cfg.gmt_fraction, 0.2, one=True)
+        return {"fraction": self.cfg.gmt_fraction, "stage": self.cfg.gmt_apply}
+
+
 class FishMask(GuidedFairseqOptimizer):
     method = "fish_mask"
 
@@ -469,6 +529,9 @@ def _register(adapter: type[GuidedFairseqOptimizer], config: type[GuidedConfig])
 
 _register(WeightedFreeze, FreezeConfig)
 _register(Sage, SageConfig)
+_register(Mofo, MofoConfig)
+_register(Magma, MagmaConfig)
+_register(Gmt, GmtConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
 for name, rule in RULES.items():  # the other methods have no settings of their own
