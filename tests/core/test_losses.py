@@ -351,7 +351,7 @@ def test_an_unknown_divergence_or_one_without_its_teacher_is_refused(wrong):
         passes_loss(random(1, 2, 3), torch.tensor([0, 1]), **wrong)
 
 
-# Weight alignment (O'Neill et al. 2021) ------------------------------------------------------------------------------
+# Weight alignment (O'Neill et al. 2022) ------------------------------------------------------------------------------
 
 
 def eq_5_by_hand(w, w_tilde):

@@ -40,7 +40,7 @@ def quadratic_penalty(
     """1/2 sum F (theta - theta_A)^2 (Kirkpatrick et al. 2017, eq. 3; Li et al. 2023, section 2.2).
 
     Multiply it by lambda. With fisher=None, twice the penalty is the squared Frobenius distance of frobenius-MBP
-    (O'Neill et al. 2021, eq. 6).
+    (O'Neill et al. 2022, eq. 6).
 
     Args:
         theta: the weight that gets the gradient.
@@ -97,7 +97,7 @@ def _row_sums(theta: Tensor, reference: Tensor) -> Tensor:
 def alignments(
     thetas: Sequence[Tensor], references: Sequence[Tensor], level: str = "unit", exacts: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """The mean over units of |cos(W_i, W~_i)| for each layer (O'Neill et al. 2021, eq. 2).
+    """The mean over units of |cos(W_i, W~_i)| for each layer (O'Neill et al. 2022, eq. 2).
 
     The loss of eq. 3 is the cross entropy - lambda times the mean of the result. A unit whose weights are all zero
     counts as 0.

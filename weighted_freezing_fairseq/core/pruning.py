@@ -1,4 +1,4 @@
-"""Which weights to prune: the scores of the methods of O'Neill et al. 2021 (section 4) and others, and the selection.
+"""Which weights to prune: the scores of the methods of O'Neill et al. 2022 (section 4) and others, and the selection.
 
 The weights with the lowest scores are pruned, in each row, each layer or all layers together, and stay pruned. In
 masks, 1 means that a weight is kept. `schedules.py` decides how many weights are pruned, `pruner.py` keeps them at
@@ -95,7 +95,7 @@ def fisher(layer: Layer, network: Network) -> Tensor:
 
 
 def lamp(layer: Layer, network: Network) -> Tensor:
-    """theta_u^2 / sum over v with |theta_v| >= |theta_u| of theta_v^2 (Lee et al. 2020, eq. 4).
+    """theta_u^2 / sum over v with |theta_v| >= |theta_u| of theta_v^2 (Lee et al. 2021, eq. 4).
 
     Of equal weights, the first counts as the largest. The largest weight of each layer has score 1: no layer loses its
     last weight while another layer has more than one.
@@ -108,7 +108,7 @@ def lamp(layer: Layer, network: Network) -> Tensor:
 
 
 def lookahead(layer: Layer, network: Network) -> Tensor:
-    """|theta| times the norms of the neighbouring weights on its path (Park et al. 2019, eq. 5).
+    """|theta| times the norms of the neighbouring weights on its path (Park et al. 2020, eq. 5).
 
     theta joins a unit below to a unit above. The score is the change of the product of the layer and its neighbour when
     theta is set to zero. Without a neighbour the factor is 1.
@@ -188,15 +188,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method("random", random, "layer", "any", "O'Neill et al. 2021, section 4"),
-            Method("random_global", random, "network", "any", "O'Neill et al. 2021, section 4"),
+            Method("random", random, "layer", "any", "O'Neill et al. 2022, section 4"),
+            Method("random_global", random, "network", "any", "O'Neill et al. 2022, section 4"),
             Method("magnitude", magnitude, "layer", "smallest abs(theta)", "MBP: Karnin 1990"),
             Method("magnitude_global", magnitude, "network", "smallest abs(theta)", "Global-MBP: Karnin 1990"),
             Method("l2", magnitude, "layer", "smallest abs(theta)", "L2-MBP: Han et al. 2015", penalty="l2"),
             Method("l0", gates, "layer", "most closed gate", "Louizos et al. 2018", penalty="l0"),
             Method("gradient", gradient, "layer", "smallest abs(grad)", "Sun et al. 2017", "gradient"),
-            Method("lookahead", lookahead, "layer", "smallest path through neighbours", "Park et al. 2019, eq. 5"),
-            Method("lamp", lamp, "network", "smallest share of its layer's larger weights", "Lee et al. 2020, eq. 4"),
+            Method("lookahead", lookahead, "layer", "smallest path through neighbours", "Park et al. 2020, eq. 5"),
+            Method("lamp", lamp, "network", "smallest share of its layer's larger weights", "Lee et al. 2021, eq. 4"),
             Method("sensitivity", sensitivity, "network", "smallest abs(theta * grad)", "Xu et al. 2022, section 5.1",
                    "gradient"),
             Method("fisher", fisher, "network", "smallest grad ** 2", "Li et al. 2023, section 2.1", "gradient"),

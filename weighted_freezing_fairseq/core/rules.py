@@ -524,7 +524,7 @@ _ROWS = (
         loss=LossTerm("-1/N sum_i |cos(theta_i, theta_A,i)| over N units", _misalignment),
         extra_passes="0",
         extra_state="1 per weight (the reference), 1 bit (m)",
-        source="O'Neill et al. 2021, eq. 2, 3 and 6",
+        source="O'Neill et al. 2022, eq. 2, 3 and 6",
     ),
 )
 
@@ -582,7 +582,7 @@ VARIANTS: tuple[Rule, ...] = (
         variant="r_drop",
         extra_passes="1",
         extra_state="none (2 outputs are alive at once)",
-        source="Wu et al. 2021; K = 2, constant alpha",
+        source="Liang X. et al. 2021; K = 2, constant alpha",
     ),
 )
 

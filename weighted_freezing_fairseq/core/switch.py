@@ -1,4 +1,4 @@
-"""Switch layers: each token goes through one of several feed-forward experts (Fedus et al. 2021, sections 2.1 to 2.4).
+"""Switch layers: each token goes through one of several feed-forward experts (Fedus et al. 2022, sections 2.1 to 2.4).
 
 A router chooses the expert and scales its output. A balance loss keeps the experts equally busy; the layer adds the
 gradient of this loss in the backward pass, whatever the training loss is. Experts are on one device and have no

@@ -106,7 +106,7 @@ FIGURES: Mapping[str, Figure] = {
         Figure(
             "norms",
             about="norms of the weights by layer and type of module, of any checkpoints, pruned or not",
-            source="O'Neill et al. 2021, Figure 7",
+            source="O'Neill et al. 2022, Figure 7",
             takes="CHECKPOINT... [--per-parameter]",
             remedy="no weights",
             columns=models.NORMS,

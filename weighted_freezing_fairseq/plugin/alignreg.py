@@ -1,4 +1,4 @@
-"""`--criterion alignreg`: iterative pruning during training, aligned with a reference network (O'Neill et al. 2021).
+"""`--criterion alignreg`: iterative pruning during training, aligned with a reference network (O'Neill et al. 2022).
 
 The mathematics is in `core/penalties.py`, `core/pruning.py` and `core/pruner.py`. This module has the flags, the
 reference network and the listeners to the trainer's events.

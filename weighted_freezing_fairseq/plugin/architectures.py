@@ -137,7 +137,7 @@ class SwitchDecoder(TransformerDecoderBase):
 
 @register_model("switch_transformer")
 class SwitchTransformer(TransformerModel):
-    """The Switch Transformer of Fedus et al. 2021."""
+    """The Switch Transformer of Fedus et al. 2022."""
 
     @classmethod
     def add_args(cls, parser: Any) -> None:

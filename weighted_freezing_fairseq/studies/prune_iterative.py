@@ -1,6 +1,6 @@
 """`wff prune-iterative`: prune a trained model step by step, by several methods, with and without weight alignment.
 
-The form of O'Neill et al. 2021, Table 1, for machine translation: a parent is trained as usual, then trained further
+The form of O'Neill et al. 2022, Table 1, for machine translation: a parent is trained as usual, then trained further
 while it is pruned, and scored. The row without pruning is trained further for as long, so that rows differ by pruning
 alone. With `zero_shot`, the form of their question: the parent translates all languages, it is tuned and pruned on one
 pair, and scored on all. Pruning without further training is `wff prune`.
