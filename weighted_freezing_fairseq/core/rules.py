@@ -405,9 +405,6 @@ _ROWS = (
         # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
         example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
     ),
-    # DEVIATION: the code of Li H. et al. was not found. Their text masks the gradient that was accumulated over N
-    # batches, and has one threshold T_k; it is read here as one a tensor. The moments and the decay of the base go on
-    # where the gradient is masked.
     Rule(
         name="magma",
         kind="optimizer",
@@ -425,6 +422,9 @@ _ROWS = (
         # with p = 1 the tensor is updated: 1 - 0.1 * s * 0.5, -2 + 0.1 * s * 1.
         example=Example((1.0, -2.0), (0.5, -1.0), (0.96887703344, -1.93775406688), (("fraction", 1.0),)),
     ),
+    # DEVIATION: the code of Li H. et al. was not found. Their text masks the gradient that was accumulated over N
+    # batches, and has one threshold T_k; it is read here as one a tensor. The moments and the decay of the base go on
+    # where the gradient is masked.
     Rule(
         name="gmt",
         kind="optimizer",
