@@ -361,6 +361,14 @@ def test_another_mask_or_other_weights_in_a_state_are_refused():
         FixedMaskOptimizer(base, scope_of(model), density=0.1).load_state_dict(optimizer.state_dict())
 
 
+def test_what_another_source_has_measured_is_refused():
+    model = a_model()
+    optimizer = masked(model, density=0.1, source="sift", observe=3)
+    train(model, optimizer, 1)
+    with pytest.raises(ValueError, match="while source sift measured, not fisher"):
+        masked(a_model(), density=0.1, source="fisher", observe=3).load_state_dict(optimizer.state_dict())
+
+
 def test_low_fisher_masks_are_the_quantile_of_each_tensor():
     fisher = some_fisher(scope_of(a_model(), "all"))
     fisher = {name: scores * 10.0**index for index, (name, scores) in enumerate(fisher.items())}

@@ -276,6 +276,10 @@ def test_two_processes_prune_alike(fairseq: Fairseq, method: str):
             ["--prune", "lamp", "--prune-interval", 1, "--prune-lambda", 1],
             "got 1, and needs --prune l2 or l0",
         ),
+        (
+            ["--prune", "wanda", "--prune-interval", 1, "--encoder-layerdrop", 0.2],
+            "--encoder-layerdrop and --decoder-layerdrop leave layers out; type --prune magnitude",
+        ),
         (["--alignreg-lambda", -1], "--alignreg-lambda must not be negative, got -1"),
         (["--alignreg-reference", "no.pt"], "there is no reference no.pt; give --alignreg-reference a checkpoint"),
         (["--alignreg-reference", __file__], "was not loaded"),

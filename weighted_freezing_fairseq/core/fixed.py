@@ -278,7 +278,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
     def _method_state(self) -> dict[str, Any]:
         if self.masks is not None:
             return {"masks": {name: pack_bits(mask) for name, mask in self.masks.items()}}
-        return {"observed": dict(self.observed)}
+        return {"observed": dict(self.observed), "source": self.source}
 
     def _load_method_state(self, state: dict[str, Any]) -> None:
         if "masks" in state:
@@ -290,6 +290,10 @@ class FixedMaskOptimizer(WrappedOptimizer):
                 raise ValueError("this state was saved with another mask than this run's")
             self.masks = masks
             self._prepare_parameters(masks)
+        elif state.get("source", "fisher") != self.source:
+            raise ValueError(
+                f"this state was saved while source {state.get('source', 'fisher')} measured, not {self.source}"
+            )
         self.observed = {
             slot.name: state["observed"][slot.name].to(slot.parameter.device, torch.float32)
             for slot in self.slots

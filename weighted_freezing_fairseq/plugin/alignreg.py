@@ -15,6 +15,7 @@ from typing import Any, Optional
 import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass import ChoiceEnum
+from fairseq.modules import LayerDropModuleList
 from fairseq.trainer import Trainer
 from omegaconf import II, DictConfig
 from torch import Tensor, nn
@@ -221,6 +222,11 @@ class AlignReg(GuidedCriterion):
         """The model; for a method that needs the inputs of layers, attention calls its projections as layers."""
         model: nn.Module = self.trainer.get_model()
         if METHODS[str(self.cfg.prune)].needs == "inputs":
+            if any(isinstance(module, LayerDropModuleList) and module.p > 0 for module in model.modules()):
+                raise UserError(
+                    f"--prune {self.cfg.prune} needs the inputs of every layer, and --encoder-layerdrop and "
+                    "--decoder-layerdrop leave layers out; type --prune magnitude"
+                )
             call_projections_as_layers(model)
         return model
 
