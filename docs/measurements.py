@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def read_rows(path: str) -> list[dict[str, str]]:
+def read_rows(path: str | Path) -> list[dict[str, str]]:
     with (ROOT / path).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

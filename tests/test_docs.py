@@ -2,14 +2,17 @@
 
 import re
 import shlex
+import statistics
 from pathlib import Path
 
+import measurements
 import pytest
 import tables
 from markdown.extensions.toc import slugify
 
 from weighted_freezing_fairseq.__main__ import build_parser
 from weighted_freezing_fairseq.core.rules import RULES
+from weighted_freezing_fairseq.scoring.significance import seed_p_value
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", ".github/PULL_REQUEST_TEMPLATE.md")
@@ -34,6 +37,25 @@ def test_every_method_has_a_page_with_its_options(method):
         "## Formula", "## Options", "## When it helps", "## References"
     ]  # fmt: skip
     assert f"`{method}`](docs/methods/{method}.md)" in TEXTS["README.md"]
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "results").glob("*/scores.csv")), ids=str)
+def test_results_are_computed_from_the_raw_scores(folder: Path):
+    runs, cells = (measurements.read_rows(folder / name) for name in ("scores.csv", "runs.csv"))
+    assert cells and len({(run["method"], run["seed"], run["test"]) for run in runs}) == len(runs)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", run["output_sha256"]) for run in runs)
+
+    def bleu(method: str, cell: dict, seeds: str) -> list[float]:
+        of_test = [run for run in runs if (run["method"], run["test"]) == (method, cell["test"])]
+        return [float(run["bleu"]) for seed in seeds.split() for run in of_test if run["seed"] == seed]
+
+    for cell in cells:
+        scores = bleu(cell["method"], cell, cell["seeds"])
+        assert len(scores) == int(cell["n"]) and float(cell["score"]) == pytest.approx(statistics.mean(scores))
+        if cell["minus_standard"]:
+            standard, method = (bleu(name, cell, cell["compared_seeds"]) for name in ("standard", cell["method"]))
+            assert float(cell["minus_standard"]) == pytest.approx(statistics.mean(method) - statistics.mean(standard))
+            assert float(cell["p_seeds"]) == pytest.approx(seed_p_value(standard, method))
 
 
 def test_the_readme_is_short():
