@@ -55,6 +55,20 @@ def scores(folder: str, test: str) -> str:
     return "\n".join(lines)
 
 
+def balance(folder: str) -> str:
+    """How evenly sensitivity is spread: a row for each method, means over its checkpoints, from `wff sensitivity`."""
+    rows = read_rows(f"results/{folder}/balance.csv")
+    columns = {"mean": "mean", "standard deviation": "std", "deviation / mean": "std_over_mean", "Gini": "gini"}
+    columns["share of the top 20 %"] = "share_top20"
+    lines = [f"| method | checkpoints | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    methods = [row["checkpoint"].rpartition("-")[0] for row in rows]
+    for method in dict.fromkeys(methods):
+        of_method = [row for row, name in zip(rows, methods, strict=True) if name == method]
+        means = (statistics.mean(float(row[column]) for row in of_method) for column in columns.values())
+        lines.append(f"| `{method}` | {len(of_method)} | {' | '.join(f'{mean:.3g}' for mean in means)} |")
+    return "\n".join(lines)
+
+
 def with_quartiles(row: Mapping[str, str], median: str, low: str, high: str, factor: float = 1) -> str:
     middle, lower, upper = (factor * float(row[name]) for name in (median, low, high))
     return f"{middle:.2f} [{lower:.2f}, {upper:.2f}]"
@@ -106,6 +120,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
     "scores lowresource-3000 test_2016": lambda: scores("lowresource-3000", "test_2016_flickr"),
     "scores lowresource-3000 test_2017": lambda: scores("lowresource-3000", "test_2017_flickr"),
+    "balance lowresource-3000": lambda: balance("lowresource-3000"),
     "costs quick": lambda: costs(
         "quick", "update time", "by count", "step", "peak memory", "transient", "state, bytes"
     ),
