@@ -108,7 +108,7 @@ def test_a_finished_mask_needs_no_estimate(said, tmp_path):
         ["optimizer._name=weighted_freeze", "optimizer.importance_start=50"],
         ["optimizer._name=sage", "optimizer.sage_beta=0.5"],
         [*SPG, "optimizer.spg_apply=update"],
-        [*SPG, "optimizer.base_optimizer=sgd"],
+        [*SPG, "optimizer.base_optimizer=sgd", "optimizer.adam_betas=null"],
         [*FISH, "optimizer.fish_updates=49"],
         [*FISH, "optimizer.fish_source=sift"],
         [*FISH, "optimizer.fish_source=smt", "optimizer.fish_updates=9", "optimizer.fish_block=4"],
