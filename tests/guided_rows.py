@@ -44,11 +44,18 @@ def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
     return {slot.name: torch.rand(slot.shape, generator=generator) for slot in slots}
 
 
-# What must be given.
-_USUAL = dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
+def equal_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
+    """Fisher information by which no number matters more than another."""
+    return {slot.name: torch.full(slot.shape, 0.1) for slot in slots}
+
+
+# What must be given. A function is called with the slots.
+_USUAL: dict[str, dict] = {"spg": {"fisher": some_fisher}}
+_USUAL |= dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
 _USUAL |= {f"magma ({variant})": {"fraction": 0.8} for variant in ("aligned", "skip_update")}
 # Settings that leave training as it is, where another start is not asked for.
 _NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}, **dict.fromkeys(("mofo", "gmt"), {"fraction": 1.0})}
+_NEUTRAL |= {"spg": {"fisher": equal_fisher}}
 _NEUTRAL |= {"magma (skip_update)": {"fraction": 1.0}, "magma (aligned)": {"fraction": 1.0, "start": 10**9}}
 _NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
 # Row -> class, ordinary settings, settings that leave training as it is.
@@ -59,7 +66,11 @@ ROWS = {
         if row.kind == "optimizer" and row.measured
     },
     "fish_mask": (FixedMaskOptimizer, {"density": 0.2, "observe": 2}, {"density": 1.0, "source": "magnitude"}),
-    "lfr_cm": (FixedMaskOptimizer, {"quantile": 0.6}, {"quantile": 1.0}),
+    "lfr_cm": (
+        FixedMaskOptimizer,
+        {"quantile": 0.6, "source": some_fisher},
+        {"quantile": 1.0, "source": some_fisher},
+    ),
 }
 TABLE = {row.label: row for row in rows()}
 WITHOUT_MOMENTUM = ("sgd", "adagrad", "adadelta", "rmsprop")
@@ -72,11 +83,9 @@ def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **se
     method, _, variant = row.partition(" ")
     if neutral:
         usual = {**without_effect, "base_fused": False}
-    settings = {**usual, **settings}
+    settings = {name: value(slots) if callable(value) else value for name, value in {**usual, **settings}.items()}
     if variant:
         settings["variant"] = variant.strip("()")
-    if method == "lfr_cm":
-        settings.setdefault("source", some_fisher(slots))
     return cls(BASES[base](params), slots, method, **settings)
 
 

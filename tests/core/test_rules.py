@@ -12,13 +12,24 @@ from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.masks import keep_probability, stream_key, uniform
-from weighted_freezing_fairseq.core.rules import RULES, Given, Rule, Term, as_markdown, rows, rule_of, sgd_update
+from weighted_freezing_fairseq.core.rules import (
+    RULES,
+    Given,
+    Rule,
+    Term,
+    as_markdown,
+    rows,
+    rule_of,
+    sgd_update,
+    soft_mask,
+)  # fmt: skip
 from weighted_freezing_fairseq.core.scope import Slot
 
 ETA, EPS, MAX_SCALE, TAU, LAM, NAME = 0.1, 0.05, 4.0, 0.4, 0.7, "w"
 GENERATOR = torch.Generator().manual_seed(5)
 THETA, GRAD, ANCHOR, AVERAGE = (torch.randn(6, 7, dtype=torch.float64, generator=GENERATOR) for _ in range(4))
 MASK = torch.rand(6, 7, generator=GENERATOR) < 0.3
+FISHER = torch.rand(6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(6)) ** 3  # of an old task
 KEEP = (torch.rand(3, 6, 7, generator=GENERATOR) < 0.7).double()
 TEACHER = torch.randn(6, 7, dtype=torch.float64, generator=GENERATOR).softmax(-1)
 U = uniform(42, stream_key(1, 1, NAME)).view(6, 7).double()
@@ -66,6 +77,13 @@ def _sage_li(w, g, i, j):
 def _sage_light(w, g, i, j):
     importances = [abs(x * y) for x, y in zip(THETA.flatten().tolist(), GRAD.flatten().tolist(), strict=True)]
     return w - ETA * min(MAX_SCALE, (sum(importances) / 42 + EPS) / (abs(w * g) + EPS)) * g  # Li et al. eq. 4
+
+
+def _spg(w, g, i, j):
+    roots = [math.sqrt(x) for row in FISHER.tolist() for x in row]
+    mean = sum(roots) / 42
+    z = (roots[7 * i + j] - mean) / math.sqrt(sum((x - mean) ** 2 for x in roots) / 41)
+    return w - ETA * g * (1 - abs(math.tanh(z)))  # Konishi et al., with root mean squares in place of gradients
 
 
 def _ewc(w, g, i, j):
@@ -123,6 +141,7 @@ by_hand = {
     "sage (light)": _sage_light,
     "fish_mask": lambda w, g, i, j: w - ETA * g * MASK[i, j].item(),
     "lfr_cm": lambda w, g, i, j: w - ETA * g * (g * g <= TAU),
+    "spg": _spg,
     "ewc": _ewc,
     "intra_distillation": _with_term(lambda theta, i: _divergence(theta, i, 3, True)),
     "intra_distillation (js)": _with_term(lambda theta, i: _divergence(theta, i, 3, False)),
@@ -161,7 +180,7 @@ def everything(rule: Rule, scores: torch.Tensor) -> Given:
         average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
         tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR, step=-ETA * GRAD, grad=GRAD,
         slope=slope_of(rule) if rule.loss else None, momentum=GRAD, fraction=0.3, coin=U[0, 0],
-        alignment=THETA.mean(),
+        alignment=THETA.mean(), gamma=soft_mask(FISHER),
     )  # fmt: skip
 
 
@@ -179,7 +198,8 @@ def trained(rule: Rule, stage: str | None = None) -> torch.Tensor:
     slot = Slot(NAME, parameter, parameter.shape)
     base = torch.optim.SGD([parameter], lr=ETA)
     if rule.measured:
-        optimizer = GuidedOptimizer(base, [slot], rule, stage=stage, eps=EPS, max_scale=MAX_SCALE, beta=0.5)
+        given = {"fisher": {NAME: FISHER}} if rule.reads_gamma else {}
+        optimizer = GuidedOptimizer(base, [slot], rule, stage=stage, eps=EPS, max_scale=MAX_SCALE, beta=0.5, **given)
         if rule.averages:
             optimizer._average_of(slot)
             # after one update average = 0.5 * before + 0.5 * I, divided by 1 - 0.5 for its short life

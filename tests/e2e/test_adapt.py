@@ -10,7 +10,7 @@ from recipe_runs import differences, shortened, wff
 
 from weighted_freezing_fairseq.core.rules import RULES
 
-METHODS = ("standard", "ewc", "fish_mask", "lfr_cm")
+METHODS = ("standard", "ewc", "fish_mask", "lfr_cm", "spg")
 
 
 def test_a_twin_differs_in_its_method_and_its_learning_rate_only():
@@ -34,18 +34,19 @@ def test_from_nothing_to_a_table_of_two_domains_and_again(tmp_path):
     parent_yaml = shortened("toy/standard.yaml", tmp_path / "parent", updates=12, every=12, log_interval=5)
     words = ["adapt", "--configs", configs, "--parent-config", parent_yaml, "--out", out, "--pair", "nl-en"]
     words += ["--corpus-fraction", 0.1]
-    words += ["--samples", 60, "--density", 0.01, "--device", "cpu", "--methods", "ewc,fish_mask,lfr_cm"]
+    words += ["--samples", 60, "--density", 0.01, "--device", "cpu", "--methods", "ewc,fish_mask,lfr_cm,spg"]
     done = wff(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = out / "nl-en"
     assert (folder / "table.md").read_text().strip() in done.stdout
     with (folder / "table.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {"parent", "ewc", "fish_mask", "lfr_cm"}
+    assert set(rows) == {"parent", "ewc", "fish_mask", "lfr_cm", "spg"}
     for row in rows.values():
         assert row["sentences_old"] == row["sentences_new"] == "40" and "tok:13a" in row["bleu_signature"]
     changed = {method: float(row["changed_fraction"]) for method, row in rows.items()}
     assert 0.2 < changed["lfr_cm"] <= 0.2501 and 0.009 < changed["fish_mask"] <= 0.0101 and changed["ewc"] > 0.9
+    assert changed["spg"] > 0.9
     assert float(rows["fish_mask"]["packed_fraction"]) < float(rows["lfr_cm"]["packed_fraction"])
 
     # one vocabulary: the new domain is spoken in the parent's pieces

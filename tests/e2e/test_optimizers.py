@@ -38,7 +38,7 @@ GUIDED = [
 ]  # fmt: skip
 
 
-# Row -> flags of an ordinary run, flags that leave training as it is. FISHER stands for a file of the toy model.
+# Row -> flags of an ordinary run, flags that leave training as it is. FISHER, EQUAL: files of the toy model.
 ROWS = {
     "weighted_freeze": ([], ["--freeze-rule", "random", "--freeze-keep", 1]),
     "sage": ([], ["--sage-eps", 1e30]),
@@ -48,6 +48,7 @@ ROWS = {
         ["--lfr-quantile", 1, "--lfr-always-frozen", "", "--fisher", "FISHER"],
     ),
 }
+ROWS["spg"] = (["--fisher", "FISHER"], ["--fisher", "EQUAL"])
 ROWS |= {name: ([], [f"--{name}-fraction", 1]) for name in ("mofo", "gmt")}
 ROWS |= {
     name: ([], ["--importance-start", 10**6])
@@ -68,14 +69,15 @@ def toy_fisher(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     weights = {n: torch.rand(t.shape, generator=generator) for n, t in model.items() if t.is_floating_point()}
     weights.pop("decoder.output_projection.weight")  # tied: counted once
     snapshot.save(folder / "fisher.pt", "fisher", weights)
+    snapshot.save(folder / "equal.pt", "fisher", {name: torch.full(t.shape, 0.1) for name, t in weights.items()})
     return folder / "fisher.pt"
 
 
 @pytest.fixture
 def flags_of(toy_fisher: Path):
     def flags(row: str, neutral: bool = False) -> list[object]:
-        given = [toy_fisher if flag == "FISHER" else flag for flag in ROWS[row][neutral]]
-        return ["--optimizer", row, *given]
+        files = {"FISHER": toy_fisher, "EQUAL": toy_fisher.with_name("equal.pt")}
+        return ["--optimizer", row, *(files.get(flag, flag) for flag in ROWS[row][neutral])]
 
     return flags
 
@@ -279,6 +281,9 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         (["--optimizer", "fish_mask", "--fish-mask", "no.pt"], "there is no file no.pt; make one with: wff fisher"),
         (["--optimizer", "fish_mask", "--fish-mask", "FISHER"], "kind 'fisher', not 'mask'"),
         (["--optimizer", "lfr_cm", "--lfr-quantile", 0.5], "needs --fisher FILE"),
+        (["--optimizer", "spg"], "--optimizer spg needs --fisher FILE; make it with: wff fisher"),
+        (["--optimizer", "spg", "--fisher", "FISHER", "--encoder-ffn-embed-dim", 64],
+         "make one from the checkpoint that this run starts from"),
         (["--optimizer", "lfr_cm", "--fisher", "FISHER"], "needs one of --lfr-quantile"),
         (["--optimizer", "lfr_cm", "--fisher", "FISHER", "--lfr-quantile", 0.5, "--encoder-ffn-embed-dim", 64],
          "make one from the checkpoint that this run starts from"),
@@ -293,6 +298,12 @@ def test_another_mask_in_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_
     fairseq.train("run", *flags_of("lfr_cm"), "--max-update", 2)
     output = fairseq.train("run", *flags_of("lfr_cm"), "--lfr-quantile", 0.5, "--max-update", 4, ok=False)
     assert "another mask than this run's" in output and "--reset-optimizer" in output
+
+
+def test_another_fisher_file_than_that_of_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_of):
+    fairseq.train("run", *flags_of("spg"), "--max-update", 2)
+    output = fairseq.train("run", *flags_of("spg", neutral=True), "--max-update", 4, ok=False)
+    assert "another Fisher information than this run's" in output and "--reset-optimizer" in output
 
 
 @pytest.mark.parametrize(
@@ -313,6 +324,7 @@ def test_another_mask_in_a_checkpoint_says_what_to_type(fairseq: Fairseq, flags_
                 "32 for fisher, 1 for sift, 100 for smt",
             ],
         ),
+        ("spg", ["--fisher", "--spg-apply"]),
         ("lfr_cm", ["--fisher", "--lfr-threshold", "--lfr-quantile", "--lfr-norm", "--lfr-always-frozen"]),
     ],
 )

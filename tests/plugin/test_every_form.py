@@ -32,6 +32,7 @@ FORMS = {
     ("sage", "li"): ["sage_variant=li"],
     ("sage", "light"): ["sage_variant=light"],
     ("magma", "skip_update"): ["magma_variant=skip_update"],
+    ("spg", "update"): ["spg_apply=update", "fisher=FISHER"],
     ("lfr_cm", "lfr_norm"): ["lfr_norm=global", "lfr_quantile=0.25", "fisher=FISHER"],
 }
 DEFAULTS = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from weighted_freezing_fairseq.core import snapshot
+from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.plugin import no_effect, parameters, passes
@@ -18,18 +19,27 @@ SAMPLE, TASK = synthetic(TINY, seed=1)
 DROPOUT = ["model.dropout=0.1"]
 NO_DROPOUT = ["model.dropout=0", "model.attention_dropout=0", "model.activation_dropout=0"]
 FISH = ["optimizer._name=fish_mask", "optimizer.fish_density=0.1"]
+SPG = ["optimizer._name=spg", "optimizer.fisher=FISHER"]  # stands for a file
 INTRA = ["criterion._name=intra_distillation"]
 ALIGN = ["criterion._name=alignreg"]
 
 
+@pytest.fixture(scope="module")
+def fisher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fisher") / "fisher.pt"
+    model = subject_of("standard", CONFIGS / "toy/standard.yaml", TINY, "cpu", 1, TASK).trainer.get_model()
+    snapshot.save(path, "fisher", {entry.name: torch.rand(p.shape) for entry, p in catalogue(model)})
+    return path
+
+
 @pytest.fixture
-def said(caplog):
+def said(caplog, fisher):
     """The warnings of a run with these settings, built and trained for one update."""
     no_effect.warn.cache_clear()
     caplog.set_level(logging.WARNING)
 
     def warnings(*settings):
-        settings = ["optimization.max_update=50", *settings]
+        settings = ["optimization.max_update=50", *(setting.replace("FISHER", str(fisher)) for setting in settings)]
         trainer = subject_of("standard", CONFIGS / "toy/standard.yaml", TINY, "cpu", 1, TASK, settings).trainer
         for _ in range(2):
             trainer.train_step([SAMPLE])
@@ -59,6 +69,8 @@ def said(caplog):
         (["optimizer._name=sage", "optimizer.sage_variant=light", "optimizer.sage_beta=0.5"],
          ["--sage-beta 0.5", "--sage-variant full"]),
         (["optimizer._name=mofo", "optimizer.importance_norm=global"], ["--importance-norm global", "leave it out"]),
+        ([*SPG, "optimizer.spg_apply=update", "optimizer.importance_norm=global"], ["--importance-norm global"]),
+        (SPG, ["--spg-apply gradient", "--base-optimizer adam divides", "type --spg-apply update"]),
         ([*FISH, "optimizer.fish_updates=50"], ["--fish-updates 50", "no weight moves", "type --fish-updates 5"]),
         ([*FISH, "optimizer.fish_source=random", "optimizer.fish_updates=5"], ["-updates 5", "--fish-source fisher"]),
         ([*FISH, "optimizer.fish_source=lift", "optimizer.fish_updates=5"], ["-updates 5", "--fish-source fisher"]),
@@ -95,6 +107,8 @@ def test_a_finished_mask_needs_no_estimate(said, tmp_path):
          "criterion.prune_gate_lr=1"],
         ["optimizer._name=weighted_freeze", "optimizer.importance_start=50"],
         ["optimizer._name=sage", "optimizer.sage_beta=0.5"],
+        [*SPG, "optimizer.spg_apply=update"],
+        [*SPG, "optimizer.base_optimizer=sgd", "optimizer.adam_betas=null"],
         [*FISH, "optimizer.fish_updates=49"],
         [*FISH, "optimizer.fish_source=sift"],
         [*FISH, "optimizer.fish_source=smt", "optimizer.fish_updates=9", "optimizer.fish_block=4"],

@@ -22,6 +22,7 @@ def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
     sizes = [f"own/{size}" for size in SIZES]
     assert {name: settings for name, settings in given.items() if settings} == {
         "adapt/ewc": {"criterion": {"ewc_anchor": str(fisher)}},
+        "adapt/spg": fisher_settings,
         **{f"{folder}/lfr_cm": fisher_settings for folder in ("adapt", "multi30k", "iwslt14", *sizes)},
         **{
             f"{folder}/self_distillation": teacher_settings

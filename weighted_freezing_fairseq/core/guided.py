@@ -1,4 +1,4 @@
-"""Optimizer rows that are computed anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT.
+"""Optimizer rows that act anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT, SPG.
 
 The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
 whole change that the base optimizer makes at stage `update`.
@@ -13,8 +13,9 @@ from torch import Tensor
 from . import kernels, kernels_c
 from .kernels_c import GuidedWeight
 from .masks import keep_probability, stream_key, uniform
-from .rules import ALIGNMENT_BETA, RULES, Given, Rule, alignment
+from .rules import ALIGNMENT_BETA, RULES, Given, Rule, alignment, soft_mask
 from .scope import Slot, block_size, blocks
+from .snapshot import few, fingerprint, mismatches
 from .wrapped import MOMENTUM, NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
 STAGES = ("gradient", "update")
@@ -67,6 +68,7 @@ class GuidedOptimizer(WrappedOptimizer):
             `important` would update in the same tensor and update).
         fraction: for mofo and gmt: share of the numbers of each tensor that is updated, those with the largest I. For
             magma: probability of a tensor to be updated.
+        fisher: for spg: Fisher information of the old task, for each slot by name. A state remembers which it was.
         base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
             rounding. With False the base steps itself, and neutral settings are bit-identical to it.
 
@@ -75,8 +77,9 @@ class GuidedOptimizer(WrappedOptimizer):
             the base needs a closure; in the first step, if the row reads a momentum and the base keeps none.
 
     Masking the gradient does not freeze a weight under momentum or weight decay; use stage="update" for that. If you
-    inspect gradients, do it before `step()`, which masks them in place. bfloat16 averages stop changing when beta is
-    above about 0.99.
+    inspect gradients, do it before `step()`, which masks them in place. Around Adam and its like, spg at stage
+    `gradient` has next to no effect, because its factors do not change and cancel in the step; use stage="update".
+    bfloat16 averages stop changing when beta is above about 0.99.
 
     Examples:
         >>> import torch
@@ -108,6 +111,7 @@ class GuidedOptimizer(WrappedOptimizer):
         state_dtype: torch.dtype | None = None,
         keep: float | None = None,
         fraction: float | None = None,
+        fisher: Mapping[str, Tensor] | None = None,
         base_fused: bool = True,
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
@@ -133,18 +137,39 @@ class GuidedOptimizer(WrappedOptimizer):
                 f"fraction must be above 0 and at most 1, such as 0.5, and needs method {methods}; "
                 f"got {fraction} for {rule.label}"
             )
+        if fisher is None and rule.reads_gamma:
+            raise ValueError(f"{rule.label} needs fisher, the Fisher information of the old task by parameter name")
+        if fisher is not None and not rule.reads_gamma:
+            methods = " or ".join(repr(row.name) for row in RULES.values() if row.reads_gamma)
+            raise ValueError(f"fisher needs method {methods}; leave it out for {rule.label}")
         self.beta, self.eps, self.state_dtype, self.keep, self.fraction = beta, eps, state_dtype, keep, fraction
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
         self.alignments: dict[str, Tensor] = {}  # one number a slot
         self.averages: dict[str, Tensor] = {}
         self.averaged: dict[str, int] = {}  # number of updates in each average
+        self.gammas: dict[str, Tensor] = {}  # of each slot, flat
+        self.fisher_fingerprint = ""
+        if fisher is not None:
+            self._measure_gammas(fisher)
+
+    def _measure_gammas(self, fisher: Mapping[str, Tensor]) -> None:
+        if wrong := mismatches(fisher, [(slot.name, slot.shape) for slot in self.slots]):
+            raise ValueError(f"fisher is of another model: {few(wrong)}; measure it on the model of the slots")
+        for slot in self.slots:
+            dtype = torch.promote_types(slot.parameter.dtype, torch.float32)
+            self.gammas[slot.name] = soft_mask(fisher[slot.name]).flatten().to(slot.parameter.device, dtype)
+        self.fisher_fingerprint = fingerprint({slot.name: fisher[slot.name] for slot in self.slots})
 
     def _method_state(self) -> dict[str, Any]:
+        if self.gammas:
+            return {"fisher": self.fisher_fingerprint}
         if self.alignments:
             return {"alignments": dict(self.alignments)}
         return {"averages": dict(self.averages), "averaged": dict(self.averaged)} if self.averages else {}
 
     def _load_method_state(self, state: dict[str, Any]) -> None:
+        if state.get("fisher", self.fisher_fingerprint) != self.fisher_fingerprint:
+            raise ValueError("this state was saved with another Fisher information than this run's")
         alignments = {slot: state.get("alignments", {}).get(slot.name) for slot in self.slots}
         self.alignments = {s.name: a.to(s.parameter.device, copy=True) for s, a in alignments.items() if a is not None}
         saved = state.get("averages", {})
@@ -155,9 +180,9 @@ class GuidedOptimizer(WrappedOptimizer):
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes of the moving averages."""
-        averages = (*self.averages.values(), *self.alignments.values())
-        return sum(average.numel() * average.element_size() for average in averages)
+        """Bytes of the moving averages, and of gamma."""
+        tensors = (*self.averages.values(), *self.alignments.values(), *self.gammas.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def _update(self, active: Sequence[Slot]) -> None:
         if self.updates < self.start:
@@ -286,6 +311,9 @@ class GuidedOptimizer(WrappedOptimizer):
             quantities["u"] = u.view(scores.shape)
         if self.rule.draws_tensors:
             quantities["coin"] = uniform(1, self._stream_key(slot), device=scores.device)
+        if self.rule.reads_gamma:
+            gamma = self.gammas[slot.name][at : at + scores.numel()]
+            quantities["gamma"] = gamma.view(scores.shape).to(scores.dtype)
         if average is not None:
             quantities["average"] = average.to(scores.dtype) * self._correction(slot)
         return -self.rule.g.value(scores, Given(**quantities))

@@ -32,7 +32,8 @@ class Given:
     gradient. step: what the base did to theta; momentum: the base's average of gradients after that step. A row that
     reads one of these acts after the base's step. alignment: moving average, one number a tensor, of `alignment` of
     momentum and gradient. fraction: share of the numbers of a tensor that is updated, or of the tensors. A row that
-    reads step, momentum or fraction acts on whole tensors. coin: one uniform random number in (0, 1] for a tensor. eps,
+    reads step, momentum or fraction acts on whole tensors. gamma: how much a number mattered on an old task, in [0, 1),
+    measured once. coin: one uniform random number in (0, 1] for a tensor. eps,
     max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam: strength of
     the row's loss term R. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
     """
@@ -143,7 +144,7 @@ class Rule:
     @property
     def scales(self) -> bool:
         """Whether its factors are other numbers than those of a mask."""
-        return "max_scale" in self.needs or self.draws_tensors
+        return "max_scale" in self.needs or self.draws_tensors or self.reads_gamma
 
     @property
     def selects_share(self) -> bool:
@@ -159,6 +160,11 @@ class Rule:
     def aligns(self) -> bool:
         """Whether it reads a moving average of the alignment of momentum and gradient."""
         return "alignment" in self.needs
+
+    @property
+    def reads_gamma(self) -> bool:
+        """Whether it reads gamma, which the Fisher information of an old task gives."""
+        return "gamma" in self.needs
 
     @property
     def reads_momentum(self) -> bool:
@@ -322,6 +328,23 @@ def skip_update(importance: Tensor, given: Given) -> Tensor:
     return -((given.coin <= given.fraction) / given.fraction).to(importance.dtype).expand_as(importance)
 
 
+# DEVIATION: Konishi et al. standardise the gradient of the loss over all data of an old task, in which samples of
+# opposite sign cancel; a file of Fisher information has the mean of squared gradients of samples, and its root is
+# standardised here. It has no sign, so that a number far below the mean of its tensor is masked too. One file is one
+# old task: the elementwise maximum over several is left out, and so are their importance of the heads of other tasks
+# (CHI) and their scaling of a head's gradient, for a model of one head.
+def soft_mask(fisher: Tensor) -> Tensor:
+    """gamma = |tanh(z)| in float64, z = (x - mean x) / std x over the tensor, x = sqrt(fisher); 0 where std x is 0."""
+    root = fisher.double().sqrt()
+    if root.numel() == 0 or bool(root.min() == root.max()):  # the mean of equal numbers can differ from them
+        return root.new_zeros(root.shape)
+    return ((root - root.mean()) / root.std()).tanh().abs()
+
+
+def spg(importance: Tensor, given: Given) -> Tensor:
+    return given.gamma - 1
+
+
 def _descend(importance: Tensor, given: Given) -> Tensor:
     return -given.eta * given.lam * given.slope
 
@@ -440,6 +463,20 @@ _ROWS = (
         scope="all",
         # Half of four numbers: the two largest |grad| are 3 and, of the two with 1, the first: 1 - 0.1, 3 + 0.3.
         example=Example((1.0, 2.0, 3.0, 4.0), (1.0, 0.5, -3.0, 1.0), (0.9, 2.0, 3.3, 4.0), (("fraction", 0.5),)),
+    ),
+    Rule(
+        name="spg",
+        kind="optimizer",
+        metric="fisher",  # in gamma that of the old task; what is logged is that of the update
+        f=ONE,
+        g=Term("-(1 - gamma), gamma = |tanh(z)|, z: sqrt(I) of an old task, standardised over the tensor", spg),
+        h=ZERO,
+        stage="gradient",
+        needs=("gamma",),
+        extra_passes="0, after I is measured",
+        extra_state="1 per weight",
+        source="Konishi et al. 2023, Parameter-Level Soft-Masking",
+        scope="all",
     ),
     Rule(
         name="fish_mask",

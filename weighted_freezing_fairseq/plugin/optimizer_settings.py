@@ -35,8 +35,13 @@ class OptimizerSettings(TrainerListener):
             warn_of(("sage_beta", "sage_state_dtype"), reason)
         elif method == "fish_mask":
             _warn_of_fish_mask(settings, warn_of, last_update)
-        if RULES[method].compares:
+        if RULES[method].compares or RULES[method].reads_gamma:
             warn_of(("importance_norm",), f"{method} compares the numbers of each tensor; leave it out")
+        if RULES[method].reads_gamma and settings.spg_apply == "gradient" and base not in ("sgd", "nag"):
+            no_effect.warn(
+                f"--spg-apply gradient has next to no effect: --base-optimizer {base} divides by the size of past "
+                "gradients, which cancels a constant factor; type --spg-apply update, or --base-optimizer sgd"
+            )
         if RULES[method].measured and 0 < last_update < settings.importance_start:
             no_effect.warn(
                 f"--importance-start {settings.importance_start} has no effect: the run ends earlier, at --max-update "

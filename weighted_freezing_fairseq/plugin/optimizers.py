@@ -1,4 +1,4 @@
-"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `magma`, `gmt`, `fish_mask`, `lfr_cm`: adapters.
+"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `magma`, `gmt`, `spg`, `fish_mask`, `lfr_cm`: adapters.
 
 An adapter builds any base optimizer of fairseq and wraps its torch optimizer in the optimizer of `core` that applies
 the method. The settings of a method include the settings of every base optimizer, where None is the base's default.
@@ -225,6 +225,18 @@ class GmtConfig(MeasuredConfig):
     )
 
 
+_FISHER = {"help": "Fisher information of the old domain, made by `wff fisher`"}
+
+
+@dataclass
+class SpgConfig(MeasuredConfig):
+    fisher: Optional[str] = field(default=None, metadata=_FISHER)
+    spg_apply: ChoiceEnum(STAGES) = field(
+        default="gradient",
+        metadata={"help": "mask the gradient (the paper), or scale the whole update, momentum and decay included"},
+    )
+
+
 @dataclass
 class FixedConfig(GuidedConfig):
     """Settings of the methods with a fixed mask."""
@@ -279,9 +291,7 @@ _NORMS_AND_POSITIONS = r"layer_?norm|embed_positions"
 
 @dataclass
 class LfrConfig(FixedConfig):
-    fisher: Optional[str] = field(
-        default=None, metadata={"help": "Fisher information of the old domain, made by `wff fisher`"}
-    )
+    fisher: Optional[str] = field(default=None, metadata=_FISHER)
     lfr_threshold: Optional[float] = field(
         default=None, metadata={"help": "weights with Fisher information up to this are trained"}
     )
@@ -391,11 +401,11 @@ class MeasuringOptimizer(GuidedFairseqOptimizer):
             importance=self.cfg.importance,
             norm=self.cfg.importance_norm,
             start=self.cfg.importance_start,
-            **self._settings_of_method(),
+            **self._settings_of_method(slots),
             **_common_settings(self.cfg),
         )
 
-    def _settings_of_method(self) -> dict[str, Any]:
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
         """The arguments of `GuidedOptimizer` that only this method has."""
         return {}
 
@@ -403,7 +413,7 @@ class MeasuringOptimizer(GuidedFairseqOptimizer):
 class WeightedFreeze(MeasuringOptimizer):
     method = "weighted_freeze"
 
-    def _settings_of_method(self) -> dict[str, Any]:
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
         cfg = self.cfg
         if cfg.freeze_keep is not None and cfg.freeze_rule != "random":
             raise UserError(f"--freeze-keep {cfg.freeze_keep} needs --freeze-rule random, not {cfg.freeze_rule}")
@@ -415,7 +425,7 @@ class WeightedFreeze(MeasuringOptimizer):
 class Sage(MeasuringOptimizer):
     method = "sage"
 
-    def _settings_of_method(self) -> dict[str, Any]:
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
         cfg = self.cfg
         return {
             "variant": str(cfg.sage_variant),
@@ -429,7 +439,7 @@ class Sage(MeasuringOptimizer):
 class Mofo(MeasuringOptimizer):
     method = "mofo"
 
-    def _settings_of_method(self) -> dict[str, Any]:
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
         check_fraction("--mofo-fraction", self.cfg.mofo_fraction, 0.15, one=True)
         return {"fraction": self.cfg.mofo_fraction}
 
@@ -437,7 +447,7 @@ class Mofo(MeasuringOptimizer):
 class Magma(MeasuringOptimizer):
     method = "magma"
 
-    def _settings_of_method(self) -> dict[str, Any]:
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
         check_fraction("--magma-fraction", self.cfg.magma_fraction, 0.5, one=True)
         return {"variant": str(self.cfg.magma_variant), "fraction": self.cfg.magma_fraction}
 
@@ -445,9 +455,16 @@ class Magma(MeasuringOptimizer):
 class Gmt(MeasuringOptimizer):
     method = "gmt"
 
-    def _settings_of_method(self) -> dict[str, Any]:
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
         check_fraction("--gmt-fraction", self.cfg.gmt_fraction, 0.2, one=True)
         return {"fraction": self.cfg.gmt_fraction, "stage": self.cfg.gmt_apply}
+
+
+class Spg(MeasuringOptimizer):
+    method = "spg"
+
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
+        return {"fisher": _load_fisher(self.cfg.fisher, self.method, slots), "stage": self.cfg.spg_apply}
 
 
 class FishMask(GuidedFairseqOptimizer):
@@ -484,8 +501,6 @@ class LfrCm(GuidedFairseqOptimizer):
 
     def _wrap_base(self, slots: Sequence[Slot]) -> WrappedOptimizer:
         cfg = self.cfg
-        if cfg.fisher is None:
-            raise UserError("--optimizer lfr_cm needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
         if (cfg.lfr_threshold is None) == (cfg.lfr_quantile is None):
             raise UserError("--optimizer lfr_cm needs one of --lfr-quantile 0.25 and --lfr-threshold TAU")
         frozen = cfg.lfr_always_frozen
@@ -499,7 +514,7 @@ class LfrCm(GuidedFairseqOptimizer):
             self.method,
             tau=cfg.lfr_threshold,
             quantile=cfg.lfr_quantile,
-            source=_load_tensors(cfg.fisher, "fisher", slots),
+            source=_load_fisher(cfg.fisher, self.method, slots),
             norm=cfg.lfr_norm,
             never=_NORMS_AND_POSITIONS if frozen is None else frozen,
             **_common_settings(cfg),
@@ -512,6 +527,13 @@ def _common_settings(cfg: DictConfig) -> dict[str, Any]:
     if fused not in ("true", "false"):
         raise UserError(f"--base-fused must be true or false, got {cfg.base_fused}; type --base-fused false")
     return {"base_fused": fused == "true", "seed": cfg.seed}
+
+
+def _load_fisher(path: str | None, method: str, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
+    """Load the Fisher information of the old domain, which `method` needs, for these slots."""
+    if path is None:
+        raise UserError(f"--optimizer {method} needs --fisher FILE; make it with: wff fisher CHECKPOINT --data BIN")
+    return _load_tensors(path, "fisher", slots)
 
 
 def _load_tensors(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict[str, torch.Tensor]:
@@ -532,6 +554,7 @@ _register(Sage, SageConfig)
 _register(Mofo, MofoConfig)
 _register(Magma, MagmaConfig)
 _register(Gmt, GmtConfig)
+_register(Spg, SpgConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
 for name, rule in RULES.items():  # the other methods have no settings of their own

@@ -46,6 +46,7 @@ PURPOSES = {
     "r_drop": "makes two passes with different dropout agree, against overfitting",
     "sage": "takes larger steps where a weight's importance varies, so that more weights contribute",
     "self_distillation": "learns from a trained model of its own shape",
+    "spg": "slows down what mattered to a trained model, by how much it did",
     "switch_transformer": "adds experts: more weights at the same arithmetic",
     "weighted_freeze": "holds important weights more often, so that the others learn more",
 }
