@@ -365,7 +365,7 @@ def test_what_another_source_has_measured_is_refused():
     model = a_model()
     optimizer = masked(model, density=0.1, source="sift", observe=3)
     train(model, optimizer, 1)
-    with pytest.raises(ValueError, match="while source sift measured, not fisher"):
+    with pytest.raises(ValueError, match="while source sift measured, which is not that of this run"):
         masked(a_model(), density=0.1, source="fisher", observe=3).load_state_dict(optimizer.state_dict())
 
 

@@ -290,10 +290,8 @@ class FixedMaskOptimizer(WrappedOptimizer):
                 raise ValueError("this state was saved with another mask than this run's")
             self.masks = masks
             self._prepare_parameters(masks)
-        elif state.get("source", "fisher") != self.source:
-            raise ValueError(
-                f"this state was saved while source {state.get('source', 'fisher')} measured, not {self.source}"
-            )
+        elif state.get("observed") and (measured_by := state.get("source", "fisher")) != self.source:
+            raise ValueError(f"this state was saved while source {measured_by} measured, which is not that of this run")
         self.observed = {
             slot.name: state["observed"][slot.name].to(slot.parameter.device, torch.float32)
             for slot in self.slots
