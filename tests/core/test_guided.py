@@ -441,7 +441,7 @@ def test_a_tensor_that_did_not_matter_is_not_masked(fisher):
 def test_gamma_grows_with_the_fisher_information_and_not_with_its_unit():
     fisher = torch.rand(50, generator=torch.Generator().manual_seed(1)).sort().values
     gamma = soft_mask(fisher)
-    assert bool((gamma.diff() > 0).all()) and 0 <= gamma.min() and gamma.max() < 1
+    assert bool((gamma.diff() > 0).all()) and gamma.min() >= 0 and gamma.max() < 1
     torch.testing.assert_close(soft_mask(1e-20 * fisher), gamma)
 
 
