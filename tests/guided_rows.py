@@ -44,9 +44,9 @@ def some_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
     return {slot.name: torch.rand(slot.shape, generator=generator) for slot in slots}
 
 
-def equal_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
-    """Fisher information by which no number matters more than another."""
-    return {slot.name: torch.full(slot.shape, 0.1) for slot in slots}
+def no_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
+    """Fisher information by which no number mattered."""
+    return {slot.name: torch.zeros(slot.shape) for slot in slots}
 
 
 # What must be given. A function is called with the slots.
@@ -55,7 +55,7 @@ _USUAL |= dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
 _USUAL |= {f"magma ({variant})": {"fraction": 0.8} for variant in ("aligned", "skip_update")}
 # Settings that leave training as it is, where another start is not asked for.
 _NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}, **dict.fromkeys(("mofo", "gmt"), {"fraction": 1.0})}
-_NEUTRAL |= {"spg": {"fisher": equal_fisher}}
+_NEUTRAL |= {"spg": {"fisher": no_fisher}}
 _NEUTRAL |= {"magma (skip_update)": {"fraction": 1.0}, "magma (aligned)": {"fraction": 1.0, "start": 10**9}}
 _NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
 # Row -> class, ordinary settings, settings that leave training as it is.

@@ -80,10 +80,8 @@ def _sage_light(w, g, i, j):
 
 
 def _spg(w, g, i, j):
-    roots = [math.sqrt(x) for row in FISHER.tolist() for x in row]
-    mean = sum(roots) / 42
-    z = (roots[7 * i + j] - mean) / math.sqrt(sum((x - mean) ** 2 for x in roots) / 41)
-    return w - ETA * g * (1 - abs(math.tanh(z)))  # Konishi et al., with root mean squares in place of gradients
+    mean = sum(x for row in FISHER.tolist() for x in row) / 42
+    return w - ETA * g * (1 - math.tanh(math.sqrt(FISHER[i, j].item() / mean)))  # Konishi et al., standardised by rms
 
 
 def _ewc(w, g, i, j):

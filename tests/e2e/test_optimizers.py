@@ -38,7 +38,7 @@ GUIDED = [
 ]  # fmt: skip
 
 
-# Row -> flags of an ordinary run, flags that leave training as it is. FISHER, EQUAL: files of the toy model.
+# Row -> flags of an ordinary run, flags that leave training as it is. FISHER, ZEROS: files of the toy model.
 ROWS = {
     "weighted_freeze": ([], ["--freeze-rule", "random", "--freeze-keep", 1]),
     "sage": ([], ["--sage-eps", 1e30]),
@@ -48,7 +48,7 @@ ROWS = {
         ["--lfr-quantile", 1, "--lfr-always-frozen", "", "--fisher", "FISHER"],
     ),
 }
-ROWS["spg"] = (["--fisher", "FISHER"], ["--fisher", "EQUAL"])
+ROWS["spg"] = (["--fisher", "FISHER"], ["--fisher", "ZEROS"])
 ROWS |= {name: ([], [f"--{name}-fraction", 1]) for name in ("mofo", "gmt")}
 ROWS |= {
     name: ([], ["--importance-start", 10**6])
@@ -69,14 +69,14 @@ def toy_fisher(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     weights = {n: torch.rand(t.shape, generator=generator) for n, t in model.items() if t.is_floating_point()}
     weights.pop("decoder.output_projection.weight")  # tied: counted once
     snapshot.save(folder / "fisher.pt", "fisher", weights)
-    snapshot.save(folder / "equal.pt", "fisher", {name: torch.full(t.shape, 0.1) for name, t in weights.items()})
+    snapshot.save(folder / "zeros.pt", "fisher", {name: torch.zeros(t.shape) for name, t in weights.items()})
     return folder / "fisher.pt"
 
 
 @pytest.fixture
 def flags_of(toy_fisher: Path):
     def flags(row: str, neutral: bool = False) -> list[object]:
-        files = {"FISHER": toy_fisher, "EQUAL": toy_fisher.with_name("equal.pt")}
+        files = {"FISHER": toy_fisher, "ZEROS": toy_fisher.with_name("zeros.pt")}
         return ["--optimizer", row, *(files.get(flag, flag) for flag in ROWS[row][neutral])]
 
     return flags

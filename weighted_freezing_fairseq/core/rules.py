@@ -328,17 +328,17 @@ def skip_update(importance: Tensor, given: Given) -> Tensor:
     return -((given.coin <= given.fraction) / given.fraction).to(importance.dtype).expand_as(importance)
 
 
-# DEVIATION: Konishi et al. standardise the gradient of the loss over all data of an old task, in which samples of
-# opposite sign cancel; a file of Fisher information has the mean of squared gradients of samples, and its root is
-# standardised here. It has no sign, so that a number far below the mean of its tensor is masked too. One file is one
-# old task: the elementwise maximum over several is left out, and so are their importance of the heads of other tasks
-# (CHI) and their scaling of a head's gradient, for a model of one head.
+# DEVIATION: Konishi et al. have gamma = |tanh(z)|, z the gradient of the loss over all data of an old task, standardised
+# over its layer: samples of opposite sign cancel in it, and its mean is near 0. A file of Fisher information I has the
+# mean of squared gradients of samples, so that sqrt(I / mean I) is here what |z| is there, without a mean to subtract.
+# One file is one old task: the elementwise maximum over several is left out, and so are their importance of the heads
+# of other tasks (CHI) and their scaling of a head's gradient, for a model of one head.
 def soft_mask(fisher: Tensor) -> Tensor:
-    """gamma = |tanh(z)| in float64, z = (x - mean x) / std x over the tensor, x = sqrt(fisher); 0 where std x is 0."""
-    root = fisher.double().sqrt()
-    if root.numel() == 0 or bool(root.min() == root.max()):  # the mean of equal numbers can differ from them
-        return root.new_zeros(root.shape)
-    return ((root - root.mean()) / root.std()).tanh().abs()
+    """gamma = tanh(sqrt(I / mean I)) in float64, with the mean over the tensor; 0 where that is 0."""
+    importance = fisher.double()
+    if not bool((importance > 0).any()):
+        return importance
+    return (importance / importance.mean()).sqrt().tanh()
 
 
 def spg(importance: Tensor, given: Given) -> Tensor:
@@ -469,7 +469,7 @@ _ROWS = (
         kind="optimizer",
         metric="fisher",  # in gamma that of the old task; what is logged is that of the update
         f=ONE,
-        g=Term("-(1 - gamma), gamma = |tanh(z)|, z: sqrt(I) of an old task, standardised over the tensor", spg),
+        g=Term("-(1 - gamma), gamma = tanh(sqrt(I / mean I)), I of an old task, its mean over the tensor", spg),
         h=ZERO,
         stage="gradient",
         needs=("gamma",),
