@@ -189,13 +189,19 @@ class FixedMaskOptimizer(WrappedOptimizer):
         self.observed: dict[str, Tensor] = {}  # sums of a function of the gradient, by `source`
         self._compressed: CompressedState | None = None
         self._restored: list[tuple[Tensor, Tensor]] = []  # parameters to restore after each step, with their masks
-        self._row = SOURCES[choice("source", source, SOURCES)] if isinstance(source, str) else None
+        if isinstance(source, str):
+            choice("source", source, SOURCES)
         self.observe = observe if observe is not None or self._row is None else max(1, self._row.updates)
         self._check_settings()
         if masks is not None:
             self.masks = self._complete_masks(masks)
         elif self._row is None or self._row.at_once:
             self.masks = self._choose_masks()  # before weights and gradients are known
+
+    @property
+    def _row(self) -> Source | None:
+        """The row of `SOURCES`, which is no attribute because its functions cannot be pickled."""
+        return SOURCES[self.source] if isinstance(self.source, str) else None
 
     def _check_settings(self) -> None:
         for name in ("density", "quantile"):

@@ -328,11 +328,11 @@ def skip_update(importance: Tensor, given: Given) -> Tensor:
     return -((given.coin <= given.fraction) / given.fraction).to(importance.dtype).expand_as(importance)
 
 
-# DEVIATION: Konishi et al. have gamma = |tanh(z)|, z the gradient of the loss over all data of an old task, standardised
-# over its layer: samples of opposite sign cancel in it, and its mean is near 0. A file of Fisher information I has the
-# mean of squared gradients of samples, so that sqrt(I / mean I) is here what |z| is there, without a mean to subtract.
-# One file is one old task: the elementwise maximum over several is left out, and so are their importance of the heads
-# of other tasks (CHI) and their scaling of a head's gradient, for a model of one head.
+# DEVIATION: Konishi et al. have gamma = |tanh(z)|, with z the gradient of the loss over all data of an old task,
+# standardised over its layer: samples of opposite sign cancel in it, and its mean is near 0. A file of Fisher
+# information I has the mean of squared gradients of samples, so that sqrt(I / mean I) is here what |z| is there. One
+# file is one old task: the elementwise maximum over several is left out, and so are their importance of the heads of
+# other tasks (CHI) and their scaling of a head's gradient, for a model of one head.
 def soft_mask(fisher: Tensor) -> Tensor:
     """gamma = tanh(sqrt(I / mean I)) in float64, with the mean over the tensor; 0 where that is 0."""
     importance = fisher.double()
