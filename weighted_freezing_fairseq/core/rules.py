@@ -33,9 +33,9 @@ class Given:
     reads one of these acts after the base's step. alignment: moving average, one number a tensor, of `alignment` of
     momentum and gradient. fraction: share of the numbers of a tensor that is updated, or of the tensors. A row that
     reads step, momentum or fraction acts on whole tensors. gamma: how much a number mattered on an old task, in [0, 1),
-    measured once. coin: one uniform random number in (0, 1] for a tensor. eps,
-    max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I. eta: learning rate. lam: strength of
-    the row's loss term R. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
+    measured once. coin: one uniform random number in (0, 1] for a tensor. eps, max_scale: constants of a factor. mask:
+    1 = is updated. tau: threshold on I. eta: learning rate. lam: strength of the row's loss term R. slope: dR / dtheta.
+    anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
