@@ -13,6 +13,7 @@ from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.masks import keep_probability, stream_key, uniform
 from weighted_freezing_fairseq.core.rules import (
+    PURPOSES,
     RULES,
     Given,
     Rule,
@@ -308,6 +309,11 @@ def test_rows_name_a_metric_a_stage_and_a_source():
         assert rule.metric in METRICS or rule.metric in ("implicit", "momentum")
         assert rule.source and rule.extra_state and rule.extra_passes
         assert (rule.kind == "criterion") == rule.stage.startswith("loss") == (rule.loss is not None)
+
+
+def test_rows_of_a_purpose_stand_together_in_the_order_of_the_purposes():
+    purposes = [rule.purpose for rule in rows()]
+    assert purposes == sorted(purposes, key=PURPOSES.index) and set(purposes) == set(PURPOSES)
 
 
 def test_table_is_read_only():

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Scope = Literal["linear", "all"]  # `Entry.within` of `scope.py`
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+Purpose = Literal["generalise", "adapt cheaply", "do not forget", "compress"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 class Given:
@@ -72,6 +74,9 @@ class Rule:
 
     Attributes:
         name: its name in the table, in flags and in YAMLs.
+        purpose: what its authors made it for: a better model of the data that it is trained on, tuning a trained model
+            by few numbers, keeping what a trained model knows, or a smaller model. The table has the rows of a purpose
+            together.
         kind: whether it changes the update or the loss.
         metric: the importance I: a key of `METRICS`, `momentum`, which is |momentum| of the base optimizer, or
             `implicit` where the loss does the work.
@@ -96,6 +101,7 @@ class Rule:
     """
 
     name: str
+    purpose: Purpose
     kind: Literal["optimizer", "criterion"]
     metric: str
     f: Term
@@ -369,6 +375,7 @@ JS = LossTerm("1/K sum_k KL(p_k || m), m = 1/K sum_k p_k", js_divergence)
 _ROWS = (
     Rule(
         name="weighted_freeze",
+        purpose="generalise",
         kind="optimizer",
         metric="magnitude",
         f=ONE,
@@ -383,6 +390,7 @@ _ROWS = (
     ),
     Rule(
         name="sage",
+        purpose="generalise",
         kind="optimizer",
         metric="loss-preserving",
         f=ONE,
@@ -397,6 +405,7 @@ _ROWS = (
     ),
     Rule(
         name="cautious",
+        purpose="generalise",
         kind="optimizer",
         metric="loss-preserving",  # logged, and not used
         f=ONE,
@@ -412,24 +421,8 @@ _ROWS = (
         example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
     ),
     Rule(
-        name="mofo",
-        kind="optimizer",
-        metric="momentum",
-        f=ONE,
-        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
-        h=ZERO,
-        stage="update",
-        needs=("momentum", "fraction"),
-        extra_passes="0",
-        extra_state="none",
-        source="Chen Y. et al. 2024, Algorithm 1",
-        scope="all",
-        # In the first step the momentum of SGD is the gradient. Half of three numbers are round(1.5) = 2: those with
-        # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
-        example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
-    ),
-    Rule(
         name="magma",
+        purpose="generalise",
         kind="optimizer",
         metric="loss-preserving",  # logged, and not used
         f=ONE,
@@ -450,6 +443,7 @@ _ROWS = (
     # where the gradient is masked.
     Rule(
         name="gmt",
+        purpose="generalise",
         kind="optimizer",
         metric="fisher",  # which has the same largest numbers as |grad|
         f=ONE,
@@ -465,64 +459,8 @@ _ROWS = (
         example=Example((1.0, 2.0, 3.0, 4.0), (1.0, 0.5, -3.0, 1.0), (0.9, 2.0, 3.3, 4.0), (("fraction", 0.5),)),
     ),
     Rule(
-        name="spg",
-        kind="optimizer",
-        metric="fisher",  # in gamma that of the old task; what is logged is that of the update
-        f=ONE,
-        g=Term("-(1 - gamma), gamma = tanh(sqrt(I / mean I)), I of an old task, its mean over the tensor", spg),
-        h=ZERO,
-        stage="gradient",
-        needs=("gamma",),
-        extra_passes="0, after I is measured",
-        extra_state="1 per weight",
-        source="Konishi et al. 2023, Parameter-Level Soft-Masking",
-        scope="all",
-    ),
-    Rule(
-        name="fish_mask",
-        kind="optimizer",
-        metric="fisher",
-        f=ONE,
-        g=Term("-1 on the top k of I, else 0", _minus_mask),
-        h=ZERO,
-        stage="parameter",
-        needs=("mask",),
-        extra_passes="0, after the mask is made",
-        extra_state="1 bit per weight",
-        source="Sung et al. 2021, section 2.2",
-        scope="all",
-    ),
-    Rule(
-        name="lfr_cm",
-        kind="optimizer",
-        metric="fisher",
-        f=ONE,
-        g=Term("-1 where I <= tau, else 0", _below_threshold),
-        h=ZERO,
-        stage="parameter",
-        needs=("tau",),
-        extra_passes="0, after I is measured",
-        extra_state="1 bit per weight",
-        source="Gu et al. 2022; Li et al. 2023, section 2.2",
-        scope="all",
-    ),
-    Rule(
-        name="ewc",
-        kind="criterion",
-        metric="fisher",
-        f=Term("1 - eta lambda I", _ewc_decay),
-        g=MINUS_ONE,
-        h=Term("eta lambda I theta_A", _ewc_pull),
-        stage="loss",
-        needs=("eta", "lam", "anchor"),
-        loss=LossTerm("1/2 sum I (theta - theta_A)^2", _quadratic),
-        extra_passes="0, after I is measured",
-        extra_state="2 per weight",
-        source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
-        scope="all",
-    ),
-    Rule(
         name="intra_distillation",
+        purpose="generalise",
         kind="criterion",
         metric="implicit",
         f=ONE,
@@ -537,6 +475,7 @@ _ROWS = (
     ),
     Rule(
         name="self_distillation",
+        purpose="generalise",
         kind="criterion",
         metric="implicit",
         f=ONE,
@@ -550,7 +489,87 @@ _ROWS = (
         source="Xu et al. 2022, eq. 3",
     ),
     Rule(
+        name="fish_mask",
+        purpose="adapt cheaply",
+        kind="optimizer",
+        metric="fisher",
+        f=ONE,
+        g=Term("-1 on the top k of I, else 0", _minus_mask),
+        h=ZERO,
+        stage="parameter",
+        needs=("mask",),
+        extra_passes="0, after the mask is made",
+        extra_state="1 bit per weight",
+        source="Sung et al. 2021, section 2.2",
+        scope="all",
+    ),
+    Rule(
+        name="mofo",
+        purpose="do not forget",
+        kind="optimizer",
+        metric="momentum",
+        f=ONE,
+        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        h=ZERO,
+        stage="update",
+        needs=("momentum", "fraction"),
+        extra_passes="0",
+        extra_state="none",
+        source="Chen Y. et al. 2024, Algorithm 1",
+        scope="all",
+        # In the first step the momentum of SGD is the gradient. Half of three numbers are round(1.5) = 2: those with
+        # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
+        example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
+    ),
+    Rule(
+        name="spg",
+        purpose="do not forget",
+        kind="optimizer",
+        metric="fisher",  # in gamma that of the old task; what is logged is that of the update
+        f=ONE,
+        g=Term("-(1 - gamma), gamma = tanh(sqrt(I / mean I)), I of an old task, its mean over the tensor", spg),
+        h=ZERO,
+        stage="gradient",
+        needs=("gamma",),
+        extra_passes="0, after I is measured",
+        extra_state="1 per weight",
+        source="Konishi et al. 2023, Parameter-Level Soft-Masking",
+        scope="all",
+    ),
+    Rule(
+        name="lfr_cm",
+        purpose="do not forget",
+        kind="optimizer",
+        metric="fisher",
+        f=ONE,
+        g=Term("-1 where I <= tau, else 0", _below_threshold),
+        h=ZERO,
+        stage="parameter",
+        needs=("tau",),
+        extra_passes="0, after I is measured",
+        extra_state="1 bit per weight",
+        source="Gu et al. 2022; Li et al. 2023, section 2.2",
+        scope="all",
+    ),
+    Rule(
+        name="ewc",
+        purpose="do not forget",
+        kind="criterion",
+        metric="fisher",
+        f=Term("1 - eta lambda I", _ewc_decay),
+        g=MINUS_ONE,
+        h=Term("eta lambda I theta_A", _ewc_pull),
+        stage="loss",
+        needs=("eta", "lam", "anchor"),
+        loss=LossTerm("1/2 sum I (theta - theta_A)^2", _quadratic),
+        extra_passes="0, after I is measured",
+        extra_state="2 per weight",
+        source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
+        scope="all",
+    ),
+    Rule(
         name="alignreg",
+        purpose="compress",
         kind="criterion",
         metric="magnitude",
         f=Term("m", _mask),
@@ -641,17 +660,18 @@ def rule_of(name: str, variant: str = "") -> Rule:
 
 
 def rows() -> list[Rule]:
-    """Every row, each followed by its variants."""
+    """Every row, each followed by its variants, purpose by purpose."""
     return [form for name in RULES for form in forms(name)]
 
 
 def as_markdown(selected: Sequence[Rule] | None = None) -> str:
     """The rows, by default all, as a Markdown table."""
-    head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source")
+    head = ("method", "purpose", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows() if selected is None else selected:
         cells = (
             f"`{row.name}`" + f" ({row.variant})" * bool(row.variant),
+            row.purpose,
             row.kind,
             row.metric,
             row.f.text,
