@@ -36,8 +36,8 @@ class Given:
     momentum and gradient. fraction: share of the numbers of a tensor that is updated, or of the tensors. A row that
     reads step, momentum or fraction acts on whole tensors. gamma: how much a number mattered on an old task, in [0, 1),
     measured once. coin: one uniform random number in (0, 1] for a tensor. eps, max_scale: constants of a factor. mask:
-    1 = is updated. tau: threshold on I. eta: learning rate. lam: strength of the row's loss term R. slope: dR / dtheta.
-    anchor: theta_A, the weights to stay near.
+    1 = is updated. tau: threshold on I. theta: the weight before the base's step. eta: learning rate. lam: strength of
+    the row's loss term R, or of its weight decay. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
@@ -150,7 +150,7 @@ class Rule:
     @property
     def scales(self) -> bool:
         """Whether its factors are other numbers than those of a mask."""
-        return "max_scale" in self.needs or self.draws_tensors or self.reads_gamma
+        return "max_scale" in self.needs or self.draws_tensors or self.reads_gamma or self.decays
 
     @property
     def selects_share(self) -> bool:
@@ -178,6 +178,11 @@ class Rule:
         return "momentum" in self.needs
 
     @property
+    def decays(self) -> bool:
+        """Whether its f is a weight decay in place of that of the base."""
+        return self.kind == "optimizer" and "lam" in self.needs
+
+    @property
     def follows_step(self) -> bool:
         """Whether it judges what the base did, and so acts after the base's step."""
         return "step" in self.needs or self.reads_momentum
@@ -200,7 +205,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Example:
-    """One step of SGD with rate 0.1 from theta with grad, by hand: `after`. constants: settings of the row."""
+    """One step of SGD with rate 0.1 from theta with grad, by hand: `after`. constants: settings of the row or SGD."""
 
     theta: tuple[float, ...]
     grad: tuple[float, ...]
@@ -301,6 +306,15 @@ def _ewc_pull(importance: Tensor, given: Given) -> Tensor:
 def cautious(importance: Tensor, given: Given) -> Tensor:
     agrees = (given.step * given.grad < 0).to(importance.dtype)
     return -agrees / (agrees.mean() + given.eps)
+
+
+# The step is that of the base without decay and with its learning rate, whose sign is the opposite of u's: where it is
+# 0, u theta >= 0 and the weight decays.
+# DEVIATION: the code of Chen L. et al. was not found. Their update u is known before it is applied; here it is what the
+# base's step changed, so that a step too small for the precision of the weight counts as 0.
+def cautious_decay(importance: Tensor, given: Given) -> Tensor:
+    agrees = (given.step * given.theta <= 0).to(importance.dtype)
+    return 1 - given.eta * given.lam * agrees
 
 
 # DEVIATION: the code of Chen Y. et al. moves every number whose momentum equals the k-th largest, rounds k down, fails
@@ -419,6 +433,24 @@ _ROWS = (
         # The base's step is -0.1 * grad: it goes against the gradient but where that is 0, so that mean m = 2 / 3, and
         # the factor 1 / (2 / 3 + 2 / 15) = 1.25: 1 - 0.1 * 1.25 * 0.5, -2, 3 + 0.1 * 1.25 * 1.
         example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
+    ),
+    Rule(
+        name="cautious_decay",
+        purpose="generalise",
+        kind="optimizer",
+        metric="loss-preserving",  # logged, and not used
+        f=Term("1 - eta lambda m, m = 1 where step * theta <= 0 (base's step, no decay), else 0", cautious_decay),
+        g=MINUS_ONE,
+        h=ZERO,
+        stage="update",
+        needs=("step", "theta", "eta", "lam"),
+        extra_passes="0",
+        extra_state="none",
+        source="Chen L. et al. 2025, Algorithm 1",
+        scope="all",
+        # eta lambda = 0.05. The step -0.05 takes 1 towards 0, which decays: 1 - 0.05 * 1 - 0.05. The step -0.1 takes -2
+        # away from 0, which does not. With the step 0 a weight decays: 3 - 0.05 * 3.
+        example=Example((1.0, -2.0, 3.0), (0.5, 1.0, 0.0), (0.9, -2.1, 2.85), (("weight_decay", 0.5),)),
     ),
     Rule(
         name="magma",
