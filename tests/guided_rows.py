@@ -86,7 +86,11 @@ def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **se
     settings = {name: value(slots) if callable(value) else value for name, value in {**usual, **settings}.items()}
     if variant:
         settings["variant"] = variant.strip("()")
-    return cls(BASES[base](params), slots, method, **settings)
+    optimizer = BASES[base](params)
+    if TABLE[row].decays and not neutral:
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.1
+    return cls(optimizer, slots, method, **settings)
 
 
 def guided_model(row: str, model: nn.Module, base="adam", neutral=False, **settings):

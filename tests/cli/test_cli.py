@@ -1,6 +1,7 @@
 """The command line from outside: help, mistakes, speed. What each command does is tested beside its module."""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -169,12 +170,29 @@ def test_rules_of_a_method_are_all_its_variants(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [(row["name"], row["variant"]) for row in rows] == [("sage", "full"), ("sage", "li"), ("sage", "light")]
     assert main(["rules", "r_drop", "sage_light", "--json"]) == 0
-    assert [row["variant"] for row in json.loads(capsys.readouterr().out)] == ["r_drop", "light"]
+    assert [row["variant"] for row in json.loads(capsys.readouterr().out)] == ["light", "r_drop"]  # as in the table
     assert main(["rules", "sage", "ewc"]) == 0
     text = capsys.readouterr().out
     assert "sage (light)\n" in text and "\newc\n" in text and "weighted_freeze" not in text
     assert main(["rules", "sage", "--markdown"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2 + 3
+
+
+def test_rules_are_grouped_by_purpose(capsys):
+    assert main(["rules"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line.strip("= ") for line in lines if line.startswith("== ")]
+    assert headings == ["generalise", "adapt cheaply", "do not forget", "compress"]
+    starts = [*(lines.index(f"== {heading} ==") for heading in headings), len(lines)]
+    groups = [
+        {line.partition(" ")[0] for line in lines[start + 1 : end] if line and line[0] != " "}
+        for start, end in itertools.pairwise(starts)
+    ]
+    assert groups[1:] == [{"fish_mask"}, {"mofo", "spg", "lfr_cm", "ewc"}, {"alignreg"}]
+    assert {"weighted_freeze", "gmt", "intra_distillation"} <= groups[0]
+    assert main(["rules", "ewc", "fish_mask"]) == 0  # in the order of the groups, without empty ones
+    lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] != " "]
+    assert lines[1:] == ["== adapt cheaply ==", "fish_mask", "== do not forget ==", "ewc"]
 
 
 def test_configs_are_copied_and_never_over_a_folder_that_exists(tmp_path, capsys):

@@ -13,6 +13,7 @@ from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
 from weighted_freezing_fairseq.core.masks import keep_probability, stream_key, uniform
 from weighted_freezing_fairseq.core.rules import (
+    PURPOSES,
     RULES,
     Given,
     Rule,
@@ -178,7 +179,7 @@ def everything(rule: Rule, scores: torch.Tensor) -> Given:
         average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
         tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR, step=-ETA * GRAD, grad=GRAD,
         slope=slope_of(rule) if rule.loss else None, momentum=GRAD, fraction=0.3, coin=U[0, 0],
-        alignment=THETA.mean(), gamma=soft_mask(FISHER),
+        alignment=THETA.mean(), gamma=soft_mask(FISHER), theta=THETA,
     )  # fmt: skip
 
 
@@ -217,8 +218,10 @@ def example(rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
     )
     parameter = torch.nn.Parameter(theta)
     parameter.grad = grad
-    base = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)  # which the first step does not show
-    GuidedOptimizer(base, [Slot(NAME, parameter, parameter.shape)], rule, **dict(rule.example.constants)).step()
+    settings = dict(rule.example.constants)
+    decay = settings.pop("weight_decay", 0.0)
+    base = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=decay)  # the first step shows no momentum
+    GuidedOptimizer(base, [Slot(NAME, parameter, parameter.shape)], rule, **settings).step()
     return parameter.detach(), after
 
 
@@ -257,7 +260,8 @@ def test_every_row_is_worked_out_by_hand_here_or_in_its_example():
 def test_training_step_equals_the_example_of_its_row_and_a_planted_error_does_not(rule):
     torch.testing.assert_close(*example(rule), rtol=0, atol=1e-9)
     with pytest.raises(AssertionError):
-        torch.testing.assert_close(*example(off_by_a_thousandth(rule, "g")), rtol=0, atol=1e-9)
+        term = "f" if rule.decays else "g"
+        torch.testing.assert_close(*example(off_by_a_thousandth(rule, term)), rtol=0, atol=1e-9)
 
 
 @every_row_by_hand
@@ -308,6 +312,11 @@ def test_rows_name_a_metric_a_stage_and_a_source():
         assert rule.metric in METRICS or rule.metric in ("implicit", "momentum")
         assert rule.source and rule.extra_state and rule.extra_passes
         assert (rule.kind == "criterion") == rule.stage.startswith("loss") == (rule.loss is not None)
+
+
+def test_rows_of_a_purpose_stand_together_in_the_order_of_the_purposes():
+    purposes = [rule.purpose for rule in rows()]
+    assert purposes == sorted(purposes, key=PURPOSES.index) and set(purposes) == set(PURPOSES)
 
 
 def test_table_is_read_only():

@@ -53,7 +53,8 @@ def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, sta
         g in kernels_c.FACTORS and stage == "update" and importance == "loss-preserving"
     )
     steps = 3 if computed else 0
-    assert without_c.count("guide_") == steps and without_c.count("advance_") == (3 if stage == "update" else 0)
+    changes = 3 if stage == "update" and not TABLE[row].decays else 0
+    assert without_c.count("guide_") == steps and without_c.count("advance_") == changes
     with kernels_c.switched_off():
         slow = a_model()
         assert same(train(slow, guided_model(row, slow, "momentum", **ways), 3), by_triton)

@@ -49,6 +49,7 @@ ROWS = {
     ),
 }
 ROWS["spg"] = (["--fisher", "FISHER"], ["--fisher", "ZEROS"])
+ROWS["cautious_decay"] = (["--weight-decay", 0.1], ["--importance-start", 10**6])
 ROWS |= {name: ([], [f"--{name}-fraction", 1]) for name in ("mofo", "gmt")}
 ROWS |= {
     name: ([], ["--importance-start", 10**6])

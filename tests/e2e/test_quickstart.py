@@ -21,6 +21,7 @@ TWINS = {
     "standard": None,
     "alignreg": "alignreg",
     "cautious": "cautious",
+    "cautious_decay": "cautious_decay",
     "ewc": "ewc",
     "gmt": "gmt",
     "intra_distillation": "intra_distillation",

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from itertools import groupby
 
-from ..core.rules import RULES, VARIANTS, Rule, as_markdown, forms
+from ..core.rules import RULES, VARIANTS, Rule, as_markdown, forms, rows
 
 HELP = """\
-Print every method and variant as theta <- f(I) theta + g(I) eta grad + h(I), with its stage, cost and source."""
+Print every method and variant as theta <- f(I) theta + g(I) eta grad + h(I), with its stage, cost and source, grouped
+by what the methods are for."""
 EXAMPLE = "wff rules weighted_freeze --json"
 
 _VARIANTS = {name: [row] for row in VARIANTS for name in (row.variant, f"{row.name}_{row.variant}")}
@@ -20,17 +22,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    selected = [row for name in args.method or RULES for row in _VARIANTS.get(name) or forms(name)]
+    named = [row for name in args.method or RULES for row in _VARIANTS.get(name) or forms(name)]
+    selected = [row for row in rows() if row in named]
     if args.markdown:
         print(as_markdown(selected))
     elif args.json:
         print(json.dumps([_record(row) for row in selected], indent=2))
     else:
         print("theta <- f(I) * theta + g(I) * eta * grad + h(I)\n")
-        for row in selected:
-            for key, value in _record(row).items():
-                print(f"  {key:13}{value}" if key != "name" else row.label)
-            print()
+        for purpose, group in groupby(selected, key=lambda row: row.purpose):
+            print(f"== {purpose} ==\n")
+            for row in group:
+                for key, value in _record(row).items():
+                    print(f"  {key:13}{value}" if key != "name" else row.label)
+                print()
     return 0
 
 
@@ -38,6 +43,7 @@ def _record(row: Rule) -> dict[str, str]:
     return {
         "name": row.name,
         "variant": row.variant,
+        "purpose": row.purpose,
         "kind": row.kind,
         "I": row.metric,
         "f": row.f.text,

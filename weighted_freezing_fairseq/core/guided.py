@@ -1,7 +1,7 @@
 """Optimizer rows that act anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT, SPG.
 
 The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
-whole change that the base optimizer makes at stage `update`.
+whole change that the base optimizer makes at stage `update`. Cautious weight decay has a factor f(I) of the weight.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,7 +47,9 @@ class GuidedOptimizer(WrappedOptimizer):
     - at stage `update`: theta' = theta after `base.step()`; theta <- theta + -g(I) * (theta' - theta), so that g = 0
       also undoes momentum and weight decay.
 
-    For plain SGD both are the row's f, g, h (`rules.py`).
+    For plain SGD both are the row's f, g, h (`rules.py`). cautious_decay takes over the `weight_decay` of the base's
+    parameter groups, which is 0 while the base steps: theta <- f(I) * theta + (theta' - theta). The decay is decoupled
+    whatever the base, and weights outside the slots have none.
 
     Args:
         base: the optimizer that updates the parameters.
@@ -74,7 +76,8 @@ class GuidedOptimizer(WrappedOptimizer):
 
     Raises:
         ValueError: if a setting has no such value, if a weight in `slots` is not one of the base's, or if the step of
-            the base needs a closure; in the first step, if the row reads a momentum and the base keeps none.
+            the base needs a closure; if the row decays and a parameter group of the base has no lr or weight_decay; in
+            the first step, if the row reads a momentum and the base keeps none.
 
     Masking the gradient does not freeze a weight under momentum or weight decay; use stage="update" for that. If you
     inspect gradients, do it before `step()`, which masks them in place. Around Adam and its like, spg at stage
@@ -116,6 +119,11 @@ class GuidedOptimizer(WrappedOptimizer):
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
         super().__init__(base, slots, rule, importance, seed, base_fused)
+        if rule.decays and any(group.get(key) is None for group in base.param_groups for key in ("lr", "weight_decay")):
+            raise ValueError(
+                f"{rule.label} needs the lr and weight_decay of the base's parameter groups, and {type(base).__name__} "
+                "has none with its settings; choose AdamW as the base"
+            )
         self.norm = choice("norm", norm, NORMS)
         self.stage = choice("stage", stage or rule.stage, rule.stages)
         self.start = start
@@ -191,6 +199,10 @@ class GuidedOptimizer(WrappedOptimizer):
             for slot in active:
                 self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
         changes = {slot.name: Change.of(slot) for slot in active} if self.stage == "update" else {}
+        if self.rule.decays and self.updates >= self.start:
+            self._step_and_decay_(active, changes)
+            self._record_statistics(self._sums_of_changes(active, changes))
+            return
         if self.rule.follows_step:
             self._step_and_fill_factors_(active, changes)
             self._record_statistics(self._sums_of_changes(active, changes))
@@ -399,6 +411,31 @@ class GuidedOptimizer(WrappedOptimizer):
                 step = new - old.to(factor.dtype)
                 weight.copy_(torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step))
 
+    # 5. The weight decay of a row that has one.
+
+    def _step_and_decay_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
+        """Step the base without its weight decay, then weight <- weight + (f(I) - 1) * old; `factor` is f(I)."""
+        settings = {id(p): (group["lr"], group["weight_decay"]) for group in self.param_groups for p in group["params"]}
+        for change in changes.values():
+            change.old.copy_(change.weight)
+        self._step_base_without_decay()
+        for slot in active:
+            weight, old, factor = changes[slot.name]
+            theta, (eta, lam) = old.to(factor.dtype), settings[id(slot.parameter)]
+            given = Given(theta=theta, step=weight.to(factor.dtype) - theta, eta=eta, lam=lam)
+            factor.copy_(self.rule.f.value(theta, given))
+            weight.add_((factor - 1) * theta)
+
+    def _step_base_without_decay(self) -> None:
+        decays = [group["weight_decay"] for group in self.param_groups]
+        try:
+            for group in self.param_groups:
+                group["weight_decay"] = 0.0
+            self._step_base()
+        finally:
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+
     # The sums that are logged (`_record_statistics`).
 
     def _sums(self, active: Sequence[Slot]) -> Iterator[tuple[Slot, Tensor]]:
@@ -412,7 +449,7 @@ class GuidedOptimizer(WrappedOptimizer):
             yield slot, sums
 
     def _sums_of_changes(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> Iterator[tuple[Slot, Tensor]]:
-        """The sums of each slot after `_step_and_fill_factors_`."""
+        """The sums of each slot after the base's step, with the factors of the changes."""
         for slot in active:
             _, old, factor = changes[slot.name]
             yield slot, self._block_sums(factor, self._scores_after_step(slot, old))

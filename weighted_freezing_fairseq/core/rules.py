@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Scope = Literal["linear", "all"]  # `Entry.within` of `scope.py`
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+Purpose = Literal["generalise", "adapt cheaply", "do not forget", "compress"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 class Given:
@@ -34,8 +36,8 @@ class Given:
     momentum and gradient. fraction: share of the numbers of a tensor that is updated, or of the tensors. A row that
     reads step, momentum or fraction acts on whole tensors. gamma: how much a number mattered on an old task, in [0, 1),
     measured once. coin: one uniform random number in (0, 1] for a tensor. eps, max_scale: constants of a factor. mask:
-    1 = is updated. tau: threshold on I. eta: learning rate. lam: strength of the row's loss term R. slope: dR / dtheta.
-    anchor: theta_A, the weights to stay near.
+    1 = is updated. tau: threshold on I. theta: the weight before the base's step. eta: learning rate. lam: strength of
+    the row's loss term R, or of its weight decay. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
@@ -72,6 +74,9 @@ class Rule:
 
     Attributes:
         name: its name in the table, in flags and in YAMLs.
+        purpose: what its authors made it for: a better model of the data that it is trained on, tuning a trained model
+            by few numbers, keeping what a trained model knows, or a smaller model. The table has the rows of a purpose
+            together.
         kind: whether it changes the update or the loss.
         metric: the importance I: a key of `METRICS`, `momentum`, which is |momentum| of the base optimizer, or
             `implicit` where the loss does the work.
@@ -96,6 +101,7 @@ class Rule:
     """
 
     name: str
+    purpose: Purpose
     kind: Literal["optimizer", "criterion"]
     metric: str
     f: Term
@@ -144,7 +150,7 @@ class Rule:
     @property
     def scales(self) -> bool:
         """Whether its factors are other numbers than those of a mask."""
-        return "max_scale" in self.needs or self.draws_tensors or self.reads_gamma
+        return "max_scale" in self.needs or self.draws_tensors or self.reads_gamma or self.decays
 
     @property
     def selects_share(self) -> bool:
@@ -172,6 +178,11 @@ class Rule:
         return "momentum" in self.needs
 
     @property
+    def decays(self) -> bool:
+        """Whether its f is a weight decay in place of that of the base."""
+        return self.kind == "optimizer" and "lam" in self.needs
+
+    @property
     def follows_step(self) -> bool:
         """Whether it judges what the base did, and so acts after the base's step."""
         return "step" in self.needs or self.reads_momentum
@@ -194,7 +205,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Example:
-    """One step of SGD with rate 0.1 from theta with grad, by hand: `after`. constants: settings of the row."""
+    """One step of SGD with rate 0.1 from theta with grad, by hand: `after`. constants: settings of the row or SGD."""
 
     theta: tuple[float, ...]
     grad: tuple[float, ...]
@@ -297,6 +308,15 @@ def cautious(importance: Tensor, given: Given) -> Tensor:
     return -agrees / (agrees.mean() + given.eps)
 
 
+# The step is that of the base without decay and with its learning rate, whose sign is the opposite of u's: where it is
+# 0, u theta >= 0 and the weight decays.
+# DEVIATION: the code of Chen L. et al. was not found. Their update u is known before it is applied; here it is what the
+# base's step changed, so that a step too small for the precision of the weight counts as 0.
+def cautious_decay(importance: Tensor, given: Given) -> Tensor:
+    agrees = (given.step * given.theta <= 0).to(importance.dtype)
+    return 1 - given.eta * given.lam * agrees
+
+
 # DEVIATION: the code of Chen Y. et al. moves every number whose momentum equals the k-th largest, rounds k down, fails
 # where it is 0, and decays all weights. Here exactly k = round(fraction * n) numbers move, at least one, and the others
 # keep their value: decay is part of the base's step. The code leaves biases and norms out of the choice and moves all
@@ -369,6 +389,7 @@ JS = LossTerm("1/K sum_k KL(p_k || m), m = 1/K sum_k p_k", js_divergence)
 _ROWS = (
     Rule(
         name="weighted_freeze",
+        purpose="generalise",
         kind="optimizer",
         metric="magnitude",
         f=ONE,
@@ -383,6 +404,7 @@ _ROWS = (
     ),
     Rule(
         name="sage",
+        purpose="generalise",
         kind="optimizer",
         metric="loss-preserving",
         f=ONE,
@@ -397,6 +419,7 @@ _ROWS = (
     ),
     Rule(
         name="cautious",
+        purpose="generalise",
         kind="optimizer",
         metric="loss-preserving",  # logged, and not used
         f=ONE,
@@ -412,24 +435,26 @@ _ROWS = (
         example=Example((1.0, -2.0, 3.0), (0.5, 0.0, -1.0), (0.9375, -2.0, 3.125), (("eps", 2 / 15),)),
     ),
     Rule(
-        name="mofo",
+        name="cautious_decay",
+        purpose="generalise",
         kind="optimizer",
-        metric="momentum",
-        f=ONE,
-        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        metric="loss-preserving",  # logged, and not used
+        f=Term("1 - eta lambda m, m = 1 where step * theta <= 0 (base's step, no decay), else 0", cautious_decay),
+        g=MINUS_ONE,
         h=ZERO,
         stage="update",
-        needs=("momentum", "fraction"),
+        needs=("step", "theta", "eta", "lam"),
         extra_passes="0",
         extra_state="none",
-        source="Chen Y. et al. 2024, Algorithm 1",
+        source="Chen L. et al. 2025, Algorithm 1",
         scope="all",
-        # In the first step the momentum of SGD is the gradient. Half of three numbers are round(1.5) = 2: those with
-        # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
-        example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
+        # eta lambda = 0.05. The step -0.05 takes 1 towards 0, which decays: 1 - 0.05 * 1 - 0.05. The step -0.1 takes -2
+        # away from 0, which does not. With the step 0 a weight decays: 3 - 0.05 * 3.
+        example=Example((1.0, -2.0, 3.0), (0.5, 1.0, 0.0), (0.9, -2.1, 2.85), (("weight_decay", 0.5),)),
     ),
     Rule(
         name="magma",
+        purpose="generalise",
         kind="optimizer",
         metric="loss-preserving",  # logged, and not used
         f=ONE,
@@ -450,6 +475,7 @@ _ROWS = (
     # where the gradient is masked.
     Rule(
         name="gmt",
+        purpose="generalise",
         kind="optimizer",
         metric="fisher",  # which has the same largest numbers as |grad|
         f=ONE,
@@ -465,64 +491,8 @@ _ROWS = (
         example=Example((1.0, 2.0, 3.0, 4.0), (1.0, 0.5, -3.0, 1.0), (0.9, 2.0, 3.3, 4.0), (("fraction", 0.5),)),
     ),
     Rule(
-        name="spg",
-        kind="optimizer",
-        metric="fisher",  # in gamma that of the old task; what is logged is that of the update
-        f=ONE,
-        g=Term("-(1 - gamma), gamma = tanh(sqrt(I / mean I)), I of an old task, its mean over the tensor", spg),
-        h=ZERO,
-        stage="gradient",
-        needs=("gamma",),
-        extra_passes="0, after I is measured",
-        extra_state="1 per weight",
-        source="Konishi et al. 2023, Parameter-Level Soft-Masking",
-        scope="all",
-    ),
-    Rule(
-        name="fish_mask",
-        kind="optimizer",
-        metric="fisher",
-        f=ONE,
-        g=Term("-1 on the top k of I, else 0", _minus_mask),
-        h=ZERO,
-        stage="parameter",
-        needs=("mask",),
-        extra_passes="0, after the mask is made",
-        extra_state="1 bit per weight",
-        source="Sung et al. 2021, section 2.2",
-        scope="all",
-    ),
-    Rule(
-        name="lfr_cm",
-        kind="optimizer",
-        metric="fisher",
-        f=ONE,
-        g=Term("-1 where I <= tau, else 0", _below_threshold),
-        h=ZERO,
-        stage="parameter",
-        needs=("tau",),
-        extra_passes="0, after I is measured",
-        extra_state="1 bit per weight",
-        source="Gu et al. 2022; Li et al. 2023, section 2.2",
-        scope="all",
-    ),
-    Rule(
-        name="ewc",
-        kind="criterion",
-        metric="fisher",
-        f=Term("1 - eta lambda I", _ewc_decay),
-        g=MINUS_ONE,
-        h=Term("eta lambda I theta_A", _ewc_pull),
-        stage="loss",
-        needs=("eta", "lam", "anchor"),
-        loss=LossTerm("1/2 sum I (theta - theta_A)^2", _quadratic),
-        extra_passes="0, after I is measured",
-        extra_state="2 per weight",
-        source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
-        scope="all",
-    ),
-    Rule(
         name="intra_distillation",
+        purpose="generalise",
         kind="criterion",
         metric="implicit",
         f=ONE,
@@ -537,6 +507,7 @@ _ROWS = (
     ),
     Rule(
         name="self_distillation",
+        purpose="generalise",
         kind="criterion",
         metric="implicit",
         f=ONE,
@@ -550,7 +521,87 @@ _ROWS = (
         source="Xu et al. 2022, eq. 3",
     ),
     Rule(
+        name="fish_mask",
+        purpose="adapt cheaply",
+        kind="optimizer",
+        metric="fisher",
+        f=ONE,
+        g=Term("-1 on the top k of I, else 0", _minus_mask),
+        h=ZERO,
+        stage="parameter",
+        needs=("mask",),
+        extra_passes="0, after the mask is made",
+        extra_state="1 bit per weight",
+        source="Sung et al. 2021, section 2.2",
+        scope="all",
+    ),
+    Rule(
+        name="mofo",
+        purpose="do not forget",
+        kind="optimizer",
+        metric="momentum",
+        f=ONE,
+        g=Term("-1 on the largest I of the tensor (a share of its numbers), else 0", largest_share),
+        h=ZERO,
+        stage="update",
+        needs=("momentum", "fraction"),
+        extra_passes="0",
+        extra_state="none",
+        source="Chen Y. et al. 2024, Algorithm 1",
+        scope="all",
+        # In the first step the momentum of SGD is the gradient. Half of three numbers are round(1.5) = 2: those with
+        # |I| = 1 and the first with |I| = 0.5 move by -0.1 * grad, the other with 0.5 does not.
+        example=Example((1.0, -2.0, 3.0), (0.5, 0.5, -1.0), (0.95, -2.0, 3.1), (("fraction", 0.5),)),
+    ),
+    Rule(
+        name="spg",
+        purpose="do not forget",
+        kind="optimizer",
+        metric="fisher",  # in gamma that of the old task; what is logged is that of the update
+        f=ONE,
+        g=Term("-(1 - gamma), gamma = tanh(sqrt(I / mean I)), I of an old task, its mean over the tensor", spg),
+        h=ZERO,
+        stage="gradient",
+        needs=("gamma",),
+        extra_passes="0, after I is measured",
+        extra_state="1 per weight",
+        source="Konishi et al. 2023, Parameter-Level Soft-Masking",
+        scope="all",
+    ),
+    Rule(
+        name="lfr_cm",
+        purpose="do not forget",
+        kind="optimizer",
+        metric="fisher",
+        f=ONE,
+        g=Term("-1 where I <= tau, else 0", _below_threshold),
+        h=ZERO,
+        stage="parameter",
+        needs=("tau",),
+        extra_passes="0, after I is measured",
+        extra_state="1 bit per weight",
+        source="Gu et al. 2022; Li et al. 2023, section 2.2",
+        scope="all",
+    ),
+    Rule(
+        name="ewc",
+        purpose="do not forget",
+        kind="criterion",
+        metric="fisher",
+        f=Term("1 - eta lambda I", _ewc_decay),
+        g=MINUS_ONE,
+        h=Term("eta lambda I theta_A", _ewc_pull),
+        stage="loss",
+        needs=("eta", "lam", "anchor"),
+        loss=LossTerm("1/2 sum I (theta - theta_A)^2", _quadratic),
+        extra_passes="0, after I is measured",
+        extra_state="2 per weight",
+        source="Kirkpatrick et al. 2017; Li et al. 2023, eq. 6",
+        scope="all",
+    ),
+    Rule(
         name="alignreg",
+        purpose="compress",
         kind="criterion",
         metric="magnitude",
         f=Term("m", _mask),
@@ -641,17 +692,18 @@ def rule_of(name: str, variant: str = "") -> Rule:
 
 
 def rows() -> list[Rule]:
-    """Every row, each followed by its variants."""
+    """Every row, each followed by its variants, purpose by purpose."""
     return [form for name in RULES for form in forms(name)]
 
 
 def as_markdown(selected: Sequence[Rule] | None = None) -> str:
     """The rows, by default all, as a Markdown table."""
-    head = ("method", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source")
+    head = ("method", "purpose", "kind", "I", "f(I)", "g(I)", "h(I)", "stage", "extra passes", "extra state", "source")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows() if selected is None else selected:
         cells = (
             f"`{row.name}`" + f" ({row.variant})" * bool(row.variant),
+            row.purpose,
             row.kind,
             row.metric,
             row.f.text,

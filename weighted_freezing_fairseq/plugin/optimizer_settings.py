@@ -42,6 +42,8 @@ class OptimizerSettings(TrainerListener):
                 f"--spg-apply gradient has next to no effect: --base-optimizer {base} divides by the size of past "
                 "gradients, which cancels a constant factor; type --spg-apply update, or --base-optimizer sgd"
             )
+        if RULES[method].decays and not settings.weight_decay:
+            no_effect.warn(f"--optimizer {method} has no effect without weight decay; type --weight-decay 0.01")
         if RULES[method].measured and 0 < last_update < settings.importance_start:
             no_effect.warn(
                 f"--importance-start {settings.importance_start} has no effect: the run ends earlier, at --max-update "

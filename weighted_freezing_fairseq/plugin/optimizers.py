@@ -1,4 +1,4 @@
-"""`--optimizer weighted_freeze`, `sage`, `cautious`, `mofo`, `magma`, `gmt`, `spg`, `fish_mask`, `lfr_cm`: adapters.
+"""`--optimizer weighted_freeze`, `sage`, `cautious`, `cautious_decay`, `magma`, `gmt`, `fish_mask` and so on: adapters.
 
 An adapter builds any base optimizer of fairseq and wraps its torch optimizer in the optimizer of `core` that applies
 the method. The settings of a method include the settings of every base optimizer, where None is the base's default.
@@ -545,7 +545,7 @@ def _load_tensors(path: str, kind: snapshot.Kind, slots: Sequence[Slot]) -> dict
 def _register(adapter: type[GuidedFairseqOptimizer], config: type[GuidedConfig]) -> None:
     """Register an adapter under the name of its method."""
     rule = RULES[adapter.method]
-    adapter.__doc__ = f"{rule.source}; g(I) = {rule.g.text}."
+    adapter.__doc__ = f"{rule.source}; f(I) = {rule.f.text}, g(I) = {rule.g.text}."
     register_optimizer(adapter.method, dataclass=config)(adapter)
 
 

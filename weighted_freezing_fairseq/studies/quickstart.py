@@ -35,6 +35,7 @@ PURPOSES = {
     "standard": "is the baseline",
     "alignreg": "prunes a model while it trains, near a reference",
     "cautious": "skips what of an update opposes the gradient, as a control without settings",
+    "cautious_decay": "decays only the weights that the update does not move away from zero",
     "ewc": "holds weights near earlier ones by how important they are",
     "fish_mask": "trains few important weights of a trained model",
     "gmt": "lets through only the largest gradients of each tensor",
