@@ -52,10 +52,11 @@ def no_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
 # What must be given. A function is called with the slots.
 _USUAL: dict[str, dict] = {"spg": {"fisher": some_fisher}}
 _USUAL |= dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
+_USUAL |= {"lisa": {"layers": 1, "period": 3, "layer_pattern": r"\w+"}}  # a state after 3 updates is at the border
 _USUAL |= {f"magma ({variant})": {"fraction": 0.8} for variant in ("aligned", "skip_update")}
 # Settings that leave training as it is, where another start is not asked for.
 _NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}, **dict.fromkeys(("mofo", "gmt"), {"fraction": 1.0})}
-_NEUTRAL |= {"spg": {"fisher": no_fisher}}
+_NEUTRAL |= {"spg": {"fisher": no_fisher}, "lisa": {"layers": 2, "period": 3, "layer_pattern": r"\w+"}}
 _NEUTRAL |= {"magma (skip_update)": {"fraction": 1.0}, "magma (aligned)": {"fraction": 1.0, "start": 10**9}}
 _NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
 # Row -> class, ordinary settings, settings that leave training as it is.
@@ -74,7 +75,14 @@ ROWS = {
 }
 TABLE = {row.label: row for row in rows()}
 WITHOUT_MOMENTUM = ("sgd", "adagrad", "adadelta", "rmsprop")
-PAIRS = [(row, base) for row in ROWS for base in BASES if not (TABLE[row].reads_momentum and base in WITHOUT_MOMENTUM)]
+PAIRS = [
+    (row, base)
+    for row in ROWS
+    for base in BASES
+    if not (TABLE[row].reads_momentum and base in WITHOUT_MOMENTUM)
+    if not (TABLE[row].draws_layers and base == "adagrad")
+]
+STAGED = [(row, stage) for row in ROWS for stage in TABLE[row].stages]
 
 
 def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **settings):

@@ -188,7 +188,7 @@ def test_rules_are_grouped_by_purpose(capsys):
         {line.partition(" ")[0] for line in lines[start + 1 : end] if line and line[0] != " "}
         for start, end in itertools.pairwise(starts)
     ]
-    assert groups[1:] == [{"fish_mask"}, {"mofo", "spg", "lfr_cm", "ewc"}, {"alignreg"}]
+    assert groups[1:] == [{"fish_mask", "lisa"}, {"mofo", "spg", "lfr_cm", "ewc"}, {"alignreg"}]
     assert {"weighted_freeze", "gmt", "intra_distillation"} <= groups[0]
     assert main(["rules", "ewc", "fish_mask"]) == 0  # in the order of the groups, without empty ones
     lines = [line for line in capsys.readouterr().out.splitlines() if line and line[0] != " "]

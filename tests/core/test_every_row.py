@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from guided_rows import BASES, PAIRS, ROWS, TABLE, WITHOUT_MOMENTUM, a_model, guided, guided_model, same, train
+from guided_rows import BASES, PAIRS, ROWS, STAGED, TABLE, WITHOUT_MOMENTUM, a_model, guided, guided_model, same, train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,6 +16,7 @@ from weighted_freezing_fairseq.core.rules import rows
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
 every_row = pytest.mark.parametrize("row", ROWS)
+every_stage = pytest.mark.parametrize(("row", "stage"), STAGED)
 every_pair = pytest.mark.parametrize(("row", "base"), PAIRS)
 
 
@@ -118,13 +119,10 @@ class Awaits(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-@every_row
-@pytest.mark.parametrize("stage", ["gradient", "update"])
+@every_stage
 @pytest.mark.parametrize("norm", ["tensor", "global"])
 def test_no_step_waits_for_a_gpu(row, stage, norm):
     model = a_model()
-    if stage not in TABLE[row].stages:
-        pytest.skip("this row acts on the update only")
     ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
     optimizer = guided_model(row, model, "momentum", **ways)
     train(model, optimizer, 4)  # the mask of fish_mask is made once, and waits
@@ -177,6 +175,8 @@ def test_a_plain_state_starts_at_update_0_and_another_base_or_row_is_refused(row
 @every_row
 @pytest.mark.parametrize("base", ["momentum", "adam"])
 def test_a_flat_parameter_is_updated_like_its_parts(row, base):
+    if TABLE[row].draws_layers:
+        pytest.skip("it refuses flat parameters, as test_guided.py shows")
     model = a_model()
     reference = guided_model(row, model, base)
     flat = nn.Parameter(torch.cat([p.detach().flatten() for p in model.parameters()]))
@@ -231,7 +231,7 @@ def test_missing_gradients_empty_tensors_and_nan(row):
     for _ in range(3):
         optimizer.step()  # no gradient anywhere
     assert same([p.detach() for p in model.parameters()], before)
-    if row not in ("fish_mask", "lfr_cm"):
+    if TABLE[row].stage != "parameter":
         optimizer.slots[0].parameter.grad = torch.full_like(optimizer.slots[0].weight, torch.nan)
         optimizer.step()
         assert optimizer.slots[0].weight.isnan().all()  # a NaN is shown, frozen or not
@@ -267,13 +267,10 @@ def test_closure_scheduler_scaler_and_hooks_work_as_in_torch(row):
     assert optimizer.updates == 2
 
 
-@every_row
+@every_stage
 @pytest.mark.parametrize("base", ["momentum", "adamw"])
-@pytest.mark.parametrize("stage", ["gradient", "update"])
 @pytest.mark.parametrize("norm", ["tensor", "global"])
 def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, norm):
-    if stage not in TABLE[row].stages:
-        pytest.skip("this row acts on the update only")
     ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
     fast, slow = a_model(), a_model()
     expected = train(fast, guided_model(row, fast, base, **ways), 6)
@@ -322,6 +319,23 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
             r"another model: 0.weight is \(6, 20\) there and \(20, 6\) here; 3.weight is missing; measure it",
         ),
         (GuidedOptimizer, {"method": "sage", "fisher": {}}, r"needs method 'spg'; leave it out for sage \(full\)"),
+        (GuidedOptimizer, {"method": "lisa"}, "lisa needs layers, .* such as layers=2"),
+        (GuidedOptimizer, {"method": "lisa", "layers": 1}, "matches layer_pattern=.* such as 0.weight"),
+        (
+            GuidedOptimizer,
+            {"method": "lisa", "layers": 3, "layer_pattern": r"\d"},
+            "layers must be between 1 and 2, the number of layers in scope, got 3",
+        ),
+        (
+            GuidedOptimizer,
+            {"method": "lisa", "layers": 1, "period": 0, "layer_pattern": r"\d"},
+            "period must be at least 1, got 0",
+        ),
+        (
+            GuidedOptimizer,
+            {"method": "mofo", "fraction": 0.5, "layers": 2},
+            "needs method 'lisa'; leave it out for mofo",
+        ),
         (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )

@@ -140,6 +140,7 @@ by_hand = {
     "sage (light)": _sage_light,
     "fish_mask": lambda w, g, i, j: w - ETA * g * MASK[i, j].item(),
     "lfr_cm": lambda w, g, i, j: w - ETA * g * (g * g <= TAU),
+    "lisa": lambda w, g, i, j: w - ETA * g,  # its layer is the only one; test_guided.py has others
     "spg": _spg,
     "ewc": _ewc,
     "intra_distillation": _with_term(lambda theta, i: _divergence(theta, i, 3, True)),
@@ -179,7 +180,7 @@ def everything(rule: Rule, scores: torch.Tensor) -> Given:
         average=AVERAGE.abs(), mean=scores.mean(), eps=EPS, max_scale=MAX_SCALE,
         tau=TAU, mask=MASK, eta=ETA, lam=LAM, anchor=ANCHOR, step=-ETA * GRAD, grad=GRAD,
         slope=slope_of(rule) if rule.loss else None, momentum=GRAD, fraction=0.3, coin=U[0, 0],
-        alignment=THETA.mean(), gamma=soft_mask(FISHER), theta=THETA,
+        alignment=THETA.mean(), gamma=soft_mask(FISHER), drawn=torch.tensor(1.0), theta=THETA,
     )  # fmt: skip
 
 
@@ -198,6 +199,7 @@ def trained(rule: Rule, stage: str | None = None) -> torch.Tensor:
     base = torch.optim.SGD([parameter], lr=ETA)
     if rule.measured:
         given = {"fisher": {NAME: FISHER}} if rule.reads_gamma else {}
+        given |= {"layers": 1, "layer_pattern": NAME} if rule.draws_layers else {}
         optimizer = GuidedOptimizer(base, [slot], rule, stage=stage, eps=EPS, max_scale=MAX_SCALE, beta=0.5, **given)
         if rule.averages:
             optimizer._average_of(slot)

@@ -4,7 +4,7 @@ import guided_rows
 import pytest
 import torch
 from fused_steps import BASES, CASES, assert_same_bits, trained
-from guided_rows import ROWS, TABLE, a_model, guided_model, same, train
+from guided_rows import ROWS, STAGED, TABLE, a_model, guided_model, same, train
 from test_every_row import Awaits
 
 from weighted_freezing_fairseq.core import kernels, kernels_c, kernels_triton, triton_source
@@ -37,14 +37,11 @@ def test_launches_give_the_bits_of_the_c_kernels(base, row, settings, monkeypatc
     assert_same_bits(trained(base, row, settings), in_c)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row][0] is GuidedOptimizer])
-@pytest.mark.parametrize("stage", ["gradient", "update"])
+@pytest.mark.parametrize(("row", "stage"), [pair for pair in STAGED if ROWS[pair[0]][0] is GuidedOptimizer])
 @pytest.mark.parametrize(
     ("norm", "importance"), [*(("tensor", importance) for importance in METRICS), ("global", "magnitude")]
 )
 def test_around_another_base_plain_torch_and_triton_train_the_same_bits(row, stage, norm, importance, without_c):
-    if stage not in TABLE[row].stages:
-        pytest.skip("this row acts on the update only")
     ways = {"stage": stage, "norm": norm, "importance": importance}
     fast = a_model()
     by_triton = train(fast, guided_model(row, fast, "momentum", **ways), 3)

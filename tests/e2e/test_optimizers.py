@@ -50,6 +50,7 @@ ROWS = {
 }
 ROWS["spg"] = (["--fisher", "FISHER"], ["--fisher", "ZEROS"])
 ROWS["cautious_decay"] = (["--weight-decay", 0.1], ["--importance-start", 10**6])
+ROWS["lisa"] = (["--lisa-layers", 1, "--lisa-period", 3], ["--lisa-layers", 2])
 ROWS |= {name: ([], [f"--{name}-fraction", 1]) for name in ("mofo", "gmt")}
 ROWS |= {
     name: ([], ["--importance-start", 10**6])
@@ -278,6 +279,9 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
          "reads a momentum (exp_avg or momentum_buffer), and Adagrad keeps none with its settings; choose Adam"),
         (["--optimizer", "magma", "--magma-fraction", 2], "--magma-fraction must be above 0 and at most 1, got 2;"),
         (["--optimizer", "gmt", "--gmt-fraction", 0], "--gmt-fraction must be above 0 and at most 1, got 0; type"),
+        (["--optimizer", "lisa", "--lisa-layers", 3], "layers must be between 1 and 2, the number of layers in scope"),
+        (["--optimizer", "lisa", "--lisa-layer-pattern", "stage"], "there are names such as encoder.embed_tokens"),
+        (["--optimizer", "lisa", "--base-optimizer", "adagrad"], "choose another base, such as Adam"),
         (["--optimizer", "fish_mask"], "needs --fish-density 0.005, or --fish-mask FILE"),
         (["--optimizer", "fish_mask", "--fish-mask", "no.pt"], "there is no file no.pt; make one with: wff fisher"),
         (["--optimizer", "fish_mask", "--fish-mask", "FISHER"], "kind 'fisher', not 'mask'"),
@@ -326,6 +330,7 @@ def test_another_fisher_file_than_that_of_a_checkpoint_says_what_to_type(fairseq
             ],
         ),
         ("spg", ["--fisher", "--spg-apply"]),
+        ("lisa", ["--lisa-layers", "--lisa-period", "--lisa-layer-pattern"]),
         ("lfr_cm", ["--fisher", "--lfr-threshold", "--lfr-quantile", "--lfr-norm", "--lfr-always-frozen"]),
     ],
 )

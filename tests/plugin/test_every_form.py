@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.optim import OPTIMIZER_REGISTRY
 from fairseq_runs import Fairseq, assert_close, assert_same
+from torch import nn
 
 from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.core.rules import RULES, rows
 from weighted_freezing_fairseq.core.scope import catalogue
 from weighted_freezing_fairseq.costs.subjects import Size, subject_of, synthetic
+from weighted_freezing_fairseq.errors import UserError
+from weighted_freezing_fairseq.plugin import parameters
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # fairseq's own
@@ -33,6 +37,8 @@ FORMS = {
     ("sage", "light"): ["sage_variant=light"],
     ("magma", "skip_update"): ["magma_variant=skip_update"],
     ("spg", "update"): ["spg_apply=update", "fisher=FISHER"],
+    ("lisa", "saved in a period"): ["lisa_layers=1", "lisa_period=3"],
+    ("lisa", "saved between periods"): ["lisa_layers=1", "lisa_period=1"],
     ("lfr_cm", "lfr_norm"): ["lfr_norm=global", "lfr_quantile=0.25", "fisher=FISHER"],
 }
 DEFAULTS = {
@@ -138,3 +144,11 @@ def test_two_processes_agree_and_equal_one_with_twice_the_update_freq(toy_data, 
         assert_close(weights, two[0][form])
     for first, second in itertools.combinations(one, 2):  # each does what no other does
         assert any(not torch.allclose(w, one[second][name], atol=1e-4) for name, w in one[first].items())
+
+
+def test_lisa_refuses_flat_parameters_with_what_to_type():
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 3)])})
+    flat = nn.Parameter(torch.zeros(9))
+    cfg = trainer_of(("lisa", "saved in a period"), "").cfg.optimizer
+    with parameters.published(model), pytest.raises(UserError, match="add --fp16-no-flatten-grads"):
+        OPTIMIZER_REGISTRY["lisa"](cfg, [flat])

@@ -1,9 +1,11 @@
-"""Optimizer rows that act anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT, SPG.
+"""Optimizer rows that act anew in every update: Weighted Freezing, SAGE, cautious updates, MoFO, Magma, GMT, SPG, LISA.
 
 The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight's gradient at stage `gradient`, or the
-whole change that the base optimizer makes at stage `update`. Cautious weight decay has a factor f(I) of the weight.
+whole change that the base optimizer makes at stage `update`; at stage `parameter` the base skips parameters with 0.
+Cautious weight decay has a factor f(I) of the weight.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +21,7 @@ from .snapshot import few, fingerprint, mismatches
 from .wrapped import MOMENTUM, NORMS, WrappedOptimizer, choice, gradient, optimizer_row
 
 STAGES = ("gradient", "update")
+LAYER_PATTERN = r".*?\b(layers?|blocks?|h)\.\d+"  # matches from its start the name of a parameter in a layer
 MOMENTUM_KEYS = ("exp_avg", "momentum_buffer")  # in the state of Adam and its like, and of SGD
 
 Statistics = dict[str, Tensor | float]  # of the scores of one slot: lo and hi, mean, rate
@@ -46,8 +49,10 @@ class GuidedOptimizer(WrappedOptimizer):
     - at stage `gradient`: grad <- -g(I) * grad; `base.step()`
     - at stage `update`: theta' = theta after `base.step()`; theta <- theta + -g(I) * (theta' - theta), so that g = 0
       also undoes momentum and weight decay.
+    - at stage `parameter`, of lisa: where g = 0, the parameter loses its gradient, and its state in the base, so that
+      `base.step()` skips it.
 
-    For plain SGD both are the row's f, g, h (`rules.py`). cautious_decay takes over the `weight_decay` of the base's
+    For plain SGD these are the row's f, g, h (`rules.py`). cautious_decay takes over the `weight_decay` of the base's
     parameter groups, which is 0 while the base steps: theta <- f(I) * theta + (theta' - theta). The decay is decoupled
     whatever the base, and weights outside the slots have none.
 
@@ -71,6 +76,11 @@ class GuidedOptimizer(WrappedOptimizer):
         fraction: for mofo and gmt: share of the numbers of each tensor that is updated, those with the largest I. For
             magma: probability of a tensor to be updated.
         fisher: for spg: Fisher information of the old task, for each slot by name. A state remembers which it was.
+        layers: for lisa: number of layers that are drawn. Parameters outside of layers are always updated.
+        period: for lisa: number of updates after which layers are drawn again. The draw depends on seed, number of the
+            period and names of layers only; `drawn_layers` holds the last.
+        layer_pattern: for lisa: regular expression; what it matches, from the start of a parameter's name, is the name
+            of its layer (default: `encoder.layers.0`, `transformer.h.0`, `encoder.block.0` and their like).
         base_fused: run the step of a plain Adam or AdamW by PyTorch's fused implementation, which is equal up to
             rounding. With False the base steps itself, and neutral settings are bit-identical to it.
 
@@ -115,6 +125,9 @@ class GuidedOptimizer(WrappedOptimizer):
         keep: float | None = None,
         fraction: float | None = None,
         fisher: Mapping[str, Tensor] | None = None,
+        layers: int | None = None,
+        period: int = 20,
+        layer_pattern: str = LAYER_PATTERN,
         base_fused: bool = True,
     ) -> None:
         rule = optimizer_row(method, variant, measured=True)
@@ -150,6 +163,11 @@ class GuidedOptimizer(WrappedOptimizer):
         if fisher is not None and not rule.reads_gamma:
             methods = " or ".join(repr(row.name) for row in RULES.values() if row.reads_gamma)
             raise ValueError(f"fisher needs method {methods}; leave it out for {rule.label}")
+        if layers is None and rule.draws_layers:
+            raise ValueError(f"{rule.label} needs layers, the number of layers that are drawn, such as layers=2")
+        if layers is not None and not rule.draws_layers:
+            methods = " or ".join(repr(row.name) for row in RULES.values() if row.draws_layers)
+            raise ValueError(f"layers needs method {methods}; leave it out for {rule.label}")
         self.beta, self.eps, self.state_dtype, self.keep, self.fraction = beta, eps, state_dtype, keep, fraction
         self.max_scale = max(1.0, beta / (1 - beta)) if max_scale is None else max_scale
         self.alignments: dict[str, Tensor] = {}  # one number a slot
@@ -159,6 +177,11 @@ class GuidedOptimizer(WrappedOptimizer):
         self.fisher_fingerprint = ""
         if fisher is not None:
             self._measure_gammas(fisher)
+        self.layers, self.period = layers, period
+        self.layer_of: dict[str, str] = {}  # of each slot; empty if it is in none
+        self.drawn_layers: frozenset[str] = frozenset()
+        if layers is not None:
+            self._find_layers(layers, layer_pattern)
 
     def _measure_gammas(self, fisher: Mapping[str, Tensor]) -> None:
         if wrong := mismatches(fisher, [(slot.name, slot.shape) for slot in self.slots]):
@@ -167,6 +190,30 @@ class GuidedOptimizer(WrappedOptimizer):
             dtype = torch.promote_types(slot.parameter.dtype, torch.float32)
             self.gammas[slot.name] = soft_mask(fisher[slot.name]).flatten().to(slot.parameter.device, dtype)
         self.fisher_fingerprint = fingerprint({slot.name: fisher[slot.name] for slot in self.slots})
+
+    def _find_layers(self, layers: int, pattern: str) -> None:
+        if self.period < 1:
+            raise ValueError(f"period must be at least 1, got {self.period}")
+        if isinstance(self.base, torch.optim.Adagrad):
+            raise ValueError(
+                f"{self.rule.label} drops the state of layers that are not drawn, and Adagrad makes its state only "
+                "once; choose another base, such as Adam"
+            )
+        if any(slot.start is not None for slot in self.slots):
+            raise ValueError(
+                f"{self.rule.label} needs each weight as a parameter of its own, and {self.slots[0].name} is a part of "
+                "one"
+            )
+        matches = {slot.name: re.match(pattern, slot.name) for slot in self.slots}
+        self.layer_of = {name: match[0] if match else "" for name, match in matches.items()}
+        count = len(set(self.layer_of.values()) - {""})
+        if not count:
+            raise ValueError(
+                f"no parameter has a name that matches layer_pattern={pattern!r} from its start; "
+                f"there are names such as {self.slots[0].name}"
+            )
+        if not 1 <= layers <= count:
+            raise ValueError(f"layers must be between 1 and {count}, the number of layers in scope, got {layers}")
 
     def _method_state(self) -> dict[str, Any]:
         if self.gammas:
@@ -206,6 +253,11 @@ class GuidedOptimizer(WrappedOptimizer):
         if self.rule.follows_step:
             self._step_and_fill_factors_(active, changes)
             self._record_statistics(self._sums_of_changes(active, changes))
+        elif self.rule.draws_layers:
+            self._draw_layers()
+            self._record_statistics(self._sums(active))
+            self._leave_out_layers()
+            self._step_base()
         else:
             self._record_statistics(self._sums(active))
             if not self._scale_by_kernel_(active, changes):
@@ -323,6 +375,8 @@ class GuidedOptimizer(WrappedOptimizer):
             quantities["u"] = u.view(scores.shape)
         if self.rule.draws_tensors:
             quantities["coin"] = uniform(1, self._stream_key(slot), device=scores.device)
+        if self.rule.draws_layers:
+            quantities["drawn"] = torch.full_like(scores, self._drawn(slot))
         if self.rule.reads_gamma:
             gamma = self.gammas[slot.name][at : at + scores.numel()]
             quantities["gamma"] = gamma.view(scores.shape).to(scores.dtype)
@@ -355,6 +409,33 @@ class GuidedOptimizer(WrappedOptimizer):
             guided_weights.append(GuidedWeight(action, slot.weight, gradient(slot), old, factor, average, key, operand))
         module.guide_(guided_weights, self.importance, kernel, self.norm == "global")
         return True
+
+    def _draw_layers(self) -> None:
+        """Draw the layers of the period that this update is in; before `start` all are drawn."""
+        layers = set(self.layer_of.values()) - {""}
+        if self.updates >= self.start:
+            period = (self.updates - 1) // self.period
+            layers = set(sorted(layers, key=lambda layer: stream_key(self.seed, period, layer))[: self.layers])
+        self.drawn_layers = frozenset(layers)
+
+    def _drawn(self, slot: Slot) -> float:
+        """1 if the layer of a slot is drawn, or if it is in none, else 0."""
+        layer = self.layer_of[slot.name]
+        return float(not layer or layer in self.drawn_layers)
+
+    # DEVIATION: the experiments of Pan et al. began each period as a run of its own, as an author says in an issue of
+    # their code, so that all moments started at zero; their published code keeps the moments of frozen layers, and a
+    # second version beside it drops them. Here a layer that is drawn after it was frozen starts afresh, and what is
+    # always trained keeps its moments.
+    def _leave_out_layers(self) -> None:
+        """Take gradient and state from parameters with factor 0: the base skips a parameter without a gradient."""
+        for slot in self.slots:
+            factor = -self.rule.g.value(slot.weight, Given(drawn=self._drawn(slot)))
+            if factor not in (0, 1):
+                raise ValueError(f"{self.rule.label} differs from {self.rule.source}: its factor is not 0 or 1")
+            if factor == 0:
+                slot.parameter.grad = None
+                self.base.state.pop(slot.parameter, None)
 
     # 4. The change of the base's step.
 

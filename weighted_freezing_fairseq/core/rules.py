@@ -35,9 +35,10 @@ class Given:
     reads one of these acts after the base's step. alignment: moving average, one number a tensor, of `alignment` of
     momentum and gradient. fraction: share of the numbers of a tensor that is updated, or of the tensors. A row that
     reads step, momentum or fraction acts on whole tensors. gamma: how much a number mattered on an old task, in [0, 1),
-    measured once. coin: one uniform random number in (0, 1] for a tensor. eps, max_scale: constants of a factor. mask:
-    1 = is updated. tau: threshold on I. theta: the weight before the base's step. eta: learning rate. lam: strength of
-    the row's loss term R, or of its weight decay. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
+    measured once. coin: one uniform random number in (0, 1] for a tensor. drawn: 1 if the layer of the tensor is drawn,
+    or if it is in no layer, else 0. eps, max_scale: constants of a factor. mask: 1 = is updated. tau: threshold on I.
+    theta: the weight before the base's step. eta: learning rate. lam: strength of the row's loss term R, or of its
+    weight decay. slope: dR / dtheta. anchor: theta_A, the weights to stay near.
     """
 
     def __init__(self, **quantities: Tensor | float) -> None:
@@ -75,8 +76,8 @@ class Rule:
     Attributes:
         name: its name in the table, in flags and in YAMLs.
         purpose: what its authors made it for: a better model of the data that it is trained on, tuning a trained model
-            by few numbers, keeping what a trained model knows, or a smaller model. The table has the rows of a purpose
-            together.
+            with few numbers or little memory, keeping what a trained model knows, or a smaller model. The table has
+            the rows of a purpose together.
         kind: whether it changes the update or the loss.
         metric: the importance I: a key of `METRICS`, `momentum`, which is |momentum| of the base optimizer, or
             `implicit` where the loss does the work.
@@ -163,6 +164,11 @@ class Rule:
         return "coin" in self.needs
 
     @property
+    def draws_layers(self) -> bool:
+        """Whether it updates some layers, which are drawn, and leaves the others without gradient and state."""
+        return "drawn" in self.needs
+
+    @property
     def aligns(self) -> bool:
         """Whether it reads a moving average of the alignment of momentum and gradient."""
         return "alignment" in self.needs
@@ -195,6 +201,8 @@ class Rule:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages at which an optimizer row can act."""
+        if self.draws_layers:
+            return ("parameter",)
         return ("update",) if self.follows_step else ("gradient", "update")
 
     @property
@@ -365,6 +373,13 @@ def spg(importance: Tensor, given: Given) -> Tensor:
     return given.gamma - 1
 
 
+# DEVIATION: the models of Pan et al. have one stack of layers; here those of encoder and decoder are drawn from
+# together. They compute no gradient for frozen layers, which saves its memory and time; here it is computed, exchanged,
+# clipped with the others, and left out before the base's step.
+def lisa(importance: Tensor, given: Given) -> Tensor:
+    return -given.drawn
+
+
 def _descend(importance: Tensor, given: Given) -> Tensor:
     return -given.eta * given.lam * given.slope
 
@@ -533,6 +548,21 @@ _ROWS = (
         extra_passes="0, after the mask is made",
         extra_state="1 bit per weight",
         source="Sung et al. 2021, section 2.2",
+        scope="all",
+    ),
+    Rule(
+        name="lisa",
+        purpose="adapt cheaply",
+        kind="optimizer",
+        metric="loss-preserving",  # logged, and not used
+        f=ONE,
+        g=Term("-m, m = 1 for the tensors of drawn layers and of no layer, else 0", lisa),
+        h=ZERO,
+        stage="parameter",
+        needs=("drawn",),
+        extra_passes="0",
+        extra_state="none; the base keeps its state for drawn layers only",
+        source="Pan et al. 2024, Algorithm 1",
         scope="all",
     ),
     Rule(

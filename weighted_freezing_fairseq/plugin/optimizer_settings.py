@@ -37,6 +37,8 @@ class OptimizerSettings(TrainerListener):
             _warn_of_fish_mask(settings, warn_of, last_update)
         if RULES[method].compares or RULES[method].reads_gamma:
             warn_of(("importance_norm",), f"{method} compares the numbers of each tensor; leave it out")
+        if RULES[method].draws_layers:
+            warn_of(("importance_norm",), f"{method} does not compare scores; leave it out")
         if RULES[method].reads_gamma and settings.spg_apply == "gradient" and base not in ("sgd", "nag"):
             no_effect.warn(
                 f"--spg-apply gradient has next to no effect: --base-optimizer {base} divides by the size of past "

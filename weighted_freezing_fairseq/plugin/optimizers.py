@@ -24,7 +24,7 @@ from omegaconf import II, DictConfig, OmegaConf
 from ..core import snapshot
 from ..core.base_step import ADAMS, AdamFormula
 from ..core.fixed import SOURCES, FixedMaskOptimizer
-from ..core.guided import STAGES, GuidedOptimizer
+from ..core.guided import LAYER_PATTERN, STAGES, GuidedOptimizer
 from ..core.importance import METRICS
 from ..core.rules import RULES, SCOPES, forms
 from ..core.scope import Slot
@@ -234,6 +234,21 @@ class SpgConfig(MeasuredConfig):
     spg_apply: ChoiceEnum(STAGES) = field(
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or scale the whole update, momentum and decay included"},
+    )
+
+
+@dataclass
+class LisaConfig(MeasuredConfig):
+    lisa_layers: int = field(
+        default=2, metadata={"help": "number of layers that are trained, drawn among those of encoder and decoder"}
+    )
+    lisa_period: int = field(default=20, metadata={"help": "number of updates after which layers are drawn again"})
+    lisa_layer_pattern: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "regular expression: what it matches, from the start of a parameter's name, is the name of its "
+            "layer; other parameters are always trained (default: encoder.layers.0 and the like)"
+        },
     )
 
 
@@ -467,6 +482,17 @@ class Spg(MeasuringOptimizer):
         return {"fisher": _load_fisher(self.cfg.fisher, self.method, slots), "stage": self.cfg.spg_apply}
 
 
+class Lisa(MeasuringOptimizer):
+    method = "lisa"
+
+    def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
+        cfg = self.cfg
+        if any(slot.start is not None for slot in slots):
+            raise UserError("--optimizer lisa needs each weight as a tensor of its own; add --fp16-no-flatten-grads")
+        pattern = LAYER_PATTERN if cfg.lisa_layer_pattern is None else cfg.lisa_layer_pattern
+        return {"layers": cfg.lisa_layers, "period": cfg.lisa_period, "layer_pattern": pattern}
+
+
 class FishMask(GuidedFairseqOptimizer):
     method = "fish_mask"
 
@@ -555,6 +581,7 @@ _register(Mofo, MofoConfig)
 _register(Magma, MagmaConfig)
 _register(Gmt, GmtConfig)
 _register(Spg, SpgConfig)
+_register(Lisa, LisaConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
 for name, rule in RULES.items():  # the other methods have no settings of their own

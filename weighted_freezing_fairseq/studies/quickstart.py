@@ -42,6 +42,7 @@ PURPOSES = {
     "intra_distillation": "makes passes with different dropout agree, against overfitting",
     "intra_distillation_js": "is the same with the Jensen-Shannon divergence",
     "lfr_cm": "trains what a trained model can change without forgetting",
+    "lisa": "trains a few layers at a time, drawn anew now and then, in less memory",
     "magma": "updates each tensor at random, less where its gradient and momentum disagree",
     "mofo": "moves in each update only what has the largest momentum, to stay near the start",
     "r_drop": "makes two passes with different dropout agree, against overfitting",
