@@ -17,6 +17,10 @@ WORDS = ["a", "the", '"quoted', "cat's", "dog", "sees", "finds", "no", "grass", 
 COUNTS = {"train": 24, "dev": 10, "test": 5}
 _PAIR = ["index", "sentence1", "sentence2", "label"]
 _STS = "index genre filename year old_index source1 source2 sentence1 sentence2 score".split()
+_NLI = (
+    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse".split()
+)
+_NLI += ["sentence1", "sentence2"]
 _COLUMNS = {  # of the training set, whose names the files have in their first line, but for CoLA
     "RTE": _PAIR,
     "CoLA": ["source", "label", "original", "sentence2"],
@@ -24,14 +28,20 @@ _COLUMNS = {  # of the training set, whose names the files have in their first l
     "STS-B": _STS,
     "SST-2": ["sentence2", "label"],
     "QNLI": _PAIR,
+    "QQP": ["index", "qid1", "qid2", "sentence1", "sentence2", "label"],
+    "MNLI": [*_NLI, "label1", "label"],
 }
 _TEST = {"CoLA": ["index", "sentence2"], "SST-2": ["index", "sentence2"]}
-_TEST["MRPC"] = ["index", "#1 ID", "#2 ID", "sentence1", "sentence2"]
+_TEST |= {"MRPC": ["index", "#1 ID", "#2 ID", "sentence1", "sentence2"], "QQP": _PAIR[:3], "MNLI": _NLI}
+_DEV = {"MNLI": [*_NLI, *(f"label{number}" for number in range(1, 6)), "label"]}
+_FILES = {"MNLI": ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched")}
 _CALLED = {
     "CoLA": {"sentence2": "sentence"},
     "MRPC": {"label": "Quality", "sentence1": "#1 String", "sentence2": "#2 String"},
     "SST-2": {"sentence2": "sentence"},
     "QNLI": {"sentence1": "question", "sentence2": "sentence"},
+    "QQP": {"index": "id", "sentence1": "question1", "sentence2": "question2", "label": "is_duplicate"},
+    "MNLI": {"label": "gold_label"},
 }
 
 
@@ -44,13 +54,14 @@ def values(number: int, label: str, seed: int) -> dict[str, str]:
 
 
 def glue_file(task: str, file: str, count: int) -> str:
-    """train.tsv, dev.tsv or test.tsv of a task."""
-    columns = _TEST.get(task, [c for c in _COLUMNS[task] if c not in ("label", "score")])
-    columns = columns if file == "test" else _COLUMNS[task]
+    """train.tsv, dev.tsv or test.tsv of a task, or dev_matched.tsv and so on of MNLI."""
+    without_label = _TEST.get(task, [c for c in _COLUMNS[task] if c not in ("label", "score")])
+    kinds = {"train": _COLUMNS[task], "dev": _DEV.get(task, _COLUMNS[task]), "test": without_label}
+    columns = kinds[file.partition("_")[0]]
     labels = GLUE.tasks[task.lower()].labels
     lines = [] if task == "CoLA" and file != "test" else [[_CALLED.get(task, {}).get(c, c) for c in columns]]
     for number in range(count):
-        label = labels[number % 2] if labels else f"{number % 11 / 2:.3f}"
+        label = labels[number % len(labels)] if labels else f"{number % 11 / 2:.3f}"
         row = values(number, label, seed=len(file))
         lines.append([row.get(column, "x") for column in columns])
     start = "\ufeff" if task == "MRPC" else ""
@@ -61,8 +72,9 @@ def glue(folder: Path, tasks=tuple(_COLUMNS), counts=COUNTS) -> Path:
     """`folder`/RTE/train.tsv and so on."""
     for task in tasks:
         (folder / task).mkdir(parents=True)
-        for file, count in counts.items():
-            (folder / task / f"{file}.tsv").write_text(glue_file(task, file, count), encoding="utf-8", newline="\n")
+        for file in _FILES.get(task, counts):
+            text = glue_file(task, file, counts[file.partition("_")[0]])
+            (folder / task / f"{file}.tsv").write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 

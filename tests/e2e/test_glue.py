@@ -41,11 +41,11 @@ def typed(*words, status=0):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
-    labelled_files.glue(folder / "glue_data", ("RTE", "STS-B"))
+    labelled_files.glue(folder / "glue_data", ("RTE", "STS-B", "MNLI"))
     labelled_files.roberta(folder / "roberta.base")
     for name in ("glue/standard.yaml", "glue/weighted_freeze.yaml"):
         shortened(name, folder, epochs=12)
-    prepared("glue", folder / "data", folder / "roberta.base", folder / "glue_data", "--tasks", "RTE,STS-B")
+    prepared("glue", folder / "data", folder / "roberta.base", folder / "glue_data", "--tasks", "RTE,STS-B,MNLI")
     return folder
 
 
@@ -134,6 +134,23 @@ def predictions_are_those_of_the_checkpoint(place, run):
 
 
 @pytest.mark.slow
+def test_mnli_is_scored_on_both_sets_and_predicted_for_both_of_the_server(place):
+    typed(*words_of(place, "--task", "MNLI", "--set", "optimization.max_update=2"))
+    run = place / "runs/roberta/mnli/standard-1"
+    found = json.loads(typed("evaluate", run, "--choices", "best", "--json").stdout)
+    assert list(found) == [f"{run}/scores/{name}.best" for name in ("dev", "dev_mismatched")]
+    for name, split in (("dev", "valid"), ("dev_mismatched", "dev.mismatched")):
+        predicted, scores = read_lines(run / f"predictions/best/{split}"), found[f"{run}/scores/{name}.best"]
+        gold = read_lines(place / f"data/roberta/mnli/labels/{name}.txt")
+        assert scores["score"] == 100 * np.mean([a == b for a, b in zip(predicted, gold, strict=True)])
+        assert scores["sentences"] == 10 and list(scores["sets"]) == [name]
+    for name, split in (("MNLI-m", "test"), ("MNLI-mm", "test.mismatched")):
+        rows = enumerate(read_lines(run / f"predictions/best/{split}"))
+        assert read_lines(run / f"server/best/{name}.tsv") == ["index\tprediction", *(f"{n}\t{x}" for n, x in rows)]
+    assert "num_classes: 3" in (run / "run.yaml").read_text()
+
+
+@pytest.mark.slow
 def test_a_regression_is_scored_by_its_correlations(place):
     typed(*words_of(place, "--task", "STS-B", "--method", "weighted_freeze", "--set", "optimization.max_update=2"))
     run = place / "runs/roberta/sts-b/weighted_freeze-1"
@@ -210,7 +227,7 @@ def test_xnli_is_trained_on_english_and_scored_in_every_language(tmp_path):
             "give --archive the files of RTE",
         ),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--langs", "de"], "--langs is for translation"),
-        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "MNLI"], "type some of: rte,cola"),
+        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "WNLI"], "type some of: rte,cola"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--recipe", "xlmr"], "type --recipe roberta"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--max-length", "3"], "type --max-length 128"),
         (["prepare", "multi30k", "--encoder", "x"], "are for glue, xnli, sentences; leave them out"),

@@ -133,6 +133,11 @@ def test_a_task_decides_classes_updates_and_alpha(encoder):
         "regression_target": True, "alpha": 1.0, "divergence_reduction": "mean", "report_pearson_and_spearman": True
     }  # fmt: skip
     assert found["checkpoint"]["best_checkpoint_metric"] == "pearson"
+    found = settings_of(mine, config, {}, manifest_of("MNLI", 392_702, encoder))
+    assert found["task"]["num_classes"] == 3 and found["optimization"]["max_update"] == 20 * 12_272
+    assert found["criterion"]["alpha"] == 0.5 and found["checkpoint"]["best_checkpoint_metric"] == "accuracy"
+    found = settings_of(mine, config, {}, manifest_of("QQP", 363_846, encoder))
+    assert found["criterion"]["alpha"] == 0.5 and found["checkpoint"]["best_checkpoint_metric"] == "f1"
     third = settings_of(mine, CONFIGS / "glue/intra_distillation_third.yaml", {}, manifest_of("MRPC", 3668, encoder))
     assert third["optimization"]["max_update"] == 7 * 115
 
@@ -189,8 +194,8 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     ):
         with pytest.raises(UserError, match=told):
             study(*words)
-    with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: rte,cola,mrpc"):
-        mine.task.pair("MNLI")
+    with pytest.raises(UserError, match="glue has no task 'wnli' here; type some of: rte,cola,mrpc"):
+        mine.task.pair("WNLI")
 
 
 def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
@@ -218,16 +223,16 @@ def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
 # Report --------------------------------------------------------------------------------------------------------------
 
 
-def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=None):
+def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, sets=("dev",), subset="dev"):
     """A run folder as `wff train` and `wff evaluate` leave it, a share of whose labels is right."""
     key = next(key for key, own in data.tasks.items() if own is task)
     folder, prepared = root / f"runs/{recipe}/{key}/{method}-{seed}", root / data.name / recipe / key
     gold = {name: [task.labels[(n + len(name)) % 2] if task.labels else str(n % 11 / 2) for n in range(40)]
-            for name in subsets or {"dev": "valid"}}  # fmt: skip
+            for name in sets}  # fmt: skip
     (prepared / "labels").mkdir(parents=True, exist_ok=True)
-    (prepared / "labels/dev.txt").write_text("".join(f"{label}\n" for own in gold.values() for label in own))
-    rng = random.Random(f"{task.name} {method} {seed}")
-    (folder / "made").mkdir(parents=True)
+    (prepared / f"labels/{subset}.txt").write_text("".join(f"{label}\n" for own in gold.values() for label in own))
+    rng = random.Random(f"{task.name} {method} {seed}{subset.removeprefix('dev')}")
+    (folder / "made").mkdir(parents=True, exist_ok=True)
     for name, own in gold.items():
         found = [label if rng.random() < share else rng.choice(own) for label in own]
         (folder / "made" / name).write_text("".join(f"{label}\n" for label in found))
@@ -237,7 +242,7 @@ def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=
     (folder / "provenance.json").write_text(json.dumps(about))
     manifest = {"recipe": recipe, "task": task.name, "labels": list(task.labels), "metrics": list(task.metrics)}
     evaluate.write_scores(
-        Run.load(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold}
+        Run.load(folder), prepared, manifest, "best", subset, {name: folder / "made" / name for name in gold}
     )
     return folder
 
@@ -288,6 +293,50 @@ def test_tables_of_labels_are_like_those_of_translation(matrix, tmp_path, capsys
     assert by_language.rows[1] == ["`weighted_freeze`", *(f"{score:.2f}" for score in scored.values())]
     assert main(["report", str(matrix / "runs"), "--table", "li-4", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tables"]["li-4"][0]["paper"] == 76.4
+
+
+def test_mnli_has_two_columns_and_the_average_has_all(tmp_path):
+    for key, task in GLUE.tasks.items():
+        for method, share in (("standard", 0.5), ("intra_distillation", 0.8)):
+            a_run(tmp_path, task, method, 1, share)
+            if key == "mnli":
+                a_run(tmp_path, task, method, 1, share, sets=("dev_mismatched",), subset="dev_mismatched")
+    sheet = write([tmp_path / "runs"], tmp_path / "out", ["xu-4"]).sheets["xu-4"]
+    found = {cell.pair: cell for cell in sheet.cells if cell.method == "intra_distillation"}
+    assert all(cell.state == "run" for cell in found.values()) and len(found) == 10
+    assert [(found[name].paper, found[name].test) for name in ("mnli", "mnli-mm")] == [
+        (85.2, "dev"), (84.2, "dev_mismatched")
+    ]  # fmt: skip
+    scores = tmp_path / "runs/roberta/mnli/intra_distillation-1/scores"
+    for name in ("mnli", "mnli-mm"):
+        assert found[name].score == json.loads((scores / f"{found[name].test}.best.json").read_text())["score"]
+        assert found[name].p_randomisation is not None
+    assert (found["qqp"].metric, found["qqp"].paper) == ("F1", 72.4)
+    average = found.pop("average")
+    assert average.score == pytest.approx(np.mean([cell.score for cell in found.values()]))
+    assert average.minus_standard == pytest.approx(np.mean([cell.minus_standard for cell in found.values()]))
+    assert average.metric == "Matthews, accuracy, F1, Pearson" and average.minus_paper == average.score - 80.74
+    assert "accuracy|scikit-learn:" in average.signature and "; Pearson|scipy:" in average.signature
+    (tmp_path / "runs/roberta/mnli/intra_distillation-1/scores/dev_mismatched.best.json").unlink()
+    sheet = write([tmp_path / "runs"], tmp_path / "out", ["xu-4"]).sheets["xu-4"]
+    assert {cell.state for cell in sheet.cells if (cell.method, cell.pair) == ("intra_distillation", "average")} == {
+        "8 of 9 pairs"
+    }
+
+
+def test_the_server_gets_a_file_for_each_set(tmp_path):
+    task = GLUE.tasks["mnli"]
+    folder, labels = a_run(tmp_path, task, "standard", 1, 0.5), {"MNLI-m": "neutral entailment", "MNLI-mm": "neutral"}
+    for name, predicted in labels.items():
+        (folder / "made" / name).write_text(predicted.replace(" ", "\n") + "\n")
+    manifest = {"recipe": "roberta", "task": "MNLI", "labels": list(task.labels), "metrics": list(task.metrics)}
+    paths = {name: folder / "made" / name for name in task.subsets["test"]}
+    evaluate.write_scores(Run.load(folder), tmp_path / "glue/roberta/mnli", manifest, "last", "test", paths)
+    assert not (folder / "scores/test.last.json").exists()
+    assert {path.name: path.read_text() for path in (folder / "server/last").iterdir()} == {
+        "MNLI-m.tsv": "index\tprediction\n0\tneutral\n1\tentailment\n",
+        "MNLI-mm.tsv": "index\tprediction\n0\tneutral\n",
+    }
 
 
 def test_a_page_shows_them_too(matrix, tmp_path):
