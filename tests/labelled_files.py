@@ -1,4 +1,4 @@
-"""Miniatures of GLUE's and XNLI's files in their true formats, and of encoders in the format of fairseq's own.
+"""Miniatures of GLUE's, XNLI's and PAWS-X's files in their true formats, and of encoders in fairseq's own format.
 
 The texts are made of a few words, and their last one tells the label, so that a tiny model learns something.
 """
@@ -6,10 +6,13 @@ The texts are made of a few words, and their last one tells the label, so that a
 import argparse
 import json
 import random
+import tarfile
 import zipfile
 from pathlib import Path
 
-from weighted_freezing_fairseq.data import GLUE, XNLI, binary
+import miniature
+
+from weighted_freezing_fairseq.data import GLUE, XNLI, binary, pawsx
 from weighted_freezing_fairseq.data.subwords import dictionary_of, learn_pieces
 from weighted_freezing_fairseq.data.xnli import LANGUAGES
 
@@ -111,6 +114,25 @@ def xnli(folder: Path, train: int = 24, each: int = 3) -> list[Path]:
         archive.writestr("XNLI-MT-1.0/multinli/multinli.train.en.tsv", text)
         archive.writestr("XNLI-MT-1.0/multinli/multinli.train.de.tsv", "not this one")
     return [evaluation, translated]
+
+
+def paws_x(folder: Path, train: int = 24, each: int = 3) -> list[Path]:
+    """x-final.tar.gz, with a sentence that was not translated in German dev."""
+    folder.mkdir(parents=True, exist_ok=True)
+    members: dict[str, bytes | str | tarfile.TarInfo] = {}
+    for language in pawsx.LANGUAGES:
+        name = "train" if language == "en" else "translated_train"
+        for seed, (file, count) in enumerate(((name, train), ("dev_2k", each), ("test_2k", each))):
+            lines = [["id", "sentence1", "sentence2", "label"]]
+            for number in range(count):
+                row = values(number, str(number % 2), seed)
+                untranslated = (language, file, number) == ("de", "dev_2k", 0)
+                lines.append(
+                    [str(number + 1), row["sentence1"], "NS" if untranslated else row["sentence2"], row["label"]]
+                )
+            members[f"x-final/{language}/{file}.tsv"] = "".join("\t".join(line) + "\n" for line in lines)
+    (folder / "x-final.tar.gz").write_bytes(miniature.tgz(members))
+    return [folder / "x-final.tar.gz"]
 
 
 # Encoders ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import json
 import stat
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import labelled_files
 import numpy as np
 import pytest
 
-from weighted_freezing_fairseq.data import GLUE, SENTENCES, XNLI, archives, binary, sentence_folder
+from weighted_freezing_fairseq.data import GLUE, PAWSX, SENTENCES, XNLI, archives, binary, sentence_folder
 from weighted_freezing_fairseq.data.encoders import Encoder, pieces_of
 from weighted_freezing_fairseq.data.sentence_folder import TaskJob, _cut_to_length
 from weighted_freezing_fairseq.data.sentences import rows
@@ -33,7 +34,7 @@ def read(tmp_path, text, task="rte", split="train", data=GLUE, place=0, ids=None
 
 
 def test_the_sizes_are_those_of_the_data_sets():
-    """As fairseq's and the authors' own tables have them; XNLI: 15 languages."""
+    """As fairseq's and the authors' own tables have them; XNLI: 15 languages, PAWS-X: 7."""
     sizes = {key: tuple(split.count for split in task.splits) for key, task in GLUE.tasks.items()}
     assert sizes == {
         "rte": (2490, 277, 3000), "cola": (8551, 1043, 1063), "mrpc": (3668, 408, 1725), "sts-b": (5749, 1500, 1379),
@@ -43,6 +44,9 @@ def test_the_sizes_are_those_of_the_data_sets():
     parts = {split.name: split.count for split in XNLI.tasks["en"].splits}
     assert len(parts) == 31 and parts["train"] == 392_702
     assert parts["valid"] == parts["dev.zh"] == 2490 and parts["test.en"] == 5010
+    parts = {split.name: split.count for split in PAWSX.tasks["en"].splits}
+    assert len(parts) == 15 and parts.pop("train") == 49_401 and {*parts.values()} == {2000}
+    assert {"valid", "dev.de", "test.en", "test.zh"} < parts.keys() and "dev.en" not in parts
 
 
 def test_alpha_is_that_of_the_paper():
@@ -121,6 +125,38 @@ def test_languages_of_xnli_are_rows_of_one_file(tmp_path):
     assert german == [(("a", "b"), "neutral")] and counts == {"more than 4 columns, dropped": 1}
     train = "premise\thypo\tlabel\na\tb\tcontradictory\n"
     assert read(tmp_path, train, "en", "train", XNLI)[0] == [(("a", "b"), "contradiction")]
+
+
+def test_each_language_of_pawsx_has_its_files(tmp_path, encoder):
+    archives = labelled_files.paws_x(tmp_path / "archives")
+    job, manifest = made(tmp_path / "en", encoder, "en", archives, PAWSX)
+    assert job.summary() == "24 train / 3 valid / 39 in 13 more sets"
+    files = {row["split"]: row["file"] for row in manifest["counts"] if row["step"] == "text"}
+    assert (
+        files["train"] == "en/train.tsv" and files["valid"] == "en/dev_2k.tsv" and files["test.ko"] == "ko/test_2k.tsv"
+    )
+    assert (job.folder / "raw/dev.de.input1").read_text().splitlines()[0] == "NS"  # counts, as in XTREME
+    assert (job.folder / "labels/dev.txt").read_text() == "0\n1\n0\n" * 7
+    assert list(manifest["subsets"]["dev"]) == ["de", "en", "es", "fr", "ja", "ko", "zh"]
+
+
+def test_an_archive_of_pawsx_that_is_broken_is_refused(tmp_path, encoder):
+    def attempt(archive, told, any_counts=True):
+        with pytest.raises(UserError, match=told):
+            made(tmp_path / "en", encoder, "en", [archive], PAWSX, any_counts=any_counts)
+
+    [whole] = labelled_files.paws_x(tmp_path / "archives")
+    attempt(whole, "train of PAWS-X has 24 rows in en/train.tsv and should have 49,401: .*--any-counts", False)
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:-300])
+    attempt(cut, "cut.tar.gz is damaged or incomplete .*--archive")
+    with tarfile.open(whole) as archive:
+        archive.extractall(tmp_path, filter="data")
+    korean = tmp_path / "x-final/ko/dev_2k.tsv"
+    korean.write_text(korean.read_text().replace("\tlabel", "\tnoisy_label"))
+    attempt(tmp_path / "x-final", "ko/dev_2k.tsv has no column 'label' .it has: id, sentence1, sentence2, noisy_label")
+    korean.unlink()
+    attempt(tmp_path / "x-final", "x-final holds no ko/dev_2k.tsv")
 
 
 def test_a_file_of_another_task_is_told_by_its_columns(tmp_path):
@@ -217,8 +253,8 @@ def encoder(tmp_path_factory):
     return Encoder.of(labelled_files.roberta(tmp_path_factory.mktemp("encoder") / "roberta", weights=False))
 
 
-def made(folder, encoder, task, given, **more):
-    job = TaskJob(GLUE, GLUE.tasks[task], encoder, folder, more.pop("longest", 128), any_counts=True)
+def made(folder, encoder, task, given, data=GLUE, longest=128, any_counts=True):
+    job = TaskJob(data, data.tasks[task], encoder, folder, longest, any_counts)
     with Workers(1) as workers:
         sentence_folder.make(job, given, workers)
     return job, json.loads((folder / "manifest.json").read_text())

@@ -16,7 +16,7 @@ from sklearn import metrics
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.cli import arguments, train
-from weighted_freezing_fairseq.data import GLUE, XNLI
+from weighted_freezing_fairseq.data import GLUE, PAWSX, XNLI, prepare_command
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.report.tables import write
 from weighted_freezing_fairseq.scoring.sentences import evaluate
@@ -168,6 +168,9 @@ def test_what_a_user_changes_counts_for_the_rest_too(encoder):
     mine = study("xnli", "--encoder", encoder)
     found = settings_of(mine, CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
     assert found["optimization"]["max_update"] == 3 * 24_544
+    mine = study("pawsx", "--encoder", encoder)
+    found = settings_of(mine, CONFIGS / "pawsx/standard.yaml", {}, manifest_of("PAWS-X", 49_401, encoder))
+    assert found["optimization"]["max_update"] == 5 * 3088
 
 
 def test_the_encoder_must_be_that_of_the_data(encoder):
@@ -180,6 +183,11 @@ def test_the_encoder_must_be_that_of_the_data(encoder):
         settings_of(study("glue", "--encoder", encoder), config, {}, manifest)
 
 
+@pytest.mark.parametrize("name", ["xnli", "pawsx"])
+def test_data_that_is_missing_is_prepared_by_the_command_of_its_name(name):
+    assert prepare_command(name, "xlmr", "en") == f"wff prepare {name} --tasks en --archive FILES --encoder DIR"
+
+
 def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     mine = study("glue", "--encoder", encoder, "--out", "/runs")
     run = mine.run(mine.task.pair("STS-B"), "sage", 3)
@@ -189,7 +197,7 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     )
     assert typed.endswith(f"--encoder {encoder}")
     for words, told in (
-        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, sentences; leave it out"),
+        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, pawsx, sentences; leave it out"),
         (["glue", "--recipe", "clean"], "glue has no recipe 'clean'; type --recipe roberta or xlmr"),
     ):
         with pytest.raises(UserError, match=told):
@@ -208,7 +216,7 @@ def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
 
 def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
     """A YAML must not contradict the facts of a task."""
-    for data in (GLUE, XNLI):
+    for data in (GLUE, XNLI, PAWSX):
         for path in (CONFIGS / data.name).glob("*.yaml"):
             cfg = OmegaConf.load(path)
             left = {f"{s}.{k}" for s, values in cfg.items() for k in values if OmegaConf.is_missing(values, k)}
@@ -261,6 +269,7 @@ def matrix(tmp_path_factory):
     a_run(root, GLUE.tasks["qnli"], "sage", 1, 0.5)
     for method, share in (("standard", 0.5), ("weighted_freeze", 0.9)):
         a_run(root, XNLI.tasks["en"], method, 1, share, "xlmr", XNLI, XNLI.tasks["en"].subsets["dev"])
+        a_run(root / "runs/pawsx", PAWSX.tasks["en"], method, 1, share, "xlmr", PAWSX, PAWSX.tasks["en"].subsets["dev"])
     return root
 
 
@@ -283,11 +292,16 @@ def test_tables_of_labels_are_like_those_of_translation(matrix, tmp_path, capsys
     xnli = {cell.method: cell for cell in report.sheets["li-4"].cells}
     assert (xnli["weighted_freeze"].sentences, xnli["weighted_freeze"].paper) == (600, 79.1)
     assert xnli["weighted_freeze"].p_randomisation == pytest.approx(2 / 10_000)
+    for name, rows in (("li-4-pawsx", 6), ("li-6-pawsx", 7)):
+        pawsx = {cell.method: cell for cell in report.sheets[name].cells}
+        assert len(pawsx) == rows
+        assert (pawsx["weighted_freeze"].sentences, pawsx["weighted_freeze"].paper) == (280, 88.2)
     assert "no standard" in (note := "\n".join(report.notes)) and "wff train glue --task qnli --recipe roberta" in note
     text = str(report)
     assert "official test, scored by GLUE's server; ours are of dev" in text and "accuracy|scikit-learn:" in text
     assert "| method | seeds | Pearson | Spearman | minus standard |" in text and "best checkpoint, \n" not in text
-    by_language = next(grid for grid in report.sheets["runs"].grids if grid.title.endswith("accuracy of each set"))
+    by_set = [grid for grid in report.sheets["runs"].grids if grid.title.endswith("accuracy of each set")]
+    by_language = next(grid for grid in by_set if grid.title.startswith("xnli"))
     assert by_language.header == ["method", *XNLI.tasks["en"].subsets["dev"]] and len(by_language.rows) == 2
     scored = json.loads((matrix / "runs/xlmr/en/weighted_freeze-1/scores/dev.best.json").read_text())["sets"]
     assert by_language.rows[1] == ["`weighted_freeze`", *(f"{score:.2f}" for score in scored.values())]
