@@ -1,4 +1,4 @@
-"""Miniatures of GLUE's and XNLI's files in their true formats, and of encoders in the format of fairseq's own.
+"""Miniatures of GLUE's, XNLI's and PAWS-X's files in their true formats, and of encoders in fairseq's own format.
 
 The texts are made of a few words, and their last one tells the label, so that a tiny model learns something.
 """
@@ -6,10 +6,13 @@ The texts are made of a few words, and their last one tells the label, so that a
 import argparse
 import json
 import random
+import tarfile
 import zipfile
 from pathlib import Path
 
-from weighted_freezing_fairseq.data import GLUE, XNLI, binary
+import miniature
+
+from weighted_freezing_fairseq.data import GLUE, XNLI, binary, pawsx
 from weighted_freezing_fairseq.data.subwords import dictionary_of, learn_pieces
 from weighted_freezing_fairseq.data.xnli import LANGUAGES
 
@@ -17,6 +20,10 @@ WORDS = ["a", "the", '"quoted', "cat's", "dog", "sees", "finds", "no", "grass", 
 COUNTS = {"train": 24, "dev": 10, "test": 5}
 _PAIR = ["index", "sentence1", "sentence2", "label"]
 _STS = "index genre filename year old_index source1 source2 sentence1 sentence2 score".split()
+_NLI = (
+    "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse".split()
+)
+_NLI += ["sentence1", "sentence2"]
 _COLUMNS = {  # of the training set, whose names the files have in their first line, but for CoLA
     "RTE": _PAIR,
     "CoLA": ["source", "label", "original", "sentence2"],
@@ -24,14 +31,20 @@ _COLUMNS = {  # of the training set, whose names the files have in their first l
     "STS-B": _STS,
     "SST-2": ["sentence2", "label"],
     "QNLI": _PAIR,
+    "QQP": ["index", "qid1", "qid2", "sentence1", "sentence2", "label"],
+    "MNLI": [*_NLI, "label1", "label"],
 }
 _TEST = {"CoLA": ["index", "sentence2"], "SST-2": ["index", "sentence2"]}
-_TEST["MRPC"] = ["index", "#1 ID", "#2 ID", "sentence1", "sentence2"]
+_TEST |= {"MRPC": ["index", "#1 ID", "#2 ID", "sentence1", "sentence2"], "QQP": _PAIR[:3], "MNLI": _NLI}
+_DEV = {"MNLI": [*_NLI, *(f"label{number}" for number in range(1, 6)), "label"]}
+_FILES = {"MNLI": ("train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched")}
 _CALLED = {
     "CoLA": {"sentence2": "sentence"},
     "MRPC": {"label": "Quality", "sentence1": "#1 String", "sentence2": "#2 String"},
     "SST-2": {"sentence2": "sentence"},
     "QNLI": {"sentence1": "question", "sentence2": "sentence"},
+    "QQP": {"index": "id", "sentence1": "question1", "sentence2": "question2", "label": "is_duplicate"},
+    "MNLI": {"label": "gold_label"},
 }
 
 
@@ -44,13 +57,14 @@ def values(number: int, label: str, seed: int) -> dict[str, str]:
 
 
 def glue_file(task: str, file: str, count: int) -> str:
-    """train.tsv, dev.tsv or test.tsv of a task."""
-    columns = _TEST.get(task, [c for c in _COLUMNS[task] if c not in ("label", "score")])
-    columns = columns if file == "test" else _COLUMNS[task]
+    """train.tsv, dev.tsv or test.tsv of a task, or dev_matched.tsv and so on of MNLI."""
+    without_label = _TEST.get(task, [c for c in _COLUMNS[task] if c not in ("label", "score")])
+    kinds = {"train": _COLUMNS[task], "dev": _DEV.get(task, _COLUMNS[task]), "test": without_label}
+    columns = kinds[file.partition("_")[0]]
     labels = GLUE.tasks[task.lower()].labels
     lines = [] if task == "CoLA" and file != "test" else [[_CALLED.get(task, {}).get(c, c) for c in columns]]
     for number in range(count):
-        label = labels[number % 2] if labels else f"{number % 11 / 2:.3f}"
+        label = labels[number % len(labels)] if labels else f"{number % 11 / 2:.3f}"
         row = values(number, label, seed=len(file))
         lines.append([row.get(column, "x") for column in columns])
     start = "\ufeff" if task == "MRPC" else ""
@@ -61,8 +75,9 @@ def glue(folder: Path, tasks=tuple(_COLUMNS), counts=COUNTS) -> Path:
     """`folder`/RTE/train.tsv and so on."""
     for task in tasks:
         (folder / task).mkdir(parents=True)
-        for file, count in counts.items():
-            (folder / task / f"{file}.tsv").write_text(glue_file(task, file, count), encoding="utf-8", newline="\n")
+        for file in _FILES.get(task, counts):
+            text = glue_file(task, file, counts[file.partition("_")[0]])
+            (folder / task / f"{file}.tsv").write_text(text, encoding="utf-8", newline="\n")
     return folder
 
 
@@ -99,6 +114,25 @@ def xnli(folder: Path, train: int = 24, each: int = 3) -> list[Path]:
         archive.writestr("XNLI-MT-1.0/multinli/multinli.train.en.tsv", text)
         archive.writestr("XNLI-MT-1.0/multinli/multinli.train.de.tsv", "not this one")
     return [evaluation, translated]
+
+
+def paws_x(folder: Path, train: int = 24, each: int = 3) -> list[Path]:
+    """x-final.tar.gz, with a sentence that was not translated in German dev."""
+    folder.mkdir(parents=True, exist_ok=True)
+    members: dict[str, bytes | str | tarfile.TarInfo] = {}
+    for language in pawsx.LANGUAGES:
+        name = "train" if language == "en" else "translated_train"
+        for seed, (file, count) in enumerate(((name, train), ("dev_2k", each), ("test_2k", each))):
+            lines = [["id", "sentence1", "sentence2", "label"]]
+            for number in range(count):
+                row = values(number, str(number % 2), seed)
+                untranslated = (language, file, number) == ("de", "dev_2k", 0)
+                lines.append(
+                    [str(number + 1), row["sentence1"], "NS" if untranslated else row["sentence2"], row["label"]]
+                )
+            members[f"x-final/{language}/{file}.tsv"] = "".join("\t".join(line) + "\n" for line in lines)
+    (folder / "x-final.tar.gz").write_bytes(miniature.tgz(members))
+    return [folder / "x-final.tar.gz"]
 
 
 # Encoders ------------------------------------------------------------------------------------------------------------

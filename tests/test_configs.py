@@ -16,15 +16,15 @@ from omegaconf import OmegaConf
 from recipe_runs import differences
 
 from weighted_freezing_fairseq.costs import subjects
-from weighted_freezing_fairseq.data import GLUE, XNLI
+from weighted_freezing_fairseq.data import GLUE, PAWSX, XNLI
 from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 from weighted_freezing_fairseq.studies.sizes import SIZES, configs_of, range_of
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 FOLDERS = {"adapt": 6, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 2, "toy": 15, "wmt17": 7}
-FOLDERS |= {"xnli": 6, "own": 57, "lowresource": 17}
+FOLDERS |= {"xnli": 6, "pawsx": 10, "own": 57, "lowresource": 17}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
-LABELLED = ("glue", "xnli")
+LABELLED = ("glue", "xnli", "pawsx")
 
 
 def test_the_folders_are_those_that_the_pages_name():
@@ -153,19 +153,33 @@ def test_a_cell_of_labelled_sentences_differs_in_its_method_alone(folder):
             rest = changed - {"optimizer", "criterion"}
             assert len(changed - rest) == 1 and rest == ({"optimization"} if name in SHORT else set()), name
         base = cfg["optimizer"].get("base_optimizer", cfg["optimizer"]["_name"])
-        assert base == {"glue": "adamax", "xnli": "adam"}[folder] and cfg["optimizer"]["weight_decay"] == 0
+        assert (
+            base == {"glue": "adamax", "xnli": "adam", "pawsx": "adam"}[folder]
+            and cfg["optimizer"]["weight_decay"] == 0
+        )
 
 
 def test_the_papers_settings_are_in_the_yamls_of_labelled_sentences():
     """Xu et al. 2022, appendix A.3; Li et al. 2023, Table 8."""
-    glue, xnli = (differences(folder)["standard"][0] for folder in LABELLED)
-    assert [cfg["dataset"]["batch_size"] for cfg in (glue, xnli)] == [32, 16]
-    assert [cfg["optimization"]["lr"] for cfg in (glue, xnli)] == [[2e-4], [1e-5]]
-    assert [cfg["optimization"]["max_epoch"] for cfg in (glue, xnli)] == [20, 3]
-    assert glue["lr_scheduler"]["warmup_updates"] == xnli["lr_scheduler"]["warmup_updates"] == 0
-    assert glue["model"]["dropout"] == 0.1 and (GLUE.longest, XNLI.longest) == (128, 256)
+    settings = [differences(folder)["standard"][0] for folder in LABELLED]
+    assert [cfg["dataset"]["batch_size"] for cfg in settings] == [32, 16, 16]
+    assert [cfg["optimization"]["lr"] for cfg in settings] == [[2e-4], [1e-5], [1e-5]]
+    assert [cfg["optimization"]["max_epoch"] for cfg in settings] == [20, 3, 5]
+    assert all(cfg["lr_scheduler"]["warmup_updates"] == 0 for cfg in settings)
+    assert settings[0]["model"]["dropout"] == 0.1
+    assert (GLUE.longest, XNLI.longest, PAWSX.longest) == (128, 256, 256)
     thirds = [differences(folder)["intra_distillation_third"][0]["optimization"]["max_epoch"] for folder in LABELLED]
-    assert thirds == [7, 1]
+    assert thirds == [7, 1, 2]
+
+
+def test_a_method_is_the_same_for_xnli_and_pawsx():
+    xnli, pawsx = differences("xnli"), differences("pawsx")
+    for name, (cfg, _) in xnli.items():
+        expected = {part: values for part, values in pawsx[name][0].items() if part not in ("task", "optimization")}
+        assert {part: cfg[part] for part in expected} == expected, name
+    for name in pawsx.keys() - xnli.keys():
+        method, _, importance = name.replace("loss_preserving", "loss-preserving").rpartition("_")
+        assert pawsx[name][0]["optimizer"] == pawsx[method][0]["optimizer"] | {"importance": importance}, name
 
 
 def test_the_papers_settings_are_in_the_yamls():

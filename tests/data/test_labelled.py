@@ -3,6 +3,7 @@
 import io
 import json
 import stat
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import labelled_files
 import numpy as np
 import pytest
 
-from weighted_freezing_fairseq.data import GLUE, SENTENCES, XNLI, archives, binary, sentence_folder
+from weighted_freezing_fairseq.data import GLUE, PAWSX, SENTENCES, XNLI, archives, binary, sentence_folder
 from weighted_freezing_fairseq.data.encoders import Encoder, pieces_of
 from weighted_freezing_fairseq.data.sentence_folder import TaskJob, _cut_to_length
 from weighted_freezing_fairseq.data.sentences import rows
@@ -33,21 +34,27 @@ def read(tmp_path, text, task="rte", split="train", data=GLUE, place=0, ids=None
 
 
 def test_the_sizes_are_those_of_the_data_sets():
-    """As fairseq's and the authors' own tables have them; XNLI: 15 languages."""
+    """As fairseq's and the authors' own tables have them; XNLI: 15 languages, PAWS-X: 7."""
     sizes = {key: tuple(split.count for split in task.splits) for key, task in GLUE.tasks.items()}
     assert sizes == {
         "rte": (2490, 277, 3000), "cola": (8551, 1043, 1063), "mrpc": (3668, 408, 1725), "sts-b": (5749, 1500, 1379),
-        "sst-2": (67_349, 872, 1821), "qnli": (104_743, 5463, 5463),
+        "sst-2": (67_349, 872, 1821), "qnli": (104_743, 5463, 5463), "qqp": (363_846, 40_430, 390_965),
+        "mnli": (392_702, 9815, 9832, 9796, 9847),
     }  # fmt: skip
     parts = {split.name: split.count for split in XNLI.tasks["en"].splits}
     assert len(parts) == 31 and parts["train"] == 392_702
     assert parts["valid"] == parts["dev.zh"] == 2490 and parts["test.en"] == 5010
+    parts = {split.name: split.count for split in PAWSX.tasks["en"].splits}
+    assert len(parts) == 15 and parts.pop("train") == 49_401 and {*parts.values()} == {2000}
+    assert {"valid", "dev.de", "test.en", "test.zh"} < parts.keys() and "dev.en" not in parts
 
 
 def test_alpha_is_that_of_the_paper():
     """Xu et al. 2022, Table 6."""
     found = {key: task.alpha for key, task in GLUE.tasks.items()}
-    assert found == {"qnli": 0.5, "cola": 0.5, "sts-b": 1, "rte": 1, "sst-2": 0.5, "mrpc": 1.5}
+    assert found == {
+        "qnli": 0.5, "mnli": 0.5, "cola": 0.5, "qqp": 0.5, "sts-b": 1, "rte": 1, "sst-2": 0.5, "mrpc": 1.5
+    }  # fmt: skip
 
 
 def test_rows_are_read_as_they_stand(tmp_path):
@@ -91,6 +98,24 @@ def test_mrpc_in_its_own_archive_is_cut_by_ids(tmp_path):
     assert [label for _, label in train] == ["1", "1"] and counts == {"byte order mark": 1}
 
 
+def test_qqp_has_other_columns_in_its_test(tmp_path):
+    header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    found, counts = read(tmp_path, f"{header}7\t1\t2\tWho?\tWhom?\t1\n\tcut short\t0\n", "qqp")
+    assert found == [(("Who?", "Whom?"), "1")] and counts == {"fewer than 6 columns, dropped": 1}
+    assert read(tmp_path, "id\tquestion1\tquestion2\n0\ta\tb\n", "qqp", "test")[0] == [(("a", "b"), "")]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "dev.mismatched", "test", "test.mismatched"])
+def test_the_label_of_mnli_is_the_gold_one(tmp_path, split):
+    member = source_of(GLUE, "mnli", split).member
+    text = labelled_files.glue_file("MNLI", Path(member).stem, 4)
+    assert text.partition("\n")[0].count("label") == (2 if split == "train" else 0 if "test" in split else 6)
+    found, counts = read(tmp_path, text.replace("\tx", "\tneutral"), "mnli", split)
+    labels = ["contradiction", "entailment", "neutral", "contradiction"]
+    assert [label for _, label in found] == ([""] * 4 if "test" in split else labels) and not counts
+    assert all(one and other.endswith(f" {label[0]}") for ((one, other), _), label in zip(found, labels, strict=True))
+
+
 def test_languages_of_xnli_are_rows_of_one_file(tmp_path):
     text = "language\tgold_label\tsentence1\tsentence2\nde\tneutral\ta\tb\nen\t-\tc\td\nen\tcontradiction\te\tf\n"
     text += "de\tneutral\ta\tb\tc\n"  # counted where it belongs
@@ -100,6 +125,38 @@ def test_languages_of_xnli_are_rows_of_one_file(tmp_path):
     assert german == [(("a", "b"), "neutral")] and counts == {"more than 4 columns, dropped": 1}
     train = "premise\thypo\tlabel\na\tb\tcontradictory\n"
     assert read(tmp_path, train, "en", "train", XNLI)[0] == [(("a", "b"), "contradiction")]
+
+
+def test_each_language_of_pawsx_has_its_files(tmp_path, encoder):
+    archives = labelled_files.paws_x(tmp_path / "archives")
+    job, manifest = made(tmp_path / "en", encoder, "en", archives, PAWSX)
+    assert job.summary() == "24 train / 3 valid / 39 in 13 more sets"
+    files = {row["split"]: row["file"] for row in manifest["counts"] if row["step"] == "text"}
+    assert (
+        files["train"] == "en/train.tsv" and files["valid"] == "en/dev_2k.tsv" and files["test.ko"] == "ko/test_2k.tsv"
+    )
+    assert (job.folder / "raw/dev.de.input1").read_text().splitlines()[0] == "NS"  # counts, as in XTREME
+    assert (job.folder / "labels/dev.txt").read_text() == "0\n1\n0\n" * 7
+    assert list(manifest["subsets"]["dev"]) == ["de", "en", "es", "fr", "ja", "ko", "zh"]
+
+
+def test_an_archive_of_pawsx_that_is_broken_is_refused(tmp_path, encoder):
+    def attempt(archive, told, any_counts=True):
+        with pytest.raises(UserError, match=told):
+            made(tmp_path / "en", encoder, "en", [archive], PAWSX, any_counts=any_counts)
+
+    [whole] = labelled_files.paws_x(tmp_path / "archives")
+    attempt(whole, "train of PAWS-X has 24 rows in en/train.tsv and should have 49,401: .*--any-counts", False)
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:-300])
+    attempt(cut, "cut.tar.gz is damaged or incomplete .*--archive")
+    with tarfile.open(whole) as archive:
+        archive.extractall(tmp_path, filter="data")
+    korean = tmp_path / "x-final/ko/dev_2k.tsv"
+    korean.write_text(korean.read_text().replace("\tlabel", "\tnoisy_label"))
+    attempt(tmp_path / "x-final", "ko/dev_2k.tsv has no column 'label' .it has: id, sentence1, sentence2, noisy_label")
+    korean.unlink()
+    attempt(tmp_path / "x-final", "x-final holds no ko/dev_2k.tsv")
 
 
 def test_a_file_of_another_task_is_told_by_its_columns(tmp_path):
@@ -196,8 +253,8 @@ def encoder(tmp_path_factory):
     return Encoder.of(labelled_files.roberta(tmp_path_factory.mktemp("encoder") / "roberta", weights=False))
 
 
-def made(folder, encoder, task, given, **more):
-    job = TaskJob(GLUE, GLUE.tasks[task], encoder, folder, more.pop("longest", 128), any_counts=True)
+def made(folder, encoder, task, given, data=GLUE, longest=128, any_counts=True):
+    job = TaskJob(data, data.tasks[task], encoder, folder, longest, any_counts)
     with Workers(1) as workers:
         sentence_folder.make(job, given, workers)
     return job, json.loads((folder / "manifest.json").read_text())
@@ -264,6 +321,24 @@ def test_a_folder_of_scores_and_one_without_a_test(tmp_path, encoder):
     assert raw[:3] == ["0.000", "0.500", "1.000"]
     assert (job.folder / "bin/label/valid.label").read_text().split()[:4] == ["0", "0.1", "0.2", "0.3"]  # of 5
     assert not (job.folder / "bin/label/dict.txt").exists() and list(manifest["subsets"]) == ["dev"]
+
+
+def test_mnli_has_two_sets_of_dev_and_test(tmp_path, encoder):
+    glue = labelled_files.glue(tmp_path / "glue", ["MNLI"], {"train": 6, "dev": 4, "test": 3})
+    job, manifest = made(tmp_path / "mnli", encoder, "mnli", [glue])
+    assert manifest["rows"] == {"train": 6, "valid": 4, "dev.mismatched": 4, "test": 3, "test.mismatched": 3}
+    assert job.summary() == "6 train / 4 valid / 3 test / 7 in 2 more sets"
+    text = {name: (job.folder / f"raw/{name}.input0").read_text() for name in ("valid", "dev.mismatched")}
+    for name, file in (("valid", "dev_matched"), ("dev.mismatched", "dev_mismatched")):
+        rows = [line.split("\t") for line in (glue / f"MNLI/{file}.tsv").read_text().splitlines()[1:]]
+        assert text[name].splitlines() == [row[8] for row in rows]
+        labels = job.folder / f"labels/{'dev' if name == 'valid' else file}.txt"
+        assert labels.read_text().split() == [row[15] for row in rows]
+    assert text["valid"] != text["dev.mismatched"]
+    assert sorted(path.name for path in (job.folder / "labels").iterdir()) == ["dev.txt", "dev_mismatched.txt"]
+    (glue / "MNLI/dev_mismatched.tsv").unlink()
+    with pytest.raises(UserError, match="holds no MNLI/dev_mismatched.tsv"):
+        made(tmp_path / "again", encoder, "mnli", [glue])
 
 
 def test_what_cannot_be_right_is_refused(tmp_path, encoder):

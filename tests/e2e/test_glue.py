@@ -1,4 +1,4 @@
-"""GLUE, XNLI and a table of one's own in small, from files to tables, with encoders in the format of fairseq's own."""
+"""GLUE, XNLI, PAWS-X and a table of one's own in small, from files to tables, with encoders in fairseq's own format."""
 
 import json
 import re
@@ -41,11 +41,11 @@ def typed(*words, status=0):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labelled")
-    labelled_files.glue(folder / "glue_data", ("RTE", "STS-B"))
+    labelled_files.glue(folder / "glue_data", ("RTE", "STS-B", "MNLI"))
     labelled_files.roberta(folder / "roberta.base")
     for name in ("glue/standard.yaml", "glue/weighted_freeze.yaml"):
         shortened(name, folder, epochs=12)
-    prepared("glue", folder / "data", folder / "roberta.base", folder / "glue_data", "--tasks", "RTE,STS-B")
+    prepared("glue", folder / "data", folder / "roberta.base", folder / "glue_data", "--tasks", "RTE,STS-B,MNLI")
     return folder
 
 
@@ -134,6 +134,23 @@ def predictions_are_those_of_the_checkpoint(place, run):
 
 
 @pytest.mark.slow
+def test_mnli_is_scored_on_both_sets_and_predicted_for_both_of_the_server(place):
+    typed(*words_of(place, "--task", "MNLI", "--set", "optimization.max_update=2"))
+    run = place / "runs/roberta/mnli/standard-1"
+    found = json.loads(typed("evaluate", run, "--choices", "best", "--json").stdout)
+    assert list(found) == [f"{run}/scores/{name}.best" for name in ("dev", "dev_mismatched")]
+    for name, split in (("dev", "valid"), ("dev_mismatched", "dev.mismatched")):
+        predicted, scores = read_lines(run / f"predictions/best/{split}"), found[f"{run}/scores/{name}.best"]
+        gold = read_lines(place / f"data/roberta/mnli/labels/{name}.txt")
+        assert scores["score"] == 100 * np.mean([a == b for a, b in zip(predicted, gold, strict=True)])
+        assert scores["sentences"] == 10 and list(scores["sets"]) == [name]
+    for name, split in (("MNLI-m", "test"), ("MNLI-mm", "test.mismatched")):
+        rows = enumerate(read_lines(run / f"predictions/best/{split}"))
+        assert read_lines(run / f"server/best/{name}.tsv") == ["index\tprediction", *(f"{n}\t{x}" for n, x in rows)]
+    assert "num_classes: 3" in (run / "run.yaml").read_text()
+
+
+@pytest.mark.slow
 def test_a_regression_is_scored_by_its_correlations(place):
     typed(*words_of(place, "--task", "STS-B", "--method", "weighted_freeze", "--set", "optimization.max_update=2"))
     run = place / "runs/roberta/sts-b/weighted_freeze-1"
@@ -170,35 +187,30 @@ def test_a_table_of_ones_own_is_trained_scored_and_reported(place, capsys):
 
 
 @pytest.mark.slow
-def test_xnli_is_trained_on_english_and_scored_in_every_language(tmp_path):
-    zips = labelled_files.xnli(tmp_path / "archives")
+@pytest.mark.parametrize(
+    ("data", "write_archives", "languages"), [("xnli", labelled_files.xnli, 15), ("pawsx", labelled_files.paws_x, 7)]
+)
+def test_a_task_is_trained_on_english_and_scored_in_every_language(data, write_archives, languages, tmp_path):
+    archives = write_archives(tmp_path / "archives")
     encoder = labelled_files.xlmr(tmp_path / "xlmr.base")
-    shortened("xnli/standard.yaml", tmp_path)
-    typed(
-        "prepare",
-        "xnli",
-        "--archive",
-        *zips,
-        "--encoder",
-        encoder,
-        "--out",
-        tmp_path / "data",
-        "--any-counts",
-        "--jobs",
-        1,
-    )
+    shortened(f"{data}/standard.yaml", tmp_path)
+    prepared(data, tmp_path / "data", encoder, *archives)
     manifest = read_manifest(tmp_path / "data/xlmr/en")
-    assert manifest["rows"]["train"] == 24 and len(manifest["subsets"]["dev"]) == 15
-    typed("train", "xnli", "--data", tmp_path / "data", "--configs", tmp_path / "xnli", "--out", tmp_path / "runs",
+    assert manifest["rows"]["train"] == 24 and len(manifest["subsets"]["dev"]) == languages
+    typed("train", data, "--data", tmp_path / "data", "--configs", tmp_path / data, "--out", tmp_path / "runs",
           "--encoder", encoder, "--device", "cpu", "--set", "optimization.max_update=2")  # fmt: skip
     run = tmp_path / "runs/xlmr/en/standard-1"
     found = json.loads(typed("evaluate", run, "--choices", "best", "--json").stdout)
     dev = found[f"{run}/scores/dev.best"]
-    assert list(dev["sets"]) == list(manifest["subsets"]["dev"]) and dev["sentences"] == 45
+    assert list(dev["sets"]) == list(manifest["subsets"]["dev"]) and dev["sentences"] == 3 * languages
     assert dev["score"] == pytest.approx(np.mean(list(dev["sets"].values())))  # since all are of one size
-    assert found[f"{run}/scores/test.best"]["sentences"] == 45
-    german = read_lines(run / "predictions/best/dev.de")
-    assert read_lines(run / "scores/dev.best.hyp.txt")[6:9] == german and set(german) <= set(manifest["labels"])
+    assert found[f"{run}/scores/test.best"]["sentences"] == 3 * languages
+    german, first = read_lines(run / "predictions/best/dev.de"), 3 * list(dev["sets"]).index("de")
+    assert read_lines(run / "scores/dev.best.hyp.txt")[first : first + 3] == german
+    assert set(german) <= set(manifest["labels"])
+    report = write([tmp_path / "runs"], tmp_path / "report", ["li-4" if data == "xnli" else "li-4-pawsx"])
+    [cell] = [cell for sheet in report.sheets.values() for cell in sheet.cells if cell.state == "run"]
+    assert (cell.method, cell.score) == ("standard", dev["score"])
 
 
 @pytest.mark.parametrize(
@@ -210,10 +222,10 @@ def test_xnli_is_trained_on_english_and_scored_in_every_language(tmp_path):
             "give --archive the files of RTE",
         ),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--langs", "de"], "--langs is for translation"),
-        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "MNLI"], "type some of: rte,cola"),
+        (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "WNLI"], "type some of: rte,cola"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--recipe", "xlmr"], "type --recipe roberta"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--max-length", "3"], "type --max-length 128"),
-        (["prepare", "multi30k", "--encoder", "x"], "are for glue, xnli, sentences; leave them out"),
+        (["prepare", "multi30k", "--encoder", "x"], "are for glue, xnli, pawsx, sentences; leave them out"),
         (
             ["train", "sentences", "--data", "{place}/nowhere/sentences"],
             "type: wff prepare sentences --name own --train",

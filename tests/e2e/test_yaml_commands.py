@@ -98,6 +98,7 @@ def parent(root: Fairseq) -> Path:
         ("iwslt14-li/sage", TRANSLATION),
         ("multi30k/self_distillation", TRANSLATION),
         ("own/tiny/standard", TRANSLATION),
+        ("pawsx/sage_fisher", SENTENCES),
         ("prune/alignreg", [*TRANSLATION, "criterion.prune_interval=1", "optimization.max_update=8"]),
         ("wmt17/r_drop", TRANSLATION),
         ("xnli/weighted_freeze", SENTENCES),

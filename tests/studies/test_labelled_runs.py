@@ -16,7 +16,7 @@ from sklearn import metrics
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.cli import arguments, train
-from weighted_freezing_fairseq.data import GLUE, XNLI
+from weighted_freezing_fairseq.data import GLUE, PAWSX, XNLI, prepare_command
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.report.tables import write
 from weighted_freezing_fairseq.scoring.sentences import evaluate
@@ -133,6 +133,11 @@ def test_a_task_decides_classes_updates_and_alpha(encoder):
         "regression_target": True, "alpha": 1.0, "divergence_reduction": "mean", "report_pearson_and_spearman": True
     }  # fmt: skip
     assert found["checkpoint"]["best_checkpoint_metric"] == "pearson"
+    found = settings_of(mine, config, {}, manifest_of("MNLI", 392_702, encoder))
+    assert found["task"]["num_classes"] == 3 and found["optimization"]["max_update"] == 20 * 12_272
+    assert found["criterion"]["alpha"] == 0.5 and found["checkpoint"]["best_checkpoint_metric"] == "accuracy"
+    found = settings_of(mine, config, {}, manifest_of("QQP", 363_846, encoder))
+    assert found["criterion"]["alpha"] == 0.5 and found["checkpoint"]["best_checkpoint_metric"] == "f1"
     third = settings_of(mine, CONFIGS / "glue/intra_distillation_third.yaml", {}, manifest_of("MRPC", 3668, encoder))
     assert third["optimization"]["max_update"] == 7 * 115
 
@@ -163,6 +168,9 @@ def test_what_a_user_changes_counts_for_the_rest_too(encoder):
     mine = study("xnli", "--encoder", encoder)
     found = settings_of(mine, CONFIGS / "xnli/standard.yaml", {}, manifest_of("XNLI", 392_702, encoder))
     assert found["optimization"]["max_update"] == 3 * 24_544
+    mine = study("pawsx", "--encoder", encoder)
+    found = settings_of(mine, CONFIGS / "pawsx/standard.yaml", {}, manifest_of("PAWS-X", 49_401, encoder))
+    assert found["optimization"]["max_update"] == 5 * 3088
 
 
 def test_the_encoder_must_be_that_of_the_data(encoder):
@@ -175,6 +183,11 @@ def test_the_encoder_must_be_that_of_the_data(encoder):
         settings_of(study("glue", "--encoder", encoder), config, {}, manifest)
 
 
+@pytest.mark.parametrize("name", ["xnli", "pawsx"])
+def test_data_that_is_missing_is_prepared_by_the_command_of_its_name(name):
+    assert prepare_command(name, "xlmr", "en") == f"wff prepare {name} --tasks en --archive FILES --encoder DIR"
+
+
 def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     mine = study("glue", "--encoder", encoder, "--out", "/runs")
     run = mine.run(mine.task.pair("STS-B"), "sage", 3)
@@ -184,13 +197,13 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     )
     assert typed.endswith(f"--encoder {encoder}")
     for words, told in (
-        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, sentences; leave it out"),
+        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, pawsx, sentences; leave it out"),
         (["glue", "--recipe", "clean"], "glue has no recipe 'clean'; type --recipe roberta or xlmr"),
     ):
         with pytest.raises(UserError, match=told):
             study(*words)
-    with pytest.raises(UserError, match="glue has no task 'mnli' here; type some of: rte,cola,mrpc"):
-        mine.task.pair("MNLI")
+    with pytest.raises(UserError, match="glue has no task 'wnli' here; type some of: rte,cola,mrpc"):
+        mine.task.pair("WNLI")
 
 
 def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
@@ -203,7 +216,7 @@ def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
 
 def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
     """A YAML must not contradict the facts of a task."""
-    for data in (GLUE, XNLI):
+    for data in (GLUE, XNLI, PAWSX):
         for path in (CONFIGS / data.name).glob("*.yaml"):
             cfg = OmegaConf.load(path)
             left = {f"{s}.{k}" for s, values in cfg.items() for k in values if OmegaConf.is_missing(values, k)}
@@ -218,16 +231,16 @@ def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
 # Report --------------------------------------------------------------------------------------------------------------
 
 
-def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=None):
+def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, sets=("dev",), subset="dev"):
     """A run folder as `wff train` and `wff evaluate` leave it, a share of whose labels is right."""
     key = next(key for key, own in data.tasks.items() if own is task)
     folder, prepared = root / f"runs/{recipe}/{key}/{method}-{seed}", root / data.name / recipe / key
     gold = {name: [task.labels[(n + len(name)) % 2] if task.labels else str(n % 11 / 2) for n in range(40)]
-            for name in subsets or {"dev": "valid"}}  # fmt: skip
+            for name in sets}  # fmt: skip
     (prepared / "labels").mkdir(parents=True, exist_ok=True)
-    (prepared / "labels/dev.txt").write_text("".join(f"{label}\n" for own in gold.values() for label in own))
-    rng = random.Random(f"{task.name} {method} {seed}")
-    (folder / "made").mkdir(parents=True)
+    (prepared / f"labels/{subset}.txt").write_text("".join(f"{label}\n" for own in gold.values() for label in own))
+    rng = random.Random(f"{task.name} {method} {seed}{subset.removeprefix('dev')}")
+    (folder / "made").mkdir(parents=True, exist_ok=True)
     for name, own in gold.items():
         found = [label if rng.random() < share else rng.choice(own) for label in own]
         (folder / "made" / name).write_text("".join(f"{label}\n" for label in found))
@@ -237,7 +250,7 @@ def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, subsets=
     (folder / "provenance.json").write_text(json.dumps(about))
     manifest = {"recipe": recipe, "task": task.name, "labels": list(task.labels), "metrics": list(task.metrics)}
     evaluate.write_scores(
-        Run.load(folder), prepared, manifest, "best", "dev", {name: folder / "made" / name for name in gold}
+        Run.load(folder), prepared, manifest, "best", subset, {name: folder / "made" / name for name in gold}
     )
     return folder
 
@@ -256,6 +269,7 @@ def matrix(tmp_path_factory):
     a_run(root, GLUE.tasks["qnli"], "sage", 1, 0.5)
     for method, share in (("standard", 0.5), ("weighted_freeze", 0.9)):
         a_run(root, XNLI.tasks["en"], method, 1, share, "xlmr", XNLI, XNLI.tasks["en"].subsets["dev"])
+        a_run(root / "runs/pawsx", PAWSX.tasks["en"], method, 1, share, "xlmr", PAWSX, PAWSX.tasks["en"].subsets["dev"])
     return root
 
 
@@ -278,16 +292,65 @@ def test_tables_of_labels_are_like_those_of_translation(matrix, tmp_path, capsys
     xnli = {cell.method: cell for cell in report.sheets["li-4"].cells}
     assert (xnli["weighted_freeze"].sentences, xnli["weighted_freeze"].paper) == (600, 79.1)
     assert xnli["weighted_freeze"].p_randomisation == pytest.approx(2 / 10_000)
+    for name, rows in (("li-4-pawsx", 6), ("li-6-pawsx", 7)):
+        pawsx = {cell.method: cell for cell in report.sheets[name].cells}
+        assert len(pawsx) == rows
+        assert (pawsx["weighted_freeze"].sentences, pawsx["weighted_freeze"].paper) == (280, 88.2)
     assert "no standard" in (note := "\n".join(report.notes)) and "wff train glue --task qnli --recipe roberta" in note
     text = str(report)
     assert "official test, scored by GLUE's server; ours are of dev" in text and "accuracy|scikit-learn:" in text
     assert "| method | seeds | Pearson | Spearman | minus standard |" in text and "best checkpoint, \n" not in text
-    by_language = next(grid for grid in report.sheets["runs"].grids if grid.title.endswith("accuracy of each set"))
+    by_set = [grid for grid in report.sheets["runs"].grids if grid.title.endswith("accuracy of each set")]
+    by_language = next(grid for grid in by_set if grid.title.startswith("xnli"))
     assert by_language.header == ["method", *XNLI.tasks["en"].subsets["dev"]] and len(by_language.rows) == 2
     scored = json.loads((matrix / "runs/xlmr/en/weighted_freeze-1/scores/dev.best.json").read_text())["sets"]
     assert by_language.rows[1] == ["`weighted_freeze`", *(f"{score:.2f}" for score in scored.values())]
     assert main(["report", str(matrix / "runs"), "--table", "li-4", "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tables"]["li-4"][0]["paper"] == 76.4
+
+
+def test_mnli_has_two_columns_and_the_average_has_all(tmp_path):
+    for key, task in GLUE.tasks.items():
+        for method, share in (("standard", 0.5), ("intra_distillation", 0.8)):
+            a_run(tmp_path, task, method, 1, share)
+            if key == "mnli":
+                a_run(tmp_path, task, method, 1, share, sets=("dev_mismatched",), subset="dev_mismatched")
+    sheet = write([tmp_path / "runs"], tmp_path / "out", ["xu-4"]).sheets["xu-4"]
+    found = {cell.pair: cell for cell in sheet.cells if cell.method == "intra_distillation"}
+    assert all(cell.state == "run" for cell in found.values()) and len(found) == 10
+    assert [(found[name].paper, found[name].test) for name in ("mnli", "mnli-mm")] == [
+        (85.2, "dev"), (84.2, "dev_mismatched")
+    ]  # fmt: skip
+    scores = tmp_path / "runs/roberta/mnli/intra_distillation-1/scores"
+    for name in ("mnli", "mnli-mm"):
+        assert found[name].score == json.loads((scores / f"{found[name].test}.best.json").read_text())["score"]
+        assert found[name].p_randomisation is not None
+    assert (found["qqp"].metric, found["qqp"].paper) == ("F1", 72.4)
+    average = found.pop("average")
+    assert average.score == pytest.approx(np.mean([cell.score for cell in found.values()]))
+    assert average.minus_standard == pytest.approx(np.mean([cell.minus_standard for cell in found.values()]))
+    assert average.metric == "Matthews, accuracy, F1, Pearson" and average.minus_paper == average.score - 80.74
+    assert "accuracy|scikit-learn:" in average.signature and "; Pearson|scipy:" in average.signature
+    (tmp_path / "runs/roberta/mnli/intra_distillation-1/scores/dev_mismatched.best.json").unlink()
+    sheet = write([tmp_path / "runs"], tmp_path / "out", ["xu-4"]).sheets["xu-4"]
+    assert {cell.state for cell in sheet.cells if (cell.method, cell.pair) == ("intra_distillation", "average")} == {
+        "8 of 9 pairs"
+    }
+
+
+def test_the_server_gets_a_file_for_each_set(tmp_path):
+    task = GLUE.tasks["mnli"]
+    folder, labels = a_run(tmp_path, task, "standard", 1, 0.5), {"MNLI-m": "neutral entailment", "MNLI-mm": "neutral"}
+    for name, predicted in labels.items():
+        (folder / "made" / name).write_text(predicted.replace(" ", "\n") + "\n")
+    manifest = {"recipe": "roberta", "task": "MNLI", "labels": list(task.labels), "metrics": list(task.metrics)}
+    paths = {name: folder / "made" / name for name in task.subsets["test"]}
+    evaluate.write_scores(Run.load(folder), tmp_path / "glue/roberta/mnli", manifest, "last", "test", paths)
+    assert not (folder / "scores/test.last.json").exists()
+    assert {path.name: path.read_text() for path in (folder / "server/last").iterdir()} == {
+        "MNLI-m.tsv": "index\tprediction\n0\tneutral\n1\tentailment\n",
+        "MNLI-mm.tsv": "index\tprediction\n0\tneutral\n",
+    }
 
 
 def test_a_page_shows_them_too(matrix, tmp_path):

@@ -23,9 +23,9 @@ from .arguments import check_at_least, split
 HELP = """\
 Prepare a corpus for fairseq: download its archives (or use yours), read the sentence pairs, apply the recipe, learn
 subwords, binarise. DIR/RECIPE/PAIR gets raw and subword files, fairseq's binarised data and manifest.json, which counts
-what every step kept and dropped. A second call changes nothing; after a kill the same call resumes. GLUE and XNLI are
-read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK. `own` is a corpus of your
-own files: DIR/NAME/PAIR. `sentences` are labelled sentences in tables of your own: DIR/ENCODER/NAME."""
+what every step kept and dropped. A second call changes nothing; after a kill the same call resumes. GLUE, XNLI and
+PAWS-X are read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK. `own` is a corpus
+of your own files: DIR/NAME/PAIR. `sentences` are labelled sentences in tables of your own: DIR/ENCODER/NAME."""
 EXAMPLE = """\
 wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
   wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --test wmt14 --pieces 16000
@@ -35,6 +35,7 @@ wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
   wff prepare wmt17 --dry-run
   wff prepare glue --tasks RTE,CoLA --archive ~/glue_data --encoder ~/roberta.base
   wff prepare xnli --archive ~/XNLI-1.0.zip ~/XNLI-MT-1.0.zip --encoder ~/xlmr.base
+  wff prepare pawsx --archive ~/x-final.tar.gz --encoder ~/xlmr.base
   wff prepare sentences --train t.tsv --dev d.tsv --text review --label stars --encoder ~/roberta.base --name reviews"""
 
 
@@ -91,7 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_own(parser)
     _add_own_sentences(parser)
     labelled = parser.add_argument_group(
-        "for glue, xnli and sentences", "--archive, of glue and xnli: the TSV files, or folders or zips of them"
+        "for glue, xnli, pawsx and sentences",
+        "--archive, of all but sentences: the TSV files, or folders, zips or tars of them",
     )
     labelled.add_argument(
         "--encoder", type=Path, metavar="DIR", help="folder of fairseq's roberta.base or xlmr.base: dict.txt, subwords"

@@ -15,13 +15,16 @@ from .glue import GLUE
 from .iwslt14 import IWSLT14
 from .multi30k import MULTI30K
 from .own import ANY_OWN
+from .pawsx import PAWSX
 from .recipe import MANY, OWN, Dataset
 from .sentences import OWN_SENTENCES, SentenceData
 from .wmt17 import WMT17
 from .xnli import XNLI
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K, ANY_OWN)})
-SENTENCES: Mapping[str, SentenceData] = MappingProxyType({data.name: data for data in (GLUE, XNLI, OWN_SENTENCES)})
+SENTENCES: Mapping[str, SentenceData] = MappingProxyType(
+    {data.name: data for data in (GLUE, XNLI, PAWSX, OWN_SENTENCES)}
+)
 NAMES = (*DATASETS, *SENTENCES)
 
 
@@ -49,7 +52,8 @@ def prepare_command(data: str, recipe: str, pair: str) -> str:
         return f"wff prepare {data} --name {pair} --train FILE --text COLUMN --label COLUMN --encoder DIR"
     with_task = [name for name, sentence_data in SENTENCES.items() if pair in sentence_data.tasks]
     if with_task:
-        return f"wff prepare {with_task[0]} --tasks {pair} --archive FILES --encoder DIR"
+        name = data if data in with_task else with_task[0]
+        return f"wff prepare {name} --tasks {pair} --archive FILES --encoder DIR"
     if data == OWN and pair.startswith(f"{MANY}-"):
         pairs = [f"{source}-{pair.partition('-')[2]}" for source in "AB"]
         return f"wff prepare own --name {recipe} --pairs {','.join(pairs)} --train {pairs[0]}=FILES {pairs[1]}=FILES"

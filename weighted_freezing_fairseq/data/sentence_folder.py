@@ -66,12 +66,12 @@ class TaskJob(FolderJob):
         return [split.name for split in self.task.splits if (self.folder / "raw" / f"{split.name}.input0").is_file()]
 
     def summary(self) -> str:
-        """The number of rows in each split of the finished folder; splits of other languages are summed up."""
+        """The number of rows in each split of the finished folder; further sets are summed up."""
         rows = manifest_of(self.folder)["rows"]
         numbers = [f"{number:,} {split}" for split, number in rows.items() if "." not in split]
         others = [number for split, number in rows.items() if "." in split]
         if others:
-            numbers.append(f"{sum(others):,} in {len(others)} sets of other languages and tests")
+            numbers.append(f"{sum(others):,} in {len(others)} more sets")
         return " / ".join(numbers)
 
 

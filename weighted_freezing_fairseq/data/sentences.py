@@ -54,7 +54,8 @@ class Task:
     Attributes:
         labels: the classes in order; empty: a number from 0 to `scale`.
         metrics: the first is that of the papers' tables.
-        subsets: what is scored, or predicted for the server where there are no labels: splits by language or name.
+        subsets: what is scored together, or predicted for the server where there are no labels: splits by language or
+            name, which the server's file has.
     """
 
     name: str

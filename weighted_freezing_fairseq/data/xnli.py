@@ -1,26 +1,13 @@
 """XNLI (Conneau et al. 2018): trained on the English of MultiNLI, evaluated in fifteen languages.
 
-dev and test are one file each for all languages; English dev chooses the checkpoint. The length is that of Li et al.
-2023, Table 8.
+dev and test are one file each for all languages.
 """
 
-from types import MappingProxyType
-
-from .sentences import SentenceData, Split, TableFile, Task
+from .sentences import Split, TableFile
+from .transfer import transfer_data
 
 LANGUAGES = tuple("ar bg de el en es fr hi ru sw th tr ur vi zh".split())
 _PAIR = ("sentence1", "sentence2")
-
-
-def _split(subset: str, language: str) -> str:
-    """The name of a split; fairseq validates on `valid`, which is English dev."""
-    return "valid" if (subset, language) == ("dev", "en") else f"{subset}.{language}"
-
-
-def _evaluation_split(subset: str, language: str, count: int) -> Split:
-    table = TableFile(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language))
-    return Split(_split(subset, language), (table,), count)
-
 
 # The English side of XNLI's machine translations is MultiNLI, and so is GLUE's MNLI: any of the files will do.
 _TRAIN = (
@@ -29,25 +16,16 @@ _TRAIN = (
     TableFile("MNLI/train.tsv", _PAIR, "gold_label"),
 )
 
-_TASK = Task(
+XNLI = transfer_data(
+    "xnli",
+    "MultiNLI for training, XNLI's fifteen languages for evaluation",
+    LANGUAGES,
+    Split("train", _TRAIN, 392_702),
+    lambda subset, language: TableFile(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language)),
+    {"dev": 2490, "test": 5010},
     name="XNLI",
     what="entailment, neutrality or contradiction of two sentences",
     labels=("contradiction", "entailment", "neutral"),
-    metrics=("accuracy",),
     alpha=0.5,  # Xu et al. 2022, Table 6, has it for MNLI
-    splits=(
-        Split("train", _TRAIN, 392_702),
-        *(_evaluation_split("dev", language, 2490) for language in LANGUAGES),
-        *(_evaluation_split("test", language, 5010) for language in LANGUAGES),
-    ),
-    subsets={subset: {language: _split(subset, language) for language in LANGUAGES} for subset in ("dev", "test")},
     spellings={"contradictory": "contradiction"},  # spelt so in XNLI-MT
-)
-
-XNLI = SentenceData(
-    name="xnli",
-    what="MultiNLI for training, XNLI's fifteen languages for evaluation",
-    tasks=MappingProxyType({"en": _TASK}),
-    recipes=("xlmr", "roberta"),
-    longest=256,
 )

@@ -137,7 +137,7 @@ def cells_of_paper(table: PublishedTable, recipe: str, training: str, results: S
             paper = row.figures[pair]
             difference = None if row.method == BASELINE else paper - table.baseline(pair)
             cell = Cell(table.dataset, recipe, training, pair, row.method, row.label, paper, difference)
-            matches = [r for r in results if (r.setting.pair, r.method) == (pair, row.method)]
+            matches = [r for r in results if (_column_of(r, table), r.method) == (pair, row.method)]
             if pair == AVERAGE:
                 cell = _with_average(cell, table, results)
             elif len(matches) > 1:
@@ -148,6 +148,10 @@ def cells_of_paper(table: PublishedTable, recipe: str, training: str, results: S
     return corrected(cells)
 
 
+def _column_of(result: Result, table: PublishedTable) -> str | None:
+    return table.column_of(result.setting.pair, result.setting.subset)
+
+
 def _with_average(cell: Cell, table: PublishedTable, results: Sequence[Result]) -> Cell:
     """The cell with the mean over all pairs, of the seeds that every pair has.
 
@@ -155,10 +159,10 @@ def _with_average(cell: Cell, table: PublishedTable, results: Sequence[Result]) 
     """
     pairs = [pair for pair in table.pairs if pair != AVERAGE]
     of_method, of_baseline = (
-        [result for result in results if result.method == method and result.setting.pair in pairs]
+        [result for result in results if result.method == method and _column_of(result, table) in pairs]
         for method in (cell.method, BASELINE)
     )
-    pairs_run = {result.setting.pair for result in of_method}
+    pairs_run = {_column_of(result, table) for result in of_method}
     if not of_method:
         return cell
     if len(pairs_run) < len(pairs):
@@ -172,8 +176,9 @@ def _with_average(cell: Cell, table: PublishedTable, results: Sequence[Result]) 
     setting = of_method[0].setting
     cell = replace(
         cell, state=RUN, test=setting.test, choice=setting.choice, decode=setting.decode, seeds=_joined(means),
-        n=len(means), metric=setting.metrics[0], score=score, score_sd=score_sd, minus_paper=score - cell.paper,
-        signature=setting.signature,
+        n=len(means), score=score, score_sd=score_sd, minus_paper=score - cell.paper,
+        metric=", ".join(dict.fromkeys(result.setting.metrics[0] for result in of_method)),
+        signature="; ".join(dict.fromkeys(result.setting.signature for result in of_method)),
     )  # fmt: skip
     baseline_means = _means_by_seed(of_baseline) if len(of_baseline) == len(pairs) else {}
     common = [seed for seed in means if seed in baseline_means]

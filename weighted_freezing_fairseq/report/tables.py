@@ -92,7 +92,8 @@ def sheet_of_paper(name: str, all_results: Sequence[Result]) -> Sheet:
     If any run has the paper's training, runs with other trainings are left out.
     """
     table, sheet = TABLES[name], Sheet(name)
-    candidates = [r for r in all_results if (r.setting.dataset, r.setting.subset) == (table.dataset, table.subset)]
+    candidates = [r for r in all_results if r.setting.dataset == table.dataset]
+    candidates = [r for r in candidates if table.column_of(r.setting.pair, r.setting.subset)]
     candidates = [r for r in candidates if r.setting.training == table.configs] or candidates
     kinds = dict.fromkeys((r.setting.recipe, r.setting.training) for r in candidates)
     for recipe, training in kinds or [(table.recipe, table.configs)]:

@@ -117,8 +117,8 @@ class Setting:
 
     @property
     def scoring(self) -> tuple[str, str, str]:
-        """What scores on different data must have in common to be averaged."""
-        return self.choice, self.decode, self.signature
+        """What scores on different data must have in common to be averaged; the measure of labels is up to the task."""
+        return self.choice, self.decode, self.signature if self.translated else ""
 
     @property
     def name(self) -> str:

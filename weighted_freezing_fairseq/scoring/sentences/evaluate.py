@@ -1,7 +1,7 @@
 """Predict the labels of every set of a run with one checkpoint, and score them.
 
 The sets of one subset (the languages of XNLI) are scored one by one and all together. Predictions for a set without
-labels are written in the format of GLUE's server.
+labels are written in the format of GLUE's server, to a file of its name.
 """
 
 import importlib.util
@@ -75,7 +75,7 @@ def _predict(
 def write_scores(
     run: Run, folder: Path, manifest: Mapping[str, Any], choice: str, subset: str, predictions: Mapping[str, Path]
 ) -> None:
-    """Write the predictions of a subset, and their scores or the file for GLUE's server.
+    """Write the predictions of a subset, and their scores or a file for GLUE's server for each set.
 
     predictions: the file of each set, in the order in which they are concatenated.
     """
@@ -85,8 +85,9 @@ def write_scores(
     write_atomically(path.with_name(f"{subset}.{choice}.hyp.txt"), "".join(f"{line}\n" for line in lines))
     reference = folder / "labels" / f"{subset}.txt"
     if not reference.is_file():
-        rows = "".join(f"{number}\t{line}\n" for number, line in enumerate(lines))
-        write_atomically(run.folder / "server" / choice / f"{manifest['task']}.tsv", f"index\tprediction\n{rows}")
+        for name, set_lines in by_set.items():
+            rows = "".join(f"{number}\t{line}\n" for number, line in enumerate(set_lines))
+            write_atomically(run.folder / "server" / choice / f"{name}.tsv", f"index\tprediction\n{rows}")
         return
     labels, metrics = manifest["labels"], manifest["metrics"]
     gold, predicted = as_numbers(read_lines(reference), labels, reference), as_numbers(lines, labels, path)
