@@ -23,7 +23,7 @@ class CostTable:
 
 
 _GUIDED = "weighted_freeze sage fish_mask lfr_cm".split()
-_LATER_ROWS = "cautious magma gmt mofo spg".split()
+_LATER_ROWS = "cautious cautious_decay magma gmt lisa mofo spg".split()
 _CRITERIONS = "ewc alignreg r_drop intra_distillation intra_distillation_recompute".split()
 _PASSES = "intra_distillation intra_distillation_loop intra_distillation_recompute".split()
 
@@ -58,6 +58,13 @@ TABLES: Mapping[str, CostTable] = {
             "how cost grows with the model",
             ["standard", "weighted_freeze", "sage", "intra_distillation"],  # at size "big", these fit into 24 GB
             sizes=("toy", "small", "iwslt", "big"),
+        ),
+        CostTable(
+            "memory",
+            "what methods for fine-tuning keep",
+            "standard fish_mask lisa mofo".split(),
+            sizes=("iwslt", "big"),
+            rounds=5,
         ),
         CostTable(
             "batch",
