@@ -7,7 +7,7 @@
 # PART is one of
 #   methods   (default) seeds 1 to 5 of standard, intra_distillation, r_drop, weighted_freeze and weighted_freeze_random,
 #             1 to 3 of seven others; some three hours of two CPU cores with 3,000 pairs
-#   figures   after methods: intra_distillation with other numbers of passes and a constant alpha, seeds 1 to 3; then
+#   figures   after methods: intra_distillation with other numbers of passes and the paper's alpha, seeds 1 to 3; then
 #             learning curves, BLEU by passes, balance of the parameters and pruning curves, in runs/.../figures
 #   freezing  standard training and three kinds of freezing at two learning rates and two depths, for 20 epochs or more,
 #             seeds 1 to 3
@@ -65,7 +65,7 @@ study() {
         --methods "$3" --seeds "$4" ${settings[@]+"${settings[@]}"} "${@:5}" ${words[@]+"${words[@]}"}
 }
 bash "$here/../setup.sh"
-"$wff" prepare multi30k --langs de --limit "$limit" --pieces 2000 --out "$data" ${archive[@]+"${archive[@]}"}
+"$wff" prepare multi30k --langs de --limit "$limit" --pieces 2000 --out "$data" ${archive[@]+"${archive[@]}"} ${dry:+--dry-run}
 case $part in
 methods)
     study "$runs" "$updates" standard,intra_distillation,r_drop,weighted_freeze,weighted_freeze_random 1-5
@@ -73,13 +73,13 @@ methods)
         intra_distillation_js,self_distillation,ewc,switch_transformer,sage,sage_light,weighted_freeze_smooth 1-3
     ;;
 figures)
-    study "$runs" "$updates" \
-        intra_distillation,intra_distillation_2,intra_distillation_4,intra_distillation_5,intra_distillation_constant 1-3
+    passes=intra_distillation_2,intra_distillation_4,intra_distillation_5
+    study "$runs" "$updates" "$passes,intra_distillation_adaptive,intra_distillation_constant" 1-3
     study "$runs-importance" "$updates" intra_distillation 1 --set common.log_importance=50
     [[ -z $dry ]] || exit 0
     cells=$runs/clean/de-en importance=$runs-importance/clean/de-en out=$runs/figures
     "$wff" plot curves "$cells"/{standard,intra_distillation,r_drop}-{1,2,3} --out "$out"
-    "$wff" plot curves "$cells"/intra_distillation{,_constant}-{1,2,3} --show loss,nll_loss --out "$out/alpha"
+    "$wff" plot curves "$cells"/intra_distillation_{adaptive,constant}-{1,2,3} --show loss,nll_loss --out "$out/alpha"
     "$wff" plot passes "$cells"/{standard,intra_distillation{,_2,_4,_5}}-{1,2,3} --out "$out"
     "$wff" plot importance "$importance"/{standard,intra_distillation}-1 --out "$out"
     "$wff" sensitivity "$cells"/{standard,intra_distillation,weighted_freeze}-{1,2,3} --scope linear --out "$out/balance"
