@@ -29,6 +29,11 @@ def tuning(folder: str) -> str:
     return "\n".join(lines)
 
 
+def over_runs(runs: list[dict[str, str]], column: str) -> str:
+    values = [float(run[column]) for run in runs]
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
 def scores(folder: str, test: str) -> str:
     """A row for each method on a test set, the best BLEU first, from the tables of `wff report` in results/."""
     cells = [cell for cell in read_rows(f"results/{folder}/runs.csv") if cell["test"] == test]
@@ -40,18 +45,28 @@ def scores(folder: str, test: str) -> str:
     ]
     for cell in sorted(cells, key=lambda cell: -float(cell["score"])):
         of_method = [run for run in runs if run["method"] == cell["method"]]
-
-        def over_seeds(column: str, runs: list[dict[str, str]] = of_method) -> str:
-            values = [float(run[column]) for run in runs]
-            return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-
         comparison = ["-", "-", "-"]
         if cell["minus_standard"]:
             p_values = [float(cell[f"{name}_holm"]) for name in ("p_bootstrap", "p_seeds")]
             comparison = [f"{float(cell['minus_standard']):+.2f}", *(f"{p:.3f}" for p in p_values)]
-        measures = [over_seeds(column) for column in ("bleu_lowercased", "chrf", "valid_nll", "train_nll")]
-        row = [f"`{cell['method']}`", cell["seeds"], over_seeds("bleu"), *comparison, *measures]
+        measures = [over_runs(of_method, column) for column in ("bleu_lowercased", "chrf", "valid_nll", "train_nll")]
+        row = [f"`{cell['method']}`", cell["seeds"], over_runs(of_method, "bleu"), *comparison, *measures]
         lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def variants(folder: str, head: str, methods: Mapping[str, str]) -> str:
+    """Forms of a method, by what stands in the first column: means over seeds 1 to 3."""
+    runs = [run for run in read_rows(f"results/{folder}/scores.csv") if run["seed"] in ("1", "2", "3")]
+    lines = [f"| {head} | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |", "|---" * 5 + "|"]
+    for name, method in methods.items():
+        first, second = (
+            [run for run in runs if (run["method"], run["test"]) == (method, test)]
+            for test in ("test_2016_flickr", "test_2017_flickr")
+        )
+        cells = [name, over_runs(first, "bleu"), over_runs(second, "bleu")]
+        cells += [over_runs(first, column) for column in ("valid_nll", "train_nll")]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -120,6 +135,26 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
     "scores lowresource-3000 test_2016": lambda: scores("lowresource-3000", "test_2016_flickr"),
     "scores lowresource-3000 test_2017": lambda: scores("lowresource-3000", "test_2017_flickr"),
+    "passes lowresource-3000": lambda: variants(
+        "lowresource-3000",
+        "K",
+        {
+            "1 (`standard`)": "standard",
+            "2": "intra_distillation_2",
+            "3": "intra_distillation",
+            "4": "intra_distillation_4",
+            "5": "intra_distillation_5",
+        },
+    ),
+    "alpha lowresource-3000": lambda: variants(
+        "lowresource-3000",
+        "alpha",
+        {
+            "constant, 1": "intra_distillation",
+            "adaptive, to 5": "intra_distillation_adaptive",
+            "constant, 5": "intra_distillation_constant",
+        },
+    ),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
     "costs quick": lambda: costs(
         "quick", "update time", "by count", "step", "peak memory", "transient", "state, bytes"

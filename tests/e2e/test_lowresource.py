@@ -73,6 +73,7 @@ def commands(done):
     assert done.returncode == 0, done.stderr
     prepared, *others = done.stdout.splitlines()
     assert prepared.startswith("prepare multi30k ") and "--archive my files" in prepared
+    assert prepared.endswith(" --dry-run") == any(line.endswith(" --dry-run") for line in others)
     for line in others:
         name, *words = line.split()
         build_parser(name).parse_args([name, *words])
