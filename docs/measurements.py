@@ -162,6 +162,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "costs steps": lambda: costs("steps", "step", "on top, % of an update", "by count", "peak memory", "state, bytes"),
     "costs modes": lambda: costs("modes", "update time", "by count", "transient"),
     "costs pruning": lambda: costs("pruning", "update time", "by count", "peak memory", "state, bytes"),
+    "costs memory": lambda: costs("memory", "update time", "peak memory", "state, bytes"),
     "costs batch": lambda: growth("batch", "peak memory"),
     "costs parameters": lambda: growth("parameters", "peak memory"),
     "costs passes": lambda: growth("passes", "peak memory"),

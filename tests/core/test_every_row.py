@@ -310,7 +310,7 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (
             GuidedOptimizer,
             {"method": "sage", "fraction": 0.5},
-            r"method 'mofo' or 'magma' or 'gmt'; got 0.5 for sage \(full\)",
+            r"method 'magma' or 'gmt' or 'mofo'; got 0.5 for sage \(full\)",
         ),
         (GuidedOptimizer, {"method": "spg"}, "spg needs fisher, the Fisher information of the old task"),
         (

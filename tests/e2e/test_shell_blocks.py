@@ -121,7 +121,7 @@ BEFORE = {
 @pytest.fixture
 def folder(tmp_path: Path, toy_data: Path, trained: Path) -> Path:
     """Where a page is typed: the repository's folders, and binarised data and checkpoints under the pages' names."""
-    for name in ("configs", "scripts", "benchmarks", "examples"):
+    for name in ("configs", "scripts", "benchmarks", "examples", "results"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("DATA", "BIN", "OLD-BIN", "NEW-BIN"):
         (tmp_path / name).symlink_to(toy_data)

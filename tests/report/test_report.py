@@ -280,7 +280,7 @@ def test_a_half_finished_matrix_reports(reported):
     assert cell(table, "intra_distillation")["state"] == "not run" and not cell(table, "intra_distillation")["score"]
     assert "| Intra-Distillation (Full) | 33.74 / not run | 39.87 / not run |" in text
     assert cell(cells(reported / "xu-2.csv"), "sage", AVERAGE)["state"] == "1 of 8 pairs"
-    assert "nothing was run of: li-4, li-7, xu-3, xu-4" in text
+    assert "nothing was run of: li-4, li-4-pawsx, li-6-pawsx, li-7, xu-3, xu-4" in text
     assert re.search(r"- trained and not scored: 1 runs; type: wff evaluate /\S+/de-en/ewc-1\n", text)
     assert re.search(r"- not done to the end: 1 runs, /\S+/ewc-2 is one; to go on type: wff train .* --seed 2", text)
     assert (
