@@ -146,15 +146,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
             "5": "intra_distillation_5",
         },
     ),
-    "alpha lowresource-3000": lambda: variants(
-        "lowresource-3000",
-        "alpha",
-        {
-            "constant, 1": "intra_distillation",
-            "adaptive, to 5": "intra_distillation_adaptive",
-            "constant, 5": "intra_distillation_constant",
-        },
-    ),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
     "costs quick": lambda: costs(
         "quick", "update time", "by count", "step", "peak memory", "transient", "state, bytes"

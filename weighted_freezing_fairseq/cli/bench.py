@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=[*TABLES, "all"],
         help="measure a table of docs/costs.md again, in a folder of its name in --out, unless it is there already: "
-        f"{'; '.join(f'{table.name}: {table.about}' for table in TABLES.values())}; all of them take about an hour "
+        f"{'; '.join(f'{table.name}: {table.about}' for table in TABLES.values())}; all of them take an hour or two "
         "on two free cores",
     )
     parser.add_argument("--rounds", type=int, help="interleaved rounds per size (default: 15, or that of the table)")
