@@ -84,6 +84,17 @@ def balance(folder: str) -> str:
     return "\n".join(lines)
 
 
+def pruned(folder: str) -> str:
+    """BLEU of pruned models: a row for each share of the weights, a column for each checkpoint, from `wff prune`."""
+    rows = read_rows(f"results/{folder}/pruning.csv")
+    checkpoints = list(dict.fromkeys(row["checkpoint"] for row in rows))
+    lines = [f"| pruned | {' | '.join(f'`{name}`' for name in checkpoints)} |", "|---" * (1 + len(checkpoints)) + "|"]
+    for fraction in dict.fromkeys(row["fraction"] for row in rows):
+        bleu = {row["checkpoint"]: float(row["bleu"]) for row in rows if row["fraction"] == fraction}
+        lines.append(f"| {float(fraction):.0%} | {' | '.join(f'{bleu[name]:.2f}' for name in checkpoints)} |")
+    return "\n".join(lines)
+
+
 def with_quartiles(row: Mapping[str, str], median: str, low: str, high: str, factor: float = 1) -> str:
     middle, lower, upper = (factor * float(row[name]) for name in (median, low, high))
     return f"{middle:.2f} [{lower:.2f}, {upper:.2f}]"
@@ -147,6 +158,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         },
     ),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
+    "pruned lowresource-3000": lambda: pruned("lowresource-3000"),
     "costs quick": lambda: costs(
         "quick", "update time", "by count", "step", "peak memory", "transient", "state, bytes"
     ),
