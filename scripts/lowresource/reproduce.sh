@@ -6,7 +6,7 @@
 #
 # PART is one of
 #   methods   (default) seeds 1 to 5 of standard, intra_distillation, r_drop, weighted_freeze and weighted_freeze_random,
-#             1 to 3 of seven others; some three hours of two CPU cores with 3,000 pairs
+#             1 to 3 of nine others; some three hours of two CPU cores with 3,000 pairs
 #   figures   after methods: intra_distillation with other numbers of passes and the paper's alpha, seeds 1 to 3; then
 #             learning curves, BLEU by passes, balance of the parameters and pruning curves, in runs/.../figures
 #   freezing  standard training and three kinds of freezing at two learning rates and two depths, for 20 epochs or more,
@@ -70,7 +70,7 @@ case $part in
 methods)
     study "$runs" "$updates" standard,intra_distillation,r_drop,weighted_freeze,weighted_freeze_random 1-5
     study "$runs" "$updates" \
-        intra_distillation_js,self_distillation,ewc,switch_transformer,sage,sage_light,weighted_freeze_smooth 1-3
+        intra_distillation_js,self_distillation,ewc,switch_transformer,sage,sage_light,weighted_freeze_smooth,cautious,magma 1-3
     ;;
 figures)
     passes=intra_distillation_2,intra_distillation_4,intra_distillation_5

@@ -37,7 +37,7 @@ GRID = {
     "self_distillation": ("criterion.teacher_weight", ("0.5", "1", "2")),
     "ewc": ("criterion.ewc_lambda", ("1000", "10000", "100000")),
     "switch_transformer": ("model.switch_experts", ("2", "4", "8")),
-    **dict.fromkeys(("sage", "sage_light"), RATES),
+    **dict.fromkeys(("sage", "sage_light", "cautious", "magma"), RATES),
     **dict.fromkeys(("weighted_freeze", "weighted_freeze_smooth", "weighted_freeze_random"), RATES),
 }
 TEACHER = ("standard", "0.2")  # of self_distillation
