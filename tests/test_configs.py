@@ -21,7 +21,7 @@ from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 from weighted_freezing_fairseq.studies.sizes import SIZES, configs_of, range_of
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
-FOLDERS = {"adapt": 6, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 2, "toy": 15, "wmt17": 7}
+FOLDERS = {"adapt": 8, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 2, "toy": 15, "wmt17": 7}
 FOLDERS |= {"xnli": 6, "pawsx": 10, "own": 57, "lowresource": 20}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli", "pawsx")

@@ -10,7 +10,7 @@ from recipe_runs import differences, shortened, wff
 
 from weighted_freezing_fairseq.core.rules import RULES
 
-METHODS = ("standard", "ewc", "fish_mask", "lfr_cm", "lisa", "spg")
+METHODS = ("standard", "ewc", "fish_mask", "gmt", "lfr_cm", "lisa", "mofo", "spg")
 
 
 def test_a_twin_differs_in_its_method_and_its_learning_rate_only():
