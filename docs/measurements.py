@@ -157,6 +157,16 @@ TABLES: Mapping[str, Callable[[], str]] = {
             "5": "intra_distillation_5",
         },
     ),
+    "alpha lowresource-3000": lambda: variants(
+        "lowresource-3000",
+        "alpha",
+        {
+            "0 (`standard`)": "standard",
+            "1": "intra_distillation",
+            "adaptive, up to 5": "intra_distillation_adaptive",
+            "5": "intra_distillation_constant",
+        },
+    ),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
     "pruned lowresource-3000": lambda: pruned("lowresource-3000"),
     "costs quick": lambda: costs(
