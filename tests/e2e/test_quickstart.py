@@ -74,7 +74,7 @@ def test_standard_training_overfits_by_the_figures_of_the_docs():
 def test_the_line_under_the_table_is_of_its_methods_and_its_corpus(size, expected):
     study = EmbeddedStudy("de-en", [1], Path("/out"), CONFIGS / "toy", size=size)
     text = reading(["standard", "weighted_freeze", "mine"], study)
-    assert "`standard` is the baseline; `weighted_freeze` holds important weights" in text and "`mine`" not in text
+    assert "`standard` is the baseline; `weighted_freeze` freezes important weights" in text and "`mine`" not in text
     assert f"On {size.train:,} training pairs" in text and expected in text and "\n" not in text
     assert "One seed decides nothing: type --seeds 1-3" in text
 

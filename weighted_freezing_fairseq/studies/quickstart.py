@@ -50,7 +50,7 @@ PURPOSES = {
     "self_distillation": "learns from a trained model of its own shape",
     "spg": "slows down what mattered to a trained model, by how much it did",
     "switch_transformer": "adds experts: more weights at the same arithmetic",
-    "weighted_freeze": "holds important weights more often, so that the others learn more",
+    "weighted_freeze": "freezes important weights more often, so that the others learn more",
 }
 
 
