@@ -1,4 +1,4 @@
-"""Miniatures of GLUE's, XNLI's and PAWS-X's files in their true formats, and of encoders in fairseq's own format.
+"""Miniatures of GLUE's, XNLI's, PAWS-X's and XGLUE's files in their true formats, and of encoders in fairseq's own.
 
 The texts are made of a few words, and their last one tells the label, so that a tiny model learns something.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import miniature
 
-from weighted_freezing_fairseq.data import GLUE, XNLI, binary, pawsx
+from weighted_freezing_fairseq.data import GLUE, XGLUE, XNLI, binary, pawsx
 from weighted_freezing_fairseq.data.subwords import dictionary_of, learn_pieces
 from weighted_freezing_fairseq.data.xnli import LANGUAGES
 
@@ -133,6 +133,37 @@ def paws_x(folder: Path, train: int = 24, each: int = 3) -> list[Path]:
             members[f"x-final/{language}/{file}.tsv"] = "".join("\t".join(line) + "\n" for line in lines)
     (folder / "x-final.tar.gz").write_bytes(miniature.tgz(members))
     return [folder / "x-final.tar.gz"]
+
+
+def xglue(folder: Path, train: int = 24, each: int = 3) -> list[Path]:
+    """xglue_full_dataset.tar.gz; in WPR, three rows that follow each other have one query."""
+    folder.mkdir(parents=True, exist_ok=True)
+    members: dict[str, bytes | str | tarfile.TarInfo] = {"xglue_full_dataset/NER/de.dev": "EU B-ORG\n"}
+    for key in ("nc", "qam", "qadsm", "wpr", "xnli", "pawsx"):
+        task = XGLUE.tasks[key]
+        for language in task.subsets["dev"]:
+            for seed, subset in enumerate(("train", "dev", "test") if language == "en" else ("dev", "test")):
+                count = train if subset == "train" else each
+                rows = [
+                    _xglue_row(key, number, task.labels[number % len(task.labels)], seed) for number in range(count)
+                ]
+                name = {
+                    "xnli": "XNLI/multinli.train.en.tsv" if subset == "train" else f"XNLI/{language}.{subset}",
+                    "pawsx": f"PAWSX/{language}/{subset if subset == 'train' else f'{subset}_2k'}.tsv",
+                }.get(key, f"{task.name}/xglue.{key}.{language}.{subset}")
+                if name.endswith(".tsv"):
+                    rows.insert(0, ["premise", "hypo", "label"] if key == "xnli" else ["id", *_PAIR[1:]])
+                members[f"xglue_full_dataset/{name}"] = "".join("\t".join(row) + "\n" for row in rows)
+    (folder / "xglue_full_dataset.tar.gz").write_bytes(miniature.tgz(members))
+    return [folder / "xglue_full_dataset.tar.gz"]
+
+
+def _xglue_row(key: str, number: int, label: str, seed: int) -> list[str]:
+    row = values(number, label, seed)
+    first = f"which dog {number // 3}" if key == "wpr" else row["sentence1"]
+    start = [str(number + 1)] if key == "pawsx" else []
+    middle = ["a title"] if key in ("qadsm", "wpr") else []
+    return [*start, first, *middle, row["sentence2"], label]
 
 
 # Encoders ------------------------------------------------------------------------------------------------------------

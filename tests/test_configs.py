@@ -15,16 +15,17 @@ from fairseq_runs import UNSET_IN_0_12_2
 from omegaconf import OmegaConf
 from recipe_runs import differences
 
+from weighted_freezing_fairseq.core.schedules import pruning_steps
 from weighted_freezing_fairseq.costs import subjects
-from weighted_freezing_fairseq.data import GLUE, PAWSX, XNLI
+from weighted_freezing_fairseq.data import GLUE, PAWSX, XGLUE, XNLI
 from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 from weighted_freezing_fairseq.studies.sizes import SIZES, configs_of, range_of
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
 FOLDERS = {"adapt": 8, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 2, "toy": 15, "wmt17": 7}
-FOLDERS |= {"xnli": 6, "pawsx": 10, "own": 57, "lowresource": 20}
+FOLDERS |= {"xnli": 6, "pawsx": 10, "xglue": 11, "own": 57, "lowresource": 20}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
-LABELLED = ("glue", "xnli", "pawsx")
+LABELLED = ("glue", "xnli", "pawsx", "xglue")
 
 
 def test_the_folders_are_those_that_the_pages_name():
@@ -151,25 +152,39 @@ def test_a_cell_of_labelled_sentences_differs_in_its_method_alone(folder):
     for name, (cfg, changed) in differences(folder).items():
         if name != "standard":
             rest = changed - {"optimizer", "criterion"}
-            assert len(changed - rest) == 1 and rest == ({"optimization"} if name in SHORT else set()), name
+            longer = folder == "xglue"  # pruned step by step
+            assert len(changed - rest) == 1 and rest == ({"optimization"} if longer or name in SHORT else set()), name
         base = cfg["optimizer"].get("base_optimizer", cfg["optimizer"]["_name"])
-        assert (
-            base == {"glue": "adamax", "xnli": "adam", "pawsx": "adam"}[folder]
-            and cfg["optimizer"]["weight_decay"] == 0
-        )
+        assert base == {"glue": "adamax"}.get(folder, "adam") and cfg["optimizer"]["weight_decay"] == 0
 
 
 def test_the_papers_settings_are_in_the_yamls_of_labelled_sentences():
-    """Xu et al. 2022, appendix A.3; Li et al. 2023, Table 8."""
+    """Xu et al. 2022, appendix A.3; Li et al. 2023, Table 8; O'Neill et al. 2022, section 4."""
     settings = [differences(folder)["standard"][0] for folder in LABELLED]
-    assert [cfg["dataset"]["batch_size"] for cfg in settings] == [32, 16, 16]
-    assert [cfg["optimization"]["lr"] for cfg in settings] == [[2e-4], [1e-5], [1e-5]]
-    assert [cfg["optimization"]["max_epoch"] for cfg in settings] == [20, 3, 5]
+    assert [cfg["dataset"]["batch_size"] for cfg in settings] == [32, 16, 16, 32]
+    assert [cfg["optimization"]["lr"] for cfg in settings] == [[2e-4], [1e-5], [1e-5], [5e-6]]
+    assert [cfg["optimization"]["max_epoch"] for cfg in settings] == [20, 3, 5, 10]
     assert all(cfg["lr_scheduler"]["warmup_updates"] == 0 for cfg in settings)
     assert settings[0]["model"]["dropout"] == 0.1
-    assert (GLUE.longest, XNLI.longest, PAWSX.longest) == (128, 256, 256)
-    thirds = [differences(folder)["intra_distillation_third"][0]["optimization"]["max_epoch"] for folder in LABELLED]
+    assert (GLUE.longest, XNLI.longest, PAWSX.longest, XGLUE.longest) == (128, 256, 256, 256)
+    with_third = [differences(folder) for folder in ("glue", "xnli", "pawsx")]
+    thirds = [cells["intra_distillation_third"][0]["optimization"]["max_epoch"] for cells in with_third]
     assert thirds == [7, 1, 2]
+
+
+def test_rows_of_xglue_prune_to_31_percent_by_the_method_of_their_name():
+    """O'Neill et al. 2022, section 4: 10 % every 15 epochs; 0.9^11 = 0.31."""
+    for name, (cfg, _) in differences("xglue").items():
+        if name == "standard":
+            continue
+        criterion, epochs = cfg["criterion"], cfg["optimization"]["max_epoch"]
+        aligned = name in ("cosine", "frobenius")
+        assert (criterion["alignreg"], criterion["prune"]) == ((name, "magnitude") if aligned else ("none", name))
+        assert criterion.get("alignreg_lambda") == (5e-4 if aligned else None)  # section 3.1
+        assert (criterion["prune_interval"], criterion["prune_unit"]) == (15, "epochs")
+        steps = pruning_steps(criterion["prune_step"], criterion["prune_target"], criterion["prune_schedule"])
+        assert steps == 11 and epochs == 15 * (steps + 1)
+        assert 1 - criterion["prune_target"] == pytest.approx(0.9**11, abs=5e-4)
 
 
 def test_a_method_is_the_same_for_xnli_and_pawsx():

@@ -12,7 +12,7 @@ import labelled_files
 import numpy as np
 import pytest
 
-from weighted_freezing_fairseq.data import GLUE, PAWSX, SENTENCES, XNLI, archives, binary, sentence_folder
+from weighted_freezing_fairseq.data import GLUE, PAWSX, SENTENCES, XGLUE, XNLI, archives, binary, sentence_folder
 from weighted_freezing_fairseq.data.encoders import Encoder, pieces_of
 from weighted_freezing_fairseq.data.sentence_folder import TaskJob, _cut_to_length
 from weighted_freezing_fairseq.data.sentences import rows
@@ -34,7 +34,7 @@ def read(tmp_path, text, task="rte", split="train", data=GLUE, place=0, ids=None
 
 
 def test_the_sizes_are_those_of_the_data_sets():
-    """As fairseq's and the authors' own tables have them; XNLI: 15 languages, PAWS-X: 7."""
+    """As fairseq's and the authors' own tables have them; XNLI: 15 languages, PAWS-X: 7; XGLUE's as in datasets."""
     sizes = {key: tuple(split.count for split in task.splits) for key, task in GLUE.tasks.items()}
     assert sizes == {
         "rte": (2490, 277, 3000), "cola": (8551, 1043, 1063), "mrpc": (3668, 408, 1725), "sts-b": (5749, 1500, 1379),
@@ -47,6 +47,17 @@ def test_the_sizes_are_those_of_the_data_sets():
     parts = {split.name: split.count for split in PAWSX.tasks["en"].splits}
     assert len(parts) == 15 and parts.pop("train") == 49_401 and {*parts.values()} == {2000}
     assert {"valid", "dev.de", "test.en", "test.zh"} < parts.keys() and "dev.en" not in parts
+    languages = {key: " ".join(task.subsets["test"]) for key, task in XGLUE.tasks.items()}
+    assert languages == {
+        "nc": "de en es fr ru", "qam": "de en fr", "qadsm": "de en fr", "wpr": "de en es fr it pt zh",
+        "xnli": "ar bg de el en es fr hi ru sw th tr ur vi zh", "pawsx": "de en es fr",
+    }  # fmt: skip
+    for key in ("nc", "qam", "qadsm"):
+        parts = {split.name: split.count for split in XGLUE.tasks[key].splits}
+        assert parts.pop("train") == 100_000 and {*parts.values()} == {10_000}
+    parts = {split.name: split.count for split in XGLUE.tasks["wpr"].splits}
+    assert parts["train"] == 99_997 and parts["valid"] == 10_008 and parts["dev.zh"] == 10_002
+    assert parts["test.en"] == 10_004 and parts["test.fr"] == 10_020 and parts["test.zh"] == 9999
 
 
 def test_alpha_is_that_of_the_paper():
@@ -157,6 +168,73 @@ def test_an_archive_of_pawsx_that_is_broken_is_refused(tmp_path, encoder):
     attempt(tmp_path / "x-final", "ko/dev_2k.tsv has no column 'label' .it has: id, sentence1, sentence2, noisy_label")
     korean.unlink()
     attempt(tmp_path / "x-final", "x-final holds no ko/dev_2k.tsv")
+
+
+@pytest.mark.parametrize("key", XGLUE.tasks)
+def test_each_task_and_language_of_xglue_has_its_files(key, tmp_path, encoder):
+    [archive] = labelled_files.xglue(tmp_path / "archives")
+    job, manifest = made(tmp_path / key, encoder, key, [archive], XGLUE)
+    task = XGLUE.tasks[key]
+    files = {row["split"]: row["file"] for row in manifest["counts"] if row["step"] == "text"}
+    own = {"train": f"xglue.{key}.en.train", "valid": f"xglue.{key}.en.dev", "test.de": f"xglue.{key}.de.test"}
+    others = {
+        "xnli": {"train": "multinli.train.en.tsv", "valid": "XNLI/en.dev", "test.de": "XNLI/de.test"},
+        "pawsx": {"train": "en/train.tsv", "valid": "en/dev_2k.tsv", "test.de": "de/test_2k.tsv"},
+    }
+    assert {split: files[split] for split in own} == others.get(key, own)
+    assert (manifest["rows"]["train"], manifest["rows"]["test.de"]) == (24, 3)
+    assert [manifest["subsets"][subset] for subset in ("dev", "test")] == [
+        dict(task.subsets[s]) for s in ("dev", "test")
+    ]
+    labels = [task.labels[number % len(task.labels)] for number in range(3)] * len(task.subsets["test"])
+    gold = [line.split("\t") for line in (job.folder / "labels/test.txt").read_text().splitlines()]
+    assert [label for label, *_ in gold] == labels
+    queries = [[str(number // 3)] for number in range(len(labels))]  # three rows each, in every language anew
+    assert [query for _, *query in gold] == (queries if key == "wpr" else [[]] * len(labels))
+    inputs = [(job.folder / f"raw/valid.input{n}").read_text().splitlines()[0] for n in (0, 1)]
+    assert inputs[1].startswith("a title ") == (key in ("qadsm", "wpr"))
+    assert "\t" not in "".join(inputs) and inputs[1].endswith(f" {labels[0][0]}")
+
+
+def test_rows_of_one_query_that_do_not_follow_each_other_are_two_rankings(tmp_path, encoder):
+    [archive] = labelled_files.xglue(tmp_path / "archives")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path, filter="data")
+    folder = tmp_path / "xglue_full_dataset"
+    (folder / "WPR/xglue.wpr.de.dev").write_text("".join(f"{q}\ttitle\ttext\t1\n" for q in "a a b a a".split()))
+    (folder / "WPR/xglue.wpr.en.dev").write_text("a\ttitle\ttext\t4\n")
+    job, _ = made(tmp_path / "wpr", encoder, "wpr", [folder], XGLUE)
+    gold = (job.folder / "labels/dev.txt").read_text().splitlines()
+    assert gold[:7] == ["1\t0", "1\t0", "1\t1", "1\t2", "1\t2", "4\t3", "0\t4"]
+
+
+def test_an_archive_of_xglue_that_is_broken_is_refused(tmp_path, encoder):
+    def attempt(archive, told, any_counts=True, key="nc"):
+        with pytest.raises(UserError, match=told):
+            made(tmp_path / key, encoder, key, [archive], XGLUE, any_counts=any_counts)
+
+    [whole] = labelled_files.xglue(tmp_path / "archives")
+    attempt(whole, "train of NC has 24 rows in xglue.nc.en.train and should have 100,000: .*--any-counts", False)
+    cut = tmp_path / "cut.tar.gz"
+    cut.write_bytes(whole.read_bytes()[:-300])
+    attempt(cut, "cut.tar.gz is damaged or incomplete .*--archive")
+    with tarfile.open(whole) as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = tmp_path / "xglue_full_dataset"
+    russian = folder / "NC/xglue.nc.ru.test"
+    text = russian.read_text()
+    # the tests of the archive before 26 November 2020
+    russian.write_text("".join(line.rpartition("\t")[0] + "\n" for line in text.splitlines()))
+    attempt(folder, "ru.test has no row for test.ru, 3 x fewer than 3 columns, dropped; give another with --archive")
+    russian.write_text("".join(f"query\t{line}\n" for line in text.splitlines()))  # as Data_Format.txt has it
+    attempt(folder, "ru.test has no row for test.ru, 3 x more than 3 columns, dropped; give another with --archive")
+    russian.unlink()
+    attempt(folder, "xglue_full_dataset holds no xglue.nc.ru.test")
+    (folder / "WPR/xglue.wpr.en.train").write_text("a\ttitle\ttext\t5\n")
+    attempt(folder, "xglue.wpr.en.train has no row for train, 1 x the label '5', dropped", key="wpr")
+    training = folder / "XNLI/multinli.train.en.tsv"
+    training.write_text(training.read_text().partition("\n")[2])
+    attempt(folder, "multinli.train.en.tsv has no column 'premise'", key="xnli")
 
 
 def test_a_file_of_another_task_is_told_by_its_columns(tmp_path):

@@ -1,4 +1,4 @@
-"""GLUE, XNLI, PAWS-X and a table of one's own in small, from files to tables, with encoders in fairseq's own format."""
+"""GLUE, XNLI, PAWS-X, XGLUE and one's own table in small, from files to tables, with encoders in fairseq's format."""
 
 import json
 import re
@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from recipe_runs import CONFIGS, start, wff
+from sklearn.metrics import ndcg_score
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.data import read_manifest
 from weighted_freezing_fairseq.report.tables import write
 from weighted_freezing_fairseq.scoring.scores import read_lines
+from weighted_freezing_fairseq.studies.prune_iterative import zero_fraction
 
 SMALL = "".join(f"\n  {name}: {value}" for name, value in labelled_files.SMALL.items())
 
@@ -213,6 +215,42 @@ def test_a_task_is_trained_on_english_and_scored_in_every_language(data, write_a
     assert (cell.method, cell.score) == ("standard", dev["score"])
 
 
+@pytest.mark.slow
+def test_a_model_pruned_on_english_is_scored_in_every_language(tmp_path):
+    archives = labelled_files.xglue(tmp_path / "archives", each=9)
+    encoder = labelled_files.xlmr(tmp_path / "xlmr.base")
+    shortened("xglue/cosine.yaml", tmp_path, epochs=5)
+    prepared("xglue", tmp_path / "data", encoder, *archives, "--tasks", "WPR")
+    words = [
+        "--data",
+        tmp_path / "data",
+        "--configs",
+        tmp_path / "xglue",
+        "--out",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    ]
+    words += ["--set", "criterion.prune_unit=updates", "--set", "criterion.prune_interval=1", "--encoder", encoder]
+    typed("train", "xglue", "--task", "WPR", "--method", "cosine", *words)
+    run = tmp_path / "runs/xlmr/wpr/cosine-1"
+    for choice in ("best", "last"):
+        assert zero_fraction(run / f"checkpoints/checkpoint_{choice}.pt") == pytest.approx(0.686, abs=0.01)
+    assert "num_classes: 5" in (run / "run.yaml").read_text()
+    found = json.loads(typed("evaluate", run, "--choices", "best", "--json").stdout)
+    scores = found[f"{run}/scores/test.best"]
+    assert (scores["metric"], scores["sentences"]) == ("ndcg", 63) and "nDCG|scikit-learn:" in scores["signature"]
+    assert list(scores["sets"]) == "de en es fr it pt zh".split()
+    pages = np.arange(9)[None] % 5  # the labels, three pages for each query
+    for language, score in scores["sets"].items():
+        predicted = np.array(read_lines(run / f"predictions/best/test.{language}"), int)
+        assert score == pytest.approx(100 * ndcg_score(pages.reshape(3, 3), predicted.reshape(3, 3)))
+    assert scores["score"] == pytest.approx(np.mean(list(scores["sets"].values())))  # since all have three queries
+    report = write([tmp_path / "runs"], tmp_path / "report", ["oneill-1"])
+    [cell] = [cell for cell in report.sheets["oneill-1"].cells if cell.state == "run"]
+    assert (cell.method, cell.pair, cell.paper, cell.score) == ("cosine", "wpr", 72.51, scores["score"])
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -225,7 +263,7 @@ def test_a_task_is_trained_on_english_and_scored_in_every_language(data, write_a
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--tasks", "WNLI"], "type some of: rte,cola"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--recipe", "xlmr"], "type --recipe roberta"),
         (["prepare", "glue", "--encoder", "{place}/roberta.base", "--max-length", "3"], "type --max-length 128"),
-        (["prepare", "multi30k", "--encoder", "x"], "are for glue, xnli, pawsx, sentences; leave them out"),
+        (["prepare", "multi30k", "--encoder", "x"], "are for glue, xnli, pawsx, xglue, sentences; leave them out"),
         (
             ["train", "sentences", "--data", "{place}/nowhere/sentences"],
             "type: wff prepare sentences --name own --train",

@@ -101,6 +101,10 @@ def parent(root: Fairseq) -> Path:
         ("pawsx/sage_fisher", SENTENCES),
         ("prune/alignreg", [*TRANSLATION, "criterion.prune_interval=1", "optimization.max_update=8"]),
         ("wmt17/r_drop", TRANSLATION),
+        (
+            "xglue/frobenius",
+            [*SENTENCES, "criterion.prune_interval=1", "criterion.prune_unit=updates", "optimization.max_update=12"],
+        ),
         ("xnli/weighted_freeze", SENTENCES),
     ],
 )

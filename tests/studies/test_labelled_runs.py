@@ -16,12 +16,12 @@ from sklearn import metrics
 
 from weighted_freezing_fairseq.__main__ import main
 from weighted_freezing_fairseq.cli import arguments, train
-from weighted_freezing_fairseq.data import GLUE, PAWSX, XNLI, prepare_command
+from weighted_freezing_fairseq.data import GLUE, PAWSX, XGLUE, XNLI, prepare_command
 from weighted_freezing_fairseq.errors import UserError
 from weighted_freezing_fairseq.report.tables import write
 from weighted_freezing_fairseq.scoring.sentences import evaluate
 from weighted_freezing_fairseq.scoring.sentences.evaluate import as_text
-from weighted_freezing_fairseq.scoring.sentences.measures import MEASURES, all_scores, as_numbers
+from weighted_freezing_fairseq.scoring.sentences.measures import MEASURES, all_scores, as_numbers, ndcg_of_queries
 from weighted_freezing_fairseq.scoring.sentences.significance import Labels
 from weighted_freezing_fairseq.studies.sentences import task as sentence_task
 from weighted_freezing_fairseq.workspace.machine import Machine
@@ -42,6 +42,22 @@ def test_measures_by_hand():
     # x - mean: -1 0 1, y - mean: -1 -1 2; 3 / sqrt(2 * 6)
     assert MEASURES["pearson"].score(np.array([1.0, 2, 3]), np.array([0.0, 0, 3])) == pytest.approx(3 / 12**0.5)
     assert MEASURES["spearman"].score(np.array([1.0, 2, 3]), np.array([0.0, 1, 30])) == pytest.approx(1)
+
+
+def test_ndcg_by_hand():
+    """Labels 4, 0 and 1 of one query, 1 and 0 of another; a third has one page, and no page of the last is relevant.
+
+    The best order of the first has 4 / log2(2) + 1 / log2(3) = 4.6309. Predicted 4, 1 and 1: the two that follow share
+    ranks 2 and 3, (0 + 1) / 2 * (1 / log2(3) + 1 / log2(4)) = 0.5655, so 4.5655. Predicted 0 and 2: the relevant page
+    of the second is on rank 2, 1 / log2(3) = 0.6309 in place of 1.
+    """
+    gold = as_numbers(["4\t0", "0\t0", "1\t0", "1\t1", "0\t1", "3\t2", "0\t3", "0\t3"], list("01234"), "x")
+    predicted = as_numbers(list("41102333"), list("01234"), "x")
+    first, second = 4.5655 / 4.6309, 0.6309
+    assert ndcg_of_queries(predicted, gold)[0] == pytest.approx([first, second, 0], abs=1e-4)
+    assert all_scores(predicted, gold, ["ndcg"])["ndcg"] == pytest.approx(100 * (first + second) / 3, abs=1e-2)
+    assert all_scores(gold[0], gold, ["ndcg"])["ndcg"] == pytest.approx(100 * 2 / 3)
+    assert all_scores(predicted[5:6], gold[:, 5:6], ["ndcg"]) == {"ndcg": 0}  # no query with several pages
 
 
 def test_measures_are_those_of_the_libraries():
@@ -69,7 +85,8 @@ def test_many_sets_at_once_are_scored_as_one(name):
 def test_degenerate_sets_have_a_score_and_no_warning(predicted, gold):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = all_scores(np.array(predicted, float), np.array(gold, float), list(MEASURES))
+        of_rows = [name for name in MEASURES if name != "ndcg"]
+        found = all_scores(np.array(predicted, float), np.array(gold, float), of_rows)
     assert all(np.isfinite(value) for value in found.values())
     assert found["mcc"] == found["pearson"] == found["spearman"] == 0
 
@@ -77,6 +94,7 @@ def test_degenerate_sets_have_a_score_and_no_warning(predicted, gold):
 def test_labels_become_numbers_or_the_user_is_told():
     assert as_numbers(["b", "a"], ["a", "b"], "x").tolist() == [1, 0]
     assert as_numbers(["1.5", "2"], [], "x").tolist() == [1.5, 2]
+    assert as_numbers(["b\t0", "a\t7"], ["a", "b"], "x").tolist() == [[1, 0], [0, 7]]  # with numbers of queries
     with pytest.raises(UserError, match="x has a label that is none of a, b"):
         as_numbers(["c"], ["a", "b"], "x")
     with pytest.raises(UserError, match="the training diverged: try a lower learning rate"):
@@ -153,6 +171,10 @@ def test_the_best_checkpoint_is_chosen_by_what_the_task_is_scored_by(encoder, mo
     monkeypatch.setattr(sentence_task, "installed_versions", lambda: {"fairseq-fixed": "0.12.3.1"})
     assert chosen("CoLA") == ("mcc", True, "report_mcc") and chosen("QNLI") == ("accuracy", True)
     assert chosen("CoLA", "--set", "checkpoint.best_checkpoint_metric=loss") == ("loss", None)
+    ranked = settings_of(
+        study("xglue", "--encoder", encoder), CONFIGS / "glue/sage.yaml", {}, manifest_of("WPR", 100, encoder)
+    )
+    assert ranked["checkpoint"]["best_checkpoint_metric"] == "accuracy"  # fairseq knows no queries
     monkeypatch.setattr(sentence_task, "installed_versions", lambda: {"fairseq": "0.12.2"})
     assert chosen("CoLA") == ("accuracy", True) and chosen("STS-B") == ("loss", False)
     assert "fairseq 0.12.2 does not log mcc: the best checkpoint is chosen by accuracy" in capsys.readouterr().err
@@ -171,6 +193,10 @@ def test_what_a_user_changes_counts_for_the_rest_too(encoder):
     mine = study("pawsx", "--encoder", encoder)
     found = settings_of(mine, CONFIGS / "pawsx/standard.yaml", {}, manifest_of("PAWS-X", 49_401, encoder))
     assert found["optimization"]["max_update"] == 5 * 3088
+    mine = study("xglue", "--encoder", encoder)
+    for name, epochs in (("standard", 10), ("cosine", 180)):
+        found = settings_of(mine, CONFIGS / f"xglue/{name}.yaml", {}, manifest_of("NC", 100_000, encoder))
+        assert found["optimization"]["max_update"] == epochs * 3125 and found["task"]["num_classes"] == 10
 
 
 def test_the_encoder_must_be_that_of_the_data(encoder):
@@ -183,9 +209,9 @@ def test_the_encoder_must_be_that_of_the_data(encoder):
         settings_of(study("glue", "--encoder", encoder), config, {}, manifest)
 
 
-@pytest.mark.parametrize("name", ["xnli", "pawsx"])
-def test_data_that_is_missing_is_prepared_by_the_command_of_its_name(name):
-    assert prepare_command(name, "xlmr", "en") == f"wff prepare {name} --tasks en --archive FILES --encoder DIR"
+@pytest.mark.parametrize(("name", "task"), [("xnli", "en"), ("pawsx", "en"), ("xglue", "wpr")])
+def test_data_that_is_missing_is_prepared_by_the_command_of_its_name(name, task):
+    assert prepare_command(name, "xlmr", task) == f"wff prepare {name} --tasks {task} --archive FILES --encoder DIR"
 
 
 def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
@@ -197,7 +223,7 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
     )
     assert typed.endswith(f"--encoder {encoder}")
     for words, told in (
-        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, pawsx, sentences; leave it out"),
+        (["multi30k", "--encoder", "x"], "--encoder is for glue, xnli, pawsx, xglue, sentences; leave it out"),
         (["glue", "--recipe", "clean"], "glue has no recipe 'clean'; type --recipe roberta or xlmr"),
     ):
         with pytest.raises(UserError, match=told):
@@ -216,7 +242,7 @@ def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
 
 def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
     """A YAML must not contradict the facts of a task."""
-    for data in (GLUE, XNLI, PAWSX):
+    for data in (GLUE, XNLI, PAWSX, XGLUE):
         for path in (CONFIGS / data.name).glob("*.yaml"):
             cfg = OmegaConf.load(path)
             left = {f"{s}.{k}" for s, values in cfg.items() for k in values if OmegaConf.is_missing(values, k)}
@@ -224,8 +250,9 @@ def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
             tasks = {"task.num_classes", "criterion.regression_target", "checkpoint.best_checkpoint_metric"}
             intra = {"criterion.alpha"} if path.stem.startswith("intra") else set()
             intra |= {"criterion.divergence_reduction"} if cfg.criterion._name == "intra_distillation" else set()
-            assert left == (always | tasks | intra if data is GLUE else always), path
-            assert cfg.dataset.batch_size == (32 if data is GLUE else 16)
+            open_to_tasks = {"glue": tasks | intra, "xglue": {"task.num_classes"}}.get(data.name, set())
+            assert left == always | open_to_tasks, path
+            assert cfg.dataset.batch_size == (32 if data.name in ("glue", "xglue") else 16)
 
 
 # Report --------------------------------------------------------------------------------------------------------------
@@ -238,7 +265,9 @@ def a_run(root, task, method, seed, share, recipe="roberta", data=GLUE, sets=("d
     gold = {name: [task.labels[(n + len(name)) % 2] if task.labels else str(n % 11 / 2) for n in range(40)]
             for name in sets}  # fmt: skip
     (prepared / "labels").mkdir(parents=True, exist_ok=True)
-    (prepared / f"labels/{subset}.txt").write_text("".join(f"{label}\n" for own in gold.values() for label in own))
+    number = "\t{}" if task.ranked else ""  # of the query: four rows each
+    lines = [label + number.format(n // 4) for n, label in enumerate(label for own in gold.values() for label in own)]
+    (prepared / f"labels/{subset}.txt").write_text("".join(f"{line}\n" for line in lines))
     rng = random.Random(f"{task.name} {method} {seed}{subset.removeprefix('dev')}")
     (folder / "made").mkdir(parents=True, exist_ok=True)
     for name, own in gold.items():
@@ -336,6 +365,44 @@ def test_mnli_has_two_columns_and_the_average_has_all(tmp_path):
     assert {cell.state for cell in sheet.cells if (cell.method, cell.pair) == ("intra_distillation", "average")} == {
         "8 of 9 pairs"
     }
+
+
+def test_the_table_of_xglue_has_ours_for_the_tasks_of_sentences(tmp_path):
+    for task in XGLUE.tasks.values():
+        for method, share in (("standard", 0.9), ("frobenius", 0.5)):
+            a_run(tmp_path, task, method, 1, share, "xlmr", XGLUE, task.subsets["test"], "test")
+    report = write([tmp_path / "runs"], tmp_path / "out", ["oneill-1", "runs"])
+    cells = {(cell.pair, cell.method): cell for cell in report.sheets["oneill-1"].cells}
+    for key in XGLUE.tasks:
+        ours = cells[key, "frobenius"]
+        gold = (tmp_path / f"xglue/xlmr/{key}/labels/test.txt").read_text().splitlines()
+        lines = (tmp_path / f"runs/xlmr/{key}/frobenius-1/scores/test.best.hyp.txt").read_text().splitlines()
+        if key == "wpr":
+            pages = np.array([line.split("\t")[0] for line in gold], int).reshape(-1, 4)
+            wanted = metrics.ndcg_score(pages, np.array(lines, int).reshape(-1, 4))
+        else:
+            wanted = np.mean(np.array(gold) == lines)
+        assert ours.score == pytest.approx(100 * wanted) and ours.minus_standard < 0 and ours.p_bootstrap < 0.05
+        assert (ours.metric, ours.test) == ("nDCG" if key == "wpr" else "accuracy", "test")
+    assert cells["wpr", "frobenius"].p_randomisation < 0.05
+    states = {pair: cells[pair, "frobenius"].state for pair in ("ner", "pos", "average")}
+    assert states == {"ner": "not run", "pos": "not run", "average": "6 of 8 pairs"}
+    assert cells["nc", "cosine"].state == "not run" and cells["nc", "cosine"].paper == 79.15
+    by_set = next(grid for grid in report.sheets["runs"].grids if grid.title.endswith("nDCG of each set"))
+    assert by_set.header == ["method", *XGLUE.tasks["wpr"].subsets["test"]]
+    scored = json.loads((tmp_path / "runs/xlmr/wpr/frobenius-1/scores/test.best.json").read_text())["sets"]
+    assert by_set.rows[1] == ["`frobenius`", *(f"{score:.2f}" for score in scored.values())]
+
+
+def test_p_values_of_ndcg_are_over_queries():
+    """Of three queries one system ranks all, the other the last: 2 of the 4 swaps of the others differ by no less."""
+    labels, gold = Labels("wpr", tuple("01234"), "ndcg"), [f"{n % 2}\t{n // 2}" for n in range(6)]
+    found = labels.p_values(list("101001"), list("010101"), gold)
+    assert found.randomisation == pytest.approx(2 / 4) and "nDCG|scikit-learn:" in found.randomisation_signature
+    assert labels.score(list("010101"), gold) == 100
+    # as of the means of three numbers
+    mean = Labels("x", (), "accuracy")
+    assert found.bootstrap == mean.p_values(["0", "0", "1"], ["1"] * 3, ["1"] * 3).bootstrap
 
 
 def test_the_server_gets_a_file_for_each_set(tmp_path):

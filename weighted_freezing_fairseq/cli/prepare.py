@@ -23,9 +23,9 @@ from .arguments import check_at_least, split
 HELP = """\
 Prepare a corpus for fairseq: download its archives (or use yours), read the sentence pairs, apply the recipe, learn
 subwords, binarise. DIR/RECIPE/PAIR gets raw and subword files, fairseq's binarised data and manifest.json, which counts
-what every step kept and dropped. A second call changes nothing; after a kill the same call resumes. GLUE, XNLI and
-PAWS-X are read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK. `own` is a corpus
-of your own files: DIR/NAME/PAIR. `sentences` are labelled sentences in tables of your own: DIR/ENCODER/NAME."""
+what every step kept and dropped. A second call changes nothing; after a kill the same call resumes. GLUE, XNLI, PAWS-X
+and XGLUE are read from your files and split into the subwords of a pretrained encoder: DIR/ENCODER/TASK. `own` is a
+corpus of your own files: DIR/NAME/PAIR. `sentences` are labelled sentences in tables of your own: DIR/ENCODER/NAME."""
 EXAMPLE = """\
 wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
   wff prepare own --pair fr-en --train pairs.tsv.gz --columns french,english --test wmt14 --pieces 16000
@@ -36,6 +36,7 @@ wff prepare own --pair fr-en --train a.fr a.en --test news=n.fr,n.en --name mine
   wff prepare glue --tasks RTE,CoLA --archive ~/glue_data --encoder ~/roberta.base
   wff prepare xnli --archive ~/XNLI-1.0.zip ~/XNLI-MT-1.0.zip --encoder ~/xlmr.base
   wff prepare pawsx --archive ~/x-final.tar.gz --encoder ~/xlmr.base
+  wff prepare xglue --tasks NC,QAM --archive ~/xglue_full_dataset.tar.gz --encoder ~/xlmr.base
   wff prepare sentences --train t.tsv --dev d.tsv --text review --label stars --encoder ~/roberta.base --name reviews"""
 
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         type=split,
         metavar="A,B,...",
-        help="language pairs, or tasks of glue (default: all that the recipe has); of own: pairs with one target",
+        help="language pairs, or tasks of glue and xglue (default: all that there are); of own: pairs with one target",
     )
     parser.add_argument("--langs", type=split, metavar="A,B,...", help="pairs by their language other than English")
     recipes = "; ".join(f"{d.name}: {', '.join(d.recipes)}" for d in DATASETS.values() if d.recipes)
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_own(parser)
     _add_own_sentences(parser)
     labelled = parser.add_argument_group(
-        "for glue, xnli, pawsx and sentences",
+        "for glue, xnli, pawsx, xglue and sentences",
         "--archive, of all but sentences: the TSV files, or folders, zips or tars of them",
     )
     labelled.add_argument(

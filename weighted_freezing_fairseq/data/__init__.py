@@ -19,11 +19,12 @@ from .pawsx import PAWSX
 from .recipe import MANY, OWN, Dataset
 from .sentences import OWN_SENTENCES, SentenceData
 from .wmt17 import WMT17
+from .xglue import XGLUE
 from .xnli import XNLI
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({data.name: data for data in (IWSLT14, WMT17, MULTI30K, ANY_OWN)})
 SENTENCES: Mapping[str, SentenceData] = MappingProxyType(
-    {data.name: data for data in (GLUE, XNLI, PAWSX, OWN_SENTENCES)}
+    {data.name: data for data in (GLUE, XNLI, PAWSX, XGLUE, OWN_SENTENCES)}
 )
 NAMES = (*DATASETS, *SENTENCES)
 

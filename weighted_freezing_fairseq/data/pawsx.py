@@ -4,10 +4,26 @@ Each language has a folder in x-final.tar.gz. Its translations of the training s
 text of a sentence that was not translated is "NS"; these rows count, as in the XTREME benchmark.
 """
 
-from .sentences import Split, TableFile
-from .transfer import transfer_data
+from collections.abc import Sequence
+
+from .sentences import Split, TableFile, Task
+from .transfer import transfer_data, transfer_task
 
 LANGUAGES = tuple("de en es fr ja ko zh".split())
+
+
+def paws_task(languages: Sequence[str]) -> Task:
+    """PAWS-X, evaluated in some of its languages."""
+    return transfer_task(
+        languages,
+        Split("train", (_table("train", "en"),), 49_401),
+        lambda subset, language: _table(f"{subset}_2k", language),
+        {"dev": 2000, "test": 2000},
+        name="PAWS-X",
+        what="whether two sentences say the same",
+        labels=("0", "1"),
+        alpha=0.5,  # Xu et al. 2022, Table 6, has it for QQP
+    )
 
 
 def _table(file: str, language: str) -> TableFile:
@@ -15,14 +31,5 @@ def _table(file: str, language: str) -> TableFile:
 
 
 PAWSX = transfer_data(
-    "pawsx",
-    "English PAWS for training, PAWS-X's seven languages for evaluation",
-    LANGUAGES,
-    Split("train", (_table("train", "en"),), 49_401),
-    lambda subset, language: _table(f"{subset}_2k", language),
-    {"dev": 2000, "test": 2000},
-    name="PAWS-X",
-    what="whether two sentences say the same",
-    labels=("0", "1"),
-    alpha=0.5,  # Xu et al. 2022, Table 6, has it for QQP
+    "pawsx", "English PAWS for training, PAWS-X's seven languages for evaluation", {"en": paws_task(LANGUAGES)}
 )

@@ -6,7 +6,7 @@ score of STS-B, 0 to 5, divided by 5. A killed run continues with the step that 
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -153,10 +153,10 @@ def _check_rows(job: TaskJob, split: Split, table: TableFile, number: int, remar
             f"{table.member} has rows that cannot be read ({', '.join(dropped)}), and the server needs a prediction "
             "for every row; give a complete file with --archive"
         )
+    details = "".join(f", {times:,} x {what}" for what, times in dropped.items())
     if number == 0:
-        raise UserError(f"{table.member} has no row for {split.name}; give another with --archive")
+        raise UserError(f"{table.member} has no row for {split.name}{details}; give another with --archive")
     if number != split.count and not job.any_counts:
-        details = "".join(f", {times:,} x {what}" for what, times in dropped.items())
         raise UserError(
             f"{split.name} of {job.task.name} has {number:,} rows in {table.member} and should have {split.count:,}"
             f"{details}: is it incomplete, or another version? Give another with --archive, or accept this one with "
@@ -169,9 +169,27 @@ def _write_labels(job: TaskJob) -> None:
     with atomic_folder(job.folder / "labels") as folder:
         for subset, splits in job.task.subsets.items():
             names = [name for name in splits.values() if name in job.existing_splits]
-            paths = [job.folder / "raw" / f"{name}.label" for name in names]
-            if paths and all(path.is_file() for path in paths):
-                (folder / f"{subset}.txt").write_bytes(b"".join(path.read_bytes() for path in paths))
+            if names and all((job.folder / "raw" / f"{name}.label").is_file() for name in names):
+                with lines.writer([folder / f"{subset}.txt"]) as write:
+                    for line in _gold_lines(job, names):
+                        write([line])
+
+
+def _gold_lines(job: TaskJob, splits: Sequence[str]) -> Iterator[str]:
+    """Yields the labels of splits; in a ranked task each with a tab and the number of its query.
+
+    Rows that follow each other in a split and have the same query have the same number.
+    """
+    raw, number, previous = job.folder / "raw", -1, ("", "")
+    for split in splits:
+        labels = lines.texts(raw / f"{split}.label")
+        if not job.task.ranked:
+            yield from labels
+            continue
+        for label, query in zip(labels, lines.texts(raw / f"{split}.input0"), strict=True):
+            number += (split, query) != previous
+            previous = split, query
+            yield f"{label}\t{number}"
 
 
 # Subwords ------------------------------------------------------------------------------------------------------------

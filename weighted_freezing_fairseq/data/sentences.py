@@ -15,6 +15,7 @@ from . import lines
 
 ALPHA = 0.5  # of intra-distillation on one's own tasks; most of those in Xu et al. 2022, Table 6, have it
 Example = tuple[tuple[str, ...], str]  # the sentences, and the label ("": none)
+Columns = str | tuple[str, ...]  # the name of the column of a sentence; several are joined by spaces
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TableFile:
     """A TSV file that may hold a split: the end of its path, and the columns of the sentences and of the label."""
 
     member: str
-    inputs: tuple[str, ...]
+    inputs: tuple[Columns, ...]
     label: str = ""  # "": the file has no labels
     names: tuple[str, ...] = ()  # of the columns, if the file has no header
     only: tuple[str, str] | None = None  # a column and its value, in a file of several splits
@@ -32,6 +33,11 @@ class TableFile:
     def members(self) -> tuple[str, ...]:
         """The ends of the paths of all files that are read: this one, and that of the IDs."""
         return (self.member, *(self.ids or ())[:1])
+
+    @property
+    def input_columns(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the columns of each sentence."""
+        return tuple((names,) if isinstance(names, str) else names for names in self.inputs)
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class Task:
     def regression(self) -> bool:
         """Whether a number is predicted."""
         return not self.labels
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the rows of each first sentence, a query, are scored by the order that their labels give."""
+        return self.metrics[0] == "ndcg"
 
     @property
     def inputs(self) -> int:
@@ -154,7 +165,7 @@ def _example(
         return f"more than {len(names)} columns, dropped", empty
     if len(fields) <= max(columns.values()):
         return f"fewer than {max(columns.values()) + 1} columns, dropped", empty
-    inputs = tuple(fields[columns[name]].strip() for name in table.inputs)
+    inputs = tuple(" ".join(fields[columns[name]].strip() for name in names) for names in table.input_columns)
     if not table.label:
         return "", (inputs, "")
     label = fields[columns[table.label]].strip()
@@ -165,7 +176,8 @@ def _example(
 
 def _columns(table: TableFile, names: Sequence[str]) -> dict[str, int]:
     """The places of the columns that are read, by name."""
-    needed = [*table.inputs, *filter(None, [table.label]), *(table.only or ())[:1], *(_IDS if table.ids else ())]
+    needed = [name for names in table.input_columns for name in names]
+    needed += [*filter(None, [table.label]), *(table.only or ())[:1], *(_IDS if table.ids else ())]
     missing = [name for name in needed if name not in names]
     if missing:
         raise UserError(

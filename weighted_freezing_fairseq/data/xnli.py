@@ -3,8 +3,10 @@
 dev and test are one file each for all languages.
 """
 
-from .sentences import Split, TableFile
-from .transfer import transfer_data
+from collections.abc import Callable
+
+from .sentences import Split, TableFile, Task
+from .transfer import transfer_data, transfer_task
 
 LANGUAGES = tuple("ar bg de el en es fr hi ru sw th tr ur vi zh".split())
 _PAIR = ("sentence1", "sentence2")
@@ -16,16 +18,26 @@ _TRAIN = (
     TableFile("MNLI/train.tsv", _PAIR, "gold_label"),
 )
 
+
+def xnli_task(table: Callable[[str, str], TableFile]) -> Task:
+    """XNLI; `table`: the file of a subset and a language."""
+    return transfer_task(
+        LANGUAGES,
+        Split("train", _TRAIN, 392_702),
+        table,
+        {"dev": 2490, "test": 5010},
+        name="XNLI",
+        what="entailment, neutrality or contradiction of two sentences",
+        labels=("contradiction", "entailment", "neutral"),
+        alpha=0.5,  # Xu et al. 2022, Table 6, has it for MNLI
+        spellings={"contradictory": "contradiction"},  # spelt so in XNLI-MT
+    )
+
+
+def _table(subset: str, language: str) -> TableFile:
+    return TableFile(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language))
+
+
 XNLI = transfer_data(
-    "xnli",
-    "MultiNLI for training, XNLI's fifteen languages for evaluation",
-    LANGUAGES,
-    Split("train", _TRAIN, 392_702),
-    lambda subset, language: TableFile(f"xnli.{subset}.tsv", _PAIR, "gold_label", only=("language", language)),
-    {"dev": 2490, "test": 5010},
-    name="XNLI",
-    what="entailment, neutrality or contradiction of two sentences",
-    labels=("contradiction", "entailment", "neutral"),
-    alpha=0.5,  # Xu et al. 2022, Table 6, has it for MNLI
-    spellings={"contradictory": "contradiction"},  # spelt so in XNLI-MT
+    "xnli", "MultiNLI for training, XNLI's fifteen languages for evaluation", {"en": xnli_task(_table)}
 )

@@ -94,12 +94,12 @@ def write_scores(
     sets, start = {}, 0
     for name, set_lines in by_set.items():
         end = start + len(set_lines)
-        sets[name] = all_scores(predicted[start:end], gold[start:end], metrics[:1])[metrics[0]]
+        sets[name] = all_scores(predicted[start:end], gold[..., start:end], metrics[:1])[metrics[0]]
         start = end
     scores = all_scores(predicted, gold, metrics)
     record = {
         "subset": subset, "choice": choice, "decode": {}, "recipe": manifest["recipe"], "task": manifest["task"],
-        "checkpoint": f"checkpoints/checkpoint_{choice}.pt", "reference": str(reference), "sentences": len(gold),
+        "checkpoint": f"checkpoints/checkpoint_{choice}.pt", "reference": str(reference), "sentences": len(predicted),
         "labels": labels, "metric": metrics[0], "score": scores[metrics[0]],
         "signature": MEASURES[metrics[0]].signature, "scores": scores, "sets": sets,
     }  # fmt: skip

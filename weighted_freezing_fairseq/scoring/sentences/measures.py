@@ -15,6 +15,10 @@ from ...errors import UserError
 Array = Any  # numpy array of predictions or labels, along the last axis
 
 
+def _rows(predicted: Array, gold: Array) -> tuple[Array, Array]:
+    return predicted, gold
+
+
 @dataclass(frozen=True)
 class Measure:
     """A measure of predictions against gold labels.
@@ -24,12 +28,18 @@ class Measure:
         package: the package that computes it.
         score: of one set, from 1-dimensional arrays (predicted, gold).
         scores: of many sets, along the last axis.
+        units: what is scored and resampled, from the labels of one set; here, its rows.
     """
 
     title: str
     package: str
     score: Callable[[Array, Array], float]
     scores: Callable[[Array, Array], Array]
+    units: Callable[[Array, Array], tuple[Array, Array]] = _rows
+
+    def of(self, predicted: Array, gold: Array) -> float:
+        """The score of the labels of one set."""
+        return self.score(*self.units(predicted, gold))
 
     @property
     def signature(self) -> str:
@@ -108,6 +118,34 @@ def _spearman_along(predicted: Array, gold: Array) -> Array:
     return _pearson_along(rankdata(predicted, axis=-1), rankdata(gold, axis=-1))
 
 
+def ndcg_of_queries(predicted: Array, gold: Array) -> tuple[Array, Array]:
+    """The nDCG of each query with several rows, which are ranked by their predicted labels; and the best, 1 each.
+
+    DCG = sum_i label_i / log2(1 + i) over the ranks i, of equal predictions the mean over their orders; nDCG = DCG
+    over that of the order of the gold labels, 0 where all of them are 0. As in xglue_evaluate.py, which also leaves out
+    queries with one row.
+
+    Args:
+        gold: two rows, the labels and the numbers of the queries; equal numbers follow each other.
+    """
+    import numpy as np
+    from sklearn.metrics import ndcg_score
+
+    labels, queries = gold
+    starts = np.flatnonzero(np.diff(queries)) + 1
+    rankings = zip(*(np.split(values, starts) for values in (predicted, labels)), strict=True)
+    found = [ndcg_score([of_query], [ranking]) for ranking, of_query in rankings if len(of_query) > 1]
+    return np.array(found), np.ones(len(found))
+
+
+def _mean(values: Array, best: Array) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
+def _mean_along(values: Array, best: Array) -> Array:
+    return values.mean(-1)
+
+
 def _constant(values: Array) -> bool:
     return bool((values == values[0]).all())
 
@@ -127,16 +165,23 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "macro_f1": Measure("macro F1", "scikit-learn", _macro_f1, _macro_f1_along),
         "pearson": Measure("Pearson", "scipy", _pearson, _pearson_along),
         "spearman": Measure("Spearman", "scipy", _spearman, _spearman_along),
+        "ndcg": Measure("nDCG", "scikit-learn", _mean, _mean_along, ndcg_of_queries),
     }
 )
 
 
 def as_numbers(lines: Sequence[str], labels: Sequence[str], path: Any) -> Array:
-    """Classes as their index in `labels`, or numbers where `labels` is empty; `path` is for error messages."""
+    """Classes as their index in `labels`, or numbers where `labels` is empty; `path` is for error messages.
+
+    Of the gold labels of a ranked task, a second row has the numbers of the queries.
+    """
     import numpy as np
 
+    texts, _, queries = zip(*(line.partition("\t") for line in lines), strict=True) if lines else ((), (), ())
     try:
-        numbers = np.array([labels.index(line) for line in lines] if labels else [float(line) for line in lines])
+        numbers = np.array([labels.index(text) for text in texts] if labels else [float(text) for text in texts])
+        if any(queries):
+            numbers = np.stack([numbers, np.array(list(map(int, queries)))])
     except ValueError:
         raise UserError(f"{path} has a label that is none of {', '.join(labels) or 'the numbers'}") from None
     if not np.isfinite(numbers).all():
@@ -146,4 +191,4 @@ def as_numbers(lines: Sequence[str], labels: Sequence[str], path: Any) -> Array:
 
 def all_scores(predicted: Array, gold: Array, metrics: Sequence[str]) -> dict[str, float]:
     """The scores of one set by each metric, times 100 as the papers print them."""
-    return {name: 100 * MEASURES[name].score(predicted, gold) for name in metrics}
+    return {name: 100 * MEASURES[name].of(predicted, gold) for name in metrics}

@@ -44,14 +44,15 @@ class Labels:
         return self._measure.signature
 
     def score(self, system: Sequence[str], reference: Sequence[str]) -> float:
-        return 100 * self._measure.score(*self._numbers(system, reference))
+        return 100 * self._measure.of(*self._numbers(system, reference))
 
     def p_values(self, baseline: Sequence[str], system: Sequence[str], reference: Sequence[str]) -> PValues:
         import numpy as np
         from scipy import stats
 
         measure = self._measure.scores
-        baseline_labels, labels, gold = self._numbers(baseline, system, reference)
+        numbers = self._numbers(baseline, system, reference)
+        (baseline_labels, gold), (labels, _) = (self._measure.units(labels, numbers[-1]) for labels in numbers[:2])
         signatures = [
             f"{self.signature}|{test}:{samples}|seed:{_SEED}|scipy:{importlib.metadata.version('scipy')}"
             for test, samples in (("bootstrap", _DRAWS), ("randomisation", _SWAPS))
