@@ -5,7 +5,8 @@
 A row names its importance metric I, its f, g, h, the *stage* at which training really applies it, and its source.
 The rows are exact for plain SGD; around Adam a row at stage `loss` goes through the moments and one at `gradient` does
 not reach the weight decay, which is why the stage is part of the table. Left out on purpose: how a row is applied
-(`guided.py`) and how its scores are measured. The module imports without torch, so that `wff rules` prints at once.
+(`optimizers.py` lists the classes) and how its scores are measured. The module imports without torch, so that `wff
+rules` prints at once.
 """
 
 from __future__ import annotations
