@@ -1,10 +1,12 @@
 """Every optimizer row around every base, on a tiny model: what the tests of the core share."""
 
+import inspect
+
 import torch
 from torch import nn
 
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
-from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.optimizers import class_of
 from weighted_freezing_fairseq.core.rules import rows
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
 
@@ -50,7 +52,8 @@ def no_fisher(slots: list[Slot]) -> dict[str, torch.Tensor]:
 
 
 # What must be given. A function is called with the slots.
-_USUAL: dict[str, dict] = {"spg": {"fisher": some_fisher}}
+_USUAL: dict[str, dict] = {"spg": {"fisher": some_fisher}, "lfr_cm": {"quantile": 0.6, "source": some_fisher}}
+_USUAL |= {"fish_mask": {"density": 0.2, "observe": 2}}
 _USUAL |= dict.fromkeys(("mofo", "gmt"), {"fraction": 0.3})
 _USUAL |= {"lisa": {"layers": 1, "period": 3, "layer_pattern": r"\w+"}}  # a state after 3 updates is at the border
 _USUAL |= {f"magma ({variant})": {"fraction": 0.8} for variant in ("aligned", "skip_update")}
@@ -59,19 +62,12 @@ _NEUTRAL = {"weighted_freeze (random)": {"keep": 1.0}, **dict.fromkeys(("mofo", 
 _NEUTRAL |= {"spg": {"fisher": no_fisher}, "lisa": {"layers": 2, "period": 3, "layer_pattern": r"\w+"}}
 _NEUTRAL |= {"magma (skip_update)": {"fraction": 1.0}, "magma (aligned)": {"fraction": 1.0, "start": 10**9}}
 _NEUTRAL |= {f"sage ({variant})": {"eps": 1e30} for variant in ("full", "li", "light")}
+_NEUTRAL |= {"fish_mask": {"density": 1.0, "source": "magnitude"}, "lfr_cm": {"quantile": 1.0, "source": some_fisher}}
 # Row -> class, ordinary settings, settings that leave training as it is.
 ROWS = {
-    **{
-        row.label: (GuidedOptimizer, _USUAL.get(row.label, {}), _NEUTRAL.get(row.label, {"start": 10**9}))
-        for row in rows()
-        if row.kind == "optimizer" and row.measured
-    },
-    "fish_mask": (FixedMaskOptimizer, {"density": 0.2, "observe": 2}, {"density": 1.0, "source": "magnitude"}),
-    "lfr_cm": (
-        FixedMaskOptimizer,
-        {"quantile": 0.6, "source": some_fisher},
-        {"quantile": 1.0, "source": some_fisher},
-    ),
+    row.label: (class_of(row), _USUAL.get(row.label, {}), _NEUTRAL.get(row.label, {"start": 10**9}))
+    for row in rows()
+    if row.kind == "optimizer"
 }
 TABLE = {row.label: row for row in rows()}
 WITHOUT_MOMENTUM = ("sgd", "adagrad", "adadelta", "rmsprop")
@@ -79,10 +75,15 @@ PAIRS = [
     (row, base)
     for row in ROWS
     for base in BASES
-    if not (TABLE[row].reads_momentum and base in WITHOUT_MOMENTUM)
-    if not (TABLE[row].draws_layers and base == "adagrad")
+    if not ("momentum" in TABLE[row].needs and base in WITHOUT_MOMENTUM)
+    if not (row == "lisa" and base == "adagrad")
 ]
-STAGED = [(row, stage) for row in ROWS for stage in TABLE[row].stages]
+STAGED = [(row, stage) for row in ROWS for stage in ROWS[row][0].stages]
+
+
+def taken(row: str, **settings) -> dict:
+    """Those of the settings that the class of the row has."""
+    return {name: value for name, value in settings.items() if name in inspect.signature(ROWS[row][0]).parameters}
 
 
 def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **settings):
@@ -95,7 +96,7 @@ def guided(row: str, params, slots: list[Slot], base="adam", neutral=False, **se
     if variant:
         settings["variant"] = variant.strip("()")
     optimizer = BASES[base](params)
-    if TABLE[row].decays and not neutral:
+    if row == "cautious_decay" and not neutral:
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.1
     return cls(optimizer, slots, method, **settings)

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .core.after_step import AfterStepOptimizer as AfterStepOptimizer
+    from .core.decay import DecayOptimizer as DecayOptimizer
     from .core.divergences import js_divergence as js_divergence
     from .core.divergences import x_divergence as x_divergence
     from .core.fixed import FixedMaskOptimizer as FixedMaskOptimizer
     from .core.fused import passes_loss as passes_loss
     from .core.guided import GuidedOptimizer as GuidedOptimizer
     from .core.importance import METRICS as METRICS
+    from .core.layers import DrawnLayersOptimizer as DrawnLayersOptimizer
     from .core.model_optimizers import FishMask as FishMask
     from .core.model_optimizers import LfrCm as LfrCm
     from .core.model_optimizers import Sage as Sage
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from .core.schedules import adaptive_alpha as adaptive_alpha
     from .core.scope import HEADS as HEADS
     from .core.scope import scope_of as scope_of
+    from .core.soft_mask import SoftMaskOptimizer as SoftMaskOptimizer
     from .core.sparse_reduce import MaskedReduce as MaskedReduce
     from .core.sparse_reduce import reduce_bucket as reduce_bucket
 
@@ -42,6 +46,10 @@ _PUBLIC = {
     "FishMask": "core.model_optimizers",
     "LfrCm": "core.model_optimizers",
     "GuidedOptimizer": "core.guided",
+    "AfterStepOptimizer": "core.after_step",
+    "DecayOptimizer": "core.decay",
+    "SoftMaskOptimizer": "core.soft_mask",
+    "DrawnLayersOptimizer": "core.layers",
     "FixedMaskOptimizer": "core.fixed",
     "MaskedReduce": "core.sparse_reduce",
     "reduce_bucket": "core.sparse_reduce",

@@ -5,23 +5,42 @@ import pickle
 
 import pytest
 import torch
-from guided_rows import BASES, PAIRS, ROWS, STAGED, TABLE, WITHOUT_MOMENTUM, a_model, guided, guided_model, same, train
+from guided_rows import (
+    BASES,
+    PAIRS,
+    ROWS,
+    STAGED,
+    TABLE,
+    WITHOUT_MOMENTUM,
+    a_model,
+    guided,
+    guided_model,
+    same,
+    taken,
+    train,
+)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weighted_freezing_fairseq.core import kernels_c
+from weighted_freezing_fairseq.core.after_step import AfterStepOptimizer
+from weighted_freezing_fairseq.core.decay import DecayOptimizer
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
+from weighted_freezing_fairseq.core.layers import DrawnLayersOptimizer
+from weighted_freezing_fairseq.core.optimizers import OPTIMIZERS
 from weighted_freezing_fairseq.core.rules import rows
 from weighted_freezing_fairseq.core.scope import Slot, scope_of
+from weighted_freezing_fairseq.core.soft_mask import SoftMaskOptimizer
 
 every_row = pytest.mark.parametrize("row", ROWS)
 every_stage = pytest.mark.parametrize(("row", "stage"), STAGED)
 every_pair = pytest.mark.parametrize(("row", "base"), PAIRS)
 
 
-def test_every_available_row_is_here():
-    assert set(ROWS) == {r.label for r in rows() if r.kind == "optimizer"}
+def test_every_optimizer_row_is_applied_by_one_class_and_no_other_row_by_any():
+    for rule in rows():
+        assert sum(optimizer.applies(rule) for optimizer in OPTIMIZERS) == (rule.kind == "optimizer"), rule.label
 
 
 @every_pair
@@ -33,7 +52,7 @@ def test_neutral_settings_are_bit_identical_to_the_base_and_allocate_nothing(bas
     assert same(train(model, optimizer, 5), plain)
     state, expected = optimizer.state_dict(), plain_optimizer.state_dict()
     assert state.keys() - expected.keys() == {"guided"} and len(state["state"]) == len(expected["state"])
-    if not optimizer.rule.averages and not optimizer.rule.reads_gamma and optimizer.rule.measured:
+    if not {"average", "gamma", "mask", "tau"} & set(optimizer.rule.needs):
         assert optimizer.extra_bytes == 0
 
 
@@ -123,7 +142,7 @@ class Awaits(TorchDispatchMode):
 @pytest.mark.parametrize("norm", ["tensor", "global"])
 def test_no_step_waits_for_a_gpu(row, stage, norm):
     model = a_model()
-    ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
+    ways = taken(row, stage=stage, norm=norm)
     optimizer = guided_model(row, model, "momentum", **ways)
     train(model, optimizer, 4)  # the mask of fish_mask is made once, and waits
     optimizer.record = True
@@ -175,8 +194,8 @@ def test_a_plain_state_starts_at_update_0_and_another_base_or_row_is_refused(row
 @every_row
 @pytest.mark.parametrize("base", ["momentum", "adam"])
 def test_a_flat_parameter_is_updated_like_its_parts(row, base):
-    if TABLE[row].draws_layers:
-        pytest.skip("it refuses flat parameters, as test_guided.py shows")
+    if row == "lisa":
+        pytest.skip("it refuses flat parameters, as test_layers.py shows")
     model = a_model()
     reference = guided_model(row, model, base)
     flat = nn.Parameter(torch.cat([p.detach().flatten() for p in model.parameters()]))
@@ -271,7 +290,7 @@ def test_closure_scheduler_scaler_and_hooks_work_as_in_torch(row):
 @pytest.mark.parametrize("base", ["momentum", "adamw"])
 @pytest.mark.parametrize("norm", ["tensor", "global"])
 def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, norm):
-    ways = {"stage": stage, "norm": norm} if ROWS[row][0] is GuidedOptimizer else {}
+    ways = taken(row, stage=stage, norm=norm)
     fast, slow = a_model(), a_model()
     expected = train(fast, guided_model(row, fast, base, **ways), 6)
     with kernels_c.switched_off():
@@ -283,7 +302,11 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
     [
         (GuidedOptimizer, {"method": "sgae"}, "choose one of: weighted_freeze, sage"),
         (GuidedOptimizer, {"method": "ewc"}, "choose one of: weighted_freeze"),
-        (GuidedOptimizer, {"method": "fish_mask"}, "choose one of: weighted_freeze"),
+        (GuidedOptimizer, {"method": "fish_mask"}, "choose one of: weighted_freeze, sage, gmt"),
+        (AfterStepOptimizer, {"method": "sage"}, "choose one of: cautious, magma, mofo"),
+        (DecayOptimizer, {"method": "sage"}, "choose one of: cautious_decay"),
+        (SoftMaskOptimizer, {"method": "sage", "fisher": {}}, "choose one of: spg"),
+        (DrawnLayersOptimizer, {"method": "sage", "layers": 1}, "choose one of: lisa"),
         (FixedMaskOptimizer, {"method": "sage"}, "choose one of: fish_mask, lfr_cm"),
         (GuidedOptimizer, {"method": "sage", "variant": "heavy"}, "its variants: full, li, light"),
         (GuidedOptimizer, {"importance": "size"}, "choose one of: magnitude, loss-preserving, fisher"),
@@ -301,41 +324,28 @@ def test_plain_torch_and_the_c_kernels_train_the_same_bits(row, base, stage, nor
         (FixedMaskOptimizer, {"density": 0.1, "never": "0"}, "never is an option of lfr_cm, not of fish_mask"),
         (GuidedOptimizer, {"variant": "random", "keep": 1.5}, "between 0 and 1 .* got 1.5"),
         (GuidedOptimizer, {"variant": "smooth", "keep": 0.5}, r"variant 'random' .* for weighted_freeze \(smooth\)"),
-        (GuidedOptimizer, {"method": "mofo"}, "mofo needs fraction, .* such as fraction=0.5"),
+        (GuidedOptimizer, {"method": "gmt"}, "gmt needs fraction, .* such as fraction=0.5"),
+        (AfterStepOptimizer, {"method": "mofo"}, "mofo needs fraction, .* such as fraction=0.5"),
         (
-            GuidedOptimizer,
+            AfterStepOptimizer,
             {"method": "mofo", "fraction": 15},
             "above 0 and at most 1, such as 0.5, .* got 15 for mofo",
         ),
+        (GuidedOptimizer, {"method": "sage", "fraction": 0.5}, r"needs method 'gmt'; got 0.5 for sage \(full\)"),
+        (AfterStepOptimizer, {"eps": -1.0}, "eps must be at least 0, got -1.0"),
+        (AfterStepOptimizer, {"fraction": 0.5}, "needs method 'magma' or 'mofo'; got 0.5 for cautious"),
         (
-            GuidedOptimizer,
-            {"method": "sage", "fraction": 0.5},
-            r"method 'magma' or 'gmt' or 'mofo'; got 0.5 for sage \(full\)",
-        ),
-        (GuidedOptimizer, {"method": "spg"}, "spg needs fisher, the Fisher information of the old task"),
-        (
-            GuidedOptimizer,
-            {"method": "spg", "fisher": {"0.weight": torch.rand(6, 20)}},
+            SoftMaskOptimizer,
+            {"fisher": {"0.weight": torch.rand(6, 20)}},
             r"another model: 0.weight is \(6, 20\) there and \(20, 6\) here; 3.weight is missing; measure it",
         ),
-        (GuidedOptimizer, {"method": "sage", "fisher": {}}, r"needs method 'spg'; leave it out for sage \(full\)"),
-        (GuidedOptimizer, {"method": "lisa"}, "lisa needs layers, .* such as layers=2"),
-        (GuidedOptimizer, {"method": "lisa", "layers": 1}, "matches layer_pattern=.* such as 0.weight"),
+        (DrawnLayersOptimizer, {"layers": 1}, "matches layer_pattern=.* such as 0.weight"),
         (
-            GuidedOptimizer,
-            {"method": "lisa", "layers": 3, "layer_pattern": r"\d"},
+            DrawnLayersOptimizer,
+            {"layers": 3, "layer_pattern": r"\d"},
             "layers must be between 1 and 2, the number of layers in scope, got 3",
         ),
-        (
-            GuidedOptimizer,
-            {"method": "lisa", "layers": 1, "period": 0, "layer_pattern": r"\d"},
-            "period must be at least 1, got 0",
-        ),
-        (
-            GuidedOptimizer,
-            {"method": "mofo", "fraction": 0.5, "layers": 2},
-            "needs method 'lisa'; leave it out for mofo",
-        ),
+        (DrawnLayersOptimizer, {"layers": 1, "period": 0, "layer_pattern": r"\d"}, "period must be at least 1, got 0"),
         (GuidedOptimizer, {"variant": "soft"}, "its variants: important, printed, smooth, random"),
     ],
 )

@@ -11,7 +11,9 @@ import torch
 from weighted_freezing_fairseq.core.fixed import FixedMaskOptimizer
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
 from weighted_freezing_fairseq.core.importance import METRICS
+from weighted_freezing_fairseq.core.layers import DrawnLayersOptimizer
 from weighted_freezing_fairseq.core.masks import keep_probability, stream_key, uniform
+from weighted_freezing_fairseq.core.optimizers import class_of
 from weighted_freezing_fairseq.core.rules import (
     PURPOSES,
     RULES,
@@ -25,6 +27,7 @@ from weighted_freezing_fairseq.core.rules import (
     soft_mask,
 )  # fmt: skip
 from weighted_freezing_fairseq.core.scope import Slot
+from weighted_freezing_fairseq.core.soft_mask import SoftMaskOptimizer
 
 ETA, EPS, MAX_SCALE, TAU, LAM, NAME = 0.1, 0.05, 4.0, 0.4, 0.7, "w"
 GENERATOR = torch.Generator().manual_seed(5)
@@ -140,7 +143,7 @@ by_hand = {
     "sage (light)": _sage_light,
     "fish_mask": lambda w, g, i, j: w - ETA * g * MASK[i, j].item(),
     "lfr_cm": lambda w, g, i, j: w - ETA * g * (g * g <= TAU),
-    "lisa": lambda w, g, i, j: w - ETA * g,  # its layer is the only one; test_guided.py has others
+    "lisa": lambda w, g, i, j: w - ETA * g,  # its layer is the only one; test_layers.py has others
     "spg": _spg,
     "ewc": _ewc,
     "intra_distillation": _with_term(lambda theta, i: _divergence(theta, i, 3, True)),
@@ -197,17 +200,18 @@ def trained(rule: Rule, stage: str | None = None) -> torch.Tensor:
     parameter.grad = GRAD.clone()
     slot = Slot(NAME, parameter, parameter.shape)
     base = torch.optim.SGD([parameter], lr=ETA)
-    if rule.measured:
-        given = {"fisher": {NAME: FISHER}} if rule.reads_gamma else {}
-        given |= {"layers": 1, "layer_pattern": NAME} if rule.draws_layers else {}
-        optimizer = GuidedOptimizer(base, [slot], rule, stage=stage, eps=EPS, max_scale=MAX_SCALE, beta=0.5, **given)
-        if rule.averages:
-            optimizer._average_of(slot)
-            # after one update average = 0.5 * before + 0.5 * I, divided by 1 - 0.5 for its short life
-            optimizer.averages[NAME] = AVERAGE.abs() - (THETA * GRAD).abs()
-    else:
-        given = {"masks": {NAME: MASK}} if rule.keeps_mask else {"tau": TAU, "source": {NAME: GRAD**2}}
-        optimizer = FixedMaskOptimizer(base, [slot], rule, **given)
+    mask = {"masks": {NAME: MASK}} if "mask" in rule.needs else {"tau": TAU, "source": {NAME: GRAD**2}}
+    settings = {
+        GuidedOptimizer: {"stage": stage, "eps": EPS, "max_scale": MAX_SCALE, "beta": 0.5},
+        SoftMaskOptimizer: {"stage": stage, "fisher": {NAME: FISHER}},
+        DrawnLayersOptimizer: {"layers": 1, "layer_pattern": NAME},
+        FixedMaskOptimizer: mask,
+    }
+    optimizer = class_of(rule)(base, [slot], rule, **settings[class_of(rule)])
+    if "average" in rule.needs:
+        optimizer._average_of(slot)
+        # after one update average = 0.5 * before + 0.5 * I, divided by 1 - 0.5 for its short life
+        optimizer.averages[NAME] = AVERAGE.abs() - (THETA * GRAD).abs()
     optimizer.step()
     return parameter.detach()
 
@@ -223,7 +227,7 @@ def example(rule: Rule) -> tuple[torch.Tensor, torch.Tensor]:
     settings = dict(rule.example.constants)
     decay = settings.pop("weight_decay", 0.0)
     base = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=decay)  # the first step shows no momentum
-    GuidedOptimizer(base, [Slot(NAME, parameter, parameter.shape)], rule, **settings).step()
+    class_of(rule)(base, [Slot(NAME, parameter, parameter.shape)], rule, **settings).step()
     return parameter.detach(), after
 
 
@@ -243,7 +247,10 @@ def off_by_a_thousandth(rule: Rule, term: str) -> Rule:
 ROWS = {row.label: row for row in rows()}
 TRAINABLE = [r for r in rows() if r.kind == "optimizer"]
 STAGED = [
-    (r, stage) for r in TRAINABLE if r.label in by_hand for stage in ((None, *r.stages) if r.measured else (None,))
+    (r, stage)
+    for r in TRAINABLE
+    if r.label in by_hand
+    for stage in ((None, *GuidedOptimizer.stages) if issubclass(class_of(r), GuidedOptimizer) else (None,))
 ]
 staged = pytest.mark.parametrize(("rule", "stage"), STAGED, ids=[f"{r.label}-{stage}" for r, stage in STAGED])
 every_row = pytest.mark.parametrize("rule", ROWS.values(), ids=ROWS)
@@ -262,7 +269,7 @@ def test_every_row_is_worked_out_by_hand_here_or_in_its_example():
 def test_training_step_equals_the_example_of_its_row_and_a_planted_error_does_not(rule):
     torch.testing.assert_close(*example(rule), rtol=0, atol=1e-9)
     with pytest.raises(AssertionError):
-        term = "f" if rule.decays else "g"
+        term = "f" if rule.name == "cautious_decay" else "g"
         torch.testing.assert_close(*example(off_by_a_thousandth(rule, term)), rtol=0, atol=1e-9)
 
 

@@ -8,7 +8,7 @@ sparse, the base holds only the numbers inside it (`compressed_state.py`).
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from .masks import block_count, block_masks, density_masks, matches, quantile, s
 from .rules import Given, Rule
 from .scope import Slot
 from .snapshot import pack_bits, unpack_bits
-from .wrapped import NORMS, WrappedOptimizer, choice, gradient, optimizer_row
+from .wrapped import NORMS, WrappedOptimizer, choice, gradient
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,9 @@ class FixedMaskOptimizer(WrappedOptimizer):
         [[True, False, False, True]]
     """
 
+    gives = frozenset(("mask", "tau"))
+    stages = ("parameter",)
+
     def __init__(
         self,
         base: torch.optim.Optimizer,
@@ -179,7 +182,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
         seed: int = 1,
         base_fused: bool = True,
     ) -> None:
-        super().__init__(base, slots, optimizer_row(method, "", measured=False), None, seed, base_fused)
+        super().__init__(base, slots, method, None, seed, base_fused)
         self.density, self.tau, self.quantile, self.source = density, tau, quantile, source
         self.block, self.rank = block, rank
         self.norm = choice("norm", norm, NORMS)
@@ -208,7 +211,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
             fraction = getattr(self, name)
             if fraction is not None and not 0 < fraction <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {fraction}")
-        if self.never and not self.rule.has_threshold:
+        if self.never and "tau" not in self.rule.needs:
             raise ValueError(f"never is an option of lfr_cm, not of {self.rule.name}; pass fewer slots instead")
         for name in ("observe", "block", "rank"):
             number = getattr(self, name)
@@ -229,7 +232,7 @@ class FixedMaskOptimizer(WrappedOptimizer):
     def _choose_masks(self) -> dict[str, Tensor]:
         """The masks by `source` and density, threshold or quantile."""
         scores = {slot.name: self._source_scores(slot).to(slot.parameter.device) for slot in self.slots}
-        if self.rule.has_threshold:
+        if "tau" in self.rule.needs:
             thresholds = self._thresholds(scores)
             return {s.name: self._mask_of_row(s, scores[s.name], Given(tau=thresholds[s.name])) for s in self.slots}
         if self.source == "bias":
@@ -329,7 +332,11 @@ class FixedMaskOptimizer(WrappedOptimizer):
     # The step.
 
     def _update(self, active: Sequence[Slot]) -> None:
-        self._record_statistics(self._sums(active))
+        masks = self.masks
+        self._record_statistics(
+            (slot, self._mask_sums(slot, len(slot) if masks is None else len(slot) - masks[slot.name].sum()))
+            for slot in active
+        )
         if self.masks is None and self._row is not None and self._row.observe is not None:
             self._observe(active, self._row.observe)
             assert self.observe is not None
@@ -376,12 +383,3 @@ class FixedMaskOptimizer(WrappedOptimizer):
         else:
             for parameter, old, mask in restored:
                 torch.where(mask, parameter, old, out=parameter)
-
-    def _sums(self, active: Sequence[Slot]) -> Iterator[tuple[Slot, Tensor]]:
-        for slot in active:
-            sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
-            for _, (weight, grad) in self._blocks(slot):
-                scores = self._scores(weight, grad).double()
-                sums[1:] += torch.stack([scores.sum(), scores.square().sum()])
-            sums[0] = len(slot) - (0 if self.masks is None else self.masks[slot.name].sum())
-            yield slot, sums

@@ -5,7 +5,8 @@
 A row names its importance metric I, its f, g, h, the *stage* at which training really applies it, and its source.
 The rows are exact for plain SGD; around Adam a row at stage `loss` goes through the moments and one at `gradient` does
 not reach the weight decay, which is why the stage is part of the table. Left out on purpose: how a row is applied
-(`guided.py`) and how its scores are measured. The module imports without torch, so that `wff rules` prints at once.
+(`optimizers.py` lists the classes) and how its scores are measured. The module imports without torch, so that `wff
+rules` prints at once.
 """
 
 from __future__ import annotations
@@ -119,91 +120,9 @@ class Rule:
     example: Example | None = None
 
     @property
-    def measured(self) -> bool:
-        """Whether an optimizer row measures I in every update; else its mask is made once and stays."""
-        return not (self.keeps_mask or self.has_threshold)
-
-    @property
-    def keeps_mask(self) -> bool:
-        """Whether it reads a mask that stays."""
-        return "mask" in self.needs
-
-    @property
-    def has_threshold(self) -> bool:
-        """Whether a threshold on I makes its mask."""
-        return "tau" in self.needs
-
-    @property
-    def averages(self) -> bool:
-        """Whether it reads a moving average of I."""
-        return "average" in self.needs
-
-    @property
-    def draws(self) -> bool:
-        """Whether it reads random numbers."""
-        return "u" in self.needs
-
-    @property
-    def has_rate(self) -> bool:
-        """Whether it updates a share of the weights, whatever their scores."""
-        return "rate" in self.needs
-
-    @property
     def scales(self) -> bool:
         """Whether its factors are other numbers than those of a mask."""
-        return "max_scale" in self.needs or self.draws_tensors or self.reads_gamma or self.decays
-
-    @property
-    def selects_share(self) -> bool:
-        """Whether it updates a share that must be given, of each tensor or of the tensors."""
-        return "fraction" in self.needs
-
-    @property
-    def draws_tensors(self) -> bool:
-        """Whether it reads one random number for each tensor."""
-        return "coin" in self.needs
-
-    @property
-    def draws_layers(self) -> bool:
-        """Whether it updates some layers, which are drawn, and leaves the others without gradient and state."""
-        return "drawn" in self.needs
-
-    @property
-    def aligns(self) -> bool:
-        """Whether it reads a moving average of the alignment of momentum and gradient."""
-        return "alignment" in self.needs
-
-    @property
-    def reads_gamma(self) -> bool:
-        """Whether it reads gamma, which the Fisher information of an old task gives."""
-        return "gamma" in self.needs
-
-    @property
-    def reads_momentum(self) -> bool:
-        """Whether it reads the momentum of the base, which must keep one."""
-        return "momentum" in self.needs
-
-    @property
-    def decays(self) -> bool:
-        """Whether its f is a weight decay in place of that of the base."""
-        return self.kind == "optimizer" and "lam" in self.needs
-
-    @property
-    def follows_step(self) -> bool:
-        """Whether it judges what the base did, and so acts after the base's step."""
-        return "step" in self.needs or self.reads_momentum
-
-    @property
-    def compares(self) -> bool:
-        """Whether its g compares the numbers of a tensor, and so acts on whole tensors."""
-        return self.follows_step or self.selects_share
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages at which an optimizer row can act."""
-        if self.draws_layers:
-            return ("parameter",)
-        return ("update",) if self.follows_step else ("gradient", "update")
+        return not {"max_scale", "coin", "gamma", "lam"}.isdisjoint(self.needs)
 
     @property
     def label(self) -> str:

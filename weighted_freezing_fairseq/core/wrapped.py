@@ -1,14 +1,14 @@
-"""The base class of guided optimizers: a `torch.optim.Optimizer` that wraps another one.
+"""The base class of the optimizers that apply a row: a `torch.optim.Optimizer` that wraps another one.
 
-Parameter groups and state are those of the wrapped optimizer; the state dict has one more key. `guided.py` holds the
-subclass that measures scores in every update, `fixed.py` the one with a fixed mask.
+Parameter groups and state are those of the wrapped optimizer; the state dict has one more key. `optimizers.py` lists
+the subclasses.
 """
 
 import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from .scope import Slot, block_size, blocks
 logger = logging.getLogger(__name__)
 
 NORMS = ("tensor", "global")  # scores are compared within each tensor, or over all slots
-MOMENTUM = "momentum"  # the metric of rows that score a weight by the momentum of the base
 STATE_KEY = "guided"
 # Labels under which earlier versions saved a row.
 _EARLIER_LABELS = {
@@ -34,26 +33,34 @@ _EARLIER_LABELS = {
 class WrappedOptimizer(torch.optim.Optimizer, ABC):
     """Changes the updates of `base` on the weights in `slots` according to an optimizer row of the table.
 
-    A base that needs a closure (LBFGS) is rejected. With `record = True` a step also measures statistics: `recorded`
-    holds those of all slots as tensors, and `frozen_counts` the frozen numbers of each slot. Measuring does not
-    synchronize with the GPU.
+    A subclass applies the rows of its `stages` that need nothing beside what it `gives`, which are quantities of
+    `Given`. A base that needs a closure (LBFGS) is rejected. With `record = True` a step also measures statistics:
+    `recorded` holds those of all slots as tensors, and `frozen_counts` the frozen numbers of each slot. Measuring does
+    not synchronize with the GPU.
     """
+
+    gives: ClassVar[frozenset[str]]
+    stages: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
         base: torch.optim.Optimizer,
         slots: Iterable[Slot],
-        rule: Rule,
+        method: str | Rule,
         importance: str | None,
         seed: int,
         base_fused: bool,
+        variant: str = "",
+        start: int = 1,
     ) -> None:
+        rule = self._rule_of(method, variant)
         _reject_closure(base)
         self.base = base
         super().__setstate__({})  # sets up PyTorch's step hooks; __init__ would also create param_groups and a state
         self.slots = list(slots)
         self.rule = rule
         self.importance = choice("importance", importance or rule.metric, dict.fromkeys((*METRICS, rule.metric)))
+        self.start = start
         self.seed = seed
         self.base_fused = base_fused
         self.updates = 0
@@ -61,6 +68,32 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         self._slot_sums: dict[str, Tensor] = {}
         self.recorded: dict[str, Tensor] = {}
         _check_slots(base, self.slots)
+
+    @classmethod
+    def applies(cls, rule: Rule) -> bool:
+        """Whether this class applies a row."""
+        return rule.kind == "optimizer" and rule.stage in cls.stages and cls.gives.issuperset(rule.needs)
+
+    @classmethod
+    def _rule_of(cls, method: str | Rule, variant: str) -> Rule:
+        """The row named `method` among those that this class applies; a row is taken as it is."""
+        if isinstance(method, Rule):
+            return method
+        names = [name for name, row in RULES.items() if cls.applies(row)]
+        return rule_of(choice("optimizer method", method, names), variant)
+
+    def _checked_fraction(self, fraction: float | None) -> float | None:
+        """Return `fraction`, which must be given for a row that needs it, and for no other."""
+        needed = "fraction" in self.rule.needs
+        if fraction is None and needed:
+            raise ValueError(f"{self.rule.label} needs fraction, the share that is updated, such as fraction=0.5")
+        if fraction is not None and not (needed and 0 < fraction <= 1):
+            methods = [repr(name) for name, row in RULES.items() if "fraction" in row.needs and self.applies(row)]
+            raise ValueError(
+                f"fraction must be above 0 and at most 1, such as 0.5, and needs method {' or '.join(methods)}; "
+                f"got {fraction} for {self.rule.label}"
+            )
+        return fraction
 
     # The interface of torch.optim.Optimizer, delegated to the base.
 
@@ -166,15 +199,20 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
             with torch.enable_grad():
                 loss = closure()
         self.updates += 1
-        self._update([slot for slot in self.slots if len(slot) and slot.grad is not None])
+        self._update([slot for slot in self.slots if len(slot) and slot.grad is not None and self.started])
         return loss
+
+    @property
+    def started(self) -> bool:
+        """Whether the method acts in this update."""
+        return self.updates >= self.start
 
     def _step_base(self) -> None:
         step_base(self.base, self.base_fused)
 
     @abstractmethod
     def _update(self, active: Sequence[Slot]) -> None:
-        """Guide and step the base; `active` are the slots that have a gradient."""
+        """Guide and step the base; `active` are the slots that have a gradient, none before `start`."""
 
     # Statistics of an update.
 
@@ -201,15 +239,30 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
         """How many numbers of each slot were frozen in the last recorded update; None for a row that scales."""
         return None if self.rule.scales else {name: float(sums[0]) for name, sums in self._slot_sums.items()}
 
-    # Helpers of the subclasses.
+    def _mask_sums(self, slot: Slot, frozen: Tensor | float) -> Tensor:
+        """The sums of a slot before the base's step; frozen: how many of its numbers are."""
+        sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
+        for _, (weight, grad) in self._blocks(slot):
+            scores = self._scores(weight, grad).double()
+            sums[1:] += torch.stack([scores.sum(), scores.square().sum()])
+        sums[0] = frozen
+        return sums
+
+    def _block_sums(self, factor: Tensor, scores: Tensor) -> Tensor:
+        """The sums of a block, or of a slot."""
+        effect = factor.double().sum() if self.rule.scales else (factor == 0).sum().double()
+        scores = scores.double()
+        return torch.stack([effect, scores.sum(), scores.square().sum()])
+
+    # Scores.
 
     def _blocks(self, slot: Slot, *more: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
         """Blocks of a slot: the position of each, and its part of weight, gradient and `more`.
 
-        A row that compares the numbers of a tensor gets the tensor in one block.
+        A row that selects a share of the numbers of a tensor gets the tensor in one block.
         """
         weight = slot.weight
-        size = len(slot) if self.rule.compares else block_size(weight)
+        size = len(slot) if "fraction" in self.rule.needs else block_size(weight)
         return blocks(len(slot), size, weight, gradient(slot), *more)
 
     def _scores(self, weight: Tensor, grad: Tensor) -> Tensor:
@@ -223,14 +276,6 @@ def choice(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
     return value
-
-
-def optimizer_row(method: str | Rule, variant: str, measured: bool) -> Rule:
-    """The optimizer row named `method`; measured: whether it must be one that measures I in every update."""
-    if isinstance(method, Rule):
-        return method
-    names = [row.name for row in RULES.values() if row.kind == "optimizer" and row.measured == measured]
-    return rule_of(choice("optimizer method", method, names), variant)
 
 
 def gradient(slot: Slot) -> Tensor:

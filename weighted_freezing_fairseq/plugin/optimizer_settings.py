@@ -9,7 +9,8 @@ from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 
 from ..core.fixed import SOURCES
-from ..core.rules import RULES
+from ..core.guided import STATISTICS
+from ..core.rules import RULES, forms
 from . import no_effect
 from .optimizers import BaseSettings, base_settings
 from .parameters import refuse_sharding
@@ -35,18 +36,17 @@ class OptimizerSettings(TrainerListener):
             warn_of(("sage_beta", "sage_state_dtype"), reason)
         elif method == "fish_mask":
             _warn_of_fish_mask(settings, warn_of, last_update)
-        if RULES[method].compares or RULES[method].reads_gamma:
-            warn_of(("importance_norm",), f"{method} compares the numbers of each tensor; leave it out")
-        if RULES[method].draws_layers:
-            warn_of(("importance_norm",), f"{method} does not compare scores; leave it out")
-        if RULES[method].reads_gamma and settings.spg_apply == "gradient" and base not in ("sgd", "nag"):
+        needs = {need for row in forms(method) for need in row.needs}
+        if "importance_norm" in settings and needs.isdisjoint(STATISTICS):
+            warn_of(("importance_norm",), f"{method} reads no range or mean of scores; leave it out")
+        if method == "spg" and settings.spg_apply == "gradient" and base not in ("sgd", "nag"):
             no_effect.warn(
                 f"--spg-apply gradient has next to no effect: --base-optimizer {base} divides by the size of past "
                 "gradients, which cancels a constant factor; type --spg-apply update, or --base-optimizer sgd"
             )
-        if RULES[method].decays and not settings.weight_decay:
+        if "lam" in needs and not settings.weight_decay:
             no_effect.warn(f"--optimizer {method} has no effect without weight decay; type --weight-decay 0.01")
-        if RULES[method].measured and 0 < last_update < settings.importance_start:
+        if "importance_start" in settings and 0 < last_update < settings.importance_start:
             no_effect.warn(
                 f"--importance-start {settings.importance_start} has no effect: the run ends earlier, at --max-update "
                 f"{last_update}; type --importance-start 1"

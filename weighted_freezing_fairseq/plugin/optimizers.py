@@ -24,8 +24,10 @@ from omegaconf import II, DictConfig, OmegaConf
 from ..core import snapshot
 from ..core.base_step import ADAMS, AdamFormula
 from ..core.fixed import SOURCES, FixedMaskOptimizer
-from ..core.guided import LAYER_PATTERN, STAGES, GuidedOptimizer
+from ..core.guided import GuidedOptimizer
 from ..core.importance import METRICS
+from ..core.layers import LAYER_PATTERN
+from ..core.optimizers import class_of
 from ..core.rules import RULES, SCOPES, forms
 from ..core.scope import Slot
 from ..core.wrapped import NORMS, STATE_KEY, WrappedOptimizer
@@ -165,7 +167,7 @@ class FreezeConfig(MeasuredConfig):
         default=None,
         metadata={"help": "with --freeze-rule random: fixed share of the weights that is updated, between 0 and 1"},
     )
-    freeze_apply: ChoiceEnum(STAGES) = field(
+    freeze_apply: ChoiceEnum(GuidedOptimizer.stages) = field(
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
     )
@@ -219,7 +221,7 @@ class GmtConfig(MeasuredConfig):
         default=0.2,
         metadata={"help": "share of the numbers of each tensor whose gradient is kept, those with the largest"},
     )
-    gmt_apply: ChoiceEnum(STAGES) = field(
+    gmt_apply: ChoiceEnum(GuidedOptimizer.stages) = field(
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or undo the whole update, momentum and decay included"},
     )
@@ -231,7 +233,7 @@ _FISHER = {"help": "Fisher information of the old domain, made by `wff fisher`"}
 @dataclass
 class SpgConfig(MeasuredConfig):
     fisher: Optional[str] = field(default=None, metadata=_FISHER)
-    spg_apply: ChoiceEnum(STAGES) = field(
+    spg_apply: ChoiceEnum(GuidedOptimizer.stages) = field(
         default="gradient",
         metadata={"help": "mask the gradient (the paper), or scale the whole update, momentum and decay included"},
     )
@@ -409,19 +411,21 @@ class MeasuringOptimizer(GuidedFairseqOptimizer):
     """A method that measures the importance in every update."""
 
     def _wrap_base(self, slots: Sequence[Slot]) -> WrappedOptimizer:
-        return GuidedOptimizer(
+        optimizer = class_of(RULES[self.method])
+        norm = {"norm": self.cfg.importance_norm} if optimizer is GuidedOptimizer else {}
+        return optimizer(
             self.base.optimizer,
             slots,
             self.method,
             importance=self.cfg.importance,
-            norm=self.cfg.importance_norm,
             start=self.cfg.importance_start,
+            **norm,
             **self._settings_of_method(slots),
             **_common_settings(self.cfg),
         )
 
     def _settings_of_method(self, slots: Sequence[Slot]) -> dict[str, Any]:
-        """The arguments of `GuidedOptimizer` that only this method has."""
+        """The arguments that only this method has, of the class that applies it."""
         return {}
 
 
@@ -585,6 +589,6 @@ _register(Lisa, LisaConfig)
 _register(FishMask, FishConfig)
 _register(LfrCm, LfrConfig)
 for name, rule in RULES.items():  # the other methods have no settings of their own
-    if rule.kind == "optimizer" and rule.measured and name not in OPTIMIZER_REGISTRY:
+    if rule.kind == "optimizer" and name not in OPTIMIZER_REGISTRY:
         # The class name is saved in checkpoints.
         _register(type(name.title().replace("_", ""), (MeasuringOptimizer,), {"method": name}), MeasuredConfig)
