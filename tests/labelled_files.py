@@ -169,8 +169,8 @@ def _xglue_row(key: str, number: int, label: str, seed: int) -> list[str]:
 # Encoders ------------------------------------------------------------------------------------------------------------
 
 
-def roberta(folder: Path, weights: bool = True) -> Path:
-    """roberta.base in small: GPT-2's subwords (every byte, and two merges), and random weights."""
+def roberta(folder: Path, weights: bool = True, **sizes: int) -> Path:
+    """roberta.base in small: GPT-2's subwords (every byte, and two merges), and random weights of these sizes."""
     from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
 
     folder.mkdir(parents=True)
@@ -180,7 +180,7 @@ def roberta(folder: Path, weights: bool = True) -> Path:
     # As in fairseq's, the dictionary is in the order of frequency, not of the numbers that it lists.
     binary.save_dictionary([(str(number), 1) for number in reversed(range(len(symbols)))], folder / "dict.txt")
     if weights:
-        _write_weights(folder)
+        _write_weights(folder, **sizes)
     return folder
 
 
@@ -201,7 +201,7 @@ def xlmr(folder: Path, weights: bool = True) -> Path:
 SMALL = {"encoder_layers": 2, "encoder_embed_dim": 16, "encoder_ffn_embed_dim": 32, "encoder_attention_heads": 2}
 
 
-def _write_weights(folder: Path) -> None:
+def _write_weights(folder: Path, **sizes: int) -> None:
     """A checkpoint as fairseq wrote them in 2019: a Namespace, old names, no optimizer's state."""
     import torch
     from fairseq.data import Dictionary
@@ -209,7 +209,9 @@ def _write_weights(folder: Path) -> None:
 
     names = Dictionary.load(str(folder / "dict.txt"))
     names.add_symbol("<mask>")
-    args = argparse.Namespace(arch="roberta_base", task="masked_lm", max_positions=512, tokens_per_sample=512, **SMALL)
+    args = argparse.Namespace(
+        arch="roberta_base", task="masked_lm", max_positions=512, tokens_per_sample=512, **(SMALL | sizes)
+    )
     base_architecture(args)
     task = argparse.Namespace(source_dictionary=names, dictionary=names)
     torch.manual_seed(5)

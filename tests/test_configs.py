@@ -22,7 +22,7 @@ from weighted_freezing_fairseq.plugin.runs import build_trainer, load_config
 from weighted_freezing_fairseq.studies.sizes import SIZES, configs_of, range_of
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
-FOLDERS = {"adapt": 8, "glue": 8, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 2, "toy": 15, "wmt17": 7}
+FOLDERS = {"adapt": 8, "glue": 10, "iwslt14": 12, "iwslt14-li": 15, "multi30k": 13, "prune": 2, "toy": 15, "wmt17": 7}
 FOLDERS |= {"xnli": 6, "pawsx": 10, "xglue": 11, "own": 57, "lowresource": 20}
 YAMLS = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 LABELLED = ("glue", "xnli", "pawsx", "xglue")
@@ -150,7 +150,9 @@ def test_weighted_freezing_runs_as_its_author_ran_it_beside_a_control_and_standa
 @pytest.mark.parametrize("folder", LABELLED)
 def test_a_cell_of_labelled_sentences_differs_in_its_method_alone(folder):
     for name, (cfg, changed) in differences(folder).items():
-        if name != "standard":
+        if name == "untrained":
+            assert changed == {"optimization"} and cfg["optimization"] == {"max_update": 1, "lr": [0.0]}
+        elif name != "standard":
             rest = changed - {"optimizer", "criterion"}
             longer = folder == "xglue"  # pruned step by step
             assert len(changed - rest) == 1 and rest == ({"optimization"} if longer or name in SHORT else set()), name
@@ -294,6 +296,9 @@ def test_every_yaml_of_labelled_sentences_is_a_training(path: Path, sentences):
     overrides = [*given.split(), "model.encoder_attention_heads=2", f"task.data={sentences / 'classes'}"]
     settled = [name for name in ("alpha", "divergence_reduction") if not OmegaConf.is_missing(wanted.criterion, name)]
     overrides = [each for each in overrides if not any(f"criterion.{name}=" in each for name in settled)]
+    if path.stem == "fish_mask":
+        assert OmegaConf.is_missing(wanted.optimizer, "fish_mask")
+        overrides += ["optimizer.fish_mask=null", "optimizer.fish_density=0.5"]
     assert (CONFIGS / path).read_text(encoding="utf-8").startswith("# ")
     trainer = build_trainer(load_config(CONFIGS / path, [*overrides, "checkpoint.finetune_from_model=unused"]))
     assert trainer.cfg.optimizer._name == wanted.optimizer._name and trainer.optimizer.get_lr() >= 0

@@ -30,6 +30,7 @@ COMMANDS = {
     "init": "write a YAML to edit for own files, and print what to type",
     "prepare": "prepare a data set: archives to binarised data, every step counted",
     "adapt": "adapt a model to a new domain and measure what it forgets",
+    "distribute": "train workers apart under fixed masks, and merge their differences in rounds",
     "self-distill": "train students on the outputs of a model of the same size, in rounds",
     "prune-iterative": "prune a model in steps during further training, with every method",
     "rules": "print the table of methods",

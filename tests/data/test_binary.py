@@ -26,6 +26,18 @@ def texts(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize(("part", "parts", "words"), [(0, 3, 90), (2, 3, 70_000), (0, 1, 90), (599, 600, 90)])
+def test_a_part_has_the_bytes_of_every_nth_line(texts, part, parts, words, tmp_path):
+    binary.save_dictionary([(f"w{number}", 100) for number in range(words)], tmp_path / "dict.txt")
+    whole = (texts / "train.x").read_text(encoding="utf-8").split("\n")[:-1]
+    (tmp_path / "part.txt").write_text("".join(f"{line}\n" for line in whole[part::parts]), encoding="utf-8")
+    binary.write(texts / "train.x", tmp_path / "dict.txt", tmp_path / "train.x-y.x")
+    binary.write(tmp_path / "part.txt", tmp_path / "dict.txt", tmp_path / "wanted")
+    binary.write_part(tmp_path / "train.x-y.x", part, parts, tmp_path / "found.x")
+    for end in ("bin", "idx"):
+        assert (tmp_path / f"found.x.{end}").read_bytes() == (tmp_path / f"wanted.{end}").read_bytes()
+
+
 @pytest.mark.parametrize("kind", ["joined", "separate", "pieces", "large"])
 def test_the_bytes_are_those_of_fairseq_preprocess(fairseq, texts, kind, tmp_path):
     words = ["-s", "x", "-t", "y", "--destdir", tmp_path / "theirs"]

@@ -14,10 +14,12 @@ from recipe_runs import CONFIGS, start, wff
 from sklearn.metrics import ndcg_score
 
 from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.core import snapshot
 from weighted_freezing_fairseq.data import read_manifest
 from weighted_freezing_fairseq.report.tables import write
 from weighted_freezing_fairseq.scoring.scores import read_lines
 from weighted_freezing_fairseq.studies.prune_iterative import zero_fraction
+from weighted_freezing_fairseq.workspace.checkpoints import read_checkpoint
 
 SMALL = "".join(f"\n  {name}: {value}" for name, value in labelled_files.SMALL.items())
 
@@ -163,6 +165,38 @@ def test_a_regression_is_scored_by_its_correlations(place):
         100 * np.corrcoef(lines, gold)[0, 1]
     )
     assert max(gold) == 4.5 and "best_checkpoint_metric: pearson" in (run / "run.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_fish_mask_is_that_of_the_encoder_with_a_new_classifier(place, capsys):
+    """Sung et al. section 2.2: 0.5 % of the numbers, with the whole classifier, and nothing else moves."""
+    encoder = labelled_files.roberta(place / "wide/roberta.base", encoder_ffn_embed_dim=1024)
+    (place / "wide/glue").mkdir()
+    for name in ("untrained", "fish_mask"):
+        shortened(f"glue/{name}.yaml", place)
+        text = (place / f"glue/{name}.yaml").read_text()
+        (place / f"wide/glue/{name}.yaml").write_text(text.replace("ffn_embed_dim: 32", "ffn_embed_dim: 1024"))
+    words = ["train", "glue", "--data", place / "data", "--configs", place / "wide/glue", "--out", place / "wide/runs"]
+    words += ["--encoder", encoder, "--device", "cpu", "--task", "RTE", "--seed", 2, "--method"]
+    assert main([str(word) for word in (*words, "fish_mask")]) == 2
+    assert "which is not trained; type: wff train glue" in capsys.readouterr().err
+    typed(*words, "untrained")
+    typed(*words, "fish_mask")
+    start, tuned = (place / f"wide/runs/roberta/rte/{name}-2" for name in ("untrained", "fish_mask"))
+    mask = snapshot.load(start / "fish_mask.pt", "mask")
+    numbers = sum(tensor.numel() for tensor in mask.tensors.values())
+    assert sum(int(tensor.sum()) for tensor in mask.tensors.values()) == round(0.005 * numbers)
+    assert mask.about["samples"] == 24 and mask.about["estimator"] == "per-sample"  # 1,024, of which there are 24
+    old, new = (read_checkpoint(run / "checkpoints/checkpoint_last.pt")[1] for run in (start, tuned))
+    published = torch.load(encoder / "model.pt", weights_only=False)["model"]
+    assert torch.equal(old["encoder.lm_head.weight"], published["decoder.lm_head.weight"])
+    for name, tensor in mask.tensors.items():
+        moved = old[name] != new[name]
+        assert not (moved & ~tensor).any(), name
+        if "classification_heads." in name:
+            assert tensor.all() and moved.any() and (old[name] - new[name]).abs().max() <= 6.1 * 2e-4
+    found = json.loads(typed("evaluate", tuned, "--choices", "best", "--json").stdout)
+    assert found[f"{tuned}/scores/dev.best"]["metric"] == "accuracy"
 
 
 @pytest.mark.slow

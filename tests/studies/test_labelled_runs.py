@@ -23,6 +23,7 @@ from weighted_freezing_fairseq.scoring.sentences import evaluate
 from weighted_freezing_fairseq.scoring.sentences.evaluate import as_text
 from weighted_freezing_fairseq.scoring.sentences.measures import MEASURES, all_scores, as_numbers, ndcg_of_queries
 from weighted_freezing_fairseq.scoring.sentences.significance import Labels
+from weighted_freezing_fairseq.studies.reproduce import cells_of, levels
 from weighted_freezing_fairseq.studies.sentences import task as sentence_task
 from weighted_freezing_fairseq.workspace.machine import Machine
 from weighted_freezing_fairseq.workspace.runs import Run
@@ -232,6 +233,25 @@ def test_a_cell_is_named_by_its_task_and_says_what_to_type(encoder):
         mine.task.pair("WNLI")
 
 
+def test_a_mask_is_measured_in_the_encoder_before_it_is_trained(encoder):
+    """As Sung et al. section 2.2: with a new classifier, in 0.5 % of the numbers; `wff reproduce` adds that run."""
+    mine = study("glue", "--encoder", encoder, "--out", "/runs")
+    run = mine.run("rte", "fish_mask", 3)
+    assert (start := mine.parent("rte", run)).folder == Path("/runs/roberta/rte/untrained-3")
+    assert mine.task.mask_density == 0.005 and mine.parent("rte", start) is None
+    order = [[run.method for _, run in level] for level in levels(mine, cells_of(mine, ["rte"], ["fish_mask"], [3]))]
+    assert order == [["standard", "untrained"], ["fish_mask"]]
+    found = settings_of(mine, CONFIGS / "glue/untrained.yaml", {}, manifest_of("RTE", 2490, encoder))
+    assert found["optimization"] == {} and found["checkpoint"]["finetune_from_model"] == str(encoder / "model.pt")
+    found = settings_of(
+        mine, CONFIGS / "glue/fish_mask.yaml", {"fish_mask": Path("/m.pt")}, manifest_of("RTE", 2490, encoder)
+    )
+    assert found["optimizer"] == {"fish_mask": "/m.pt"} and found["optimization"] == {"max_update": 20 * 78}
+    assert found["checkpoint"]["finetune_from_model"] == str(encoder / "model.pt")
+    named = study("glue", "--encoder", encoder, "--set", "optimizer.fish_mask=/n.pt")
+    assert named.parent("rte", run) is None
+
+
 def test_several_gpus_share_the_sentences_of_a_batch(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     found = Machine("cuda", 1, 1, 2, "bf16").settings(32, 1, "batch_size")
@@ -250,6 +270,8 @@ def test_a_yaml_leaves_open_what_tasks_decide_and_nothing_else():
             tasks = {"task.num_classes", "criterion.regression_target", "checkpoint.best_checkpoint_metric"}
             intra = {"criterion.alpha"} if path.stem.startswith("intra") else set()
             intra |= {"criterion.divergence_reduction"} if cfg.criterion._name == "intra_distillation" else set()
+            always -= {"optimization.max_update"} if path.stem == "untrained" else set()
+            always |= {"optimizer.fish_mask"} if path.stem == "fish_mask" else set()
             open_to_tasks = {"glue": tasks | intra, "xglue": {"task.num_classes"}}.get(data.name, set())
             assert left == always | open_to_tasks, path
             assert cfg.dataset.batch_size == (32 if data.name in ("glue", "xglue") else 16)

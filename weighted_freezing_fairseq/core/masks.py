@@ -157,6 +157,26 @@ def density_masks(
     }
 
 
+def dealt(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """Split masks into `parts` disjoint ones that cover them.
+
+    The numbers in them, largest score first, are dealt out in turn: a part has as many numbers as another, or one less,
+    and its share of the important ones.
+    """
+    chosen = torch.cat([scores[name][mask].float() for name, mask in masks.items()])
+    turns = torch.empty(len(chosen), dtype=torch.int64)
+    turns[chosen.argsort(descending=True, stable=True)] = torch.arange(len(chosen)) % parts
+    of_tensors = turns.split([int(mask.sum()) for mask in masks.values()])
+
+    def part(number: int) -> dict[str, Tensor]:
+        return {
+            name: torch.zeros_like(mask).masked_scatter_(mask, own == number)
+            for (name, mask), own in zip(masks.items(), of_tensors, strict=True)
+        }
+
+    return [part(number) for number in range(parts)]
+
+
 def shares(k: int, sizes: Sequence[int]) -> list[int]:
     """Split k into parts in proportion to `sizes`, each less than 1 away from its exact share, that add up to k.
 

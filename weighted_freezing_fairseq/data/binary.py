@@ -130,6 +130,22 @@ def sizes(index: Path) -> Iterator[int]:
             yield from np.frombuffer(file.read(4 * min(_BLOCK, sentences - first)), "<i4").tolist()
 
 
+def write_part(prefix: Path, part: int, parts: int, out: Path) -> None:
+    """Writes the sentences part, part + parts and so on of the data `prefix`.bin and `prefix`.idx to those of `out`."""
+    lengths = np.fromiter(sizes(prefix.with_name(f"{prefix.name}.idx")), np.int64)
+    with prefix.with_name(f"{prefix.name}.idx").open("rb") as index:
+        code = _HEADER.unpack(index.read(_HEADER.size))[2]
+    dtype = next(dtype for dtype, number in _DTYPE_CODES.items() if number == code)
+    words, ends = np.memmap(prefix.with_name(f"{prefix.name}.bin"), dtype, "r"), np.cumsum(lengths)
+    chosen = range(part, len(lengths), parts)
+    with out.with_name(f"{out.name}.bin").open("wb") as data, out.with_name(f"{out.name}.idx").open("w+b") as index:
+        index.write(_header(dtype, len(chosen)))
+        index.write(lengths[part::parts].astype("<i4").tobytes())
+        for number in chosen:
+            data.write(words[ends[number] - lengths[number] : ends[number]].tobytes())
+        _complete_index(index, len(chosen), dtype)
+
+
 def refuse_different(text: Path, index: Path) -> None:
     """Raises a UserError unless each line of `text` has as many words as its sentence in fairseq's index."""
     lengths = (len(line.split()) + 1 for line in lines.texts(text))

@@ -1,7 +1,8 @@
 """The task of a data set: language pairs to translate, or sentences to label.
 
 `TranslationTask` and `SentenceTask` have the same methods: what depends on the task in training (`pair`, `languages`,
-`prepare`, `needs_parent`, `settings`), and in scoring (`scoring_steps`, `checked_data`, `score`).
+`prepare`, `needs_parent`, `parent_methods`, `mask_density`, `settings`), and in scoring (`scoring_steps`,
+`checked_data`, `score`).
 """
 
 from pathlib import Path

@@ -33,9 +33,6 @@ from .training import (
     training_settings,
 )
 
-# The method of the run that a method starts from, where that is not standard.
-_PARENT_METHODS = {"self_distillation_twice": "self_distillation"}
-
 
 @dataclass(frozen=True)
 class Study:
@@ -113,7 +110,7 @@ class Study:
         """The run that another one starts from, if the YAML leaves open what only a run provides."""
         if not self.task.needs_parent(config_path(run.method, self.configs), self.assignments):
             return None
-        return self.run(pair, _PARENT_METHODS.get(run.method, "standard"), run.seed)
+        return self.run(pair, self.task.parent_methods.get(run.method, "standard"), run.seed)
 
     def refuse_invalid(self, method: str) -> None:
         """Raise UserError unless fairseq can train with the YAML of a method and the user's settings."""
@@ -132,7 +129,8 @@ class Study:
                     f"{run.method} starts from {parent.folder}, which is not trained; type: "
                     + self.command(pair, parent)
                 )
-            files = measured_parent_files(parent, "best", config, folder / "bin", machine)
+            density = self.task.mask_density
+            files = measured_parent_files(parent, "best", config, folder / "bin", machine, density)
         overrides = self.task.settings(config, files, manifest, self.assignments)
         for section, key in open_settings(config):
             if key not in overrides.get(section, {}):

@@ -144,11 +144,9 @@ def merge_assignments(settings: Mapping[str, Any], assignments: Sequence[str]) -
     )
 
 
-# What a YAML may leave open for another run to provide: the checkpoint of that run (None), or a file of Fisher
-# information, with the options that `wff fisher` measures it by.
-_PARENT_FILES: Mapping[str, Sequence[Any] | None] = {
-    "teacher": None, "finetune_from_model": None, "fisher": (), "fish_mask": ("--mask-density", 0.05)
-}  # fmt: skip
+# What a YAML may leave open for another run to provide: its checkpoint, or what `wff fisher` measures in that.
+_PARENT_CHECKPOINTS = ("teacher", "finetune_from_model")
+_PARENT_MEASURES = ("fisher", "fish_mask")
 
 
 def needs_parent(config: Path, assignments: Iterable[str] = (), provided: Iterable[str] = ()) -> bool:
@@ -159,22 +157,25 @@ def needs_parent(config: Path, assignments: Iterable[str] = (), provided: Iterab
     """
     assigned = {assignment.partition("=")[0] for assignment in assignments}
     left = [key for section, key in open_settings(config) if f"{section}.{key}" not in assigned]
-    return any(key in _PARENT_FILES and key not in provided for key in left)
+    return any(key in (*_PARENT_CHECKPOINTS, *_PARENT_MEASURES) and key not in provided for key in left)
 
 
 def parent_files(parent: Run, choice: str, config: Path) -> dict[str, Path]:
     """The files of `parent` for the keys that a YAML leaves open; `choice`: of its checkpoints."""
+    keys = [key for _, key in open_settings(config)]
     checkpoint = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
-    keys = [key for _, key in open_settings(config) if key in _PARENT_FILES]
-    return {key: checkpoint if _PARENT_FILES[key] is None else parent.folder / f"{key}.pt" for key in keys}
+    measures = {key: parent.folder / f"{key}.pt" for key in keys if key in _PARENT_MEASURES}
+    return dict.fromkeys((key for key in keys if key in _PARENT_CHECKPOINTS), checkpoint) | measures
 
 
-def measured_parent_files(parent: Run, choice: str, config: Path, data: Path, machine: Machine) -> dict[str, Path]:
-    """`parent_files`, after measuring the Fisher information whose file is missing."""
+def measured_parent_files(
+    parent: Run, choice: str, config: Path, data: Path, machine: Machine, density: float = 0.05
+) -> dict[str, Path]:
+    """`parent_files`, after measuring the Fisher information whose file is missing; `density`: of `fish_mask`."""
     files = parent_files(parent, choice, config)
     for key, path in files.items():
-        options = _PARENT_FILES[key]
-        if options is not None and not path.is_file():
+        options = ("--mask-density", density) if key == "fish_mask" else ()
+        if key in _PARENT_MEASURES and not path.is_file():
             say(f"{parent.name}: measuring Fisher information ({key})")
             checkpoint = parent.folder / f"checkpoints/checkpoint_{choice}.pt"
             words = ["fisher", checkpoint, "--data", data, "--out", path, "--device", machine.device, *options]

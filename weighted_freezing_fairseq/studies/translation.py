@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from ..data import lowercases, prepare_command, prepared, read_manifest
 from ..data.recipe import OWN, Dataset
@@ -33,6 +34,10 @@ class TranslationTask:
     """The language pairs of one corpus."""
 
     dataset: Dataset
+
+    # The method of the run that a method starts from, where that is not standard; and the density of its mask.
+    parent_methods: ClassVar[Mapping[str, str]] = MappingProxyType({"self_distillation_twice": "self_distillation"})
+    mask_density: ClassVar[float] = 0.05
 
     # Training --------------------------------------------------------------------------------------------------------
 

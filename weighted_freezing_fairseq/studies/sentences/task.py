@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from ...data import prepared, read_manifest
 from ...data.encoders import Encoder
@@ -40,6 +41,10 @@ class SentenceTask:
 
     dataset: SentenceData
     encoder: Path | None = None
+
+    # Sung et al. 2021 measure their mask of 0.5 % before training, with the new classifier of the fine-tuned model.
+    parent_methods: ClassVar[Mapping[str, str]] = MappingProxyType({"fish_mask": "untrained"})
+    mask_density: ClassVar[float] = 0.005
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -150,9 +155,10 @@ def _facts(task: Task, manifest: Mapping[str, Any], settings: Any) -> dict[str, 
     """The values of what a YAML may leave open for the task, by section."""
     from omegaconf import OmegaConf
 
-    batch = settings.dataset.batch_size * settings.optimization.get("update_freq", [1])[0]
-    updates = settings.optimization.max_epoch * -(-manifest["rows"]["train"] // batch)
-    if not OmegaConf.is_missing(settings.optimization, "max_update"):
+    if OmegaConf.is_missing(settings.optimization, "max_update"):
+        batch = settings.dataset.batch_size * settings.optimization.get("update_freq", [1])[0]
+        updates = settings.optimization.max_epoch * -(-manifest["rows"]["train"] // batch)
+    else:
         updates = settings.optimization.max_update
     return {
         "task": {"num_classes": max(1, len(task.labels))},
