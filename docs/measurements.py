@@ -55,9 +55,9 @@ def scores(folder: str, test: str) -> str:
     return "\n".join(lines)
 
 
-def variants(folder: str, head: str, methods: Mapping[str, str]) -> str:
-    """Forms of a method, by what stands in the first column: means over seeds 1 to 3."""
-    runs = [run for run in read_rows(f"results/{folder}/scores.csv") if run["seed"] in ("1", "2", "3")]
+def variants(table: str, head: str, methods: Mapping[str, str]) -> str:
+    """Forms of a method, by what stands in the first column: means over seeds 1 to 3 of a table in results/."""
+    runs = [run for run in read_rows(f"results/{table}.csv") if run["seed"] in ("1", "2", "3")]
     lines = [f"| {head} | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |", "|---" * 5 + "|"]
     for name, method in methods.items():
         first, second = (
@@ -147,7 +147,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scores lowresource-3000 test_2016": lambda: scores("lowresource-3000", "test_2016_flickr"),
     "scores lowresource-3000 test_2017": lambda: scores("lowresource-3000", "test_2017_flickr"),
     "passes lowresource-3000": lambda: variants(
-        "lowresource-3000",
+        "lowresource-3000/scores",
         "K",
         {
             "1 (`standard`)": "standard",
@@ -158,13 +158,27 @@ TABLES: Mapping[str, Callable[[], str]] = {
         },
     ),
     "alpha lowresource-3000": lambda: variants(
-        "lowresource-3000",
+        "lowresource-3000/scores",
         "alpha",
         {
             "0 (`standard`)": "standard",
             "1": "intra_distillation",
             "adaptive, up to 5": "intra_distillation_adaptive",
             "5": "intra_distillation_constant",
+        },
+    ),
+    "freezing lowresource-3000": lambda: variants(
+        "lowresource-3000/freezing",
+        "method",
+        {
+            f"`{method}`": method
+            for method in (
+                "standard",
+                "weighted_freeze",
+                "weighted_freeze_smooth",
+                "weighted_freeze_random",
+                "weighted_freeze_update",
+            )
         },
     ),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
