@@ -62,7 +62,7 @@ else
 fi
 cd -- "$ROOT"
 export PATH="$bin:$PATH"
-unset PYTHONPATH
+unset PYTHONPATH PYTHONDONTWRITEBYTECODE # without bytecode every process compiles what it imports
 
 # One process per core, up to 4, with one thread each: most of the time is spent in subprocesses that import torch and
 # fairseq. More processes or threads would only wait for one another.
