@@ -64,8 +64,8 @@ class Fairseq:
         return self.python("-m", f"fairseq_cli.{command}", *args, **kwargs)
 
     def python(self, *words: object, **kwargs) -> subprocess.Popen:
-        warm = self.warm and kwargs.keys() <= {"cwd", "env"} and warm_python.server()
-        popen = warm_python.Popen if warm else subprocess.Popen
+        warm = self.warm and kwargs.keys() <= {"cwd", "env"}
+        popen = warm_python.popen() if warm else subprocess.Popen
         kwargs = {"cwd": self.folder, "env": environment(), **kwargs}
         words = [sys.executable, *map(str, words)]
         return popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)

@@ -18,14 +18,19 @@ def command(*words):
 
 def start(*words, **pipes):
     """The real command, forked from a warm Python as are the commands that it runs itself (warm_python.py)."""
-    popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
-    return popen(command(*words), **pipes)
+    return warm_python.popen()(command(*words), **pipes)
+
+
+def finished(call, **options):
+    """`subprocess.run` of a call of Python, with its output, started warm."""
+    call, pipe = list(map(str, call)), subprocess.PIPE
+    with warm_python.popen(call[0])(call, stdout=pipe, stderr=pipe, text=True, **options) as process:
+        out, errors = process.communicate(timeout=900)
+    return subprocess.CompletedProcess(call, process.returncode, out, errors)
 
 
 def wff(*words):
-    with start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        out, errors = process.communicate(timeout=900)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+    return finished(command(*words))
 
 
 def kill_when_there(goal, *words):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fairseq_runs import environment
+from recipe_runs import finished
 
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
@@ -50,8 +52,9 @@ class Installed:
         )  # fmt: skip
 
     def wff(self, *words):
-        """The output of a command that must succeed."""
-        done = self("wff", *words)
+        """The output of a command that must succeed, started warm."""
+        programs = self.folder / "venv/bin"
+        done = finished([programs / "python", programs / "wff", *words], cwd=self.folder, env=environment())
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -72,11 +75,11 @@ def test_the_wheel_holds_every_yaml(installed):
     inside = installed.site / "weighted_freezing_fairseq/configs"
     names = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
     assert names and {path.relative_to(inside) for path in inside.rglob("*.yaml")} == names
-    assert installed.wff("configs") == f"{inside}\n"
+    assert installed("wff", "configs").stdout == f"{inside}\n"
 
 
 def test_the_wheel_holds_the_folder_for_user_dir(installed):
-    folder = Path(installed.wff("user-dir").rstrip("\n"))
+    folder = Path(installed("wff", "user-dir").stdout.rstrip("\n"))
     assert installed.site in folder.parents and (folder / "__init__.py").is_file()
 
 

@@ -1,11 +1,11 @@
 """Python processes that start with torch and fairseq imported, since importing them takes a fresh one seconds.
 
-A server, one for every process that runs tests, imports them once and forks a child for every command. The child is a
-process of its own that does what `python -m MODULE`, `python -c CODE` or `python SCRIPT` does: the command's module,
-and the plugin if the command loads it, are imported there. A child that runs commands itself, a recipe, becomes a
-server for them first. Left out on purpose: variables that imports may have read, but for the number of threads, options
-of the interpreter, a hash seed of its own for every child of one server, and the destruction of what is alive when the
-interpreter ends.
+A server, one for every process that runs tests and every Python that it starts, imports them once and forks a child for
+every command. The child is a process of its own that does what `python -m MODULE`, `python -c CODE` or `python SCRIPT`
+does: the command's module, and the plugin if the command loads it, are imported there. A child that runs commands
+itself, a recipe or a script, becomes a server for them first. Left out on purpose: variables that imports may have
+read, but for the number of threads, options of the interpreter, a hash seed of its own for every child of one server,
+and the destruction of what is alive when the interpreter ends.
 """
 
 import atexit
@@ -36,15 +36,20 @@ _asking = threading.Lock()  # a question and its answer
 _own: list[socket.socket] = []  # the connection of a recipe, which has a server of its own
 
 
+def popen(python: str = sys.executable) -> type[subprocess.Popen]:
+    """What starts a command of that Python warm, or cold where nothing can be forked."""
+    return subprocess.Popen if server(python) is None else Popen
+
+
 @functools.cache
-def server() -> socket.socket | None:
-    """The connection to this process's server; None where it cannot fork and commands must start cold."""
+def server(python: str) -> socket.socket | None:
+    """The connection to this process's server of that Python; None where it cannot fork."""
     if _own or sys.platform != "linux":
         return _own[0] if _own else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:  # nobody but the two keeps an end open, so that the server ends with this process
         process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno()), *IMPORTED], pass_fds=[theirs.fileno()], cwd="/",
+            [python, __file__, str(theirs.fileno()), *IMPORTED], pass_fds=[theirs.fileno()], cwd="/",
             env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
     atexit.register(process.wait)
@@ -52,14 +57,14 @@ def server() -> socket.socket | None:
     return ours if ours.recv(1) else None
 
 
-def ask(question: object, files: tuple[int, ...] = ()):
+def ask(python: str, question: object, files: tuple[int, ...] = ()):
     with _asking:
-        socket.send_fds(server(), [json.dumps(question).encode()], files)
-        return json.loads(server().recv(100))
+        socket.send_fds(server(python), [json.dumps(question).encode()], files)
+        return json.loads(server(python).recv(100))
 
 
 class Popen(subprocess.Popen):
-    """`subprocess.Popen([sys.executable, "-m", "-c" or a script, ...], cwd=...)`, forked from the server."""
+    """`subprocess.Popen([PYTHON, "-m", "-c" or a script, ...], cwd=...)`, forked from that Python's server."""
 
     def _execute_child(self, args, *rest) -> None:
         cwd, env, pipes = rest[4], rest[5], rest[9:15]
@@ -67,13 +72,13 @@ class Popen(subprocess.Popen):
         files = tuple(own if given == -1 else given for own, given in enumerate(ours))
         env = dict(os.environ if env is None else env)
         question = {"words": args[1:], "cwd": str(cwd or Path.cwd()), "env": env, "parent": os.getpid()}
-        self.pid = ask(question, files)
+        self.pid = ask(args[0], question, files)
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            ended, status = ask(self.pid)
+            ended, status = ask(self.args[0], self.pid)
             self.returncode = os.waitstatus_to_exitcode(status) if ended else None
         return self.returncode
 
@@ -119,7 +124,7 @@ def serve(connection: socket.socket, imported: Sequence[str]) -> dict | None:
 
 
 def serve_its_commands() -> bool:
-    """Fork a server for the commands of this recipe, from what it is before it begins; False when one of them ends."""
+    """Fork a server for the commands of this process, from what it is before it begins; False when one of them ends."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         ours.close()
@@ -154,7 +159,8 @@ def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:
     os.getppid = lambda: parent if os.getpid() == process else getppid()
     if not words[0].startswith("-"):
         sys.argv[:], sys.path[0] = words, str(Path(words[0]).parent)
-        runpy.run_path(words[0], run_name="__main__")
+        if serve_its_commands():
+            runpy.run_path(words[0], run_name="__main__")
         return
     option, code, *sys.argv[1:] = words
     if option == "-m":

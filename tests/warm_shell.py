@@ -94,9 +94,8 @@ class Shell:
             words = self.changed(without_script(words) if words[0] == "bash" else words)
             self.commands.append(words)
             start = ["-m", MODULES[words[0]]] if words[0] in MODULES else []
-            popen = subprocess.Popen if warm_python.server() is None else warm_python.Popen
             streams = dict(zip(("stdin", "stdout", "stderr"), files, strict=True))
-            process = popen([sys.executable, *start, *words[1:]], cwd=cwd, env=env, **streams)
+            process = warm_python.popen()([sys.executable, *start, *words[1:]], cwd=cwd, env=env, **streams)
             for file in files:
                 os.close(file)
             self._running.add(process)

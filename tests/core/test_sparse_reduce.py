@@ -103,7 +103,7 @@ def test_what_is_sent_is_what_is_updated_and_training_stays_as_it_is(world: int)
     ranks = []
     for rank in range(world):
         words = [sys.executable, "-c", setup + PROCESS, str(rank), str(world), str(port)]
-        start = warm_python.Popen if warm_python.server() else subprocess.Popen
+        start = warm_python.popen()
         ranks.append(start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT, text=True))
     outputs = [process.communicate(timeout=100)[0] for process in ranks]
     assert [process.returncode for process in ranks] == [0] * world, "\n".join(outputs)

@@ -11,7 +11,7 @@ from pathlib import Path
 import miniature
 import pytest
 from fairseq_runs import environment
-from recipe_runs import wff
+from recipe_runs import finished, wff
 
 from weighted_freezing_fairseq.__main__ import build_parser
 
@@ -27,9 +27,7 @@ def test_each_value_is_scored_on_the_validation_set_and_once(tmp_path):
 
     def tune(*words):
         call = [sys.executable, SCRIPTS / "tune.py", "--data", "data", "--out", "tune", "--csv", "tune.csv", *words]
-        return subprocess.run(
-            list(map(str, call)), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=600
-        )
+        return finished(call, cwd=tmp_path, env=environment())
 
     words = ["--methods", "standard", *(word for setting in SHORT for word in ("--set", setting))]
     done = tune(*words)
