@@ -141,6 +141,6 @@ def draw_growth(rows: Sequence[CsvRow], picture: Path, options: Options) -> None
             for axis, measure in ((time, "update time"), (memory, "peak memory")):
                 axis.set(xlabel=varied, ylabel=f"{measure}\n(standard = 1)")
                 axis.set_xscale("log" if values[-1] > _LINEAR_RANGE * values[0] else "linear")
-                axis.set_xticks(values, [f"{x / 1e6:.3g} M" if x >= 1e6 else f"{x:.6g}" for x in values])
+                axis.set_xticks(values, [f"{x / 1e6:.3g} M" if x >= 1e5 else f"{x:.6g}" for x in values])
                 axis.minorticks_off()
         drawing.start_at_zero(axes)
