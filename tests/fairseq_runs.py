@@ -1,6 +1,7 @@
 """Runs of the real fairseq commands on a toy model, and what tests ask of their logs and checkpoints."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -29,8 +30,11 @@ model:
 criterion: {_name: label_smoothed_cross_entropy, label_smoothing: 0.1}
 """
 TOY_RUN = """--lr 0.01 --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --max-tokens 120
-  --required-batch-size-multiple 1 --num-workers 0 --cpu --log-format json --log-interval 1
+  --required-batch-size-multiple 1 --num-workers 0 --log-format json --log-interval 1
   --no-epoch-checkpoints --disable-validation --dropout 0.1""".split()
+ON_GPU = os.environ.get("WFF_TEST_DEVICE") == "cuda"  # trainings on the GPU: scripts/gpu.sh
+if not ON_GPU:
+    TOY_RUN.append("--cpu")
 PRECISIONS = {
     "fp32": [],
     "fp16": ["--fp16", "--fp16-no-flatten-grads", "--fp16-init-scale", "4"],
@@ -39,6 +43,8 @@ PRECISIONS = {
     "memory-efficient-bf16": ["--memory-efficient-bf16"],
     "amp": ["--amp"],
 }
+if ON_GPU:  # fairseq flattens nowhere else
+    PRECISIONS["flat-fp16"] = ["--fp16", "--fp16-init-scale", "4"]
 
 
 # fairseq 0.12.2 saves a number that it never sets, and copies of weights that it makes when it loads a checkpoint.

@@ -31,11 +31,12 @@ SIZES = [(1,), (7,), (33, 31), (1024,), (1025,), (40, 50), (3,)]
 UPDATES = 4
 
 
-def trained(base, row, settings, decay=0.1, special=True):
+def trained(base, row, settings, decay=0.1, special=True, device="cpu"):
     """Weights, gradients, averages and the base's state after a few updates; an odd length is cut, as long ones are."""
     generator = torch.Generator().manual_seed(1)
-    parameters = [nn.Parameter(torch.randn(size, generator=generator) * 0.1) for size in SIZES]
-    flat = nn.Parameter(torch.randn(5000, generator=generator) * 0.1)  # two slots lie in it, with gaps around
+    parameters = [nn.Parameter((torch.randn(size, generator=generator) * 0.1).to(device)) for size in SIZES]
+    # Two slots lie in it, with gaps around.
+    flat = nn.Parameter((torch.randn(5000, generator=generator) * 0.1).to(device))
     first = {"params": parameters[:3], "lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": 0.0}
     second = {"params": [*parameters[3:], flat], "lr": 0.001, "betas": (0.9, 0.98)}
     slots = [Slot(str(index), p, p.shape) for index, p in enumerate(parameters[:-1])]
@@ -49,7 +50,7 @@ def trained(base, row, settings, decay=0.1, special=True):
     for update in range(UPDATES):
         for p in (*parameters, flat):
             scale = torch.randn(p.shape, generator=generator).exp() * 1e-3
-            p.grad = torch.randn(p.shape, generator=generator) * scale
+            p.grad = (torch.randn(p.shape, generator=generator) * scale).to(device)
         parameters[4].grad = None if update == 2 else parameters[4].grad
         parameters[3].grad[100:300] = 0
         if special and update == 3:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (path for folder in ("scripts", ".ci") for path in (ROOT / folder).rglob("*") if path.is_file())
 SCRIPTS = sorted(path for path in FILES if path.suffix != ".py")
-NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative", "slurm", "slurm_cell", "wff")
+NAMES = ("setup", "test", "quickstart", "adapt", "self_distill", "prune_iterative", "slurm", "slurm_cell", "wff", "gpu")
 NAMES += ("prepare", "train", "evaluate", "reproduce", "iwslt14/reproduce", "lowresource/reproduce", "wmt17/reproduce")
 KNOWN = {*(f"scripts/{name}.sh" for name in NAMES), ".ci/run"}
 ids = [str(path.relative_to(ROOT)) for path in SCRIPTS]

@@ -2,7 +2,7 @@
 # The low-resource study: methods on the first pairs of Multi30k, where standard training overfits. Prepares the data,
 # trains and scores every run, and prints the tables. Protocol and results: docs/results.md.
 #
-#   bash scripts/lowresource/reproduce.sh [PART] --archive ~/multi30k [--limit 3000] [--jobs N] [--dry-run]
+#   bash scripts/lowresource/reproduce.sh [PART] --archive ~/multi30k [--limit 3000] [--jobs N] [--dry-run] [--here]
 #
 # PART is one of
 #   methods   (default) seeds 1 to 5 of standard, intra_distillation, r_drop, weighted_freeze and weighted_freeze_random,
@@ -13,8 +13,8 @@
 #             seeds 1 to 3
 #
 # --limit 3000 (default) trains 1,000 updates, --limit 10000 trains 2,500. A second call reuses finished steps; after a
-# kill it resumes. All other options are those of `wff reproduce`. The settings of the methods were tuned on the
-# validation set by: .venv/bin/python scripts/lowresource/tune.py
+# kill it resumes. --here uses the active python3 as it is, without setup.sh. All other options are those of
+# `wff reproduce`. The settings of the methods were tuned on the validation set by scripts/lowresource/tune.py.
 set -euo pipefail
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 case " $* " in
@@ -25,7 +25,7 @@ refuse() {
     exit 2
 }
 
-part=methods limit=3000 archive=() words=() dry=''
+part=methods limit=3000 archive=() words=() dry='' python=''
 if (($#)) && [[ $1 != -* ]]; then
     part=$1
     shift
@@ -37,6 +37,7 @@ while (($#)); do
         if [[ $1 == --limit ]]; then limit=$2; else archive=(--archive "$2"); fi
         shift
         ;;
+    --here) python=python3 ;;
     --dry-run)
         dry=1
         words+=("$1")
@@ -55,17 +56,22 @@ case $limit in
 *) refuse "there is no study of $limit pairs, but of 3000 and 10000" ;;
 esac
 
-wff=$here/../../.venv/bin/wff data=data/lowresource-$limit runs=runs/lowresource-$limit
+data=data/lowresource-$limit runs=runs/lowresource-$limit
+if [[ -z $python ]]; then
+    bash "$here/../setup.sh"
+    wff() { "$here/../../.venv/bin/wff" "$@"; }
+else
+    wff() { "$python" -m weighted_freezing_fairseq "$@"; }
+fi
 # study OUT UPDATES METHODS SEEDS [WORD ...]
 study() {
     local settings=()
     ((limit == 3000 && $2 == 1000)) || settings=(--set "optimization.max_update=$2")
     ((every == 50)) || settings+=(--set "dataset.validate_interval_updates=$every" --set "checkpoint.save_interval_updates=$every")
-    "$wff" reproduce multi30k --configs "$here/../../configs/lowresource" --data "$data" --choices best --out "$1" \
+    wff reproduce multi30k --configs "$here/../../configs/lowresource" --data "$data" --choices best --out "$1" \
         --methods "$3" --seeds "$4" ${settings[@]+"${settings[@]}"} "${@:5}" ${words[@]+"${words[@]}"}
 }
-bash "$here/../setup.sh"
-"$wff" prepare multi30k --langs de --limit "$limit" --pieces 2000 --out "$data" ${archive[@]+"${archive[@]}"} ${dry:+--dry-run}
+wff prepare multi30k --langs de --limit "$limit" --pieces 2000 --out "$data" ${archive[@]+"${archive[@]}"} ${dry:+--dry-run}
 case $part in
 methods)
     study "$runs" "$updates" standard,intra_distillation,r_drop,weighted_freeze,weighted_freeze_random 1-5
@@ -78,12 +84,12 @@ figures)
     study "$runs-importance" "$updates" intra_distillation 1 --set common.log_importance=50
     [[ -z $dry ]] || exit 0
     cells=$runs/clean/de-en importance=$runs-importance/clean/de-en out=$runs/figures
-    "$wff" plot curves "$cells"/{standard,intra_distillation,r_drop}-{1,2,3} --out "$out"
-    "$wff" plot curves "$cells"/intra_distillation_{adaptive,constant}-{1,2,3} --show loss,nll_loss --out "$out/alpha"
-    "$wff" plot passes "$cells"/{standard,intra_distillation{,_2,_4,_5}}-{1,2,3} --out "$out"
-    "$wff" plot importance "$importance"/{standard,intra_distillation}-1 --out "$out"
-    "$wff" sensitivity "$cells"/{standard,intra_distillation,weighted_freeze}-{1,2,3} --scope linear --out "$out/balance"
-    "$wff" prune "$cells"/{standard,intra_distillation}-1 --method sensitivity --fractions 0:0.9:0.1 \
+    wff plot curves "$cells"/{standard,intra_distillation,r_drop}-{1,2,3} --out "$out"
+    wff plot curves "$cells"/intra_distillation_{adaptive,constant}-{1,2,3} --show loss,nll_loss --out "$out/alpha"
+    wff plot passes "$cells"/{standard,intra_distillation{,_2,_4,_5}}-{1,2,3} --out "$out"
+    wff plot importance "$importance"/{standard,intra_distillation}-1 --out "$out"
+    wff sensitivity "$cells"/{standard,intra_distillation,weighted_freeze}-{1,2,3} --scope linear --out "$out/balance"
+    wff prune "$cells"/{standard,intra_distillation}-1 --method sensitivity --fractions 0:0.9:0.1 \
         --reference "$data/clean/de-en/raw/test.en" --out "$out/pruning"
     ;;
 freezing)
@@ -95,6 +101,6 @@ freezing)
                 --set "model.encoder.layers=$layers" --set "model.decoder.layers=$layers"
         done
     done
-    [[ -n $dry ]] || "$wff" report "$runs-freezing" --table runs
+    [[ -n $dry ]] || wff report "$runs-freezing" --table runs
     ;;
 esac

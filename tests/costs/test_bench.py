@@ -18,6 +18,7 @@ from locked import waits_for
 from recipe_runs import wff
 
 from weighted_freezing_fairseq.__main__ import main
+from weighted_freezing_fairseq.costs.bench import tables_here
 from weighted_freezing_fairseq.costs.cases import VARIANTS, Case, cases, variant
 from weighted_freezing_fairseq.costs.measure import _quartiles, _ratios, _transient_bytes
 from weighted_freezing_fairseq.costs.results import Cost, worse_than
@@ -240,6 +241,13 @@ def test_processes_that_wait_for_each_other_are_measured(tmp_path):
     assert [row["method"] for row in rows] == ["standard", "weighted_freeze", "self_distillation"]
     assert {row["size"] for row in rows} == {"toy, processes 2"}
     assert all(0 < float(row["bound_seconds"]) < float(row["update_seconds"]) for row in rows)
+
+
+def test_all_tables_are_those_that_the_gpus_suffice_for(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert list(tables_here("cpu")) == list(TABLES)
+    assert set(TABLES) - set(tables_here("cuda")) == {"processes"}
+    assert "table processes is left out: it needs 2 GPUs, and torch sees 1" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 98, reason="so many GPUs")

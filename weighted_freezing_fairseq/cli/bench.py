@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--rounds must be at least 1, got {args.rounds}; type --rounds 15")
     if args.table:
         _refuse_with_table(args)
-        names = list(TABLES) if "all" in args.table else list(dict.fromkeys(args.table))
+        names = list(bench.tables_here(settings.device) if "all" in args.table else dict.fromkeys(args.table))
         for text in bench.publish(names, args.out, settings, args.rounds, _command(args.words)):
             print(text)
         return 0

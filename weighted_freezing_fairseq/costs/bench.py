@@ -80,6 +80,19 @@ def measure_table(table: CostTable, settings: Settings) -> list[Cost]:
     return rows
 
 
+def tables_here(device: str) -> Iterator[str]:
+    """The published tables that this machine can measure: a process needs a GPU of its own."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    for table in TABLES.values():
+        needed = max(case.processes for case in cases(table.sizes, table.vary))
+        if device == "cuda" and needed > gpus:
+            say(f"table {table.name} is left out: it needs {needed} GPUs, and torch sees {gpus}")
+        else:
+            yield table.name
+
+
 def publish(names: Sequence[str], out: Path, settings: Settings, rounds: int | None, command: str) -> Iterator[str]:
     """Measure published tables that are not in `out` yet, each into a folder of its name; yields their Markdown.
 
