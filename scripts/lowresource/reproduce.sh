@@ -10,7 +10,7 @@
 #   figures   after methods: intra_distillation with other numbers of passes and the paper's alpha, seeds 1 to 3; then
 #             learning curves, BLEU by passes, balance of the parameters and pruning curves, in runs/.../figures
 #   freezing  standard training and three kinds of freezing at two learning rates and two depths, for 20 epochs or more,
-#             seeds 1 to 3
+#             seeds 1 to 3; a fourth kind, which undoes whole updates, in the first of these cells
 #
 # --limit 3000 (default) trains 1,000 updates, --limit 10000 trains 2,500. A second call reuses finished steps; after a
 # kill it resumes. --here uses the active python3 as it is, without setup.sh. All other options are those of
@@ -96,7 +96,7 @@ freezing)
     for layers in 2 4; do
         for rate in 0.004 0.008; do
             methods=weighted_freeze,weighted_freeze_smooth,weighted_freeze_random
-            if [[ $rate == 0.004 ]]; then methods=$methods,weighted_freeze_update; fi
+            if [[ $layers-$rate == 2-0.004 ]]; then methods=$methods,weighted_freeze_update; fi
             study "$runs-freezing/$layers-$rate" "$longer" "$methods" 1-3 --set "optimization.lr=[$rate]" \
                 --set "model.encoder.layers=$layers" --set "model.decoder.layers=$layers"
         done
