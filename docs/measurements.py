@@ -60,13 +60,29 @@ def variants(table: str, head: str, methods: Mapping[str, str]) -> str:
     runs = [run for run in read_rows(f"results/{table}.csv") if run["seed"] in ("1", "2", "3")]
     lines = [f"| {head} | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |", "|---" * 5 + "|"]
     for name, method in methods.items():
-        first, second = (
-            [run for run in runs if (run["method"], run["test"]) == (method, test)]
-            for test in ("test_2016_flickr", "test_2017_flickr")
-        )
-        cells = [name, over_runs(first, "bleu"), over_runs(second, "bleu")]
-        cells += [over_runs(first, column) for column in ("valid_nll", "train_nll")]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {on_both_tests([run for run in runs if run['method'] == method])} |")
+    return "\n".join(lines)
+
+
+def on_both_tests(runs: list[dict[str, str]]) -> str:
+    """The cells of a row: BLEU on either test set, and the losses."""
+    first, second = ([run for run in runs if run["test"] == test] for test in ("test_2016_flickr", "test_2017_flickr"))
+    measured = [(first, "bleu"), (second, "bleu"), (first, "valid_nll"), (first, "train_nll")]
+    return " | ".join(over_runs(of_test, column) for of_test, column in measured)
+
+
+def freezing(table: str) -> str:
+    """A row for each learning rate, depth and method: means over the seeds."""
+    runs = read_rows(f"results/{table}.csv")
+    lines = [
+        "| learning rate | layers | method | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |",
+        "|---" * 7 + "|",
+    ]
+    for changed, method in dict.fromkeys((run["changed"], run["method"]) for run in runs):
+        settings = dict(assignment.split("=") for assignment in changed.split())
+        head = [settings["optimization.lr"].strip("[]"), settings["model.encoder.layers"], f"`{method}`"]
+        of_row = [run for run in runs if (run["changed"], run["method"]) == (changed, method)]
+        lines.append(f"| {' | '.join(head)} | {on_both_tests(of_row)} |")
     return "\n".join(lines)
 
 
@@ -167,20 +183,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
             "5": "intra_distillation_constant",
         },
     ),
-    "freezing lowresource-3000": lambda: variants(
-        "lowresource-3000/freezing",
-        "method",
-        {
-            f"`{method}`": method
-            for method in (
-                "standard",
-                "weighted_freeze",
-                "weighted_freeze_smooth",
-                "weighted_freeze_random",
-                "weighted_freeze_update",
-            )
-        },
-    ),
+    "freezing lowresource-3000": lambda: freezing("lowresource-3000/freezing"),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
     "pruned lowresource-3000": lambda: pruned("lowresource-3000"),
     "costs quick": lambda: costs(
