@@ -16,7 +16,7 @@ ruff, shellcheck, mypy, import-linter, mkdocs, then pytest. Runs scripts/setup.s
 
   --here       use the active environment (see scripts/setup.sh --here)
   --venv DIR   use this environment instead of .venv
-  --quick      skip the tests marked slow
+  --quick      skip the tests that start fairseq or take a second: two minutes on 2 cores
   --           pass the remaining options to pytest: $SELF --quick -- -k doctor -x
 
 Exit status 1 if any step failed.

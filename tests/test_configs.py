@@ -286,6 +286,7 @@ def sentences(tmp_path_factory):
     return tiny_sentences.write(tmp_path_factory.mktemp("sentences"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in YAMLS if path.parts[0] in LABELLED], ids=str)
 def test_every_yaml_of_labelled_sentences_is_a_training(path: Path, sentences):
     given = "common.cpu=true checkpoint.save_dir=unused task.num_classes=3 task.max_positions=40 criterion.alpha=1.5"
@@ -312,6 +313,7 @@ PARTS = {path for size in ("small", "base") for path in YAMLS if path.parts[:2] 
 PARTS -= {path for path in PARTS if path.stem in ("standard", "switch_transformer")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in YAMLS if p.parts[0] not in LABELLED and p not in PARTS], ids=str)
 def test_every_yaml_is_a_training(path: Path):
     config = CONFIGS / path

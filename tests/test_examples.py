@@ -22,6 +22,7 @@ def accuracy(process):
     return float(re.search(r"accuracy (\S+) on \d+ new sentences", output)[1])
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own_learns():
     assert accuracy(start("own_loop", "--method", "weighted_freeze", "--steps", 120)) > 0.9
 

@@ -578,6 +578,7 @@ def limited() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what is in memory")
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_broken_file_is_one_line_or_no_matter(name, watch, tmp_path, monkeypatch):

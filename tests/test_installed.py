@@ -71,6 +71,7 @@ def _copy(goal):
     return goal
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_yaml(installed):
     inside = installed.site / "weighted_freezing_fairseq/configs"
     names = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml")}
@@ -130,6 +131,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 def test_no_command_shows_a_traceback(installed):
     done = installed("python", "-c", CALLS, input="\n".join(REAL))
     lines = done.stdout.splitlines()

@@ -120,6 +120,7 @@ def test_a_wrong_call_is_one_line_and_status_2(script, words, named):
     assert f"type: bash {script} --help" in done.stderr
 
 
+@pytest.mark.slow
 def test_setup_has_nothing_to_do_in_a_complete_environment(tmp_path):
     here = ("--here", "--python", sys.executable)
     complete = bash("scripts/setup.sh", *here, "--check", cwd=tmp_path)
@@ -227,6 +228,7 @@ def test_a_recipe_works_where_it_was_typed(tmp_path):
     assert done.stdout.splitlines() == [str(tmp_path.resolve()), *typed], done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".venv/bin/wff").exists(), reason="needs the environment of scripts/setup.sh")
 def test_a_matrix_becomes_arrays_of_jobs_that_wait_for_each_other(tmp_path):
     sbatch = tmp_path / "bin/sbatch"

@@ -71,6 +71,7 @@ def extensions(wheel: Path) -> set[str]:
 NOWHERE = {"PIP_FIND_LINKS": "/nonexistent"}  # nothing can be downloaded
 
 
+@pytest.mark.slow
 def test_extensions_against_torch_are_left_out_and_the_wheel_is_built_once(wheel_of, tmp_path):
     wheel = path_from(wheel_of())
     assert extensions(wheel) == {"plain"}
@@ -86,6 +87,7 @@ def test_full_has_all_extensions_and_a_wheel_of_its_own(wheel_of):
     assert path_from(wheel_of(**NOWHERE)) == plain and path_from(wheel_of(REQUIREMENT, "--full", **NOWHERE)) == full
 
 
+@pytest.mark.slow
 def test_a_broken_wheel_and_a_half_made_one_are_not_used(wheel_of):
     wheel = path_from(wheel_of())
     content, middle = wheel.read_bytes(), wheel.stat().st_size // 2
@@ -100,6 +102,7 @@ def test_a_broken_wheel_and_a_half_made_one_are_not_used(wheel_of):
         assert not left.exists()
 
 
+@pytest.mark.slow
 def test_of_two_at_once_one_builds(wheel_of):
     processes = [wheel_of(), wheel_of()]
     output = [process.communicate(timeout=600) for process in processes]
@@ -107,6 +110,7 @@ def test_of_two_at_once_one_builds(wheel_of):
     assert sorted(stderr.count("Successfully built") for _, stderr in output) == [0, 1]
 
 
+@pytest.mark.slow
 def test_without_a_writable_cache_the_wheel_stays_in_the_environment(wheel_of, tmp_path):
     (tmp_path / "cache").write_text("a file")
     process = wheel_of()

@@ -66,6 +66,7 @@ def by_hand(trained, ids, together=1):
     return {name: total / len(ids) for name, total in totals.items()}
 
 
+@pytest.mark.slow
 def test_per_sample_equals_single_sentences(wff, model, caplog):
     said = wff("--samples", 50)
     assert "per-sample Fisher information from 50 sentences of train\n" in said
@@ -112,6 +113,7 @@ def test_log_likelihood_is_the_plain_sum_over_tokens(model):
         torch.testing.assert_close(value, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--max-tokens", 30], ["--memory", 1], ["--processes", 2]], ids=lambda w: w[0])
 @pytest.mark.parametrize("estimator", ["per-sample", "sampled"])
 def test_how_it_is_computed_does_not_matter(wff, estimator, words):
@@ -259,6 +261,7 @@ def test_parts_of_other_settings_are_not_used(wff, other, caplog):
     assert all(torch.equal(whole[name], found[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
     from weighted_freezing_fairseq.analysis import fisher_sums
 

@@ -137,6 +137,7 @@ def test_the_expectation_over_all_classes_is_that_by_hand(wff, model):
     assert (gold - wanted[name]).abs().max() > 0.1 * wanted[name].max()  # another quantity
 
 
+@pytest.mark.slow
 def test_draws_from_the_model_tend_to_the_expectation(wff):
     wff("--estimator", "expected", "--samples", 10)
     wff("--estimator", "sampled", "--draws", 150, "--samples", 10, out="drawn.pt")

@@ -77,6 +77,7 @@ def zeros(model: dict) -> dict[str, int]:
 # Once ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.3, 0.65])
 @pytest.mark.parametrize("method", ONCE)
 def test_exactly_k_weights_of_the_scope_are_zero_and_nothing_else_changed(wff, toy_data, state, method, fraction):

@@ -164,6 +164,7 @@ def test_the_sample_is_a_tenth_without_the_largest_and_has_an_upper_bound(traine
 # The command --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_call_leaves_table_samples_and_pictures_and_the_same_seed_gives_the_same_bits(wff, request, tmp_path):
     said = wff()
     assert "checkpoint_last  std " in said.out and said.out.endswith(f"wrote {wff.out}/\n")

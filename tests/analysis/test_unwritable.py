@@ -42,6 +42,7 @@ def test_a_write_that_does_not_know_where_names_the_folder_of_temporary_files():
     assert explain(OSError(errno.EIO, "Input/output error")) is None and explain(RuntimeError()) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["not writable", "not to be made", "no room"])
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(public, tmp_path, command, kind):

@@ -145,6 +145,7 @@ def test_a_closed_pipe_is_no_error():
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "utf8"), [("bücher", False), (b"b\xfccher", True)])
 def test_names_that_are_not_read_as_utf8_are_refused_in_one_line(tmp_path, name, utf8):
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": str(int(utf8)), "PYTHONCOERCECLOCALE": "0"}

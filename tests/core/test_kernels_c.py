@@ -159,12 +159,14 @@ print(load())
 """
 
 
+@pytest.mark.slow
 def test_compiles_once_into_the_cache_and_loads_from_it(tmp_path):
     first, second = run_fresh(LOAD, tmp_path), run_fresh(LOAD, tmp_path, PATH="")
     assert "CDLL" in first.stdout and "CDLL" in second.stdout, first.stderr + second.stderr
     assert len(list(tmp_path.rglob("*.so"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
@@ -193,6 +195,7 @@ print("stepped")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "reason"),
     [
@@ -211,6 +214,7 @@ def test_without_a_cache_folder_torch_takes_over_with_one_line_in_the_log(tmp_pa
     assert reason in done.stderr and "XDG_CACHE_HOME" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_switched_off_by_hand(tmp_path):
     assert run_fresh(LOAD, tmp_path, WFF_NATIVE="0").stdout.strip() == "None"
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import pytest
 CASES = Path(__file__).with_name("triton_cases.py")
 
 
+@pytest.mark.slow
 def test_the_kernels_of_triton_are_welded_to_those_of_c_and_to_torch():
     pytest.importorskip("triton", reason="Triton is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(CASES)]
@@ -37,6 +38,7 @@ def compiled(kernel, capability, **constants):
     return triton.compile(given, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False}).asm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [70, 80, 90])
 def test_gpus_compute_as_the_kernels_say(capability, monkeypatch, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed")

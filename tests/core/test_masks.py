@@ -64,6 +64,7 @@ def test_every_byte_value_is_equally_frequent():
     assert chi2 < 255 + 5 * math.sqrt(2 * 255)
 
 
+@pytest.mark.slow
 def test_keys_differ_by_seed_update_and_name_but_not_by_process():
     keys = {stream_key(s, u, n) for s in (1, 2) for u in (1, 2, 12) for n in ("a", "b", "2\na")}
     assert len(keys) == 18

@@ -18,6 +18,7 @@ def test_no_file_names_fairseq(path):
     assert not re.search("fairseq|--(importance|fish|lfr|sage|freeze|fp16|bf16|memory|ddp)", text, re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_a_guided_step_imports_no_fairseq():
     code = """
 import sys, torch

@@ -85,6 +85,7 @@ def test_every_layer_has_exactly_the_scheduled_zeros_and_keeps_them(optimizer):
     assert len(others) == 9 and all((p != 0).any() for p in others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("schedule", PRUNE_SCHEDULES)
 def test_every_method_reaches_the_target_and_goes_on_learning(method, schedule):
@@ -129,6 +130,7 @@ def test_nothing_is_touched_before_the_first_pruning_step():
     assert not pruning.kept_tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("updates", [3, 5, 12])
 def test_a_resumed_run_is_an_uninterrupted_one(method, updates, tmp_path):

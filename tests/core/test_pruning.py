@@ -206,6 +206,7 @@ def test_exactly_k_are_pruned_under_ties_and_none_is_larger_than_one_that_is_kep
             assert ties.diff().le(0).all()  # of equal scores the first are kept
 
 
+@pytest.mark.slow
 @given(VALUES, st.lists(st.floats(0, 1), min_size=2, max_size=4), st.randoms(use_true_random=False))
 @pytest.mark.parametrize("method", ["magnitude", "lamp"])
 def test_what_is_pruned_stays_so_whatever_its_score_becomes(method, values, shares, rng):

@@ -85,6 +85,7 @@ class NotOnlyAWrapper(Wrapper):
         self.fc = nn.Linear(4, 4)
 
 
+@pytest.mark.slow
 def test_wrappers_leave_no_trace_in_names():
     plain, inside = Tied(), Tied()
     names = [entry.aliases for entry, _ in catalogue(plain)]

@@ -94,6 +94,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_what_is_sent_is_what_is_updated_and_training_stays_as_it_is(world: int):
     with socket.socket() as free:

@@ -49,6 +49,7 @@ def test_ratios_are_taken_within_a_round():
     assert _quartiles([7.0]) == (7.0, 7.0, 7.0)
 
 
+@pytest.mark.slow
 def test_a_real_measurement(tmp_path):
     for path in CONFIGS.glob("*.yaml"):
         (tmp_path / path.name).write_text(path.read_text())
@@ -146,6 +147,7 @@ def bench(capsys):
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 def test_published_tables_are_measured_once_each(tmp_path, monkeypatch, bench):
     table = CostTable("tiny", "what little there is", ["standard", "weighted_freeze"], ("toy",), "sentences=2,3", 1)
@@ -191,6 +193,7 @@ def test_a_table_that_was_killed_while_it_was_written_is_measured_again(tmp_path
     assert counted[0] == counted[1] and len(counted[0]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of fairseq's trainer, in this process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_the_memory_of_a_case_is_given_back(bench):
@@ -230,6 +233,7 @@ def test_a_published_table_is_of_what_there_is(table):
     assert len(cases(table.sizes, table.vary)) == len(table.sizes) * (table.vary or "").count(",") + len(table.sizes)
 
 
+@pytest.mark.slow
 def test_processes_that_wait_for_each_other_are_measured(tmp_path):
     # self_distillation reads a file that is made for the measurement
     words = ["bench", "--methods", "weighted_freeze,self_distillation", "--configs", CONFIGS, "--size", "toy"]
@@ -279,6 +283,7 @@ def test_a_measurement_writes_nothing_into_the_working_directory(tmp_path, monke
     assert list(tmp_path.iterdir()) == [config]
 
 
+@pytest.mark.slow
 def test_another_precision_is_measured(tmp_path):
     words = ["bench", "--methods", "sage", "--size", "toy", "--vary", "sentences=3", "--rounds", 1, "--json"]
     done = wff(*words, "--precision", "bf16", "--check", tmp_path / "bench.csv")

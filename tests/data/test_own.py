@@ -89,6 +89,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_every_form_of_the_same_pairs_gives_the_same_bytes(files, tmp_path):
     plain = contents(prepared(tmp_path, files, [files / "a.de", files / "a.en"], name="plain"))
     assert plain["raw/test.en"].decode() == text(TESTS["en"])

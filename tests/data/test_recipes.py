@@ -316,6 +316,7 @@ def test_a_test_pair_with_an_empty_side_stays_and_is_told(tmp_path, texts, capsy
     assert written(job.folder / "text/test.en")[-3:] == ["a", "", "c"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     peaks = []
     for count in (10_000, 20_000):

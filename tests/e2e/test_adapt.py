@@ -26,7 +26,6 @@ def test_a_twin_differs_in_its_method_and_its_learning_rate_only():
         assert {**cfg["optimization"], "lr": 0} == {**standard["optimization"], "lr": 0}
 
 
-@pytest.mark.slow
 def test_from_nothing_to_a_table_of_two_domains_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     for method in METHODS:

@@ -101,7 +101,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(fairseq: Fairseq, method: str):
 @pytest.mark.parametrize("method", ["magnitude", "l0", "sensitivity", "wanda", "platon"])
 @pytest.mark.parametrize(
     "mode",
-    [m if m in ("fp16", "bf16") else pytest.param(m, marks=pytest.mark.slow) for m in PRECISIONS if m != "fp32"],
+    [m for m in PRECISIONS if m != "fp32"],
 )
 def test_zeros_are_exact_in_every_precision(fairseq: Fairseq, mode: str, method: str):
     flags = [*ADAM, *PRUNE, method, *PRECISIONS[mode], "--clip-norm", 1, "--update-freq", 2]

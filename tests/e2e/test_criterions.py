@@ -195,7 +195,7 @@ def test_ewc_with_a_snapshot_stays_near_the_old_task(fairseq: Fairseq, teacher: 
 @every_row
 @pytest.mark.parametrize(
     "mode",
-    [m if m in ("fp16", "bf16") else pytest.param(m, marks=pytest.mark.slow) for m in PRECISIONS if m != "fp32"],
+    [m for m in PRECISIONS if m != "fp32"],
 )
 def test_every_precision_trains(fairseq: Fairseq, flags_of, row: str, mode: str):
     output = fairseq.train(

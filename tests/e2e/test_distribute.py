@@ -45,7 +45,6 @@ def model_of(path):
     return read_checkpoint(path)[1]
 
 
-@pytest.mark.slow
 def test_one_worker_trains_as_fish_mask_does_alone(words, tmp_path, toy_data, trained):
     """Two rounds of three updates are six updates, bit for bit, with the optimizer's state and the learning rate."""
     typed(*words, "--workers", 1, "--rounds", 2, "--local-updates", 3, "--out", tmp_path / "one")
@@ -64,7 +63,6 @@ def test_one_worker_trains_as_fish_mask_does_alone(words, tmp_path, toy_data, tr
     assert any(not torch.equal(tensor, wanted["model"][name]) for name, tensor in model_of(trained).items())
 
 
-@pytest.mark.slow
 def test_workers_add_up_what_they_changed_inside_their_masks_through_a_kill(words, tmp_path, toy_data, trained):
     words += ["--workers", 2, "--rounds", 2, "--local-updates", 2]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -98,7 +96,6 @@ def test_workers_add_up_what_they_changed_inside_their_masks_through_a_kill(word
     assert sizes == [150, 150]
 
 
-@pytest.mark.slow
 def test_of_equal_masks_the_mean_is_taken(words, tmp_path, trained):
     typed(*words, "--workers", 2, "--rounds", 1, "--local-updates", 2, "--masks", "equal", "--out", tmp_path / "equal")
     base, found = model_of(trained), model_of(tmp_path / "equal/round-1/merged.pt")

@@ -26,7 +26,6 @@ def _can_mount():
     return shutil.which("unshare") and subprocess.run(["unshare", "-m", "sh", "-c", script]).returncode == 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not _can_mount(), reason="a disk can be mounted by root on Linux only")
 def test_a_full_disk_is_named_and_the_same_command_completes_when_there_is_room(fairseq, tmp_path):
     checkpoints = []

@@ -64,7 +64,6 @@ def words_of(place, *more):
     return [*words, "--encoder", place / "roberta.base", "--device", "cpu", *more]
 
 
-@pytest.mark.slow
 def test_a_task_from_files_to_tables_through_a_kill(place):
     """One test, since the processes that share out tests would each train."""
     cells = place / "runs/roberta/rte"
@@ -137,7 +136,6 @@ def predictions_are_those_of_the_checkpoint(place, run):
     assert not (run / "scores/test.best.json").exists()
 
 
-@pytest.mark.slow
 def test_mnli_is_scored_on_both_sets_and_predicted_for_both_of_the_server(place):
     typed(*words_of(place, "--task", "MNLI", "--set", "optimization.max_update=2"))
     run = place / "runs/roberta/mnli/standard-1"
@@ -154,7 +152,6 @@ def test_mnli_is_scored_on_both_sets_and_predicted_for_both_of_the_server(place)
     assert "num_classes: 3" in (run / "run.yaml").read_text()
 
 
-@pytest.mark.slow
 def test_a_regression_is_scored_by_its_correlations(place):
     typed(*words_of(place, "--task", "STS-B", "--method", "weighted_freeze", "--set", "optimization.max_update=2"))
     run = place / "runs/roberta/sts-b/weighted_freeze-1"
@@ -167,7 +164,6 @@ def test_a_regression_is_scored_by_its_correlations(place):
     assert max(gold) == 4.5 and "best_checkpoint_metric: pearson" in (run / "run.yaml").read_text()
 
 
-@pytest.mark.slow
 def test_a_fish_mask_is_that_of_the_encoder_with_a_new_classifier(place, capsys):
     """Sung et al. section 2.2: 0.5 % of the numbers, with the whole classifier, and nothing else moves."""
     encoder = labelled_files.roberta(place / "wide/roberta.base", encoder_ffn_embed_dim=1024)
@@ -199,7 +195,6 @@ def test_a_fish_mask_is_that_of_the_encoder_with_a_new_classifier(place, capsys)
     assert found[f"{tuned}/scores/dev.best"]["metric"] == "accuracy"
 
 
-@pytest.mark.slow
 def test_a_table_of_ones_own_is_trained_scored_and_reported(place, capsys):
     header, *lines = labelled_files.glue_file("RTE", "train", 40).splitlines()
     text = "\n".join([header, *(line.replace("not_entailment", "does not follow") for line in lines)]) + "\n"
@@ -222,7 +217,6 @@ def test_a_table_of_ones_own_is_trained_scored_and_reported(place, capsys):
     assert "num_classes: 2" in (run / "run.yaml").read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "write_archives", "languages"), [("xnli", labelled_files.xnli, 15), ("pawsx", labelled_files.paws_x, 7)]
 )
@@ -249,7 +243,6 @@ def test_a_task_is_trained_on_english_and_scored_in_every_language(data, write_a
     assert (cell.method, cell.score) == ("standard", dev["score"])
 
 
-@pytest.mark.slow
 def test_a_model_pruned_on_english_is_scored_in_every_language(tmp_path):
     archives = labelled_files.xglue(tmp_path / "archives", each=9)
     encoder = labelled_files.xlmr(tmp_path / "xlmr.base")

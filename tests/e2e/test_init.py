@@ -3,7 +3,6 @@
 import random
 import shlex
 
-import pytest
 from recipe_runs import wff
 
 from weighted_freezing_fairseq.__main__ import main
@@ -15,7 +14,6 @@ def sentences(rng, count):
     return lines, [line[::-1] for line in lines]
 
 
-@pytest.mark.slow
 def test_every_command_that_is_printed_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = wff("init", "--pair", "xx-yy", "--method", "sage", "--size", "tiny", "--out", "my own").stdout

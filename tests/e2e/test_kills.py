@@ -22,8 +22,6 @@ from recipe_runs import shortened, start, wff
 
 from weighted_freezing_fairseq.__main__ import main
 
-pytestmark = pytest.mark.slow
-
 KILLS = int(os.environ.get("KILLS", 1))
 
 

@@ -201,7 +201,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_spawned_workers_load_the_plugin(cold: Fairseq):
     # What fairseq-train does on several GPUs: the workers start from nothing and get the settings by pickle.
     (cold.folder / "spawn.py").write_text(SPAWN)

@@ -19,7 +19,6 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts/lowresource"
 SHORT = ("optimization.max_update=4", "dataset.validate_interval_updates=2", "checkpoint.save_interval_updates=2")
 
 
-@pytest.mark.slow
 def test_each_value_is_scored_on_the_validation_set_and_once(tmp_path):
     archives = miniature.multi30k(tmp_path / "archives", train=80, others=5)
     words = ["--pairs", "de-en", "--archive", archives, "--out", tmp_path / "data", "--pieces", 150, "--any-counts"]

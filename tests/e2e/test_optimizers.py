@@ -88,9 +88,7 @@ _plain: dict[str, dict] = {}
 
 
 @every_row
-@pytest.mark.parametrize(
-    "base", [b if b in ("adam", "sgd") else pytest.param(b, marks=pytest.mark.slow) for b in BASE_FLAGS]
-)
+@pytest.mark.parametrize("base", BASE_FLAGS)
 def test_neutral_run_is_bit_identical_to_its_base(fairseq: Fairseq, flags_of, base: str, row: str):
     if row != "weighted_freeze" and base not in ("adam", "sgd", "adafactor"):
         pytest.skip("the other bases differ from these in nothing that a row sees; tests/core has them all")
@@ -121,9 +119,7 @@ def disagreement(fairseq: Fairseq, name: str, update: int, seed: int = 1) -> flo
     return wrong / total
 
 
-@pytest.mark.parametrize(
-    "mode", [m if m in ("fp32", "bf16") else pytest.param(m, marks=pytest.mark.slow) for m in PRECISIONS]
-)
+@pytest.mark.parametrize("mode", PRECISIONS)
 def test_every_precision_freezes_the_weights_that_the_mask_names(fairseq: Fairseq, mode: str):
     output = fairseq.train(
         mode, *WF, "--base-optimizer", "sgd" if "memory" not in mode else "nag", "--momentum", 0, "--lr", 0.5,
@@ -138,9 +134,7 @@ def test_every_precision_freezes_the_weights_that_the_mask_names(fairseq: Fairse
 
 
 @pytest.mark.parametrize("row", ["sage", "fish_mask", "lfr_cm"])
-@pytest.mark.parametrize(
-    "mode", [m if m in ("fp32", "bf16") else pytest.param(m, marks=pytest.mark.slow) for m in PRECISIONS]
-)
+@pytest.mark.parametrize("mode", PRECISIONS)
 def test_every_precision_trains_what_the_row_lets_move(fairseq: Fairseq, flags_of, row: str, mode: str):
     output = fairseq.train(
         mode, *flags_of(row), "--weight-decay", 0.1, "--max-update", 5, "--save-interval-updates", 1,

@@ -2,7 +2,6 @@
 
 import random
 
-import pytest
 from recipe_runs import shortened, wff
 
 
@@ -12,7 +11,6 @@ def typed(*words):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_from_files_to_a_translation_and_a_report(tmp_path):
     rng = random.Random(7)
     lines = [
@@ -44,7 +42,6 @@ def test_from_files_to_a_translation_and_a_report(tmp_path):
     assert (tmp_path / "out.yy").read_text() == (methods[0] / "scores/test.best.hyp.txt").read_text()
 
 
-@pytest.mark.slow
 def test_three_languages_into_one_are_one_model_that_is_scored_on_each(tmp_path):
     rng = random.Random(3)
     data, runs, configs = (tmp_path / name for name in ("data", "runs", "configs"))

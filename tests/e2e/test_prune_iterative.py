@@ -15,7 +15,6 @@ from weighted_freezing_fairseq.studies.prune_iterative import Child, alignment, 
 from weighted_freezing_fairseq.workspace.runs import Run
 
 
-@pytest.mark.slow
 def test_from_nothing_to_a_table_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     parent = shortened("toy/standard.yaml", tmp_path / "parent", updates=6, every=6, log_interval=2)
@@ -51,7 +50,6 @@ def test_from_nothing_to_a_table_and_again(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pt")} == before
 
 
-@pytest.mark.slow
 def test_a_model_of_all_languages_is_pruned_on_one_and_scored_on_all(tmp_path):
     parent = shortened("prune/many_to_one.yaml", tmp_path / "parent", updates=4, every=4, log_interval=2)
     shortened("prune/alignreg.yaml", tmp_path / "configs", updates=4, every=4, log_interval=2)

@@ -94,7 +94,6 @@ def test_every_method_has_a_purpose():
     assert set(PURPOSES) == set(methods_in(CONFIGS / "toy", CONFIGS / "adapt"))
 
 
-@pytest.mark.slow
 def test_from_nothing_to_a_table_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     for path in ("toy/standard.yaml", "adapt/fish_mask.yaml"):

@@ -38,7 +38,6 @@ def words_of(data, configs, runs):
     return ["multi30k", "--data", data, "--configs", configs, "--out", runs, "--device", "cpu"]
 
 
-@pytest.mark.slow
 def test_a_matrix_from_archives_to_tables(data, configs, tmp_path, monkeypatch):
     """One test, since the processes that share out tests would each train it."""
     monkeypatch.setenv("SLURM_JWT", "hunter2")

@@ -11,7 +11,6 @@ from weighted_freezing_fairseq.scoring.scores import Score
 from weighted_freezing_fairseq.studies.self_distill import generations, table, teachers_of
 
 
-@pytest.mark.slow
 def test_from_nothing_to_a_table_of_rounds_and_again(tmp_path):
     configs, out = tmp_path / "configs", tmp_path / "a run"
     for method in ("standard", "self_distillation"):

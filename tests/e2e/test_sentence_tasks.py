@@ -82,9 +82,9 @@ def test_a_neutral_run_is_bit_identical_to_sentence_prediction_with_its_reports(
     assert mine == its and "valid_accuracy" in mine and ("valid_mcc" in mine) == ("--report-mcc" in REPORTED)
 
 
-@pytest.mark.parametrize("row", [pytest.param("intra_distillation", marks=pytest.mark.slow), "ewc"])
+@pytest.mark.parametrize("row", ["intra_distillation", "ewc"])
 def test_a_run_that_goes_on_from_its_middle_is_an_uninterrupted_one(sentences: Sentences, row: str):
-    """The slow one after a kill, too."""
+    """intra_distillation after a kill, too."""
     flags = {
         "intra_distillation": [*INTRA, "--optimizer", "weighted_freeze"],
         "ewc": ["--criterion", "ewc", "--ewc-lambda", 50, "--optimizer", "sage"],
@@ -122,7 +122,6 @@ def test_two_processes_equal_one_with_twice_the_update_freq_and_gather_predictio
     assert best[0] == pytest.approx(best[1], abs=0.11) and last(output)["mse_loss"] > 0
 
 
-@pytest.mark.slow
 def test_a_sum_over_the_batch_counts_the_sentences_of_all_processes(sentences: Sentences):
     """In the first update, of equal weights, all that differs is the dropout: a few percent; half without the other."""
     flags = [*ADAM, *INTRA, "--divergence-reduction", "sum", "--dropout", 0.3, "--batch-size", 60, "--max-update", 1]

@@ -139,7 +139,6 @@ def folder(tmp_path: Path, toy_data: Path, trained: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, found in BLOCKS.items() if any(not b.reason for b in found)])
 def test_the_blocks_of_a_page_run(page: str, folder: Path):
     def little(words: list[str]) -> list[str]:

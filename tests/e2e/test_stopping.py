@@ -15,10 +15,7 @@ from recipe_runs import command, shortened, wff
 
 from weighted_freezing_fairseq.hydra_train import FIRST_UPDATE
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
 def running(mark):

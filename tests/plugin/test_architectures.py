@@ -111,6 +111,7 @@ def largest_error(method, more, wrong=1.0):
     return max(float((mine[n] - g).abs().max() / g.abs().max()) for n, g in expected.items() if g.abs().max() > 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "more"), CRITERIONS.values(), ids=CRITERIONS)
 def test_the_loss_of_the_routers_reaches_the_gradient_with_every_criterion(method, more):
     assert largest_error(method, more) < 1e-9

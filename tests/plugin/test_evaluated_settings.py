@@ -37,6 +37,7 @@ def evaluated_in(tree: ast.AST) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_setting_that_fairseq_evaluates_is_known():
     package = Path(fairseq.__file__).parent
     found = set()

@@ -88,6 +88,7 @@ def test_every_form_that_is_no_default_is_here():
     assert others and others <= FORMS.keys()
 
 
+@pytest.mark.slow
 @every_form
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_resumed_run_equals_an_uninterrupted_one(form, precision, fisher, tmp_path):
@@ -131,6 +132,7 @@ def train_together(rank, folder, fisher):
     torch.save(weights, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_agree_and_equal_one_with_twice_the_update_freq(toy_data, fisher, tmp_path):
     start = Fairseq(toy_data, tmp_path).python
     paths = [Path(__file__).parent, Path(__file__).parents[1]]

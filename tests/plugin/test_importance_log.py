@@ -49,6 +49,7 @@ def hooks(trainer: Trainer) -> int:
     return len(held._optimizer_step_pre_hooks) + len(held._optimizer_step_post_hooks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [[], [*FREEZE, *INTRA], FISH], ids=["standard", "weighted_freeze", "fish_mask"])
 def test_training_is_bit_identical_with_it_and_nothing_is_there_without(here: Here, settings: list[str]):
     plain = here.run("without", *settings, "optimization.max_update=5")

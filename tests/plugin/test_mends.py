@@ -83,6 +83,7 @@ def test_every_mend_has_a_probe():
     assert registry.MENDS.keys() - EFFECTS.keys() == {"stop_at_max_update"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EFFECTS)
 def test_a_mend_alone_changes_what_stock_fairseq_does(name, effects):
     if name in NEEDS_NO_GPU and torch.cuda.is_available():
@@ -231,6 +232,7 @@ def a_trainer(*settings):
     return subject_of("standard", CONFIGS / "toy/standard.yaml", TINY, "cpu", 1, task, settings).trainer, sample
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # fairseq's own
 @pytest.mark.parametrize(
     ("row", "settings"),
@@ -357,6 +359,7 @@ def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):
     assert last.read_bytes() == new.read_bytes() and not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_run_that_reached_max_update_makes_no_more_when_it_is_started_again(fairseq: Fairseq):
     flags = ["--optimizer", "adam", "--max-update"]
     fairseq.train("run", *flags, 3)
@@ -392,6 +395,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 10**6], ids=["full buffer", "busy reader"])
 def test_a_command_ends_well_while_batches_are_read_ahead(size):
     code = READS_AHEAD.format(size=size)

@@ -48,6 +48,7 @@ def said(caplog, fisher):
     return warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -97,6 +98,7 @@ def test_a_finished_mask_needs_no_estimate(said, tmp_path):
     assert "--fish-updates 5 has no effect" in warning and "--fish-mask" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -17,6 +17,7 @@ def changed(name, *settings):
     return OmegaConf.merge(OmegaConf.load(CONFIGS / name), OmegaConf.from_dotlist(list(settings)))
 
 
+@pytest.mark.slow
 def test_every_yaml_of_the_repository_is_valid():
     paths = list(CONFIGS.rglob("*.yaml"))
     assert paths

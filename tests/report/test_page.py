@@ -165,6 +165,7 @@ def read(page):
 # What it says -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_report(read, root):
     rows = read.rows("method", "seeds", "BLEU", "minus standard")
     scores = (root / "runs/iwslt14-li/clean/de-en").glob("standard-*/scores/test.best.json")
@@ -348,6 +349,7 @@ def test_the_pictures_are_whole(read):
         assert not [v for e in drawn.iter() for k, v in e.attrib.items() if k.endswith("href") and v[0] != "#"]
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(page, root):
     before = page.read_bytes()
     assert main(["report", "--html", *map(str, given(root)), "--out", str(page)]) == 0

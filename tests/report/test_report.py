@@ -119,6 +119,7 @@ def test_the_figures_agree_with_each_other_and_with_what_the_papers_say_of_them(
 # Significance -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_p_values_are_those_of_the_sacrebleu_command(matrix, reported, tmp_path):
     found = cell(cells(reported / "runs.csv"), "weighted_freeze")
     assert (found["seeds"], found["compared_seeds"], found["n"]) == ("2 3 4", "2 3", "3")

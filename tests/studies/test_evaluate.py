@@ -172,6 +172,7 @@ def evaluate(*words, ok=True):
     return done
 
 
+@pytest.mark.slow
 def test_every_sentence_is_translated_and_scored(fairseq: Fairseq):
     fairseq.train("run", "--optimizer", "weighted_freeze", "--max-update", "3")
     checkpoint, reference = fairseq.folder / "run/checkpoint_last.pt", fairseq.data.parent / "test.y"

@@ -235,6 +235,7 @@ def test_a_probe_survives_what_an_import_can_do(source, answer, words):
     assert words in error if words else not error
 
 
+@pytest.mark.slow
 def test_what_does_not_import_is_named_though_all_is_probed_together(monkeypatch):
     monkeypatch.setattr(doctor, "MENDS_PROBE", "import no_such_module")
     monkeypatch.setattr(doctor, "FAIRSEQ_PROBE", "import json; print(json.dumps({'version': '1'}))")
@@ -250,6 +251,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
     assert problem.startswith(f"{tmp_path}/list.yaml does not hold a mapping")
 
 
+@pytest.mark.slow
 def test_the_probe_of_gpu_kernels_says_what_is_wrong_here():
     answer, error = doctor.probe(doctor.KERNELS_PROBE)
     # a machine without Triton, without a GPU, or with both
@@ -270,6 +272,7 @@ def wff(*words: str, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_here_nothing_is_to_mend():
     done = wff("doctor", "--json")
     report = json.loads(done.stdout)
@@ -292,6 +295,7 @@ def test_mends_are_listed_with_their_states_and_reasons():
     assert "WFF_MENDS selects" in lines[-5] and "WFF_MENDS=none" in wff("doctor", "--help").stdout
 
 
+@pytest.mark.slow
 def test_an_unknown_mend_is_said_in_one_line_that_lists_the_names(monkeypatch):
     monkeypatch.setenv("WFF_MENDS", "nonesuch")
     answer, error = doctor.probe(doctor.MENDS_PROBE)
