@@ -64,11 +64,11 @@ cd -- "$ROOT"
 export PATH="$bin:$PATH"
 unset PYTHONPATH PYTHONDONTWRITEBYTECODE # without bytecode every process compiles what it imports
 
-# One process per core, up to 4, with one thread each: most of the time is spent in subprocesses that import torch and
-# fairseq. More processes or threads would only wait for one another.
+# One process more than there are cores, up to 4, with one thread each: most of the time is spent in subprocesses, and a
+# sixth of it in waiting for what they do, such as ending after a kill.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 cores=$(python3 -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
-workers=$((cores < 4 ? cores : 4))
+workers=$((cores < 3 ? cores + 1 : 4))
 
 # The pages of docs/, into a folder that is removed: a broken link or a page outside the navigation is an error.
 build_docs() {

@@ -88,7 +88,14 @@ def test_ctrl_c_ends_the_waiting(lock, tmp_path):
     words = ["prepare", "multi30k", "--pairs", "de-en", "--out", tmp_path / "data", "--archive", archives]
     with (
         lock_folder(folder),
-        subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(
+            command(*words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # As a terminal starts it: the tests themselves may run in the background, where SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process,
     ):
         first = process.stderr.readline()
         assert f"{folder} is in use by another process" in first
