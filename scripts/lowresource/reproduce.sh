@@ -25,7 +25,7 @@ refuse() {
     exit 2
 }
 
-part=methods limit=3000 archive=() words=() dry='' python=''
+part=methods limit=3000 archive=() words=() dry='' active=''
 if (($#)) && [[ $1 != -* ]]; then
     part=$1
     shift
@@ -37,7 +37,7 @@ while (($#)); do
         if [[ $1 == --limit ]]; then limit=$2; else archive=(--archive "$2"); fi
         shift
         ;;
-    --here) python=python3 ;;
+    --here) active=1 ;;
     --dry-run)
         dry=1
         words+=("$1")
@@ -57,11 +57,11 @@ case $limit in
 esac
 
 data=data/lowresource-$limit runs=runs/lowresource-$limit
-if [[ -z $python ]]; then
+if [[ -n $active ]]; then
+    wff() { python3 -m weighted_freezing_fairseq "$@"; }
+else
     bash "$here/../setup.sh"
     wff() { "$here/../../.venv/bin/wff" "$@"; }
-else
-    wff() { "$python" -m weighted_freezing_fairseq "$@"; }
 fi
 # study OUT UPDATES METHODS SEEDS [WORD ...]
 study() {
