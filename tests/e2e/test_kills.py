@@ -6,6 +6,7 @@ KILLS=10 pytest tests/e2e/test_kills.py: ten moments for each command instead of
 import csv
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,13 @@ def names(folder):
     """Every file, but for lock files, and those of TensorBoard, which writes one more at each start."""
     found = [path for path in folder.rglob("*") if "tensorboard" not in path.parts]
     return {str(path.relative_to(folder)) for path in found if path.suffix != ".lock" and path.name != ".lock"}
+
+
+def assert_same_names(whole, killed, moments):
+    """But for one checkpoint: fairseq deletes the one before when it has written the last. A kill may fall between."""
+    assert names(whole) <= names(killed), moments
+    left = names(killed) - names(whole)
+    assert len(left) <= 1 and all(re.search(r"checkpoint_\d+_\d+\.pt$", name) for name in left), (left, moments)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +177,7 @@ def test_training(fairseq, criterion):
     start = partial(fairseq.start, "train", *fairseq.train_words("killed", *flags))
     moments = killed(longest, start, partial(shutil.rmtree, fairseq.folder / "killed"))
     fairseq.train("killed", *flags)
-    assert names(fairseq.folder / "whole") == names(fairseq.folder / "killed"), moments
+    assert_same_names(fairseq.folder / "whole", fairseq.folder / "killed", moments)
     whole, again = (fairseq.checkpoint(name) for name in ("whole", "killed"))
     for key in ("model", "last_optimizer_state"):
         assert_same(whole[key], again[key], f"{moments} {key}")
@@ -192,7 +200,7 @@ def test_quickstart(tmp_path):
     words += ["--device", "cpu", "--corpus-fraction", 0.1, "--out"]
     longest = timed(*words, tmp_path / "whole")
     moments = killed_and_called_again(longest, *words, tmp_path / "killed", folder=tmp_path / "killed")
-    assert names(tmp_path / "whole") == names(tmp_path / "killed"), moments
+    assert_same_names(tmp_path / "whole", tmp_path / "killed", moments)
     whole, killed = (tmp_path / name / "nl-en" for name in ("whole", "killed"))
     checkpoint = "standard-1/checkpoints/checkpoint_last.pt"
     models = [torch.load(folder / checkpoint, weights_only=False)["model"] for folder in (whole, killed)]
