@@ -5,6 +5,8 @@ most code cannot use. This module checks the checksums, loads without running co
 tensors and bad numbers.
 """
 
+import argparse
+import codecs
 import math
 import pickle
 import warnings
@@ -43,6 +45,31 @@ def read(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
                 "if you trust its author, load it in the program that wrote it and save it again"
             ) from None
         raise UserError(f"{path} is not a whole {kind} ({type(error).__name__}); {remedy}") from None
+
+
+def plain_classes() -> list[Any]:
+    """A namespace of settings and the numbers of numpy, for `allow`. Unpickling them runs no code of the file."""
+    import numpy as np
+
+    numbers = [np.dtype(name) for name in ("int64", "int32", "float64", "float32", "bool")]
+    functions: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]
+    return [
+        argparse.Namespace,
+        np.ndarray,
+        np.dtype,
+        *{type(number) for number in numbers},
+        # numpy 2 moved these functions; a file may name the old or the new module
+        *((function, f"numpy.{module}.multiarray.{function.__name__}") for function in functions
+          for module in ("core", "_core")),
+    ]  # fmt: skip
+
+
+def allow(classes: list[Any]) -> None:
+    """Let torch read files that hold these classes: a class, or a pair of what it is and its name in files."""
+    if torch.__version__ < "2.6":
+        # Before torch 2.5 a class can only be allowed under its own name. numpy 1 pickles bytes as encoded text.
+        classes = [c[0] if isinstance(c, tuple) else c for c in classes] + [codecs.encode]
+    torch.serialization.add_safe_globals(classes)
 
 
 def refuse_damaged(path: Path, kind: str, remedy: str) -> bool:

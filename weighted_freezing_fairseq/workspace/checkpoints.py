@@ -36,7 +36,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings by section of the training that saved a checkpoint; its tensors are not read."""
-    state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
+    tensor_files.allow(tensor_files.plain_classes())
+    try:
+        state = tensor_files.read(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
+    except UserError:  # or it holds meters of an older fairseq, for which fairseq is imported, which takes seconds
+        state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
     settings = state.get("cfg") if isinstance(state, dict) else None
     return dict(settings) if isinstance(settings, Mapping) else {}
 

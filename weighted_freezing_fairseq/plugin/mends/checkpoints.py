@@ -1,7 +1,5 @@
 """Mends of checkpoints: loading without running pickled code, copying, and broadcasting to other processes."""
 
-import argparse
-import codecs
 import functools
 import pickle
 import re
@@ -15,44 +13,27 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import meters
 
-from ...core.tensor_files import refuse_damaged
+from ...core import tensor_files
 from ...errors import UserError
 from ..evaluated_settings import refuse_code
-from .registry import FAIRSEQ_AFTER_0_12_2, TORCH_BEFORE_2_6, TORCH_FROM_2_6, Versions, mend, replace_torch_functions
+from .registry import FAIRSEQ_AFTER_0_12_2, TORCH_BEFORE_2_6, TORCH_FROM_2_6, mend, replace_torch_functions
 
 # Copies of other weights that only the encoder layers of fairseq 0.12.2 have, for PyTorch's fast path.
 COPIES_OF_0_12_2 = re.compile(r"encoder\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)")
+
+
+@mend("torch refuses to load fairseq's checkpoints, because they hold settings, meters and numpy numbers")
+def allow_fairseq_checkpoints() -> None:
+    tensor_files.allow(safe_classes())
 
 
 def safe_classes() -> list[Any]:
     """The classes that a fairseq checkpoint may contain beside tensors and plain Python values.
 
     Model settings are a Namespace; checkpoints of fairseq 0.9 and older contain meters; --eval-bleu adds numpy numbers.
-    Unpickling them runs no code of the file.
     """
-    import numpy as np
-
-    numbers = [np.dtype(name) for name in ("int64", "int32", "float64", "float32", "bool")]
-    scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    return [
-        argparse.Namespace,
-        *(getattr(meters, name) for name in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")),
-        np.ndarray,
-        np.dtype,
-        *{type(number) for number in numbers},
-        # numpy 2 moved these functions; a file may name the old or the new module
-        *((function, f"numpy.{module}.multiarray.{function.__name__}") for function in (scalar, rebuild)
-          for module in ("core", "_core")),
-    ]  # fmt: skip
-
-
-@mend("torch refuses to load fairseq's checkpoints, because they hold settings, meters and numpy numbers")
-def allow_fairseq_checkpoints() -> None:
-    classes = safe_classes()
-    if not TORCH_FROM_2_6.holds(Versions.installed()):
-        # Before torch 2.5 a class can only be allowed under its own name. numpy 1 pickles bytes as encoded text.
-        classes = [c[0] if isinstance(c, tuple) else c for c in classes] + [codecs.encode]
-    torch.serialization.add_safe_globals(classes)
+    names = ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter", "MetersDict")
+    return [*tensor_files.plain_classes(), *(getattr(meters, name) for name in names)]
 
 
 @mend("fairseq runs the code in a checkpoint when it loads one", TORCH_BEFORE_2_6, True)
@@ -105,7 +86,7 @@ def refuse_code_in_settings() -> None:
 def verify_checksums() -> None:
     def verify_and_load(load: Callable[[], dict[str, Any]], path: str) -> dict[str, Any]:
         if Path(path).is_file():  # fairseq can also read from remote storage
-            refuse_damaged(Path(path), "checkpoint", "give an earlier checkpoint")
+            tensor_files.refuse_damaged(Path(path), "checkpoint", "give an earlier checkpoint")
         return load()
 
     _wrap_load(verify_and_load)
