@@ -13,7 +13,7 @@ setup:  ## make .venv with torch, fairseq and this package (minutes the first ti
 test:  ## everything that CI runs: linters, types, all tests
 	@bash scripts/test.sh
 
-quick:  ## the same without the slow tests, in two minutes
+quick:  ## the same without the slow tests, in some 70 seconds
 	@bash scripts/test.sh --quick
 
 fuzz:  ## break every format that a command reads, two minutes each (WFF_FUZZ_SECONDS=120)

@@ -11,6 +11,17 @@ hypothesis.settings.register_profile("shared machine", deadline=None)  # an exam
 hypothesis.settings.load_profile("shared machine")
 
 
+STARTS_FAIRSEQ = {"fairseq", "toy_data", "trained"}  # fixtures, below
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what starts fairseq: the tests of tests/e2e, and those with a fixture that does."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "e2e" in item.path.parts or STARTS_FAIRSEQ.intersection(fixtures):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy task: the target is the source, reversed."""

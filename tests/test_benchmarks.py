@@ -17,11 +17,13 @@ def printed(script, *words):
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)
 def test_a_benchmark_says_what_it_measures(script):
     assert "options:" in printed(script, "--help")
 
 
+@pytest.mark.slow
 def test_per_sample_gradients_are_measured():
     script = next(path for path in BENCHMARKS if path.stem == "per_sample")
     found = printed(script, "--size", "toy", "--samples", 8, "--rounds", 2)

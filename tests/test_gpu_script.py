@@ -57,6 +57,7 @@ def test_the_active_python_is_used_as_it_is(script):
     assert "reproduce.sh  --here --archive DIR" in study and "setup.sh" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_part_that_takes_too_long_is_stopped_and_named(script):
     done = script("costs", "--here", "--minutes", "0.02", SLOW="1")
     assert done.returncode == 1

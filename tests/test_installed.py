@@ -79,6 +79,7 @@ def test_the_wheel_holds_every_yaml(installed):
     assert installed("wff", "configs").stdout == f"{inside}\n"
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_folder_for_user_dir(installed):
     folder = Path(installed("wff", "user-dir").stdout.rstrip("\n"))
     assert installed.site in folder.parents and (folder / "__init__.py").is_file()

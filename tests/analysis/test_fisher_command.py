@@ -261,7 +261,6 @@ def test_parts_of_other_settings_are_not_used(wff, other, caplog):
     assert all(torch.equal(whole[name], found[name]) for name in whole)
 
 
-@pytest.mark.slow
 def test_a_worker_that_fails_ends_the_run(wff, trained, monkeypatch, tmp_path):
     from weighted_freezing_fairseq.analysis import fisher_sums
 

@@ -77,7 +77,6 @@ def zeros(model: dict) -> dict[str, int]:
 # Once ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.3, 0.65])
 @pytest.mark.parametrize("method", ONCE)
 def test_exactly_k_weights_of_the_scope_are_zero_and_nothing_else_changed(wff, toy_data, state, method, fraction):
@@ -424,7 +423,6 @@ def written(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "points").iterdir()}
 
 
-@pytest.mark.slow
 def test_a_curve_is_a_table_and_a_picture_and_goes_on_where_it_was(curve, fairseq, trained, toy_data, wff, monkeypatch):
     said = curve(alone=True)  # what it runs itself starts warm there
     found = rows(curve.folder)

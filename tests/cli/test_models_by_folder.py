@@ -34,7 +34,6 @@ def named(trained, toy_data, tmp_path):
     return {"checkpoint": trained, "save-dir": save_dir, "run": run}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", CALLS)
 def test_a_run_folder_and_a_save_dir_say_what_the_checkpoint_says(command, named, toy_data, tmp_path, capsys):
     said = {}
@@ -69,7 +68,6 @@ def test_data_that_is_gone_is_named(named, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_save_dir_is_scored_on_what_it_was_trained_on(named, toy_data, tmp_path, capsys):
     reference = toy_data.parent / "test.y"
     words = ["evaluate", str(named["save-dir"]), "--reference", str(reference), "--device", "cpu", "--beam", "1"]

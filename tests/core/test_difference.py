@@ -59,6 +59,7 @@ def successors(draw, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tuned
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_what_is_patched_is_what_was_tuned_bit_for_bit(data):

@@ -254,6 +254,7 @@ def test_all_tables_are_those_that_the_gpus_suffice_for(monkeypatch, capsys):
     assert "table processes is left out: it needs 2 GPUs, and torch sees 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() > 98, reason="so many GPUs")
 def test_more_processes_than_gpus_are_refused():
     done = wff("bench", "--methods", "standard", "--device", "cuda", "--vary", "processes=99", "--rounds", 1)
@@ -321,6 +322,7 @@ def test_a_check_finds_what_became_worse_and_forgives_noise():
     assert list(worse_than(stored(product_flops=98, size="small"), now)) == []  # another size was not measured
 
 
+@pytest.mark.slow
 def test_wrong_calls_say_what_to_type():
     done = wff("bench", "--methods", "weighted_freze")
     assert done.returncode == 2 and "did you mean weighted_freeze?" in done.stderr

@@ -49,6 +49,7 @@ def prepare(files: Path, *more, out: str = "out", jobs: int = 1, status: int = 0
     return files / out / "own/mul-en"
 
 
+@pytest.mark.slow
 def test_one_corpus_of_all_pairs_with_a_test_set_of_each(files, capsys):
     folder = prepare(files, "--test", f"de-en:news={files}/t.de,{files}/t.en")
     shown = capsys.readouterr().out

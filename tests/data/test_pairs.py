@@ -132,6 +132,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "text"), [(form, text) for form, texts in HOSTILE.items() for text in texts])
 def test_five_megabytes_of_broken_markup_take_seconds(tmp_path, form, text):
     begin = '<seg id="a">a</seg>' if form == "xml" else "<title>"

@@ -364,6 +364,7 @@ print(held() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps what was freed")
 def test_the_memory_of_learning_is_given_back(tmp_path):
     words = ["".join(f"{(7919 * i) >> shift & 15:x}" for shift in range(0, 20, 4)) for i in range(3000)]

@@ -37,6 +37,7 @@ def test_as_many_lines_as_a_picture_can_hold_look_different(tmp_path, drawn):
     assert all(colors.to_rgb(each.get_color()) != (1, 1, 0) and each.get_markevery() == 5 for each in first)
 
 
+@pytest.mark.slow
 def test_the_same_rows_are_the_same_bytes_with_text_as_text(tmp_path):
     for name in ("one", "two"):
         for ending in ("svg", "pdf", "png"):
@@ -47,6 +48,7 @@ def test_the_same_rows_are_the_same_bytes_with_text_as_text(tmp_path):
     assert ">standard</text>" in text and "sans-serif" in text and "<dc:date>" not in text
 
 
+@pytest.mark.slow
 def test_widths_are_those_of_the_columns_of_a_paper(tmp_path, drawn):
     picture(tmp_path / "one.svg", ["a"], panels=4)
     picture(tmp_path / "two.svg", ["a"], Options(wide=True), panels=4)

@@ -50,6 +50,7 @@ def logs(tmp_path):
     return [made[0].parent, made[1]]
 
 
+@pytest.mark.slow
 def test_learning_curves_of_runs_are_a_csv_and_pictures(wff, logs, drawn):
     said = wff("curves", *logs, "--names", "standard,sage", endings="png,pdf")
     assert said.out.splitlines() == [f"wrote {wff.out}/curves.{ending}" for ending in ("csv", "png", "pdf")]
@@ -401,6 +402,7 @@ def test_pruning_is_the_score_and_its_change(wff, tmp_path, drawn):
     assert score.get_ylabel() == "BLEU" and change.get_xlabel() == "pruned weights (%)"
 
 
+@pytest.mark.slow
 def test_pruning_while_training_begins_at_what_was_tuned_as_long(wff, tmp_path, drawn):
     def table(methods, sparsities=(0.7,), others=()):
         """As `wff prune-iterative` writes it, of two seeds; other pairs score half of it and quarter."""

@@ -29,6 +29,7 @@ def test_adamw_of_torch_is_the_fused_one_and_takes_the_step_of_fairseq():
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)  # of steps of 0.01
 
 
+@pytest.mark.slow
 def test_the_plain_way_has_the_loss_and_the_gradients_of_ours():
     sample, task = synthetic(TINY, seed=1)
     found = []

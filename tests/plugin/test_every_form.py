@@ -132,7 +132,6 @@ def train_together(rank, folder, fisher):
     torch.save(weights, f"{folder}/{rank}.pt")
 
 
-@pytest.mark.slow
 def test_two_processes_agree_and_equal_one_with_twice_the_update_freq(toy_data, fisher, tmp_path):
     start = Fairseq(toy_data, tmp_path).python
     paths = [Path(__file__).parent, Path(__file__).parents[1]]

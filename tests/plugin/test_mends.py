@@ -359,7 +359,6 @@ def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path):
     assert last.read_bytes() == new.read_bytes() and not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.slow
 def test_a_run_that_reached_max_update_makes_no_more_when_it_is_started_again(fairseq: Fairseq):
     flags = ["--optimizer", "adam", "--max-update"]
     fairseq.train("run", *flags, 3)

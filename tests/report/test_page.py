@@ -207,6 +207,7 @@ def test_sensitivity_cost_and_origin(read):
     assert "wff train iwslt14 --method standard --seed 2" in read.text
 
 
+@pytest.mark.slow
 def test_how_cost_grows_is_drawn_where_a_table_has_several_sizes(root, capsys, tmp_path):
     columns = (root / "cost/bench.csv").read_text().splitlines()[0] + ",varied,value\n"
     lines = [f'ewc,"toy, passes {k}",1.{k},1,2,1.5,7,0.1,900,15,2e9,passes,{k}\n' for k in (2, 3)]

@@ -220,6 +220,7 @@ def test_lowercased_text_is_never_set_beside_a_published_figure_by_a_cased_score
         assert not lowercased or found["bleu"] < found["bleu_lowercased"] - 1
 
 
+@pytest.mark.slow
 def test_a_lowercased_difference_is_tested_by_lowercased_bleu(tmp_path):
     for seed in (1, 2):
         for method, noise in (("standard", 0.41), ("weighted_freeze", 0.38)):

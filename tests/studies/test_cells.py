@@ -97,6 +97,7 @@ def dry_run(place, capsys, *more):
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_what_is_left_to_do(place, capsys):
     done, to_score = scored(trained(place, "standard")), trained(place, "weighted_freeze")
     other = trained(place, "sage", "--set", "optimization.max_update=7")

@@ -172,7 +172,6 @@ def evaluate(*words, ok=True):
     return done
 
 
-@pytest.mark.slow
 def test_every_sentence_is_translated_and_scored(fairseq: Fairseq):
     fairseq.train("run", "--optimizer", "weighted_freeze", "--max-update", "3")
     checkpoint, reference = fairseq.folder / "run/checkpoint_last.pt", fairseq.data.parent / "test.y"
@@ -200,7 +199,6 @@ def test_a_run_is_scored_by_one_process_at_a_time(tmp_path, capsys):
     assert f"{folder}/scores/test.best" in json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.slow
 def test_scoring_that_is_killed_goes_on_and_leaves_nothing(fairseq: Fairseq, tmp_path):
     fairseq.train("run/checkpoints", "--optimizer", "weighted_freeze", "--max-update", 3, "--save-interval-updates", 1)
     raw = tmp_path / "x-y/raw"

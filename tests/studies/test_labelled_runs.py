@@ -324,6 +324,7 @@ def matrix(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_tables_of_labels_are_like_those_of_translation(matrix, tmp_path, capsys):
     report = write([matrix / "runs"], tmp_path)
     assert [name for name, sheet in report.sheets.items() if sheet.grids and any(c.state == "run" for c in sheet.cells)]
@@ -389,6 +390,7 @@ def test_mnli_has_two_columns_and_the_average_has_all(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_table_of_xglue_has_ours_for_the_tasks_of_sentences(tmp_path):
     for task in XGLUE.tasks.values():
         for method, share in (("standard", 0.9), ("frobenius", 0.5)):

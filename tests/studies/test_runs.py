@@ -11,6 +11,7 @@ from weighted_freezing_fairseq.workspace.machine import Machine
 from weighted_freezing_fairseq.workspace.runs import Run
 
 
+@pytest.mark.slow
 def test_what_a_yaml_leaves_open_is_filled_in_and_nothing_else(tmp_path):
     fisher, teacher = tmp_path / "f.pt", tmp_path / "t.pt"
     found = {"fisher": fisher, "ewc_anchor": fisher, "teacher": teacher}
@@ -45,7 +46,6 @@ def test_bleu_while_training_is_that_of_the_recipes_text(remove_bpe, tokenizer, 
     assert task.settings(CONFIGS / "iwslt14/standard.yaml", {}, manifest, ()) == {}  # no BLEU there
 
 
-@pytest.mark.slow
 def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):
     run, config = Run("student", 1, tmp_path / "student-1"), CONFIGS / "toy/self_distillation.yaml"
     with pytest.raises(UserError, match=r"there is no teacher /nowhere.pt; give --teacher .*; the whole log is .*$"):
@@ -55,7 +55,6 @@ def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):
 ABOUT = {"pair": "x-y", "data": "toy", "command": "wff train ..."}
 
 
-@pytest.mark.slow
 def test_a_folder_belongs_to_the_settings_of_its_first_update(toy_data, tmp_path):
     """Not to those of a start that failed: the corrected command goes on there."""
     run, config = (

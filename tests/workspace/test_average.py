@@ -47,7 +47,6 @@ def refusal(capsys, *words):
     return output.err
 
 
-@pytest.mark.slow
 def test_the_latest_of_a_run_become_one_that_plain_fairseq_translates_with(fairseq: Fairseq, capsys):
     fairseq.train("run", "--optimizer", "adam", "--save-interval-updates", 2, "--max-update", 8)
     run, out = fairseq.folder / "run", fairseq.folder / "run/checkpoint_average.pt"

@@ -80,7 +80,6 @@ def a_run(fairseq: Fairseq, *flags: object) -> tuple[Path, Path, dict]:
     return base, tuned, state
 
 
-@pytest.mark.slow
 def test_a_real_checkpoint_comes_back_and_plain_fairseq_uses_it(fairseq: Fairseq):
     base, tuned, state = a_run(fairseq)
     file, back = fairseq.folder / "tuned.wff", fairseq.folder / "back.pt"
@@ -99,7 +98,6 @@ def test_a_real_checkpoint_comes_back_and_plain_fairseq_uses_it(fairseq: Fairseq
     assert len(hypotheses) == 21 and fairseq.stock_translations(back) == hypotheses
 
 
-@pytest.mark.slow
 def test_training_goes_on_from_an_unpacked_checkpoint(fairseq: Fairseq):
     base, tuned, state = a_run(fairseq)
     for name, words in (("whole", ["--optimizer-state"]), ("light", [])):
@@ -144,6 +142,7 @@ def transformer(dtype: torch.dtype, width: int = 256, vocabulary: int = 8000, la
     return {**found, TIED[1]: found[TIED[0]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 def test_at_a_density_of_half_a_percent_a_file_is_below_one_and_a_half_percent(tmp_path, capsys, dtype):
     base = transformer(dtype)
