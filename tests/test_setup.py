@@ -128,7 +128,7 @@ def test_a_failed_build_leaves_nothing_and_pip_says_why(wheel_of, tmp_path):
 
 
 @pytest.mark.parametrize(("record", "words", "fact"), [
-    ("", [], "have"), ("", ["--full"], "miss"), ("fairseq/libnat.x.so,,\n", ["--full"], "have"),
+    ("", [], "have"), ("", ["--full"], "miss"), ("libnat.x.so,,\n", ["--full"], "have"),
 ])  # fmt: skip
 def test_only_full_misses_the_extensions_against_torch(record, words, fact, tmp_path):
     name, version = ("fairseq-fixed", "0.12.3.1") if sys.version_info >= (3, 11) else ("fairseq", "0.12.2")
@@ -136,6 +136,7 @@ def test_only_full_misses_the_extensions_against_torch(record, words, fact, tmp_
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "RECORD").write_text(f"{record}{info.name}/INSTALLER,,\n")
+    (tmp_path / "libnat.x.so").touch()  # Python 3.12 leaves out files that are not there
     command = [sys.executable, ROOT / "scripts/installed.py", ROOT, "none", *words]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
