@@ -90,7 +90,7 @@ def mask_from(capsys, path) -> str:
 @pytest.mark.parametrize("case", FISHER)
 def test_crafted_fisher_information_is_refused(fisher, capsys, case):
     place, value, said = FISHER[case]
-    torch.save(changed(torch.load(fisher), place, value), fisher)
+    torch.save(changed(torch.load(fisher, weights_only=True), place, value), fisher)
     line = mask_from(capsys, fisher)
     assert str(fisher) in line and said in line
     assert not fisher.with_name("out").exists()
@@ -102,7 +102,7 @@ def test_a_flipped_bit_of_fisher_information_is_noticed(fisher, capsys):
 
 
 def test_an_anchor_needs_finite_weights(fisher):
-    torch.save(changed(torch.load(fisher), "weights.w", torch.tensor([1.0, torch.nan])), fisher)
+    torch.save(changed(torch.load(fisher, weights_only=True), "weights.w", torch.tensor([1.0, torch.nan])), fisher)
     found = snapshot.load(fisher, "fisher")  # whoever needs the Fisher information alone may have it
     with pytest.raises(snapshot.UserError, match="the weight w is not finite: it holds nan; make one from the"):
         snapshot.fisher_and_weights(found, fisher, [("w", (2,))])
@@ -113,7 +113,7 @@ def test_crafted_masks_are_refused(tmp_path, case):
     place, value, said = MASKS[case]
     path = tmp_path / "mask.pt"
     snapshot.save(path, "mask", {"w": torch.ones(3, 5) > 0})
-    torch.save(changed(torch.load(path), place, value), path)
+    torch.save(changed(torch.load(path, weights_only=True), place, value), path)
     with pytest.raises(snapshot.UserError) as error:
         snapshot.load(path, "mask")
     assert (

@@ -5,6 +5,7 @@ import ast
 from pathlib import Path
 
 import fairseq
+import omegaconf
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -16,6 +17,7 @@ from weighted_freezing_fairseq.plugin.evaluated_settings import EVALUATED, liter
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*(hydra|strict|_group_|version_base)")
 
 CODE = "__import__('pathlib').Path({marker!r}).touch() or [(32, 3)]"
+HOME = "${env:HOME}" if omegaconf.__version__ < "2.1" else "${oc.env:HOME}"
 EVALUATORS = ("eval_str_list", "eval_str_dict", "eval_bool")
 # Lines of a manifest and arguments of the evaluators themselves: no settings.
 NOT_SETTINGS = {"x", "strip", "uf"}
@@ -113,7 +115,7 @@ def test_every_evaluated_setting_is_looked_at(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("where", "text"),
-    [*((where, text) for where in WHERE for text in ("${oc.env:HOME}", "to/${now:%Y}")),
+    [*((where, text) for where in WHERE for text in (HOME, "to/${now:%Y}")),
      ("settings", "${${task.x}:HOME}")],
 )  # fmt: skip
 def test_a_setting_that_asks_a_resolver_is_refused(tmp_path, where, text):

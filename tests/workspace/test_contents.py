@@ -49,7 +49,7 @@ def test_moved_data_and_teachers_are_the_same_and_others_in_their_place_are_refu
     assert not train_again(moved / "runs/student-1", settings(moved))
     with pytest.raises(UserError, match="holds the step training of other settings"):
         train_again(moved / "runs/student-1", settings(moved, alpha=2))
-    state = torch.load(moved / "teacher.pt")
+    state = torch.load(moved / "teacher.pt", weights_only=True)
     state["model"]["a"][250_000] += 1  # one number in two megabytes
     torch.save(state, moved / "teacher.pt")
     with pytest.raises(UserError, match="holds the step training of other settings"):

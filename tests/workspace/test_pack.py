@@ -305,7 +305,9 @@ def test_a_file_that_does_not_give_the_checkpoint_back_is_not_kept(pair, tmp_pat
 def test_checkpoints_of_another_model_and_of_the_same_one(pair, tmp_path, capsys):
     """Nothing in common is stored whole, and nothing changed is next to nothing."""
     base = pair[0]
-    for index, model in enumerate(({"v": torch.ones(5), "w1": torch.ones(3)}, dict(torch.load(base)["model"]))):
+    for index, model in enumerate(
+        ({"v": torch.ones(5), "w1": torch.ones(3)}, dict(torch.load(base, weights_only=True)["model"]))
+    ):
         other, file, back = (tmp_path / f"{index}.{kind}" for kind in ("pt", "wff", "back"))
         small(other, model)
         assert wff("pack", base, other, "--out", file, "--json") == 0

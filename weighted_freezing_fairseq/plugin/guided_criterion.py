@@ -48,7 +48,7 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
     def __init__(self, task: Any, cfg: DictConfig) -> None:
         loss = SentenceLoss if isinstance(task, SentencePredictionTask) else TokenLoss
         _refuse_settings_of_other_loss(cfg, loss, task)
-        if getattr(task, "target_dictionary", None) is None:
+        if not _predicts_words(task):
             raise UserError(
                 f"--criterion {self.method} works with tasks that predict words, such as --task translation, and with "
                 f"--task sentence_prediction; {type(task).__name__} has no target dictionary"
@@ -159,6 +159,13 @@ class GuidedCriterion(FairseqCriterion, TrainerListener):
 def saved_state(extra_state: Mapping[str, Any]) -> dict[str, Any]:
     """The state of a guided criterion in a checkpoint; empty if it has none."""
     return extra_state.get(_STATE_KEY, {})
+
+
+def _predicts_words(task: Any) -> bool:
+    try:
+        return getattr(task, "target_dictionary", None) is not None
+    except NotImplementedError:  # tasks of fairseq 0.12.2 that have none
+        return False
 
 
 def _refuse_settings_of_other_loss(cfg: DictConfig, loss: type[TaskLoss], task: Any) -> None:
