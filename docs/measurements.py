@@ -160,8 +160,13 @@ def growth(table: str, second: str) -> str:
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
-    "scores lowresource-3000 test_2016": lambda: scores("lowresource-3000", "test_2016_flickr"),
-    "scores lowresource-3000 test_2017": lambda: scores("lowresource-3000", "test_2017_flickr"),
+    **{
+        f"scores lowresource-{pairs} {test}": lambda pairs=pairs, test=test: scores(
+            f"lowresource-{pairs}", f"{test}_flickr"
+        )
+        for pairs in (3000, 10000)
+        for test in ("test_2016", "test_2017")
+    },
     "passes lowresource-3000": lambda: variants(
         "lowresource-3000/scores",
         "K",
