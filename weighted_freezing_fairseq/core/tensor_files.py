@@ -23,6 +23,10 @@ from ..errors import UserError
 _ZIP = b"PK\x03\x04"  # torch checks the same bytes
 
 
+class OtherContentError(UserError):
+    """A file holds a class that torch was not allowed to load."""
+
+
 def read(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
     """The content of `path`, written by torch.save: tensors on the CPU and plain values.
 
@@ -40,7 +44,7 @@ def read(path: Path, kind: str, remedy: str, *, mapped: bool = False) -> Any:
             return torch.load(str(path), map_location=location, weights_only=True, mmap=zipped)
     except Exception as error:  # damaged archives and pickles raise many kinds of errors
         if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
-            raise UserError(
+            raise OtherContentError(
                 f"{path} holds something other than tensors and settings, which could run code on this machine; "
                 "if you trust its author, load it in the program that wrote it and save it again"
             ) from None

@@ -39,7 +39,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     tensor_files.allow(tensor_files.plain_classes())
     try:
         state = tensor_files.read(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
-    except UserError:  # or it holds meters of an older fairseq, for which fairseq is imported, which takes seconds
+    except tensor_files.OtherContentError:  # as meters of an older fairseq, which only fairseq's import allows
         state = read_torch_file(path, "checkpoint", _CHECKPOINT_REMEDY, mapped=True)
     settings = state.get("cfg") if isinstance(state, dict) else None
     return dict(settings) if isinstance(settings, Mapping) else {}
