@@ -86,8 +86,10 @@ def test_a_tensor_is_updated_as_often_as_the_fraction_says_and_as_a_whole():
         before = [p.detach().clone() for p in parameters]
         for p in parameters:
             p.grad = torch.ones(3)
+        optimizer.record = True
         optimizer.step()
         changed = torch.stack([p.detach() != old for p, old in zip(parameters, before, strict=True)])
+        assert float(optimizer.recorded["scale_mean"]) == pytest.approx(float(changed.double().mean()) / 0.3)
         assert torch.equal(changed.all(1), changed.any(1))
         moved.append(changed.all(1).double())
     assert torch.stack(moved).mean().item() == pytest.approx(0.3, abs=0.03)  # 3 sigma of 2,000 draws

@@ -56,6 +56,22 @@ def test_neutral_settings_are_bit_identical_to_the_base_and_allocate_nothing(bas
         assert optimizer.extra_bytes == 0
 
 
+@every_stage
+def test_a_base_that_changes_gradients_while_it_steps_is_guided_by_those_from_before(row, stage, monkeypatch):
+    """PyTorch's SGD with nesterov, in its implementation for GPUs, adds the momentum to the gradients."""
+    results = []
+    for foreach in (False, True):
+        monkeypatch.setitem(
+            BASES, "nesterov", lambda p, f=foreach: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, foreach=f)
+        )
+        model = a_model()
+        optimizer = guided_model(row, model, "nesterov", **taken(row, stage=stage))
+        if row == "cautious_decay":
+            optimizer.param_groups[0]["weight_decay"] = 0.1
+        results.append(train(model, optimizer, 5))
+    assert same(*results)
+
+
 @every_row
 @pytest.mark.parametrize("base", ["adam", "adamw"])
 def test_neutral_settings_equal_the_base_within_rounding_where_its_step_is_fused(base, row):

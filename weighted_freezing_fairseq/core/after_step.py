@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .change import Change, advance_
 from .masks import stream_key, uniform
 from .rules import ALIGNMENT_BETA, Given, Rule, alignment
 from .scope import Slot
-from .wrapped import WrappedOptimizer, gradient
+from .wrapped import WrappedOptimizer, scale_step_
 
 MOMENTUM = "momentum"  # the metric of a row that scores a number by the momentum of the base
 MOMENTUM_KEYS = ("exp_avg", "momentum_buffer")  # in the state of Adam and its like, and of SGD
@@ -75,31 +74,32 @@ class AfterStepOptimizer(WrappedOptimizer):
         self.alignments: dict[str, Tensor] = {}  # one number a slot
 
     def _update(self, active: Sequence[Slot]) -> None:
-        changes = [Change.before_step(slot) for slot in active]
-        self._step_base()
-        for slot, (weight, old, factor) in zip(active, changes, strict=True):
-            factor.copy_(self._factor(slot, weight.to(factor.dtype) - old.to(factor.dtype), self._scores_of(slot, old)))
-        self._record_statistics(
-            (slot, self._block_sums(factor, self._scores_of(slot, old)))
-            for slot, (_, old, factor) in zip(active, changes, strict=True)
-        )
-        advance_(changes)
+        sums = []
+        for slot, (old, grad) in zip(active, self._step_base_and_keep(active), strict=True):
+            scores = self._scores_of(slot, old, grad)
+            factor = self._factor(slot, old, grad, scores).expand(slot.shape)  # magma has one for the tensor
+            if self.record:
+                sums.append((slot, self._block_sums(factor, scores)))
+            scale_step_(slot.weight, old, factor)
+        self._record_statistics(sums)
 
-    def _factor(self, slot: Slot, step: Tensor, scores: Tensor) -> Tensor:
-        """-g(I) for a slot that the base moved by `step`."""
-        quantities: dict[str, Any] = {"step": step, "grad": gradient(slot).to(step.dtype)}
+    def _factor(self, slot: Slot, old: Tensor, grad: Tensor, scores: Tensor) -> Tensor:
+        """-g(I) for a slot that the base has moved from `old`."""
+        dtype = scores.dtype
+        grad = grad.to(dtype)
+        quantities: dict[str, Any] = {"step": slot.weight.to(dtype) - old.to(dtype), "grad": grad}
         quantities |= {"eps": self.eps, "fraction": self.fraction}
         if "momentum" in self.rule.needs:
             quantities["momentum"] = self._momentum(slot)
         if "alignment" in self.rule.needs:
-            quantities["alignment"] = self._next_alignment(slot).to(step.dtype)
+            quantities["alignment"] = self._next_alignment(slot, grad).to(dtype)
         if "coin" in self.rule.needs:
-            quantities["coin"] = uniform(1, stream_key(self.seed, self.updates, slot.name), device=step.device)
+            quantities["coin"] = uniform(1, stream_key(self.seed, self.updates, slot.name), device=grad.device)
         return -self.rule.g.value(scores, Given(**quantities))
 
-    def _scores_of(self, slot: Slot, old: Tensor) -> Tensor:
-        """I of a slot after the base's step, before which its weight was `old`."""
-        return self._momentum(slot).abs() if self.importance == MOMENTUM else self._scores(old, gradient(slot))
+    def _scores_of(self, slot: Slot, old: Tensor, grad: Tensor) -> Tensor:
+        """I of a slot after the base's step; `old` and `grad` are from before it."""
+        return self._momentum(slot).abs() if self.importance == MOMENTUM else self._scores(old, grad)
 
     def _momentum(self, slot: Slot) -> Tensor:
         """The momentum of a slot in the base's state, at least in float32."""
@@ -112,10 +112,10 @@ class AfterStepOptimizer(WrappedOptimizer):
             )
         return slot.part(momentum).to(torch.promote_types(momentum.dtype, torch.float32))
 
-    def _next_alignment(self, slot: Slot) -> Tensor:
+    def _next_alignment(self, slot: Slot, grad: Tensor) -> Tensor:
         """The average of the alignment of a slot's momentum and gradient, with this update's, which is kept."""
         momentum = self._momentum(slot)
-        new = alignment(momentum, gradient(slot).to(momentum.dtype))
+        new = alignment(momentum, grad.to(momentum.dtype))
         old = self.alignments.get(slot.name, new)
         self.alignments[slot.name] = ALIGNMENT_BETA * old + (1 - ALIGNMENT_BETA) * new
         return self.alignments[slot.name]

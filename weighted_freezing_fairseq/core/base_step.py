@@ -47,9 +47,7 @@ _UNUSUAL = ("amsgrad", "maximize", "capturable", "differentiable", "foreach", "f
 def step_base(base: torch.optim.Optimizer, fused: bool = True) -> None:
     """Step `base`, by PyTorch's fused Adam if `fused` is set and the base supports it."""
     formula = ADAMS.get(type(base))
-    # Hooks of the base, or a replacement of its step (a scheduler's), expect that base.step is called.
-    hooked = "step" in vars(base) or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks
-    batches = _batches(base) if fused and formula is not None and not hooked else None
+    batches = _batches(base) if fused and formula is not None and not _hooked(base) else None
     if formula is None or batches is None:
         base.step()
         return
@@ -75,6 +73,16 @@ def step_base(base: torch.optim.Optimizer, fused: bool = True) -> None:
             amsgrad=False,
             maximize=False,
         )
+
+
+def leaves_gradients(base: torch.optim.Optimizer) -> bool:
+    """Whether a step of `base` is known not to change gradients, as PyTorch's SGD with nesterov does on a GPU."""
+    return type(base) in ADAMS and not _hooked(base)
+
+
+def _hooked(base: torch.optim.Optimizer) -> bool:
+    """Whether `base` has hooks, or a replacement of its step (a scheduler's), which expect that base.step is called."""
+    return bool("step" in vars(base) or base._optimizer_step_pre_hooks or base._optimizer_step_post_hooks)
 
 
 def _batches(base: torch.optim.Optimizer) -> list[tuple[Options, float, list[Tensor]]] | None:

@@ -6,11 +6,11 @@ It has a factor f(I) of the weight, and leaves the base's step as it is.
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
-from .change import Change
 from .rules import Given, Rule
 from .scope import Slot
-from .wrapped import WrappedOptimizer, gradient
+from .wrapped import WrappedOptimizer
 
 
 class DecayOptimizer(WrappedOptimizer):
@@ -64,24 +64,24 @@ class DecayOptimizer(WrappedOptimizer):
             self._step_base()
             return
         settings = {id(p): (group["lr"], group["weight_decay"]) for group in self.param_groups for p in group["params"]}
-        changes = [Change.before_step(slot) for slot in active]
-        self._step_base_without_decay()
-        for slot, (weight, old, factor) in zip(active, changes, strict=True):
-            theta, (eta, lam) = old.to(factor.dtype), settings[id(slot.parameter)]
-            given = Given(theta=theta, step=weight.to(factor.dtype) - theta, eta=eta, lam=lam)
-            factor.copy_(self.rule.f.value(theta, given))
-            weight.add_((factor - 1) * theta)
-        self._record_statistics(
-            (slot, self._block_sums(factor, self._scores(old, gradient(slot))))
-            for slot, (_, old, factor) in zip(active, changes, strict=True)
-        )
+        sums = []
+        for slot, (old, grad) in zip(active, self._step_base_without_decay(active), strict=True):
+            theta = old.to(torch.promote_types(old.dtype, torch.float32))
+            eta, lam = settings[id(slot.parameter)]
+            given = Given(theta=theta, step=slot.weight.to(theta.dtype) - theta, eta=eta, lam=lam)
+            factor = self.rule.f.value(theta, given)
+            slot.weight.add_((factor - 1) * theta)
+            if self.record:
+                sums.append((slot, self._block_sums(factor, self._scores(old, grad))))
+        self._record_statistics(sums)
 
-    def _step_base_without_decay(self) -> None:
+    def _step_base_without_decay(self, active: Sequence[Slot]) -> list[tuple[Tensor, Tensor]]:
+        """Step the base with a weight decay of 0; returns what `_step_base_and_keep` does."""
         decays = [group["weight_decay"] for group in self.param_groups]
         try:
             for group in self.param_groups:
                 group["weight_decay"] = 0.0
-            self._step_base()
+            return self._step_base_and_keep(active)
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay

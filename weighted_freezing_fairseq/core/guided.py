@@ -4,22 +4,24 @@ The row of the table (`rules.py`) gives the factor -g(I). It multiplies a weight
 whole change that the base optimizer makes at stage `update`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from . import kernels, kernels_c
-from .change import Change, advance_
-from .kernels_c import GuidedWeight
+from .kernels_c import GuidedWeight, Kernel
 from .masks import keep_probability, stream_key, uniform
 from .rules import Given, Rule
 from .scope import Slot
-from .wrapped import NORMS, WrappedOptimizer, choice, gradient
+from .wrapped import NORMS, WrappedOptimizer, choice, gradient, scale_step_
 
 STATISTICS = ("lo", "hi", "mean", "rate")  # of scores; `norm` says of which
 Statistics = dict[str, Tensor | float]  # those of one slot
+Before = Sequence[tuple[Tensor, Tensor]]  # weight and gradient of each slot before the base's step: I is of these
 
 
 class GuidedOptimizer(WrappedOptimizer):
@@ -121,11 +123,14 @@ class GuidedOptimizer(WrappedOptimizer):
             for slot in active:
                 self.averaged[slot.name] = self.averaged.get(slot.name, 0) + 1
         self._record_statistics(self._sums(active))
-        changes = {slot.name: Change.of(slot) for slot in active} if self.stage == "update" else {}
-        if not self._scale_by_kernel_(active, changes):
-            self._scale_(active, changes)
-        self._step_base()
-        advance_(list(changes.values()))
+        by_kernel_ = self._kernel_for(active)
+        guide_ = self._guide_ if by_kernel_ is None else by_kernel_
+        statistics = self._statistics(active, without_range=by_kernel_ is not None)
+        if self.stage == "gradient":
+            guide_(active, statistics, [(slot.weight, gradient(slot)) for slot in active])
+            self._step_base()
+        else:
+            guide_(active, statistics, self._step_base_and_keep(active))
 
     # 1. Statistics of the scores.
 
@@ -147,9 +152,10 @@ class GuidedOptimizer(WrappedOptimizer):
         """The smallest and the largest score of each slot, or of all slots together."""
         lo, hi = [], []
         for slot in slots:
-            bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in self._blocks(slot)]
-            lo.append(torch.stack([block.min for block in bounds]).amin())
-            hi.append(torch.stack([block.max for block in bounds]).amax())
+            blocks = self._blocks(slot, slot.weight, gradient(slot))
+            bounds = [torch.aminmax(self._scores(weight, grad)) for _, (weight, grad) in blocks]
+            lo.append(torch.stack([bound.min for bound in bounds]).amin())
+            hi.append(torch.stack([bound.max for bound in bounds]).amax())
         if self.norm == "tensor":
             return lo, hi
         return _copies(_stack(lo).amin(), slots), _copies(_stack(hi).amax(), slots)
@@ -165,7 +171,8 @@ class GuidedOptimizer(WrappedOptimizer):
 
     def _mean(self, slot: Slot) -> Tensor:
         """The mean score of a slot, accumulated in float64."""
-        sums = [self._scores(weight, grad).sum(dtype=torch.float64) for _, (weight, grad) in self._blocks(slot)]
+        blocks = self._blocks(slot, slot.weight, gradient(slot))
+        sums = [self._scores(weight, grad).sum(dtype=torch.float64) for _, (weight, grad) in blocks]
         return (torch.stack(sums).sum() / len(slot)).to(torch.promote_types(slot.parameter.dtype, torch.float32))
 
     def _rates(self, slots: Sequence[Slot]) -> Sequence[Tensor | float]:
@@ -209,22 +216,20 @@ class GuidedOptimizer(WrappedOptimizer):
 
     # DEVIATION: the code of Liang et al. scales Adam's step and leaves decoupled weight decay as it is. Both papers'
     # equations scale the learning rate, which the decay is multiplied by too: so does stage `update`.
-    def _scale_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> None:
-        """Stage `gradient`: grad <- -g(I) * grad. Stage `update`: set `old` and `factor` = -g(I) of each change."""
-        for slot, statistics in zip(active, self._statistics(active), strict=True):
-            change = changes.get(slot.name)
-            target = gradient(slot) if change is None else change.factor
-            for start, (weight, grad, output, *averages) in self._blocks(slot, target, *self._average_input(slot)):
-                scores = self._scores(weight, grad)
+    def _guide_(self, slots: Sequence[Slot], statistics: Sequence[Statistics], before: Before) -> None:
+        """Scale the gradients, or the step that the base has made; updates the averages of I."""
+        for slot, numbers, (old, grad) in zip(slots, statistics, before, strict=True):
+            target = grad if self.stage == "gradient" else slot.weight
+            tensors = old, grad, target, *self._average_input(slot)
+            for start, (old_block, grad_block, output, *averages) in self._blocks(slot, *tensors):
+                scores = self._scores(old_block, grad_block)
                 for average in averages:
                     average.copy_(self._next_average(average, scores))
-                factor = self._factor(slot, statistics, start, scores, *averages)
-                if change is None:
+                factor = self._factor(slot, numbers, start, scores, *averages)
+                if self.stage == "gradient":
                     output.mul_(factor)
                 else:
-                    output.copy_(factor)
-            if change is not None:
-                change.old.copy_(slot.weight)
+                    scale_step_(output, old_block, factor)
 
     def _factor(
         self, slot: Slot, statistics: Statistics, at: int, scores: Tensor, average: Tensor | None = None
@@ -246,28 +251,29 @@ class GuidedOptimizer(WrappedOptimizer):
     def _stream_key(self, slot: Slot) -> tuple[int, int]:
         return stream_key(self.seed, self.updates, slot.name)
 
-    def _scale_by_kernel_(self, active: Sequence[Slot], changes: Mapping[str, Change]) -> bool:
-        """Do `_scale_` in a kernel; returns False if no kernel computes this row or supports these tensors."""
-        tensors = [tensor for slot in active for tensor in (slot.weight, gradient(slot))]
-        tensors += [tensor for change in changes.values() for tensor in change]
-        averages = [average for slot in active for average in self._average_input(slot)]
+    def _kernel_for(self, slots: Sequence[Slot]) -> Callable[..., None] | None:
+        """`_guide_` in a kernel, or None if no kernel computes this row or supports these tensors."""
+        averages = [average for slot in slots for average in self._average_input(slot)]
         constants = (self.beta, self.eps, self.max_scale)
         kernel = kernels_c.kernel_of(self.rule.g.value, self.importance, averages, constants)
-        module = kernels.module_for(tensors)
+        module = kernels.module_for([tensor for slot in slots for tensor in (slot.weight, gradient(slot))])
         if module is None or kernel is None or (kernel.scales and self.stage == "gradient"):
-            return False
-        change_action = kernels_c.SCALE_CHANGE if kernel.scales else kernels_c.CHANGE
-        action = kernels_c.GRADIENT if self.stage == "gradient" else change_action
+            return None
+        return partial(self._guide_by_kernel_, module, kernel)
+
+    def _guide_by_kernel_(
+        self, module: ModuleType, kernel: Kernel,
+        slots: Sequence[Slot], statistics: Sequence[Statistics], before: Before,
+    ) -> None:  # fmt: skip
         guided_weights = []
-        for slot, statistics in zip(active, self._statistics(active, without_range=True), strict=True):
-            _, old, factor = changes.get(slot.name, (None, None, None))
-            operand = statistics.get("rate", statistics.get("mean", 0.0))
+        for slot, numbers, (old, grad) in zip(slots, statistics, before, strict=True):
+            operand = numbers.get("rate", numbers.get("mean", 0.0))
             if "average" in self.rule.needs:
                 operand = self._correction(slot)
+            weight = None if self.stage == "gradient" else slot.weight
             average, key = self.averages.get(slot.name), self._stream_key(slot)
-            guided_weights.append(GuidedWeight(action, slot.weight, gradient(slot), old, factor, average, key, operand))
+            guided_weights.append(GuidedWeight(old, grad, weight, average, key, operand))
         module.guide_(guided_weights, self.importance, kernel, self.norm == "global")
-        return True
 
     # State.
 
@@ -292,7 +298,8 @@ class GuidedOptimizer(WrappedOptimizer):
         """The sums of each slot before the base's step."""
         for slot, statistics in zip(active, self._statistics(active), strict=True):
             sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
-            for start, (weight, grad, *averages) in self._blocks(slot, *self._average_input(slot)):
+            tensors = slot.weight, gradient(slot), *self._average_input(slot)
+            for start, (weight, grad, *averages) in self._blocks(slot, *tensors):
                 scores = self._scores(weight, grad)
                 averages = [self._next_average(average, scores) for average in averages]
                 sums += self._block_sums(self._factor(slot, statistics, start, scores, *averages), scores)

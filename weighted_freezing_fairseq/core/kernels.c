@@ -67,8 +67,14 @@ static inline condition condition_of(int variant, float lo, float hi, float rate
         float t = squared ? u * u : u;                                                  \
         body(t * range <= offset + sign * IMPORTANCE_OF(metric, w[i], g[i]) ? 1.0f : 0.0f) \
     }
-#define STORE(mask) factor[i] = (mask); old[i] = w[i];
+#define ADVANCE(mask) const float factor = (mask); weight[i] = advanced(w[i], weight[i], factor);
 #define MULTIPLY(mask) g[i] *= (mask);
+
+/* wrapped.scale_step_, exact for factors 0 and 1; old and new_value: before and after the base's step */
+static inline float advanced(float old, float new_value, float factor) {
+    const float step = new_value - old, near_old = old + factor * step, near_new = new_value - (1.0f - factor) * step;
+    return factor < 0.5f ? near_old : near_new;
+}
 
 CLONES
 static void range_of(const float *restrict w, const float *restrict g, int64_t n, int metric, float *out) {
@@ -78,13 +84,13 @@ static void range_of(const float *restrict w, const float *restrict g, int64_t n
     out[1] = from_bits(hi);
 }
 
-/* for the numbers start .. start + n - 1 of a tensor: old <- w, factor <- mask */
+/* for the numbers start .. start + n - 1 of a tensor, which were w: weight <- w + mask * (weight - w) */
 CLONES
-static void store_mask(const float *restrict w, const float *restrict g, float *restrict old, float *restrict factor,
-                       int64_t n, int64_t start, uint32_t k0, uint32_t k1, int metric, condition rule) {
+static void mask_step(const float *restrict w, const float *restrict g, float *restrict weight, int64_t n,
+                      int64_t start, uint32_t k0, uint32_t k1, int metric, condition rule) {
     const float range = rule.range, offset = rule.offset, sign = rule.sign;
     const int squared = rule.squared;
-    BY_METRIC(MASK, STORE)
+    BY_METRIC(MASK, ADVANCE)
 }
 
 /* g <- g * mask */
@@ -102,7 +108,7 @@ void wff_ranges(int64_t count, const int64_t *n, const float **w, const float **
 }
 
 /* sage (rules.sage_full, sage_li and sage_light): I = |w * g| updates its average, which is float or bfloat16, and
- * gives the factor for the change of w; old <- w. */
+ * gives the factor for the step from w to weight. */
 
 enum { FULL = 0, LI = 1, LIGHT = 2 };
 enum { BETA = 0, ONE_MINUS_BETA = 1, EPS = 2, MAX_SCALE = 3 };
@@ -118,8 +124,7 @@ static inline uint16_t to_half(float x) { /* round to nearest, ties to even, as 
         float importance = from_bits(to_bits(w[i] * g[i]) & 0x7fffffff);  \
         update_average                                                    \
         float scale = ((numerator) + c[EPS]) / ((denominator) + c[EPS]);  \
-        factor[i] = scale > c[MAX_SCALE] ? c[MAX_SCALE] : scale;          \
-        old[i] = w[i];                                                    \
+        weight[i] = advanced(w[i], weight[i], scale > c[MAX_SCALE] ? c[MAX_SCALE] : scale); \
     }
 #define AVERAGE(T, to, from)                                              \
     ((T *)average)[i] = to(from(((T *)average)[i]) * c[BETA] + importance * c[ONE_MINUS_BETA]); \
@@ -128,8 +133,9 @@ static inline uint16_t to_half(float x) { /* round to nearest, ties to even, as 
 #define DISTANCE from_bits(to_bits(importance - corrected) & 0x7fffffff)
 
 CLONES
-static void scale_one(const float *restrict w, const float *restrict g, void *restrict average, float *restrict old,
-                      float *restrict factor, int64_t n, float operand, int variant, int half, const float *restrict c) {
+static void scale_step(const float *restrict w, const float *restrict g, float *restrict weight,
+                       void *restrict average, int64_t n, float operand, int variant, int half,
+                       const float *restrict c) {
     if (variant == LIGHT) {
         SCALE(operand, importance, )
     } else if (variant == FULL) {
@@ -145,20 +151,6 @@ static void scale_one(const float *restrict w, const float *restrict g, void *re
             SCALE(DISTANCE, importance, AVERAGE(float, SAME, SAME))
         }
     }
-}
-
-CLONES
-static void advance_one(float *restrict w, const float *restrict old, const float *restrict factor, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        float f = factor[i], step = w[i] - old[i];
-        float near_old = old[i] + f * step, near_new = w[i] - (1.0f - f) * step;
-        w[i] = f < 0.5f ? near_old : near_new;
-    }
-}
-
-/* w <- old + factor * (w - old), exact for factors 0 and 1 */
-void wff_advance(int64_t count, const int64_t *n, float **w, const float **old, const float **factor) {
-    for (int64_t t = 0; t < count; t++) advance_one(w[t], old[t], factor[t], n[t]);
 }
 
 /* w <- old where mask is 0 */
@@ -184,38 +176,36 @@ void wff_mask(int64_t count, const int64_t *n, float **x, const uint8_t **mask) 
     for (int64_t t = 0; t < count; t++) mask_one(x[t], mask[t], n[t]);
 }
 
-/* The actions of kernels_c.GuidedWeight */
-enum { GRADIENT = 1, CHANGE = 2, SCALE_CHANGE = 3 };
-
+/* kernels_c.GuidedWeight */
 typedef struct {
     float *w, *g;
-    float *old, *factor;       /* for CHANGE and SCALE_CHANGE */
-    void *average;             /* for SCALE_CHANGE, except light */
+    float *weight;             /* after the base's step; NULL: multiply the gradient */
+    void *average;             /* of sage, except light */
     int64_t n, start;          /* the numbers start .. start + n - 1 of a tensor */
     uint32_t key[2];           /* of the random numbers */
     float lo, hi;              /* smallest and largest importance, if has_range is set; else computed from this job */
     float operand;             /* rate (random), mean of the scores (light), correction of the average (full, li) */
-    int32_t action, has_range;
+    int32_t has_range;
 } job;
 
 typedef struct {
     const float *constants; /* BETA, ONE_MINUS_BETA, EPS, MAX_SCALE */
-    int32_t metric, variant, half;
+    int32_t metric, variant, scales, half; /* scales: the variant is one of sage */
 } settings;
 
 static void guide(const job *j, const settings *s) {
-    if (j->action == SCALE_CHANGE) {
-        scale_one(j->w, j->g, j->average, j->old, j->factor, j->n, j->operand, s->variant, s->half, s->constants);
+    if (s->scales) {
+        scale_step(j->w, j->g, j->weight, j->average, j->n, j->operand, s->variant, s->half, s->constants);
         return;
     }
     float bounds[2] = {j->lo, j->hi};
     if (!j->has_range) range_of(j->w, j->g, j->n, s->metric, bounds);
     const condition rule = condition_of(s->variant, bounds[0], bounds[1], j->operand);
     const int metric = s->variant == RANDOM ? MAGNITUDE : s->metric; /* random does not depend on the metric */
-    if (j->action == GRADIENT)
+    if (j->weight == NULL)
         mask_gradient(j->w, j->g, j->n, j->start, j->key[0], j->key[1], metric, rule);
     else
-        store_mask(j->w, j->g, j->old, j->factor, j->n, j->start, j->key[0], j->key[1], metric, rule);
+        mask_step(j->w, j->g, j->weight, j->n, j->start, j->key[0], j->key[1], metric, rule);
 }
 
 /* Runs jobs until none is left. `next` is the index of the next job; threads share it, which balances their load. */

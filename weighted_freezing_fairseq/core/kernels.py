@@ -1,7 +1,7 @@
 """Selects the kernels that guide an update: C on a CPU, Triton on a GPU, or None, which means plain PyTorch.
 
-Both kernel modules have `guide_` and `advance_`. The PyTorch code in `guided.py` and `change.py` gives the same
-masks and, up to rounding, the same updates.
+Both kernel modules have `guide_`. The PyTorch code in `guided.py` gives the same masks and, up to rounding, the same
+updates.
 """
 
 import logging

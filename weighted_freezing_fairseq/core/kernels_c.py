@@ -108,7 +108,7 @@ def _load() -> ctypes.CDLL | None:
             error,
         )
         return None
-    for name in ("ranges", "advance", "restore", "mask", "row_sums", "guide"):
+    for name in ("ranges", "restore", "mask", "row_sums", "guide"):
         getattr(kernels, f"wff_{name}").restype = None
     return kernels
 
@@ -139,6 +139,11 @@ class Kernel(NamedTuple):
     scales: bool = False
     half: bool = False
     constants: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def needs_range(self) -> bool:
+        """Whether the function reads the smallest and the largest score."""
+        return not self.scales and MASKS[self.variant] is not rules.freeze_random
 
 
 def kernel_of(
@@ -193,31 +198,20 @@ def ranges(pairs: Sequence[tuple[Tensor, Tensor]], metric: str) -> tuple[float, 
     return float(bounds[:, 0].amin()), float(bounds[:, 1].amax())  # amax, because in PyTorch NaN is the largest
 
 
-GRADIENT, CHANGE, SCALE_CHANGE = range(1, 4)  # the enum of actions in kernels.c
-MASKING = (GRADIENT, CHANGE)
-
-
 class GuidedWeight(NamedTuple):
-    """The tensors of one weight, and the action of `guide_` on them.
+    """The tensors of one weight. `guide_` changes, in place, what the factor multiplies: the gradient or the step."""
 
-    GRADIENT masks the gradient in place. CHANGE and SCALE_CHANGE copy the weight to `old`, and write to `factor` the
-    mask or scale for its change, which `advance_` applies after the base's step.
-    """
-
-    action: int
-    weight: Tensor
+    old: Tensor  # the weight before the base's step
     grad: Tensor
-    old: Tensor | None = None
-    factor: Tensor | None = None
-    average: Tensor | None = None  # for SCALE_CHANGE, if the row has one
+    weight: Tensor | None = None  # the weight after the base's step, or None to multiply the gradient
+    average: Tensor | None = None  # of I, if the row has one
     key: tuple[int, int] = (0, 0)  # the stream of random numbers
     operand: Tensor | float = 0.0  # the rate, the mean of the scores, or the correction of the average
 
 
 IMPORTANT = Kernel()
-RANDOM = MASKS.index(rules.freeze_random)
-_JOB = struct.Struct("@5P2q2I3f2i0q")  # the structs of kernels.c, field by field
-_SETTINGS = struct.Struct("@P3i0q")
+_JOB = struct.Struct("@4P2q2I3fi0q")  # the structs of kernels.c, field by field
+_SETTINGS = struct.Struct("@P4i0q")
 # The largest job. Longer weights are divided among threads, and do not fit into a cache between two passes.
 _JOB_SIZE = 1 << 19
 
@@ -225,23 +219,24 @@ _JOB_SIZE = 1 << 19
 def guide_(
     weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
 ) -> None:
-    """Perform the action of every weight; all tensors must be `readable`.
+    """Multiply the gradient or the step of every weight by its factor; all tensors must be `readable`.
+
+    A mask can multiply either, a factor of SAGE only the step.
 
     shared_range: compare scores with their minimum and maximum over all weights, not within each weight.
     """
     kernels = _loaded()
-    masked = [(guided.weight, guided.grad) for guided in weights if guided.action in MASKING]
     bounds = None
-    if kernel.variant == RANDOM:
+    if not kernel.needs_range:
         bounds = (0.0, 0.0)  # not read
-    elif shared_range and masked:
-        bounds = ranges(masked, metric)
+    elif shared_range and weights:
+        bounds = ranges([(guided.old, guided.grad) for guided in weights], metric)
     jobs = [job for guided in weights for job in _jobs(guided, metric, bounds)]
     job_array = b"".join(jobs)
     next_job = ctypes.c_int64(0)
     beta, eps, max_scale = kernel.constants
     constants = (ctypes.c_float * 4)(beta, 1 - beta, eps, max_scale)
-    settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), kernel.variant, kernel.half)
+    settings = _SETTINGS.pack(ctypes.addressof(constants), METRICS.index(metric), *kernel[:3])
 
     def work(_: int) -> None:
         kernels.wff_guide(ctypes.c_int64(len(jobs)), job_array, ctypes.byref(next_job), settings)
@@ -251,27 +246,19 @@ def guide_(
 
 def _jobs(guided: GuidedWeight, metric: str, bounds: tuple[float, float] | None) -> list[bytes]:
     """The jobs of a weight; bounds: smallest and largest score, or None if a job computes them itself."""
-    action, weight, grad, old, factor, average, (key0, key1), operand = guided
-    count = weight.numel()
-    if count > _JOB_SIZE and bounds is None and action in MASKING:
-        bounds = ranges([(weight, grad)], metric)
+    *tensors, (key0, key1), operand = guided
+    count = guided.old.numel()
+    if count > _JOB_SIZE and bounds is None:
+        bounds = ranges([(guided.old, guided.grad)], metric)
     lo, hi = bounds or (0.0, 0.0)
-    addresses = [
-        (0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size())
-        for tensor in (weight, grad, old, factor, average)
-    ]
+    addresses = [(0, 0) if tensor is None else (tensor.data_ptr(), tensor.element_size()) for tensor in tensors]
     return [
         _JOB.pack(
             *(address + start * size for address, size in addresses),
-            min(_JOB_SIZE, count - start), start, key0, key1, lo, hi, operand, action, bounds is not None,
+            min(_JOB_SIZE, count - start), start, key0, key1, lo, hi, operand, bounds is not None,
         )
         for start in range(0, count, _JOB_SIZE)
     ]  # fmt: skip
-
-
-def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
-    _on_columns("wff_advance", changes)
 
 
 def restore_(triples: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:

@@ -40,28 +40,20 @@ def guide_(
     weights: Sequence[GuidedWeight], metric: str, kernel: Kernel = IMPORTANT, shared_range: bool = False
 ) -> None:
     """The same as `kernels_c.guide_`."""
-    weights = [guided for guided in weights if guided.weight.numel()]
+    weights = [guided for guided in weights if guided.old.numel()]
     if not weights:
         return
-    device = weights[0].weight.device
+    device = weights[0].old.device
     launch = _Launch(weights, device)
-    needs_range = kernel.variant != kernels_c.RANDOM and any(guided.action in kernels_c.MASKING for guided in weights)
-    shared = shared_range or not needs_range
+    shared = shared_range or not kernel.needs_range
     bounds = _to_device([_NO_RANGE], torch.int32, device).repeat(1 if shared else len(weights), 1)
     options = {"METRIC": kernels_c.METRICS.index(metric), "SHARED": shared}
-    if needs_range:
+    if kernel.needs_range:
         launch(triton_source.ranges, bounds, **options)
     beta, eps, max_scale = kernel.constants
     constants = _to_device([beta, 1 - beta, eps, max_scale], torch.float32, device)
-    options |= {"VARIANT": kernel.variant, "HALF": kernel.half}
+    options |= {"VARIANT": kernel.variant, "SCALES": kernel.scales, "HALF": kernel.half}
     launch(triton_source.guide, bounds, _operands(weights, device), constants, **options)
-
-
-def advance_(changes: Sequence[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """weight <- old + factor * (weight - old) for each (weight, old, factor), exact for factors 0 and 1."""
-    weights = [GuidedWeight(0, weight, weight, old, factor) for weight, old, factor in changes if weight.numel()]
-    if weights:
-        _Launch(weights, weights[0].weight.device)(triton_source.advance)
 
 
 class _Launch:
@@ -69,7 +61,7 @@ class _Launch:
 
     def __init__(self, weights: Sequence[GuidedWeight], device: torch.device) -> None:
         self.device = device
-        self.owner = _owners(tuple(guided.weight.numel() for guided in weights), device)
+        self.owner = _owners(tuple(guided.old.numel() for guided in weights), device)
         self.table = _to_device(list(_table_rows(weights)), torch.int64, device)
 
     def __call__(self, kernel: object, *tensors: Tensor, **constants: int) -> None:
@@ -83,9 +75,9 @@ def _table_rows(weights: Sequence[GuidedWeight]) -> Iterator[tuple[int, ...]]:
     """One row for each weight; triton_source.py names the columns."""
     first_block = 0
     for guided in weights:
-        tensors = (guided.weight, guided.grad, guided.old, guided.factor, guided.average)
-        count = guided.weight.numel()
-        yield *(0 if t is None else t.data_ptr() for t in tensors), count, first_block, guided.action, *guided.key
+        tensors = (guided.old, guided.grad, guided.weight, guided.average)
+        count = guided.old.numel()
+        yield *(0 if t is None else t.data_ptr() for t in tensors), count, first_block, *guided.key
         first_block += -(-count // _BLOCK)
 
 
@@ -142,15 +134,17 @@ def _difference_from_torch(device: torch.device) -> str:
     expected_grad = g * keep_mask(magnitude, magnitude.amin(), magnitude.amax(), uniform(len(w), key))
     expected_average = average.double() * 0.75 + score.double() * 0.25
     expected_factor = ((score - expected_average).abs() + 1e-12) / (expected_average + 1e-12)
-    copies = [tensor.to(device, copy=True) for tensor in (w, g, g, average, w, w)]
-    weight, masked_grad, grad, average, old, factor = copies
-    guide_([GuidedWeight(kernels_c.GRADIENT, weight, masked_grad, key=key)], "magnitude")
-    scaled = GuidedWeight(kernels_c.SCALE_CHANGE, weight, grad, old, factor, average, operand=1.0)
+    new, expected_factor = w - 1e-2, expected_factor.clamp_max(3.0)
+    expected_weight = w.double() + expected_factor * (new.double() - w.double())
+    copies = [tensor.to(device, copy=True) for tensor in (w, g, g, new, average)]
+    old, masked_grad, grad, weight, average = copies
+    guide_([GuidedWeight(old, masked_grad, key=key)], "magnitude")
+    scaled = GuidedWeight(old, grad, weight, average, operand=1.0)
     guide_([scaled], "loss-preserving", Kernel(0, True, constants=(0.75, 1e-12, 3.0)))
     if not torch.equal(masked_grad.cpu(), expected_grad):
         return "another mask than torch's"
     close = all(
         torch.allclose(result.cpu().double(), expected, rtol=1e-5, atol=1e-9)
-        for result, expected in ((average, expected_average), (factor, expected_factor.clamp_max(3.0)))
+        for result, expected in ((average, expected_average), (weight, expected_weight))
     )
-    return "" if close and torch.equal(old.cpu(), w) else "another factor than torch's"
+    return "" if close else "another step than torch's"

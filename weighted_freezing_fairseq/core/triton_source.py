@@ -9,10 +9,9 @@ import triton
 import triton.language as tl
 
 # Columns of the table.
-W, G, OLD, FACTOR, AVERAGE, COUNT, FIRST, ACTION, KEY0, KEY1 = (tl.constexpr(column) for column in range(10))
-COLUMNS = tl.constexpr(10)
-# Actions, metrics, variants of weighted_freeze and of sage: the enums of kernels.c.
-GRADIENT, CHANGE, SCALE_CHANGE = (tl.constexpr(action) for action in range(1, 4))
+OLD, G, W, AVERAGE, COUNT, FIRST, KEY0, KEY1 = (tl.constexpr(column) for column in range(8))
+COLUMNS = tl.constexpr(8)
+# Metrics, variants of weighted_freeze and of sage: the enums of kernels.c.
 MAGNITUDE, LOSS_PRESERVING = tl.constexpr(0), tl.constexpr(1)
 PRINTED, SMOOTH, RANDOM = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
 FULL, LIGHT = tl.constexpr(0), tl.constexpr(2)
@@ -37,21 +36,19 @@ def _floats(address):
 
 @triton.jit
 def ranges(table, owner, bounds, METRIC: tl.constexpr, SHARED: tl.constexpr, BLOCK: tl.constexpr):
-    """Smallest and largest score of each masked weight, or of all: as bits, which have the order of the floats."""
+    """Smallest and largest score of each weight, or of all: as bits, which have the order of the floats."""
     part = tl.load(owner + tl.program_id(0)).to(tl.int64)
     row = table + part * COLUMNS
-    action = tl.load(row + ACTION)
-    if (action == GRADIENT) | (action == CHANGE):
-        i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
-        inside = i < tl.load(row + COUNT)
-        w = tl.load(_floats(tl.load(row + W)) + i, mask=inside, other=0.0)
-        g = tl.load(_floats(tl.load(row + G)) + i, mask=inside, other=0.0)
-        bits = _importance(w, g, METRIC).to(tl.int32, bitcast=True)
-        target = bounds
-        if not SHARED:
-            target = bounds + 2 * part
-        tl.atomic_min(target, tl.min(tl.where(inside, bits, LARGEST), 0))
-        tl.atomic_max(target + 1, tl.max(tl.where(inside, bits, 0), 0))
+    i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < tl.load(row + COUNT)
+    old = tl.load(_floats(tl.load(row + OLD)) + i, mask=inside, other=0.0)
+    g = tl.load(_floats(tl.load(row + G)) + i, mask=inside, other=0.0)
+    bits = _importance(old, g, METRIC).to(tl.int32, bitcast=True)
+    target = bounds
+    if not SHARED:
+        target = bounds + 2 * part
+    tl.atomic_min(target, tl.min(tl.where(inside, bits, LARGEST), 0))
+    tl.atomic_max(target + 1, tl.max(tl.where(inside, bits, 0), 0))
 
 
 @triton.jit
@@ -115,43 +112,32 @@ def _scale(w, g, average, operand, i, inside, constants, VARIANT: tl.constexpr, 
 @triton.jit
 def guide(
     table, owner, bounds, operands, constants,
-    METRIC: tl.constexpr, SHARED: tl.constexpr, VARIANT: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    METRIC: tl.constexpr, SHARED: tl.constexpr, VARIANT: tl.constexpr, SCALES: tl.constexpr, HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The action of a weight (`kernels_c.GuidedWeight`)."""
+    """Multiply the gradient or the step of a weight (`kernels_c.GuidedWeight`) by its factor."""
     part = tl.load(owner + tl.program_id(0)).to(tl.int64)
     row = table + part * COLUMNS
     i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
     inside = i < tl.load(row + COUNT)
-    action = tl.load(row + ACTION)
     operand = tl.load(operands + part)
     g_pointer = _floats(tl.load(row + G)) + i
-    w = tl.load(_floats(tl.load(row + W)) + i, mask=inside, other=0.0)
+    old = tl.load(_floats(tl.load(row + OLD)) + i, mask=inside, other=0.0)
     g = tl.load(g_pointer, mask=inside, other=0.0)
-    if action == SCALE_CHANGE:
-        factor = _scale(w, g, tl.load(row + AVERAGE), operand, i, inside, constants, VARIANT, HALF)
+    if SCALES:
+        factor = _scale(old, g, tl.load(row + AVERAGE), operand, i, inside, constants, VARIANT, HALF)
     else:
         lo_pointer = bounds
         if not SHARED:
             lo_pointer = bounds + 2 * part
         lo, hi = tl.load(lo_pointer).to(tl.float32, bitcast=True), tl.load(lo_pointer + 1).to(tl.float32, bitcast=True)
         k0, k1 = tl.load(row + KEY0).to(tl.uint32), tl.load(row + KEY1).to(tl.uint32)
-        factor = _mask(w, g, i, lo, hi, operand, k0, k1, METRIC, VARIANT)
-    if action == GRADIENT:
+        factor = _mask(old, g, i, lo, hi, operand, k0, k1, METRIC, VARIANT)
+    weight = tl.load(row + W)
+    if weight == 0:
         tl.store(g_pointer, g * factor, mask=inside)
     else:
-        tl.store(_floats(tl.load(row + OLD)) + i, w, mask=inside)
-        tl.store(_floats(tl.load(row + FACTOR)) + i, factor, mask=inside)
-
-
-@triton.jit
-def advance(table, owner, BLOCK: tl.constexpr):
-    """w <- old + factor * (w - old), exact for factors 0 and 1."""
-    row = table + tl.load(owner + tl.program_id(0)).to(tl.int64) * COLUMNS
-    i = (tl.program_id(0) - tl.load(row + FIRST)) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < tl.load(row + COUNT)
-    w_pointer = _floats(tl.load(row + W)) + i
-    w = tl.load(w_pointer, mask=inside, other=0.0)
-    old = tl.load(_floats(tl.load(row + OLD)) + i, mask=inside, other=0.0)
-    factor = tl.load(_floats(tl.load(row + FACTOR)) + i, mask=inside, other=0.0)
-    step = w - old
-    tl.store(w_pointer, tl.where(factor < 0.5, old + factor * step, w - (1.0 - factor) * step), mask=inside)
+        w_pointer = _floats(weight) + i
+        w = tl.load(w_pointer, mask=inside, other=0.0)
+        step = w - old
+        tl.store(w_pointer, tl.where(factor < 0.5, old + factor * step, w - (1.0 - factor) * step), mask=inside)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base_step import step_base
+from .base_step import leaves_gradients, step_base
 from .importance import METRICS
 from .rules import RULES, Rule, rows, rule_of
 from .scope import Slot, block_size, blocks
@@ -210,6 +210,13 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     def _step_base(self) -> None:
         step_base(self.base, self.base_fused)
 
+    def _step_base_and_keep(self, slots: Sequence[Slot]) -> list[tuple[Tensor, Tensor]]:
+        """Step the base; returns the weight and the gradient of each slot from before the step."""
+        leaves = leaves_gradients(self.base)
+        kept = [(s.weight.clone(), gradient(s) if leaves else gradient(s).clone()) for s in slots]
+        self._step_base()
+        return kept
+
     @abstractmethod
     def _update(self, active: Sequence[Slot]) -> None:
         """Guide and step the base; `active` are the slots that have a gradient, none before `start`."""
@@ -242,7 +249,7 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
     def _mask_sums(self, slot: Slot, frozen: Tensor | float) -> Tensor:
         """The sums of a slot before the base's step; frozen: how many of its numbers are."""
         sums = torch.zeros(3, dtype=torch.float64, device=slot.parameter.device)
-        for _, (weight, grad) in self._blocks(slot):
+        for _, (weight, grad) in self._blocks(slot, slot.weight, gradient(slot)):
             scores = self._scores(weight, grad).double()
             sums[1:] += torch.stack([scores.sum(), scores.square().sum()])
         sums[0] = frozen
@@ -256,14 +263,13 @@ class WrappedOptimizer(torch.optim.Optimizer, ABC):
 
     # Scores.
 
-    def _blocks(self, slot: Slot, *more: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
-        """Blocks of a slot: the position of each, and its part of weight, gradient and `more`.
+    def _blocks(self, slot: Slot, *tensors: Tensor) -> Iterable[tuple[int, tuple[Tensor, ...]]]:
+        """Blocks of a slot: the position of each, and its part of `tensors`.
 
         A row that selects a share of the numbers of a tensor gets the tensor in one block.
         """
-        weight = slot.weight
-        size = len(slot) if "fraction" in self.rule.needs else block_size(weight)
-        return blocks(len(slot), size, weight, gradient(slot), *more)
+        size = len(slot) if "fraction" in self.rule.needs else block_size(slot.parameter)
+        return blocks(len(slot), size, *tensors)
 
     def _scores(self, weight: Tensor, grad: Tensor) -> Tensor:
         """I, at least in float32, because a squared gradient underflows in half precision."""
@@ -276,6 +282,13 @@ def choice(name: str, value: str, choices: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of: {', '.join(choices)}")
     return value
+
+
+def scale_step_(weight: Tensor, old: Tensor, factor: Tensor) -> None:
+    """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
+    new = weight.to(factor.dtype)
+    step = new - old.to(factor.dtype)
+    weight.copy_(torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step))
 
 
 def gradient(slot: Slot) -> Tensor:
