@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from weighted_freezing_fairseq.scoring.significance import holm, seed_p_value
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,7 +32,10 @@ def tuning(folder: str) -> str:
 
 
 def over_runs(runs: list[dict[str, str]], column: str) -> str:
-    values = [float(run[column]) for run in runs]
+    return with_deviation([float(run[column]) for run in runs])
+
+
+def with_deviation(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
@@ -109,6 +114,51 @@ def pruned(folder: str) -> str:
         bleu = {row["checkpoint"]: float(row["bleu"]) for row in rows if row["fraction"] == fraction}
         lines.append(f"| {float(fraction):.0%} | {' | '.join(f'{bleu[name]:.2f}' for name in checkpoints)} |")
     return "\n".join(lines)
+
+
+def zero_shot(folder: str, tuned: bool) -> dict[str, dict[str, list[float]]]:
+    """BLEU by alignment (or `parent`), sparsity and seed: on the tuned pair, or the mean over the others."""
+    bleu: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for row in read_rows(f"results/{folder}/table.csv"):
+        if (row["pair"] == row["tuned"]) == tuned:
+            name = row["prune"] if row["prune"] == "parent" else row["alignreg"]
+            seeds = bleu.setdefault(name, {}).setdefault(f"{float(row['sparsity']):.0%}", {})
+            seeds.setdefault(row["seed"], []).append(float(row["bleu"]))
+    return {
+        name: {share: [statistics.mean(pairs) for pairs in seeds.values()] for share, seeds in by_share.items()}
+        for name, by_share in bleu.items()
+    }
+
+
+def zero_shot_scores(folder: str, tuned: bool) -> str:
+    """A row for each alignment, a column for each sparsity: means over the seeds."""
+    bleu = zero_shot(folder, tuned)
+    ((start, parent),) = bleu.pop("parent").items()
+    shares = list(bleu["none"])
+    cells = {f"`{name}`": [with_deviation(by_share[share]) for share in shares] for name, by_share in bleu.items()}
+    cells = {"before tuning": [with_deviation(parent) if share == start else "-" for share in shares]} | cells
+    return _by_share("alignment", shares, cells)
+
+
+def zero_shot_gains(folder: str) -> str:
+    """What each alignment adds on the pairs that were not tuned on, with the p-value over seeds, corrected by Holm."""
+    bleu = zero_shot(folder, tuned=False)
+    kept = {name: by_share for name, by_share in bleu.items() if name not in ("parent", "none")}
+    tests = {(name, share): seed_p_value(bleu["none"][share], of) for name in kept for share, of in kept[name].items()}
+    p_values = dict(zip(tests, holm([p for p in tests.values() if p is not None]), strict=True))
+    cells = {
+        f"`{name}`": [
+            f"{statistics.mean(of) - statistics.mean(bleu['none'][share]):+.2f} ({p_values[name, share]:.3f})"
+            for share, of in by_share.items()
+        ]
+        for name, by_share in kept.items()
+    }
+    return _by_share("minus `none` (p seeds)", list(bleu["none"]), cells)
+
+
+def _by_share(head: str, shares: list[str], cells: Mapping[str, list[str]]) -> str:
+    lines = [f"| {head} | {' | '.join(f'{share} pruned' for share in shares)} |", "|---" * (1 + len(shares)) + "|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items())])
 
 
 def with_quartiles(row: Mapping[str, str], median: str, low: str, high: str, factor: float = 1) -> str:
@@ -191,6 +241,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "freezing lowresource-3000": lambda: freezing("lowresource-3000/freezing"),
     "balance lowresource-3000": lambda: balance("lowresource-3000"),
     "pruned lowresource-3000": lambda: pruned("lowresource-3000"),
+    "zero-shot tuned": lambda: zero_shot_scores("zero-shot", tuned=True),
+    "zero-shot others": lambda: zero_shot_scores("zero-shot", tuned=False),
+    "zero-shot gains": lambda: zero_shot_gains("zero-shot"),
     "costs quick": lambda: costs(
         "quick", "update time", "by count", "step", "peak memory", "transient", "state, bytes"
     ),
