@@ -12,7 +12,7 @@ from torch import Tensor
 from .masks import stream_key, uniform
 from .rules import ALIGNMENT_BETA, Given, Rule, alignment
 from .scope import Slot
-from .wrapped import WrappedOptimizer, scale_step_
+from .wrapped import WrappedOptimizer
 
 MOMENTUM = "momentum"  # the metric of a row that scores a number by the momentum of the base
 MOMENTUM_KEYS = ("exp_avg", "momentum_buffer")  # in the state of Adam and its like, and of SGD
@@ -80,7 +80,8 @@ class AfterStepOptimizer(WrappedOptimizer):
             factor = self._factor(slot, old, grad, scores).expand(slot.shape)  # magma has one for the tensor
             if self.record:
                 sums.append((slot, self._block_sums(factor, scores)))
-            scale_step_(slot.weight, old, factor)
+            weight = slot.weight
+            weight.copy_(torch.lerp(old.to(factor.dtype), weight.to(factor.dtype), factor))  # exact for 0 and 1
         self._record_statistics(sums)
 
     def _factor(self, slot: Slot, old: Tensor, grad: Tensor, scores: Tensor) -> Tensor:

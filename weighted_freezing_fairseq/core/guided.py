@@ -17,7 +17,7 @@ from .kernels_c import GuidedWeight, Kernel
 from .masks import keep_probability, stream_key, uniform
 from .rules import Given, Rule
 from .scope import Slot
-from .wrapped import NORMS, WrappedOptimizer, choice, gradient, scale_step_
+from .wrapped import NORMS, WrappedOptimizer, choice, gradient
 
 STATISTICS = ("lo", "hi", "mean", "rate")  # of scores; `norm` says of which
 Statistics = dict[str, Tensor | float]  # those of one slot
@@ -229,7 +229,7 @@ class GuidedOptimizer(WrappedOptimizer):
                 if self.stage == "gradient":
                     output.mul_(factor)
                 else:
-                    scale_step_(output, old_block, factor)
+                    output.copy_(_scaled(old_block, output, factor))
 
     def _factor(
         self, slot: Slot, statistics: Statistics, at: int, scores: Tensor, average: Tensor | None = None
@@ -304,6 +304,13 @@ class GuidedOptimizer(WrappedOptimizer):
                 averages = [self._next_average(average, scores) for average in averages]
                 sums += self._block_sums(self._factor(slot, statistics, start, scores, *averages), scores)
             yield slot, sums
+
+
+def _scaled(old: Tensor, new: Tensor, factor: Tensor) -> Tensor:
+    """old + factor * (new - old), exact for factors 0 and 1; torch.lerp would round otherwise than the kernels."""
+    new = new.to(factor.dtype)
+    step = new - old.to(factor.dtype)
+    return torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step)
 
 
 def _stack(numbers: Sequence[Tensor]) -> Tensor:

@@ -70,7 +70,7 @@ static inline condition condition_of(int variant, float lo, float hi, float rate
 #define ADVANCE(mask) const float factor = (mask); weight[i] = advanced(w[i], weight[i], factor);
 #define MULTIPLY(mask) g[i] *= (mask);
 
-/* wrapped.scale_step_, exact for factors 0 and 1; old and new_value: before and after the base's step */
+/* guided._scaled, exact for factors 0 and 1; old and new_value: before and after the base's step */
 static inline float advanced(float old, float new_value, float factor) {
     const float step = new_value - old, near_old = old + factor * step, near_new = new_value - (1.0f - factor) * step;
     return factor < 0.5f ? near_old : near_new;

@@ -284,13 +284,6 @@ def choice(name: str, value: str, choices: Iterable[str]) -> str:
     return value
 
 
-def scale_step_(weight: Tensor, old: Tensor, factor: Tensor) -> None:
-    """weight <- old + factor * (weight - old), exact for factors 0 and 1."""
-    new = weight.to(factor.dtype)
-    step = new - old.to(factor.dtype)
-    weight.copy_(torch.where(factor < 0.5, old + factor * step, new - (1 - factor) * step))
-
-
 def gradient(slot: Slot) -> Tensor:
     """The gradient of a slot that has one."""
     grad = slot.grad
