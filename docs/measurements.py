@@ -69,6 +69,20 @@ def variants(table: str, head: str, methods: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def longer(folder: str) -> str:
+    """Standard training for as many updates as K passes take, between the two of `folder`: means over seeds 1 to 3."""
+    lines = ["| method | updates | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |", "|---" * 6 + "|"]
+    for table, method, updates in (
+        ("scores", "standard", "1,000"),
+        ("longer", "standard", "3,000"),
+        ("scores", "intra_distillation", "1,000 of three passes"),
+    ):
+        runs = [run for run in read_rows(f"results/{folder}/{table}.csv") if run["seed"] in ("1", "2", "3")]
+        cells = on_both_tests([run for run in runs if run["method"] == method])
+        lines.append(f"| `{method}` | {updates} | {cells} |")
+    return "\n".join(lines)
+
+
 def on_both_tests(runs: list[dict[str, str]]) -> str:
     """The cells of a row: BLEU on either test set, and the losses."""
     first, second = ([run for run in runs if run["test"] == test] for test in ("test_2016_flickr", "test_2017_flickr"))
@@ -228,6 +242,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
             "5": "intra_distillation_5",
         },
     ),
+    "longer lowresource-3000": lambda: longer("lowresource-3000"),
     "alpha lowresource-3000": lambda: variants(
         "lowresource-3000/scores",
         "alpha",
