@@ -71,7 +71,8 @@ def variants(table: str, head: str, methods: Mapping[str, str]) -> str:
 
 def longer(folder: str) -> str:
     """Standard training for as many updates as K passes take, between the two of `folder`: means over seeds 1 to 3."""
-    lines = ["| method | updates | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |", "|---" * 6 + "|"]
+    header = "| method | updates | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |"
+    lines = [header, "|---" * 6 + "|"]
     for table, method, updates in (
         ("scores", "standard", "1,000"),
         ("longer", "standard", "3,000"),
