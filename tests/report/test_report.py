@@ -326,9 +326,9 @@ def test_latex_is_whole(reported):
         assert not re.search(r"(?<!\\)[_#]", text) and "±" not in text and "`" not in text
 
 
-def test_the_whole_command(matrix, tmp_path, capsys):
+def test_the_whole_command(matrix, reported, tmp_path, capsys):
     words = ["report", str(matrix / "runs/iwslt14-li"), "--table", "li-2", "--table", "runs", "--out", str(tmp_path)]
-    (tmp_path / "significance.json").write_bytes((matrix / "report/significance.json").read_bytes())
+    (tmp_path / "significance.json").write_bytes((reported / "significance.json").read_bytes())
     assert main(words) == 0
     text = capsys.readouterr().out
     assert (
