@@ -60,27 +60,13 @@ def scores(folder: str, test: str) -> str:
     return "\n".join(lines)
 
 
-def variants(table: str, head: str, methods: Mapping[str, str]) -> str:
-    """Forms of a method, by what stands in the first column: means over seeds 1 to 3 of a table in results/."""
-    runs = [run for run in read_rows(f"results/{table}.csv") if run["seed"] in ("1", "2", "3")]
+def variants(folder: str, head: str, forms: Mapping[str, str]) -> str:
+    """Forms of training, TABLE/METHOD, by what stands in the first column: means over seeds 1 to 3."""
     lines = [f"| {head} | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |", "|---" * 5 + "|"]
-    for name, method in methods.items():
-        lines.append(f"| {name} | {on_both_tests([run for run in runs if run['method'] == method])} |")
-    return "\n".join(lines)
-
-
-def longer(folder: str) -> str:
-    """Standard training for as many updates as K passes take, between the two of `folder`: means over seeds 1 to 3."""
-    header = "| method | updates | BLEU, test_2016 | BLEU, test_2017 | validation nll | training nll |"
-    lines = [header, "|---" * 6 + "|"]
-    for table, method, updates in (
-        ("scores", "standard", "1,000"),
-        ("longer", "standard", "3,000"),
-        ("scores", "intra_distillation", "1,000 of three passes"),
-    ):
+    for name, form in forms.items():
+        table, _, method = form.partition("/")
         runs = [run for run in read_rows(f"results/{folder}/{table}.csv") if run["seed"] in ("1", "2", "3")]
-        cells = on_both_tests([run for run in runs if run["method"] == method])
-        lines.append(f"| `{method}` | {updates} | {cells} |")
+        lines.append(f"| {name} | {on_both_tests([run for run in runs if run['method'] == method])} |")
     return "\n".join(lines)
 
 
@@ -233,25 +219,33 @@ TABLES: Mapping[str, Callable[[], str]] = {
         for test in ("test_2016", "test_2017")
     },
     "passes lowresource-3000": lambda: variants(
-        "lowresource-3000/scores",
+        "lowresource-3000",
         "K",
         {
-            "1 (`standard`)": "standard",
-            "2": "intra_distillation_2",
-            "3": "intra_distillation",
-            "4": "intra_distillation_4",
-            "5": "intra_distillation_5",
+            "1 (`standard`)": "scores/standard",
+            "2": "scores/intra_distillation_2",
+            "3": "scores/intra_distillation",
+            "4": "scores/intra_distillation_4",
+            "5": "scores/intra_distillation_5",
         },
     ),
-    "longer lowresource-3000": lambda: longer("lowresource-3000"),
+    "longer lowresource-3000": lambda: variants(
+        "lowresource-3000",
+        "training",
+        {
+            "`standard`, 1,000 updates": "scores/standard",
+            "`standard`, 3,000 updates": "longer/standard",
+            "`intra_distillation`, 1,000 updates of three passes": "scores/intra_distillation",
+        },
+    ),
     "alpha lowresource-3000": lambda: variants(
-        "lowresource-3000/scores",
+        "lowresource-3000",
         "alpha",
         {
-            "0 (`standard`)": "standard",
-            "1": "intra_distillation",
-            "adaptive, up to 5": "intra_distillation_adaptive",
-            "5": "intra_distillation_constant",
+            "0 (`standard`)": "scores/standard",
+            "1": "scores/intra_distillation",
+            "adaptive, up to 5": "scores/intra_distillation_adaptive",
+            "5": "scores/intra_distillation_constant",
         },
     ),
     "freezing lowresource-3000": lambda: freezing("lowresource-3000/freezing"),
