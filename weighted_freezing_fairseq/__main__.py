@@ -136,6 +136,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    try:
+        return _run_command(argv)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.partition(".")[0] == __package__:
+            raise
+        doctor = shlex.join([sys.executable, "-m", str(__package__), "doctor"])
+        print(
+            f"wff: {sys.executable} has no module {error.name}; activate the environment of this package, or see what "
+            f"is missing: {doctor}",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _run_command(argv: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         with contextlib.suppress(OSError):  # a stream may claim to be seekable and fail
             sys.stdout.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack letters

@@ -16,6 +16,7 @@ from weighted_freezing_fairseq.__main__ import COMMANDS, main
 from weighted_freezing_fairseq.cli.arguments import seeds
 from weighted_freezing_fairseq.workspace.configs import CONFIGS
 
+ROOT = CONFIGS.parent
 WFF = [str(Path(sys.executable).parent / "wff")]
 MODULE = [sys.executable, "-m", "weighted_freezing_fairseq"]
 
@@ -132,6 +133,15 @@ def test_wff_and_the_module_are_the_same(words):
 
 def test_version():
     assert run("--version").stdout == f"weighted_freezing_fairseq {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["quickstart"]])
+def test_a_python_that_lacks_the_packages_is_named(words):
+    """-S: without site-packages, as the Python that is found when an environment was not activated."""
+    done = subprocess.run([sys.executable, "-S", *MODULE[1:], *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"wff: {sys.executable} has no module ") and done.stderr.count("\n") == 1
+    assert "activate the environment" in done.stderr and done.stderr.endswith("-m weighted_freezing_fairseq doctor\n")
 
 
 def test_a_closed_pipe_is_no_error():
