@@ -1,10 +1,12 @@
 """Shared fixtures: a toy corpus binarised by the real fairseq-preprocess, and a folder to run fairseq in."""
 
 import random
+import subprocess
 from pathlib import Path
 
 import hypothesis
 import pytest
+import warm_python
 from fairseq_runs import Fairseq
 
 hypothesis.settings.register_profile("shared machine", deadline=None)  # an example may wait for a core
@@ -48,6 +50,12 @@ def trained(toy_data, tmp_path_factory):
     runs = Fairseq(toy_data, tmp_path_factory.mktemp("trained"))
     runs.train("run", "--optimizer", "adam", "--max-update", "8")
     return runs.folder / "run/checkpoint_last.pt"
+
+
+@pytest.fixture
+def warm_children(monkeypatch):
+    """Commands of Python that the process of the tests starts are forked from a warm one."""
+    monkeypatch.setattr(subprocess, "Popen", warm_python.where_python(subprocess.Popen))
 
 
 @pytest.fixture

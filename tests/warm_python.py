@@ -137,14 +137,18 @@ def serve_its_commands() -> bool:
     theirs.close()
     ours.recv(1)
     _own.append(ours)
-    cold = subprocess.Popen
+    subprocess.Popen = where_python(subprocess.Popen)
+    return True
+
+
+def where_python(cold: type[subprocess.Popen]) -> type[subprocess.Popen]:
+    """`cold`, but for commands of this Python, which start warm."""
 
     class WarmWherePython(cold):
         def __new__(cls, args, **options):
-            return (Popen if args[0] == sys.executable else cold)(args, **options)
+            return (popen() if args[0] == sys.executable else cold)(args, **options)
 
-    subprocess.Popen = WarmWherePython
-    return True
+    return WarmWherePython
 
 
 def run(words: list[str], cwd: str, env: dict[str, str], parent: int) -> None:

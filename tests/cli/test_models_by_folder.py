@@ -68,6 +68,7 @@ def test_data_that_is_gone_is_named(named, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_a_save_dir_is_scored_on_what_it_was_trained_on(named, toy_data, tmp_path, capsys):
     reference = toy_data.parent / "test.y"
     words = ["evaluate", str(named["save-dir"]), "--reference", str(reference), "--device", "cpu", "--beam", "1"]

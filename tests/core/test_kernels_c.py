@@ -3,7 +3,6 @@
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recipe_runs import finished
 
 from weighted_freezing_fairseq.core import kernels_c
 from weighted_freezing_fairseq.core.guided import GuidedOptimizer
@@ -144,17 +144,15 @@ def test_other_devices_dtypes_and_layouts_are_left_to_torch():
 
 
 def run_fresh(code, tmp_path, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True, text=True, timeout=120,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment},
-    )  # fmt: skip
+    """In a process that has not loaded the kernels."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
+    return finished([sys.executable, "-c", code], env=environment)
 
 
 LOAD = """
 import logging
 from weighted_freezing_fairseq.core.kernels_c import load
-logging.basicConfig(level=logging.INFO)
+logging.basicConfig(level=logging.INFO, force=True)
 print(load())
 """
 
@@ -183,7 +181,7 @@ STEP = """
 import logging, os
 import torch
 from weighted_freezing_fairseq import GuidedOptimizer, scope_of
-logging.basicConfig(level=logging.INFO)
+logging.basicConfig(level=logging.INFO, force=True)
 model = torch.nn.Linear(4, 4)
 optimizer = GuidedOptimizer(torch.optim.Adam(model.parameters()), scope_of(model))
 torch.optim.Adam(model.parameters()).step()  # without gradients: nothing but imports

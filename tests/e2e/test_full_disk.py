@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from recipe_runs import command
+from recipe_runs import command, finished
 
 # In a mount namespace of its own, so that nothing stays mounted: a disk of 64 kB, and a call before and after it grows.
 SCRIPT = """
@@ -35,7 +35,7 @@ def test_a_full_disk_is_named_and_the_same_command_completes_when_there_is_room(
     disk, whole, after = tmp_path / "disk", tmp_path / "whole", tmp_path / "after"
     disk.mkdir()
     words = command("pack", *checkpoints, "--optimizer-state", "--out")
-    done = subprocess.run([*words, whole], capture_output=True, text=True)
+    done = finished([*words, whole])
     assert done.returncode == 0, done.stderr
     call = ["unshare", "-m", "sh", "-c", SCRIPT, "sh", disk, after, *words, disk / "packed"]
     done = subprocess.run(call, capture_output=True, text=True)

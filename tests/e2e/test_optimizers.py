@@ -58,6 +58,8 @@ ROWS |= {
     if row.kind == "optimizer" and name not in ROWS
 }
 every_row = pytest.mark.parametrize("row", ROWS)
+# A row of each kind of state; tests/plugin/test_every_form.py has all rows in fairseq's trainer.
+every_state = pytest.mark.parametrize("row", ["weighted_freeze", "sage", "fish_mask", "spg", "magma", "lisa"])
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +92,7 @@ _plain: dict[str, dict] = {}
 @every_row
 @pytest.mark.parametrize("base", BASE_FLAGS)
 def test_neutral_run_is_bit_identical_to_its_base(fairseq: Fairseq, flags_of, base: str, row: str):
-    if row != "weighted_freeze" and base not in ("adam", "sgd", "adafactor"):
+    if row != "weighted_freeze" and base not in ("adam", "adafactor"):
         pytest.skip("the other bases differ from these in nothing that a row sees; tests/core has them all")
     flags = [*BASE_FLAGS[base], "--max-update", 3, "--clip-norm", 0.5]
     if base not in _plain:
@@ -201,7 +203,7 @@ def test_flat_fp16_needs_a_gpu(fairseq: Fairseq):
     assert "CUDA" in output or "NVIDIA" in output
 
 
-@every_row
+@every_state
 def test_forty_updates_equal_twenty_a_kill_and_twenty(fairseq: Fairseq, flags_of, row: str):
     flags = [*flags_of(row), "--max-update", 40, "--save-interval-updates", 20, "--lr-scheduler", "inverse_sqrt"]
     flags += ["--warmup-updates", 10, "--weight-decay", 0.01]
@@ -236,7 +238,7 @@ def test_checkpoint_loads_without_the_plugin(fairseq: Fairseq):
     assert len(fairseq.stock_translations(fairseq.folder / "guided/checkpoint_last.pt")) == 21
 
 
-@every_row
+@every_state
 def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fairseq: Fairseq, flags_of, row: str):
     flags = [*flags_of(row), "--dropout", 0, "--attention-dropout", 0, "--clip-norm", 1, "--lr", 0.003]
     flags += ["--weight-decay", 0.01]
@@ -251,8 +253,6 @@ def test_two_processes_agree_resume_and_equal_one_with_twice_the_update_freq(fai
         c10d = on_two_processes(fairseq, "c10d", *flags, *unused, backend="c10d")
         assert_same(*c10d)
         assert_close(c10d[0], straight[0])
-    if row == "lfr_cm":  # its state is fish_mask's
-        return
     saved = fairseq.folder / "two/checkpoint_1_7.pt"
     resumed = on_two_processes(fairseq, "resumed", *flags, "--restore-file", saved)  # which is broadcast to rank 1
     assert_same(resumed[0], resumed[1])

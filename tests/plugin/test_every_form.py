@@ -1,6 +1,6 @@
 """Forms of the optimizer rows by their settings, in fairseq's own trainer: resume, precisions, processes.
 
-The default forms go through the real fairseq-train, in tests/e2e/test_optimizers.py.
+The default forms go through the real fairseq-train too, in tests/e2e/test_optimizers.py.
 """
 
 import itertools
@@ -44,15 +44,21 @@ FORMS = {
 DEFAULTS = {
     ("weighted_freeze", "important"): [],
     ("sage", "full"): [],
-    ("magma", "aligned"): [],
+    ("fish_mask", "fisher"): ["fish_density=0.05", "fish_updates=2"],
     ("lfr_cm", "tensor"): ["lfr_quantile=0.25", "fisher=FISHER"],
+    ("spg", "gradient"): ["fisher=FISHER"],
+    ("cautious", ""): [],
+    ("magma", "aligned"): [],
+    ("mofo", ""): [],
+    ("gmt", ""): [],
+    ("cautious_decay", ""): ["weight_decay=0.5"],
 }
 PRECISIONS = {
     "fp32": [],
     "bf16": ["common.bf16=true"],
     "memory-efficient-fp16": ["common.memory_efficient_fp16=true", "common.fp16=true", "common.fp16_init_scale=4"],
 }
-every_form = pytest.mark.parametrize("form", FORMS, ids=" ".join)
+RESUMED = [*itertools.product(FORMS, PRECISIONS), *itertools.product(DEFAULTS, ["fp32"])]
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +92,13 @@ def test_every_form_that_is_no_default_is_here():
         (row.name, row.variant) for row in RULES.values()
     }
     assert others and others <= FORMS.keys()
+    assert {name for name, _ in FORMS | DEFAULTS} == {row.name for row in rows() if row.kind == "optimizer"}
 
 
 @pytest.mark.slow
-@every_form
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("form", "precision"), RESUMED, ids=lambda part: part if isinstance(part, str) else " ".join(part)
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(form, precision, fisher, tmp_path):
     middle = UPDATES // 2
     first, second = (trainer_of(form, fisher, *PRECISIONS[precision]) for _ in range(2))

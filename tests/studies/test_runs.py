@@ -46,6 +46,7 @@ def test_bleu_while_training_is_that_of_the_recipes_text(remove_bpe, tokenizer, 
     assert task.settings(CONFIGS / "iwslt14/standard.yaml", {}, manifest, ()) == {}  # no BLEU there
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):
     run, config = Run("student", 1, tmp_path / "student-1"), CONFIGS / "toy/self_distillation.yaml"
     with pytest.raises(UserError, match=r"there is no teacher /nowhere.pt; give --teacher .*; the whole log is .*$"):
@@ -55,6 +56,7 @@ def test_a_training_that_fails_says_why_in_one_line(toy_data, tmp_path):
 ABOUT = {"pair": "x-y", "data": "toy", "command": "wff train ..."}
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_a_folder_belongs_to_the_settings_of_its_first_update(toy_data, tmp_path):
     """Not to those of a start that failed: the corrected command goes on there."""
     run, config = (

@@ -42,6 +42,7 @@ def test_quiet_has_no_bar_and_no_line(capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_verbose_shows_what_child_processes_are_told_and_say(tmp_path, capfd):
     set_verbosity(VERBOSE)
     wff(["user-dir"], 1)
