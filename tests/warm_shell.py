@@ -59,6 +59,7 @@ class Shell:
         with self._programs() as (programs, address):
             path = f"{programs}{os.pathsep}{os.environ['PATH']}"
             env = {**warm_python.ENVIRONMENT, "HOME": str(self.folder), "PATH": path, "WARM_SHELL": address}
+            env.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # where the kernels are compiled already
             try:
                 return subprocess.run(
                     [BASH, "-euo", "pipefail", "-c", script], cwd=self.folder, env={**env, **variables}, timeout=900,

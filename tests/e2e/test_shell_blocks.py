@@ -69,6 +69,7 @@ LITTLE = {
     "wff prune .*--fractions": "--batches 2 --fractions 0,0.9",
     "wff fisher": "--samples 20",
     "wff (evaluate runs|reproduce own)": "--choices best",
+    "python examples/": "--steps 10",
 }
 MODEL = [*TOY_MODEL, *TOY_RUN, "--optimizer", "adam", "--max-update", "14"]
 MODEL.remove("--disable-validation")
