@@ -71,15 +71,19 @@ def _refuse_missing(cfg: DictConfig) -> None:
 @mend("fairseq-hydra-train shows an invalid setting as a long traceback, and ignores an unknown one of some models")
 def name_invalid_settings() -> None:
     add_defaults = initialize.add_defaults
+    checked: Any = None  # Hydra's settings of the job: fairseq adds defaults to those of a training twice
 
     @functools.wraps(add_defaults)
     def check_and_add_defaults(cfg: DictConfig) -> None:
-        if HydraConfig.initialized():  # else the command line was parsed, which refuses unknown flags itself
+        nonlocal checked
+        # Not initialized: the command line was parsed, which refuses unknown flags itself.
+        if HydraConfig.initialized() and HydraConfig.instance().cfg is not checked:
             utils.import_user_module(cfg.common)  # the settings may be those of another plugin
             with one_line_user_errors():
                 _refuse_missing(cfg)
                 given = {k: v for k, v in cfg.items() if k not in ("_name", "job_logging_cfg") and v is not None}
                 refuse_invalid(OmegaConf.create(given))
+            checked = HydraConfig.instance().cfg
         add_defaults(cfg)
 
     for module in filter(None, (initialize, sys.modules.get("fairseq_cli.train"))):
