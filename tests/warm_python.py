@@ -25,9 +25,10 @@ import types
 from collections.abc import Sequence
 from pathlib import Path
 
-# With what these import, all that a run of stock fairseq imports but the command. The last is for torch's optimizers.
+# With what these import, all that a run of stock fairseq imports but the command. The last two are for torch's
+# optimizers and for pictures.
 IMPORTED = """fairseq fairseq.binarizer fairseq.model_parallel.megatron_trainer fairseq.quantization_utils
-  fairseq.trainer hydra torch._dynamo""".split()
+  fairseq.trainer hydra torch._dynamo matplotlib.backends.backend_pdf""".split()
 # As the tests found it: what they import into their own process leaves variables that are not for others.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
