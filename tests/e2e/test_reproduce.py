@@ -14,6 +14,7 @@ from weighted_freezing_fairseq.scoring.scores import read_lines, score
 from weighted_freezing_fairseq.workspace.machine import threads_per_job
 
 METHODS = ("standard", "weighted_freeze", "self_distillation")  # the last is taught by the first
+SET = "criterion.teacher_weight=2"  # and has this setting alone
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_matrix_from_archives_to_tables(data, configs, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JWT", "hunter2")
     runs = tmp_path / "runs"
     words = ["reproduce", *words_of(data, configs, runs), "--methods", ",".join(METHODS), "--seeds", "1"]
-    words += ["--choices", "best", "--jobs", 2]
+    words += ["--choices", "best", "--jobs", 2, "--set", SET]
     kill_when_there(runs / "clean/de-en/standard-1/checkpoints/checkpoint_last.pt", *words)
     assert "to train  " in wff(*words, "--dry-run").stdout
     done = wff(*words)
@@ -61,7 +62,12 @@ def is_trained_scored_and_reported_through_a_kill(data, runs, cells):
     assert "\nsacrebleu==" in (cells / "standard-1/environment.txt").read_text()
     assert "Loaded checkpoint" in (cells / "standard-1/train.log").read_text()
     teacher = "standard-1/checkpoints/checkpoint_best.pt"
-    assert f"teacher: {cells / teacher}" in (cells / "self_distillation-1/run.yaml").read_text()
+    settings = (cells / "self_distillation-1/run.yaml").read_text()
+    assert f"teacher: {cells / teacher}" in settings and "teacher_weight: 2\n" in settings
+    about = {method: json.loads((cells / f"{method}-1/provenance.json").read_text()) for method in METHODS}
+    assert {method: each["changed"] for method, each in about.items()} == dict.fromkeys(METHODS, []) | {
+        METHODS[2]: [SET]
+    }
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -78,6 +84,7 @@ def is_trained_scored_and_reported_through_a_kill(data, runs, cells):
     with (runs / "report/runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["method"] for row in rows} == set(METHODS)
+    assert all(bool(row["p_bootstrap"]) == (row["method"] != "standard") for row in rows)
 
 
 def a_second_call_changes_nothing_and_other_settings_are_refused(words, printed, cells):

@@ -144,3 +144,40 @@ def test_a_teacher_of_the_users_own_needs_no_standard_run(place):
         study = study_of(place, *assignments)
         found = study.parent("de-en", study.run("de-en", "self_distillation", 1))
         assert (found and found.folder.name) == parent
+
+
+def test_a_setting_that_some_methods_have_is_theirs_alone(place, capsys):
+    words = ["--methods", "intra_distillation,r_drop", "--seeds", "1-1", "--set", "criterion.alpha=1"]
+    words = ["reproduce", *map(str, words_of(place, *words, "--set", "optimization.max_update=5"))]
+    assert main([*words, "--list"]) == 0
+    typed = [
+        shlex.split(line.partition("\t")[2].partition(" && ")[0])[2:] for line in capsys.readouterr().out.splitlines()
+    ]
+    cells = [parser_of(train).parse_args(cell) for cell in typed]
+    alone, all_have = "criterion.alpha=1", "optimization.max_update=5"
+    assert {cell.method: cell.set for cell in cells} == {
+        "standard": [all_have], "intra_distillation": [alone, all_have], "r_drop": [alone, all_have],
+    }  # fmt: skip
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert "--set criterion.alpha=1 is for intra_distillation, r_drop: the others have no such setting" in said
+    assert said.count("is for") == 1
+
+
+@pytest.mark.parametrize("name", ["criterion.alhpa", "optimizer.max_update", "model.encoder.layer"])
+def test_a_setting_that_no_method_has_is_refused(name, place, capsys):
+    words = words_of(place, "--methods", "intra_distillation", "--seeds", "1-1", "--set", f"{name}=1")
+    assert main(["reproduce", *map(str, words)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"unknown setting {name}" in said and ("did you mean alpha" in said) == (name == "criterion.alhpa")
+    assert not (place / "runs").exists()
+
+
+def test_the_command_of_a_parent_has_the_settings_that_it_has(place):
+    study = study_of(
+        place, "--method", "self_distillation", "--set", "criterion.teacher_weight=2", "--set", "common.fp16=true"
+    )
+    run = study.run("de-en", "self_distillation", 1)
+    assert "--set criterion.teacher_weight=2 --set common.fp16=true" in study.command("de-en", run)
+    command = study.command("de-en", study.parent("de-en", run))
+    assert "--set common.fp16=true" in command and "teacher_weight" not in command

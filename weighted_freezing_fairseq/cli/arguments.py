@@ -182,7 +182,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="change a setting of the YAML; may be repeated",
+        help="change a setting of the YAML, in a matrix of the YAMLs whose method has it; may be repeated",
     )  # fmt: skip
     add_device(parser)
     parser.add_argument("--gpus", type=int, default=1, help="GPUs per run, which share its batch (default 1)")
@@ -200,6 +200,7 @@ def study_of(args: argparse.Namespace) -> "Study":
     return Study.of(
         args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, size=args.size,
         pairs=getattr(args, "pairs", None) or [getattr(args, "pair", None)], runs=args.out, assignments=args.set,
+        methods=["standard", *args.methods] if "methods" in args else [args.method],
     )  # fmt: skip
 
 

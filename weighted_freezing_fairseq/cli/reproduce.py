@@ -9,6 +9,7 @@ from ..report import tables
 from ..studies.reproduce import Cell, cells_of, levels, prepare_missing, refuse_invalid, status_line, train_and_score
 from ..studies.scorings import ScoringOptions
 from ..studies.train import Study
+from ..workspace.progress import say
 from . import evaluate, train
 from .arguments import add_study_arguments, choices_of, machine_of, seeds, split, study_of, words_of
 
@@ -43,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(f"{n}\t{_command(study, cell, args)}" for n, level in enumerate(order) for cell in level))
         return 0
+    for assignment in study.assignments:
+        having = [method for method in dict.fromkeys(study.methods) if assignment in study.assignments_of(method)]
+        if not set(study.methods) <= set(having):
+            say(f"--set {assignment} is for {', '.join(having)}: the others have no such setting")
     if args.dry_run:
         print("\n".join(status_line(study, cell, options) for level in order for cell in level))
         return 0
@@ -62,8 +67,8 @@ def _command(study: Study, cell: Cell, args: argparse.Namespace) -> str:
     pair, run = cell
     training = {
         **vars(args), "recipe": study.recipe, "data": study.data, "configs": study.configs, "size": None,
-        "out": study.runs,
-        "encoder": args.encoder and args.encoder.resolve(), "pair": pair, "method": run.method, "seed": run.seed,
+        "out": study.runs, "set": study.assignments_of(run.method), "encoder": args.encoder and args.encoder.resolve(),
+        "pair": pair, "method": run.method, "seed": run.seed,
     }  # fmt: skip
     scoring = {"run_or_checkpoint": [run.folder], "choices": args.choices, "device": args.device}
     return " && ".join(

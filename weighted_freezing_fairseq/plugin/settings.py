@@ -42,6 +42,20 @@ def refuse_invalid(settings: DictConfig) -> None:
             _refuse_invalid_keys(name, section, kind)
 
 
+def has_setting(settings: DictConfig, name: str) -> bool:
+    """Whether the method that the settings name has `section.key`; True too if it lists no settings."""
+    section, *keys = name.split(".")
+    kind: Any = _registered_settings(section, settings.get(section))
+    for key in keys:
+        if not dataclasses.is_dataclass(kind):
+            break
+        hints = get_type_hints(kind if isinstance(kind, type) else type(kind))
+        if key not in hints:
+            return False
+        kind = hints[key]
+    return True
+
+
 def _registered_settings(section: str, value: Any) -> Any:
     """The dataclass of the settings of the task, model, ... that `value` names; None if it has none."""
     name = value.get("_name") if OmegaConf.is_dict(value) else value

@@ -63,9 +63,18 @@ def status_line(study: Study, cell: Cell, options: ScoringOptions) -> str:
 
 
 def refuse_invalid(study: Study, order: Sequence[Sequence[Cell]]) -> None:
-    """Raise UserError, before any work, if the YAML of a run that is not trained is invalid."""
+    """Raise UserError, before any work, if the YAML of a run that is not trained is invalid.
+
+    Of the errors of several methods, one that suggests a name: a misspelt setting is only similar to that of some.
+    """
+    errors = []
     for method in dict.fromkeys(run.method for level in order for _, run in level if not run.trained):
-        study.refuse_invalid(method)
+        try:
+            study.refuse_invalid(method)
+        except UserError as error:
+            errors.append(error)
+    if errors:
+        raise max(errors, key=lambda error: "did you mean" in str(error))
 
 
 def prepare_missing(study: Study, pairs: Sequence[str], archives: Sequence[Path]) -> list[str]:

@@ -24,6 +24,7 @@ from ..workspace.steps import OPEN, state_of
 from .sizes import configs_for, refuse_other_configs, size_of
 from .tasks import StudyTask, task_of
 from .training import (
+    has_setting,
     measured_parent_files,
     merge_assignments,
     parent_files,
@@ -45,6 +46,7 @@ class Study:
         configs: folder of METHOD.yaml.
         runs: folder of the runs.
         assignments: settings of the YAMLs that the user changed, each as section.key=value.
+        methods: those that the user named.
     """
 
     task: StudyTask
@@ -53,6 +55,7 @@ class Study:
     configs: Path
     runs: Path
     assignments: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -67,6 +70,7 @@ class Study:
         pairs: Sequence[str | None] = (),
         runs: Path | None = None,
         assignments: Sequence[str] = (),
+        methods: Sequence[str] = (),
     ) -> "Study":
         """The study of a data set by its name, with the defaults of `wff train`.
 
@@ -87,7 +91,8 @@ class Study:
         if dataset == OWN_SENTENCES.name:
             configs, runs = configs or CONFIGS / "glue", runs or Path("runs") / dataset
         configs = (configs or CONFIGS / dataset).resolve()
-        study = cls(task, recipe, data, configs, (runs or Path("runs") / configs.name).resolve(), tuple(assignments))
+        runs = (runs or Path("runs") / configs.name).resolve()
+        study = cls(task, recipe, data, configs, runs, tuple(assignments), tuple(methods))
         if dataset == OWN:
             for pair in pairs:
                 refuse_other_configs(study.configs, study.runs / recipe / str(pair))
@@ -106,15 +111,29 @@ class Study:
         """The folder of the prepared data of a pair."""
         return prepared(self.data, self.recipe, pair)
 
+    def assignments_of(self, method: str) -> tuple[str, ...]:
+        """The user's settings for a method: a setting that only some of the methods have is theirs alone."""
+
+        def has(method: str, assignment: str) -> bool:
+            config = config_path(method, self.configs)
+            return has_setting(config, self.assignments, assignment.partition("=")[0])
+
+        return tuple(
+            assignment
+            for assignment in self.assignments
+            if has(method, assignment) or not any(has(named, assignment) for named in self.methods)
+        )
+
     def parent(self, pair: str, run: Run) -> Run | None:
         """The run that another one starts from, if the YAML leaves open what only a run provides."""
-        if not self.task.needs_parent(config_path(run.method, self.configs), self.assignments):
+        if not self.task.needs_parent(config_path(run.method, self.configs), self.assignments_of(run.method)):
             return None
         return self.run(pair, self.task.parent_methods.get(run.method, "standard"), run.seed)
 
     def refuse_invalid(self, method: str) -> None:
         """Raise UserError unless fairseq can train with the YAML of a method and the user's settings."""
-        refuse_invalid_settings(config_path(method, self.configs), overrides=merge_assignments({}, self.assignments))
+        overrides = merge_assignments({}, self.assignments_of(method))
+        refuse_invalid_settings(config_path(method, self.configs), overrides=overrides)
 
     def train(self, pair: str, run: Run, machine: Machine) -> None:
         """Train one run to its end."""
@@ -131,7 +150,7 @@ class Study:
                 )
             density = self.task.mask_density
             files = measured_parent_files(parent, "best", config, folder / "bin", machine, density)
-        overrides = self.task.settings(config, files, manifest, self.assignments)
+        overrides = self.task.settings(config, files, manifest, self.assignments_of(run.method))
         for section, key in open_settings(config):
             if key not in overrides.get(section, {}):
                 raise UserError(f"{config} leaves {section}.{key} open; add --set {section}.{key}=VALUE")
@@ -150,7 +169,7 @@ class Study:
         """What the stamp of a training records; measures nothing."""
         folder, config, parent = self.data_of(pair), config_path(run.method, self.configs), self.parent(pair, run)
         files = {} if parent is None else parent_files(parent, "best", config)
-        overrides = self.task.settings(config, files, read_manifest(folder), self.assignments)
+        overrides = self.task.settings(config, files, read_manifest(folder), self.assignments_of(run.method))
         return stamp_of(training_settings(run, config, folder / "bin", self.task.languages(pair), overrides))
 
     def command(self, pair: str, run: Run) -> str:
@@ -158,13 +177,13 @@ class Study:
         words = ["wff", "train", self.task.dataset.name, "--recipe", self.recipe, "--pair", pair]
         words += ["--method", run.method, "--seed", run.seed]
         words += ["--data", self.data, "--configs", self.configs, "--out", self.runs]
-        words += [word for assignment in self.assignments for word in ("--set", assignment)]
+        words += [word for assignment in self.assignments_of(run.method) for word in ("--set", assignment)]
         return shlex.join(map(str, [*words, *self.task.train_options]))
 
     def provenance(self, pair: str, run: Run) -> dict[str, Any]:
         """What provenance.json of a run records about its study."""
         return {
             "dataset": self.task.dataset.name, "recipe": self.recipe, "pair": pair, "data": str(self.data_of(pair)),
-            "changed": list(self.assignments), "command": self.command(pair, run),
+            "changed": list(self.assignments_of(run.method)), "command": self.command(pair, run),
             **({"size": self.size} if self.size else {}),
         }  # fmt: skip

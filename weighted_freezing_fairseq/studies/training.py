@@ -7,6 +7,7 @@ teacher, weights to start from, or Fisher information, which is measured where i
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ..workspace.provenance import provenance_writer
 from ..workspace.runs import Run
 from ..workspace.steps import once_claimed
 
+_METHOD_SECTIONS = ("model", "criterion", "optimizer")  # of a YAML: what a method chooses
+
 
 def refuse_invalid_settings(*configs: Path, overrides: Mapping[str, Any] | None = None) -> None:
     """Raise UserError unless fairseq can train with each YAML and these overrides."""
@@ -37,6 +40,22 @@ def refuse_invalid_settings(*configs: Path, overrides: Mapping[str, Any] | None 
                     raise UserError(f"setting {' or '.join(f'{section}.{key}' for key in keys)} is missing")
         except UserError as error:
             raise UserError(f"{error}; correct {config}{', or --set' if overrides else ''}") from None
+
+
+@cache
+def has_setting(config: Path, assignments: tuple[str, ...], name: str) -> bool:
+    """Whether the method of a YAML, with the user's `assignments`, has the setting `section.key`.
+
+    True too outside the sections in which methods differ, and where the YAML names none: training says what is wrong.
+    """
+    if name.partition(".")[0] not in _METHOD_SECTIONS:
+        return True
+    from ..plugin import settings
+
+    try:
+        return settings.has_setting(settings_of(config, merge_assignments({}, assignments)), name)
+    except UserError:
+        return True
 
 
 def training_settings(run: Run, config: Path, data: Path, pair: str | None, overrides: Mapping[str, Any] | None) -> Any:
