@@ -182,7 +182,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
-        help="change a setting of the YAML, in a matrix of the YAMLs whose method has it; may be repeated",
+        help="change a setting of the YAML, in a matrix for each method that has it; may be repeated",
     )  # fmt: skip
     add_device(parser)
     parser.add_argument("--gpus", type=int, default=1, help="GPUs per run, which share its batch (default 1)")
