@@ -9,8 +9,9 @@
 #             1 to 3 of nine others; some three hours of two CPU cores with 3,000 pairs
 #   figures   after methods: intra_distillation with other numbers of passes and the paper's alpha, seeds 1 to 3; then
 #             learning curves, BLEU by passes, balance of the parameters and pruning curves, in runs/.../figures
-#   freezing  standard training and three kinds of freezing at two learning rates and two depths, for 20 epochs or more,
-#             seeds 1 to 3; a fourth kind, which undoes whole updates, in the first of these cells
+#   freezing  standard training and three kinds of freezing with two and four layers, each at a learning rate that suits
+#             standard training and at twice that, for 20 epochs or more, seeds 1 to 3; a fourth kind, which undoes whole
+#             updates, in the first of these cells
 #
 # --limit 3000 (default) trains 1,000 updates, --limit 10000 trains 2,500. A second call reuses finished steps; after a
 # kill it resumes. --here uses the active python3 as it is, without setup.sh. All other options are those of
@@ -93,13 +94,13 @@ figures)
         --reference "$data/clean/de-en/raw/test.en" --out "$out/pruning"
     ;;
 freezing)
-    for layers in 2 4; do
-        for rate in 0.004 0.008; do
-            methods=weighted_freeze,weighted_freeze_smooth,weighted_freeze_random
-            if [[ $layers-$rate == 2-0.004 ]]; then methods=$methods,weighted_freeze_update; fi
-            study "$runs-freezing/$layers-$rate" "$longer" "$methods" 1-3 --set "optimization.lr=[$rate]" \
-                --set "model.encoder.layers=$layers" --set "model.decoder.layers=$layers"
-        done
+    # the learning rate at which standard training works with so many layers, and twice that
+    for cell in 2-0.004 2-0.008 4-0.002 4-0.004; do
+        layers=${cell%-*} rate=${cell#*-}
+        methods=weighted_freeze,weighted_freeze_smooth,weighted_freeze_random
+        if [[ $cell == 2-0.004 ]]; then methods=$methods,weighted_freeze_update; fi
+        study "$runs-freezing/$cell" "$longer" "$methods" 1-3 --set "optimization.lr=[$rate]" \
+            --set "model.encoder.layers=$layers" --set "model.decoder.layers=$layers"
     done
     [[ -n $dry ]] || wff report "$runs-freezing" --table runs
     ;;
