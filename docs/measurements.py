@@ -212,10 +212,8 @@ def growth(table: str, second: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "tuning lowresource-3000": lambda: tuning("lowresource-3000"),
     **{
-        f"scores lowresource-{pairs} {test}": lambda pairs=pairs, test=test: scores(
-            f"lowresource-{pairs}", f"{test}_flickr"
-        )
-        for pairs in (3000, 10000)
+        f"scores {folder} {test}": lambda folder=folder, test=test: scores(folder, f"{test}_flickr")
+        for folder in ("lowresource-3000", "lowresource-10000", "multi30k")
         for test in ("test_2016", "test_2017")
     },
     "passes lowresource-3000": lambda: variants(
