@@ -214,6 +214,9 @@ def test_the_papers_settings_are_in_the_yamls():
     for folder, p in (("iwslt14", 5), ("iwslt14-li", 5), ("wmt17", 6.25)):
         criterion = differences(folder)["intra_distillation"][0]["criterion"]
         assert [criterion[key] for key in ("alpha", "alpha_p", "alpha_q", "num_passes")] == [5, p, 10, 3]
+    for folder in ("lowresource", "multi30k", "own/tiny"):  # with little data 1 is better: docs/results.md
+        for method in ("intra_distillation", "r_drop"):
+            assert differences(folder)[method][0]["criterion"]["alpha"] == 1
 
 
 @pytest.mark.parametrize(
