@@ -200,7 +200,7 @@ def study_of(args: argparse.Namespace) -> "Study":
     return Study.of(
         args.dataset, recipe=args.recipe, encoder=args.encoder, data=args.data, configs=args.configs, size=args.size,
         pairs=getattr(args, "pairs", None) or [getattr(args, "pair", None)], runs=args.out, assignments=args.set,
-        methods=["standard", *args.methods] if "methods" in args else [args.method],
+        methods=list(dict.fromkeys(["standard", *args.methods])) if "methods" in args else [args.method],
     )  # fmt: skip
 
 

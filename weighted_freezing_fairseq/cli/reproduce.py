@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     study = study_of(args)
     pairs = [study.task.pair(word) for word in args.pairs or [None]]
     options = ScoringOptions(choices_of(args.choices))
-    cells = cells_of(study, pairs, args.methods, args.seeds)
+    cells = cells_of(study, pairs, args.seeds)
     order = levels(study, cells)
     if args.list:
         print("\n".join(f"{n}\t{_command(study, cell, args)}" for n, level in enumerate(order) for cell in level))
         return 0
     for assignment in study.assignments:
-        having = [method for method in dict.fromkeys(study.methods) if assignment in study.assignments_of(method)]
-        if not set(study.methods) <= set(having):
+        having = [method for method in study.methods if assignment in study.assignments_of(method)]
+        if len(having) < len(study.methods):
             say(f"--set {assignment} is for {', '.join(having)}: the others have no such setting")
     if args.dry_run:
         print("\n".join(status_line(study, cell, options) for level in order for cell in level))

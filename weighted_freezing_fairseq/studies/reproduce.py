@@ -23,12 +23,11 @@ from .train import Study
 Cell = tuple[str, Run]  # the pair, and the run of a method and a seed
 
 
-def cells_of(study: Study, pairs: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """Every combination, standard training first; each method must have a YAML."""
-    methods = list(dict.fromkeys(["standard", *methods]))
-    for method in methods:
+def cells_of(study: Study, pairs: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+    """Every combination with the methods of the study; each must have a YAML."""
+    for method in study.methods:
         config_path(method, study.configs)
-    return [(pair, study.run(pair, method, seed)) for seed in seeds for pair in pairs for method in methods]
+    return [(pair, study.run(pair, method, seed)) for seed in seeds for pair in pairs for method in study.methods]
 
 
 def levels(study: Study, cells: Sequence[Cell]) -> list[list[Cell]]:

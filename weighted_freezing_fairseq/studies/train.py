@@ -46,7 +46,7 @@ class Study:
         configs: folder of METHOD.yaml.
         runs: folder of the runs.
         assignments: settings of the YAMLs that the user changed, each as section.key=value.
-        methods: those that the user named.
+        methods: those that are trained, besides the runs that these start from.
     """
 
     task: StudyTask
@@ -114,6 +114,10 @@ class Study:
     def assignments_of(self, method: str) -> tuple[str, ...]:
         """The user's settings for a method: a setting that only some of the methods have is theirs alone."""
 
+        others = [named for named in self.methods if named != method]
+        if not others:  # then all are its own, and whether it has them is seen when it is trained
+            return self.assignments
+
         def has(method: str, assignment: str) -> bool:
             config = config_path(method, self.configs)
             return has_setting(config, self.assignments, assignment.partition("=")[0])
@@ -121,7 +125,7 @@ class Study:
         return tuple(
             assignment
             for assignment in self.assignments
-            if has(method, assignment) or not any(has(named, assignment) for named in self.methods)
+            if has(method, assignment) or not any(has(other, assignment) for other in others)
         )
 
     def parent(self, pair: str, run: Run) -> Run | None:
