@@ -95,7 +95,7 @@ def test_a_training_and_how_it_goes_on(folder):
     saved = (run / "checkpoints/checkpoint_last.pt").exists
     says_how_to_go_on(*stop_when(lambda said: saved(), signal.SIGTERM, "parent", folder, *words), signal.SIGTERM, words)
     loaded = log_has(run / "train.log", "Loaded checkpoint")
-    says_how_to_go_on(*stop_when(loaded, signal.SIGINT, "group", folder, *words), signal.SIGINT, words)
+    says_how_to_go_on(*stop_when(loaded, signal.SIGTERM, "group", folder, *words), signal.SIGTERM, words)
 
 
 @pytest.mark.parametrize(
